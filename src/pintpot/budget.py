@@ -1,0 +1,57 @@
+"""What will be asked of the model, and what it may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pintpot.errors import UsageError, need
+
+Prefer = Literal["speed", "quality", "memory"]
+DEFAULT_CONTEXT = 2048
+DEFAULT_DEGRADATION = 0.05
+DEFAULT_MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The work to plan for: `context` positions per sequence, of which `prompt` come in and `output` go out."""
+
+    context: int = DEFAULT_CONTEXT
+    batch: int = 1
+    prompt: int = 512
+    output: int = 128
+    task: str = "chat"
+
+    def __post_init__(self) -> None:
+        need(self.context >= 2, f"a context of {self.context} holds no word and its answer; use 2 or more", UsageError)
+        need(self.batch >= 1, f"a batch of {self.batch} is empty; use 1 or more", UsageError)
+        need(self.prompt >= 1 and self.output >= 1, "prompt and output are at least one token", UsageError)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits, each None or a number the plan must keep at its bad end.
+
+    `memory_bytes` is the whole process on the device; `degradation` is the mean KL divergence in nats per token
+    against the unpacked model; `first_token_s` and `per_token_s` bound the speed. `below_4_bits` allows formats under
+    4 bits whose degradation nobody has measured yet. `chosen` names the fields that the person set.
+    """
+
+    memory_bytes: int
+    workload: Workload = field(default_factory=Workload)
+    degradation: float = DEFAULT_DEGRADATION
+    first_token_s: float | None = None
+    per_token_s: float | None = None
+    prefer: Prefer = "speed"
+    threads: int | None = None
+    below_4_bits: bool = False
+    chosen: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        need(self.memory_bytes > 0, "a memory budget is more than 0 bytes", UsageError)
+        need(self.degradation >= 0, f"degradation {self.degradation} is negative; 0 asks for none", UsageError)
+        for name in ("first_token_s", "per_token_s"):
+            value = getattr(self, name)
+            need(value is None or value > 0, f"{name} is more than 0 seconds", UsageError)
+        need(self.prefer in ("speed", "quality", "memory"), f"prefer is speed, quality or memory, not {self.prefer!r}", UsageError)

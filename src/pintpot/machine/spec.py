@@ -1,0 +1,102 @@
+"""WHERE: a machine as numbers. Measured by `probe`, or read from a data sheet in the catalog."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pintpot.errors import BadInput, need
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One measured or published rate, with its spread: quarter-points of what was seen, `low` <= `mid` <= `high`.
+
+    `what` is the thing whose speed it is, `per_second` units of it (bytes, operations, calls):
+        read, copy               bytes of RAM, streamed by `threads` threads, at a working set of `size` bytes
+        matvec/FORMAT            weights (values) multiplied with one activation row
+        matmul/FORMAT            multiply-adds, at `size` activation rows
+        int8_peak, float_peak    multiply-adds of the bare instructions in registers
+        disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
+        barrier, call            barriers of the thread pool; empty native calls
+        attend/FORMAT            bytes of cache read by decode attention
+        expand/FORMAT            values expanded or rounded while packing
+        cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
+    """
+
+    what: str
+    low: float
+    mid: float
+    high: float
+    threads: int = 1
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place that computes: `kind` is "cpu" or "cuda"; `memory_bytes` is what a process may use of it."""
+
+    name: str
+    kind: str
+    memory_bytes: int
+    threads: int
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Devices, memory, disk and rates; `origin` says whether they were measured here or come from a data sheet.
+
+    `fingerprint` identifies the hardware (CPU model, cores allowed, memory, disk device), `digest` this very record.
+    `process_bytes` is the resident size of an interpreter with the runtime's libraries and nothing loaded.
+    """
+
+    name: str
+    origin: Literal["measured", "quick", "catalog"]
+    fingerprint: str
+    devices: tuple[Device, ...]
+    rates: tuple[Rate, ...]
+    process_bytes: int
+    disk_free_bytes: int
+    direct_io: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cpu(self) -> Device:
+        return self.devices[0]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def rate(self, what: str, *, threads: int | None = None, size: int | None = None) -> Rate | None:
+        """The rate of `what` with this many threads (the nearest below, else the fewest) and the nearest size."""
+        found = [rate for rate in self.rates if rate.what == what]
+        if threads is not None and found:
+            below = [rate.threads for rate in found if rate.threads <= threads]
+            chosen = max(below) if below else min(rate.threads for rate in found)
+            found = [rate for rate in found if rate.threads == chosen]
+        if not found:
+            return None
+        return found[0] if size is None else min(found, key=lambda rate: abs(rate.size - size))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Machine:
+        """Raises BadInput when keys are missing or of another kind."""
+        try:
+            fields = dict(data)
+            fields["devices"] = tuple(
+                Device(**{**device, "features": tuple(device["features"])}) for device in data["devices"]
+            )
+            fields["rates"] = tuple(Rate(**rate) for rate in data["rates"])
+            fields["notes"] = tuple(data.get("notes", ()))
+            machine = cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise BadInput(f"not a machine record: {error}") from error
+        need(len(machine.devices) > 0, "a machine record without a device")
+        return machine

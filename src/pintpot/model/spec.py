@@ -1,0 +1,105 @@
+"""What a model is, known from its headers alone: parts, blocks and weights, and where each lies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor of the source.
+
+    `name` is canonical (`embed`, `layers.3.q`, `layers.3.ffn_norm`, `head`), the same for every file format;
+    `shape` is (rows = outputs, columns = inputs), or one axis for norms and biases; `dtype` names an encoding of
+    `pintpot.formats`; the bytes lie at `offset` of `files[file]`, `num_bytes` long.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: int
+    offset: int
+    num_bytes: int
+
+    @property
+    def num_values(self) -> int:
+        count = 1
+        for axis in self.shape:
+            count *= axis
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Weights that are used together and in this order: `embed`, `layers.0` ..., `head`."""
+
+    name: str
+    weights: tuple[Weight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One network of a model, with the family that turns it into work (`pintpot.nets`)."""
+
+    name: str
+    family: str
+    config: Mapping[str, Any]
+    blocks: tuple[Block, ...]
+
+    def weights(self) -> Iterator[Weight]:
+        for block in self.blocks:
+            yield from block.weights
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """What planning needs to know of the tokenizer: its kind, its size, and where it is."""
+
+    kind: str
+    vocab_size: int
+    num_merges: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model came from: `kind` is "gguf", "hf" or "hub"; `files` hold the weights, in index order."""
+
+    kind: str
+    path: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model, described. `config` of each part uses the key names of Hugging Face's config.json.
+
+    `ties` maps a weight's canonical name to the one whose bytes it shares (`head` -> `embed`).
+    `digest` identifies configuration and tensor table; the same source gives the same digest.
+    """
+
+    name: str
+    kind: str
+    parts: tuple[Part, ...]
+    ties: tuple[tuple[str, str], ...]
+    context: int
+    source: Source
+    tokenizer: TokenizerInfo
+    digest: str
+    chat_template: str | None = field(default=None, repr=False)
+
+    def part(self, name: str) -> Part:
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(name)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(weight.num_bytes for part in self.parts for weight in part.weights())
+
+    @property
+    def num_values(self) -> int:
+        return sum(weight.num_values for part in self.parts for weight in part.weights())

@@ -1,0 +1,138 @@
+"""WORK: flat lists of ops over named buffers, the one description that pricing, layout and backends read.
+
+Shapes are bounds: an axis is a number, or one of the names in `AXES` whose bound the program holds; true lengths are
+arguments of the replay (`Extent`). A buffer's name is one memory across all stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+AXES = ("tokens", "rows", "sequences", "context")
+"""Tokens of one replay, rows of it whose logits are wanted, sequences side by side, positions a sequence can hold."""
+
+Life = Literal["pack", "session", "step", "ring"]
+Lane = Literal["compute", "read", "write", "copy", "exchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Named memory. `format` is an encoding of `pintpot.formats` (`f32`, `sym4`, `int32` ...).
+
+    `holder` says for whom it is counted: weights, cache, buffers, ring, tables. `life`: `pack` is loaded once and
+    read-only; `session` lives while the pack is open; `step` only inside one replay; `ring` is refilled by `fetch`.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    format: str
+    holder: str
+    life: Life
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One piece of work. `reads` and `writes` are (role, buffer name) pairs; a role may come several times, in order.
+
+    `kind` names the module of `pintpot.program.ops` that knows its shapes, operations and bytes. `share` is the part of
+    the work that really happens, low..high, for ops whose extent depends on data.
+    """
+
+    kind: str
+    reads: tuple[tuple[str, str], ...]
+    writes: tuple[tuple[str, str], ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
+    device: str = "cpu"
+    lane: Lane = "compute"
+    share: tuple[float, float] = (1.0, 1.0)
+
+    def read(self, role: str) -> str | None:
+        """The buffer read in this role, None where there is none."""
+        return next((name for key, name in self.reads if key == role), None)
+
+    def read_all(self, role: str) -> tuple[str, ...]:
+        return tuple(name for key, name in self.reads if key == role)
+
+    def write(self, role: str) -> str | None:
+        return next((name for key, name in self.writes if key == role), None)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """An attribute's value."""
+        return next((value for name, value in self.attributes if name == key), default)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Ops `first` up to but not including `stop`; `slot` names what may run after them."""
+
+    first: int
+    stop: int
+    slot: str | None = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """Ops over buffers, in the order in which they take effect. `bounds` gives every axis name its bound."""
+
+    name: str
+    bounds: tuple[tuple[str, int], ...]
+    buffers: tuple[Buffer, ...]
+    ops: tuple[Op, ...]
+    segments: tuple[Segment, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, Buffer]:
+        return {buffer.name: buffer for buffer in self.buffers}
+
+    def bound(self, axis: str) -> int:
+        return dict(self.bounds)[axis]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A buffer's shape with every axis at its bound."""
+        bounds = dict(self.bounds)
+        return tuple(axis if isinstance(axis, int) else bounds[axis] for axis in self.by_name[name].shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """True lengths of one replay: new tokens, rows with logits, sequences, and positions already in the cache."""
+
+    tokens: int
+    rows: int = 1
+    sequences: int = 1
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One phase of the work: a program per recorded width, narrowest first, the part it needs, and its repeats."""
+
+    name: str
+    part: str
+    programs: tuple[Program, ...]
+    repeats: tuple[int, int] = (1, 1)
+
+    def program(self, tokens: int) -> Program:
+        """The narrowest recording that holds `tokens`, or the widest there is."""
+        for program in self.programs:
+            if program.bound("tokens") >= tokens:
+                return program
+        return self.programs[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that will be computed, stage by stage."""
+
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def programs(self) -> Iterator[Program]:
+        for stage in self.stages:
+            yield from stage.programs
