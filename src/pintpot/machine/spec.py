@@ -9,6 +9,23 @@ from typing import Any, Literal
 
 from pintpot.errors import BadInput, need
 
+KERNEL_FORMATS = (
+    "sym8", "sym6", "sym5", "sym4", "sym3", "sym2", "aff6", "aff5", "aff4", "aff3", "aff2",
+    "q4_k", "q6_k", "bf16", "f16", "f32",
+)  # fmt: skip
+"""Formats whose matvec and matmul are measured."""
+MATMUL_ROWS = (16, 64, 256)
+WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
+DISK_BLOCKS = (256 << 10, 1 << 20, 4 << 20)
+DISK_IN_FLIGHT = (1, 2, 4, 8)
+
+
+def bytes_per_value(name: str) -> float:
+    """Bytes of one weight in a kernel format, scales included (docs/layout.md). Raises BadInput for others."""
+    fixed = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q4_k": 2272 / 4096, "q6_k": 3360 / 4096}
+    need(name in KERNEL_FORMATS, f"{name!r} is no kernel format; there are {', '.join(KERNEL_FORMATS)}")
+    return fixed[name] if name in fixed else int(name[3:]) / 8 + (1 / 16 if name.startswith("sym") else 1 / 8)
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -16,7 +33,8 @@ class Rate:
 
     `what` is the thing whose speed it is, `per_second` units of it (bytes, operations, calls):
         read, copy               bytes of RAM, streamed by `threads` threads, at a working set of `size` bytes
-        matvec/FORMAT            weights (values) multiplied with one activation row
+        matvec/FORMAT            weights (values) multiplied with one activation row; weights of `size` bytes, listed
+                                 first with more than the caches hold, then with less
         matmul/FORMAT            multiply-adds, at `size` activation rows
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
