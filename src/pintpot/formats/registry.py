@@ -1,0 +1,159 @@
+"""Every encoding by name, with its exact sizes. Pure Python: planning counts bytes here and imports no numpy.
+
+Three uses, and an encoding may serve several: `source` (rows of blocks in a GGUF or safetensors file), `kernel`
+(strips of 16 rows, docs/layout.md) and `buffer` (activations, tokens and the cache, row after row).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pintpot.errors import BadInput, UnsupportedModel, need
+
+STRIP_ROWS = 16
+_STRIP_ALIGNMENT = 64
+_FLOAT_GROUP = 4
+
+Kind = Literal["float", "sym", "aff", "super", "blocks", "cache", "integer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One way to write values.
+
+    A row is a sequence of blocks of `block_columns` values in `block_bytes` bytes. `code_bits` is the width of one
+    code (0 for floats). A strip is a sequence of groups of `group_columns` columns of 16 rows, each with
+    `group_scale_bytes` of scales and `group_plane_bytes` of codes (all 0 where no kernel reads the encoding).
+    `packed_as` is the kernel format that a weight of this encoding becomes, `lossless` whether every value survives.
+    `ggml_type` is the number that GGUF writes for it.
+    """
+
+    name: str
+    kind: Kind
+    code_bits: int
+    block_columns: int
+    block_bytes: int
+    group_columns: int = 0
+    group_scale_bytes: int = 0
+    group_plane_bytes: int = 0
+    packed_as: str = ""
+    lossless: bool = True
+    ggml_type: int | None = None
+
+    @property
+    def bits(self) -> float:
+        """Bits per value, scales included."""
+        return 8 * self.block_bytes / self.block_columns
+
+    @property
+    def is_kernel(self) -> bool:
+        """True where strips of this encoding exist."""
+        return self.group_columns > 0
+
+    @property
+    def is_source(self) -> bool:
+        """True where model files hold this encoding."""
+        return self.ggml_type is not None and self.kind != "integer"
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row of `columns` values. Raises BadInput where a file's blocks do not fill the row."""
+        blocks = -(-columns // self.block_columns)
+        whole = self.kind not in ("blocks", "super") or columns == blocks * self.block_columns
+        need(whole, f"{columns} columns of {self.name} are not whole blocks of {self.block_columns}")
+        return blocks * self.block_bytes
+
+    def num_groups(self, columns: int) -> int:
+        """Column groups of a strip, the last one padded."""
+        need(self.is_kernel, f"no kernel reads {self.name}; it is packed as {self.packed_as or 'nothing'}", BadInput)
+        return -(-columns // self.group_columns)
+
+    def scale_bytes(self, columns: int) -> int:
+        """Bytes of a strip's scales with their padding, which is where its planes begin."""
+        scales = self.num_groups(columns) * self.group_scale_bytes
+        return -(-scales // _STRIP_ALIGNMENT) * _STRIP_ALIGNMENT
+
+    def strip_bytes(self, columns: int) -> int:
+        """Bytes of 16 rows of `columns` values, a multiple of 64."""
+        return self.scale_bytes(columns) + self.num_groups(columns) * self.group_plane_bytes
+
+    def packed_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of a whole packed matrix."""
+        return num_strips(rows) * self.strip_bytes(columns)
+
+
+def num_strips(rows: int) -> int:
+    """Strips of 16 rows, the last one padded."""
+    return -(-rows // STRIP_ROWS)
+
+
+def _float(name: str, num_bytes: int, ggml_type: int) -> Encoding:
+    planes = _FLOAT_GROUP * STRIP_ROWS * num_bytes
+    return Encoding(name, "float", 0, 1, num_bytes, _FLOAT_GROUP, 0, planes, name, True, ggml_type)
+
+
+def _sym(bits: int) -> Encoding:
+    return Encoding(f"sym{bits}", "sym", bits, 32, 2 + 4 * bits, 32, 32, 64 * bits, f"sym{bits}")
+
+
+def _aff(bits: int) -> Encoding:
+    return Encoding(f"aff{bits}", "aff", bits, 32, 4 + 4 * bits, 32, 64, 64 * bits, f"aff{bits}")
+
+
+def _super(name: str, bits: int, block_bytes: int, scale_bytes: int, ggml_type: int) -> Encoding:
+    return Encoding(name, "super", bits, 256, block_bytes, 256, scale_bytes, 512 * bits, name, True, ggml_type)
+
+
+def _blocks(
+    name: str, bits: int, columns: int, num_bytes: int, ggml_type: int, packed_as: str, lossless: bool = True
+) -> Encoding:
+    return Encoding(name, "blocks", bits, columns, num_bytes, 0, 0, 0, packed_as, lossless, ggml_type)
+
+
+_ENCODINGS = {
+    found.name: found
+    for found in (
+        _float("f32", 4, 0),
+        _float("f16", 2, 1),
+        _float("bf16", 2, 30),
+        *(_sym(bits) for bits in (8, 6, 5, 4, 3, 2)),
+        *(_aff(bits) for bits in (6, 5, 4, 3, 2)),
+        _super("q4_k", 4, 144, 256, 12),
+        _super("q6_k", 6, 210, 288, 14),
+        _blocks("q4_0", 4, 32, 18, 2, "sym4"),
+        _blocks("q4_1", 4, 32, 20, 3, "aff4"),
+        _blocks("q5_0", 5, 32, 22, 6, "sym5"),
+        _blocks("q5_1", 5, 32, 24, 7, "aff5"),
+        _blocks("q8_0", 8, 32, 34, 8, "sym8"),
+        _blocks("q2_k", 2, 256, 84, 10, "sym8", lossless=False),
+        _blocks("q3_k", 3, 256, 110, 11, "sym8", lossless=False),
+        _blocks("q5_k", 5, 256, 176, 13, "sym8", lossless=False),
+        Encoding("sym8c", "cache", 8, 32, 34),
+        Encoding("int32", "integer", 32, 1, 4, ggml_type=26),
+    )
+}
+
+KERNEL_FORMATS = tuple(name for name, found in _ENCODINGS.items() if found.is_kernel)
+"""What weights can be packed as, finest first within each kind."""
+
+SOURCE_FORMATS = tuple(name for name, found in _ENCODINGS.items() if found.is_source)
+"""What the weights of a model file may be written in."""
+
+_BY_GGML = {found.ggml_type: found for found in _ENCODINGS.values() if found.ggml_type is not None}
+
+
+def encoding(name: str) -> Encoding:
+    """The encoding of this name. Raises UnsupportedModel for any other."""
+    found = _ENCODINGS.get(name)
+    if found is None:
+        raise UnsupportedModel(f"no weight format is called {name!r}; there are {', '.join(_ENCODINGS)}")
+    return found
+
+
+def encoding_of_ggml(ggml_type: int) -> Encoding:
+    """The encoding that GGUF numbers so. Raises UnsupportedModel for a number without a home here."""
+    found = _BY_GGML.get(ggml_type)
+    if found is None:
+        known = ", ".join(f"{found.name} ({number})" for number, found in sorted(_BY_GGML.items()))
+        raise UnsupportedModel(f"GGUF tensor type {ggml_type} is not read here; these are: {known}")
+    return found
