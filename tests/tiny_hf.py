@@ -1,0 +1,209 @@
+"""Tiny models as Hugging Face folders: the drawn weights, config.json, and a byte-level tokenizer."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VOCAB_SIZE = 384
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_SPLITS = {
+    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+_CORPUS = (
+    "They say you cannot get a quart into a pint pot. The model is large and the memory is small, so the weights "
+    "are written in fewer bits and read from the disk while the machine is computing. Once upon a time there was a "
+    "little reader who counted every byte twice: 1, 2, 3, 10, 100 and 2026. It's what they'd call thrift; we'll see. "
+    "def main(argument):\n    return argument + 1\n\nÜber die Brücke ging der Müller. 你好，世界。 Привет, мир! "
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Shape and options of one drawn model; `pre` is the tokenizer's kind: smollm, llama-bpe or qwen2."""
+
+    family: str = "llama"
+    hidden: int = 64
+    intermediate: int = 160
+    layers: int = 2
+    heads: int = 2
+    kv_heads: int = 1
+    head_dim: int = 32
+    vocab: int = VOCAB_SIZE
+    context: int = 256
+    tied: bool = False
+    bias: bool = False
+    rope: str = "default"  # default | linear | llama3 | yarn
+    rope_theta: float = 10000.0
+    window: int | None = None
+    seed: int = 0
+    pre: str | None = None
+
+    @property
+    def tokenizer_kind(self) -> str:
+        return self.pre or ("qwen2" if self.family.startswith("qwen") else "smollm")
+
+    @property
+    def qkv_bias(self) -> bool:
+        return self.bias or self.family == "qwen2"
+
+
+DEFAULT = Tiny()
+"""A llama with nothing special."""
+
+FAMILIES = (
+    DEFAULT,
+    Tiny(family="llama", tied=True, rope="llama3", hidden=96, heads=3, intermediate=224, seed=1),
+    Tiny(family="mistral", heads=4, kv_heads=2, window=64, seed=2),
+    Tiny(family="qwen2", tied=True, heads=4, kv_heads=2, hidden=128, seed=3),
+    Tiny(family="qwen3", heads=4, kv_heads=2, seed=4),
+)
+"""One of each family, with different options; enough for a test that walks all."""
+
+K_QUANT = Tiny(hidden=256, intermediate=512, heads=4, kv_heads=2, head_dim=64, seed=5)
+"""Columns of a multiple of 256, as the formats Q2_K to Q6_K need."""
+
+
+def rope_scaling(tiny: Tiny) -> dict[str, Any] | None:
+    if tiny.rope == "linear":
+        return {"rope_type": "linear", "factor": 2.0}
+    if tiny.rope == "llama3":
+        return {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": tiny.context // 4,
+        }  # fmt: skip
+    if tiny.rope == "yarn":
+        return {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": tiny.context // 4}
+    return None
+
+
+def hf_config(tiny: Tiny) -> dict[str, Any]:
+    """What config.json holds."""
+    config: dict[str, Any] = {
+        "architectures": [_ARCHITECTURES[tiny.family]], "model_type": tiny.family, "torch_dtype": "float32",
+        "hidden_size": tiny.hidden, "intermediate_size": tiny.intermediate, "num_hidden_layers": tiny.layers,
+        "num_attention_heads": tiny.heads, "num_key_value_heads": tiny.kv_heads, "head_dim": tiny.head_dim,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": tiny.rope_theta, "vocab_size": tiny.vocab,
+        "max_position_embeddings": tiny.context, "tie_word_embeddings": tiny.tied,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+    }  # fmt: skip
+    if tiny.family in ("llama", "qwen3"):
+        config["attention_bias"] = tiny.bias
+    if tiny.family == "mistral":
+        config["sliding_window"] = tiny.window
+    if tiny.rope != "default":
+        config["rope_scaling"] = rope_scaling(tiny)
+    return config
+
+
+def hf_shapes(tiny: Tiny) -> dict[str, tuple[int, ...]]:
+    """Hugging Face's tensor names and shapes, in file order."""
+    queries, keys = tiny.heads * tiny.head_dim, tiny.kv_heads * tiny.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (tiny.vocab, tiny.hidden)}
+    for layer in range(tiny.layers):
+        at = f"model.layers.{layer}."
+        shapes[at + "input_layernorm.weight"] = (tiny.hidden,)
+        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+            shapes[f"{at}self_attn.{name}_proj.weight"] = (rows, tiny.hidden)
+            if tiny.qkv_bias:
+                shapes[f"{at}self_attn.{name}_proj.bias"] = (rows,)
+        shapes[at + "self_attn.o_proj.weight"] = (tiny.hidden, queries)
+        if tiny.bias and tiny.family in ("llama", "qwen3"):
+            shapes[at + "self_attn.o_proj.bias"] = (tiny.hidden,)
+        if tiny.family == "qwen3":
+            shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (tiny.head_dim,)
+        shapes[at + "post_attention_layernorm.weight"] = (tiny.hidden,)
+        shapes[at + "mlp.gate_proj.weight"] = shapes[at + "mlp.up_proj.weight"] = (tiny.intermediate, tiny.hidden)
+        shapes[at + "mlp.down_proj.weight"] = (tiny.hidden, tiny.intermediate)
+    shapes["model.norm.weight"] = (tiny.hidden,)
+    if not tiny.tied:
+        shapes["lm_head.weight"] = (tiny.vocab, tiny.hidden)
+    return shapes
+
+
+def hf_weights(tiny: Tiny) -> dict[str, np.ndarray]:
+    """The drawn weights: float32 arrays that are exact in float16, by Hugging Face name."""
+    rng = np.random.default_rng(tiny.seed)
+    weights = {}
+    for name, shape in hf_shapes(tiny).items():
+        drawn = rng.standard_normal(shape, dtype=np.float32)
+        if len(shape) == 1:
+            drawn = 0.1 * drawn + (0.0 if name.endswith("bias") else 1.0)
+        elif tiny.tied or "embed" not in name:
+            drawn *= 1.5 / math.sqrt(shape[1])
+        weights[name] = drawn.astype(np.float16).astype(np.float32)
+    return weights
+
+
+@functools.cache
+def tokenizer_json(kind: str = "smollm") -> str:
+    """A byte-level BPE of VOCAB_SIZE words, trained on a few sentences; SPECIAL are the ids 0, 1 and 2."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    if kind == "smollm":
+        first: pre_tokenizers.PreTokenizer = pre_tokenizers.Digits(individual_digits=True)
+    else:
+        first = pre_tokenizers.Split(Regex(_SPLITS[kind]), "isolated")
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, last])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    tokenizer.train_from_iterator([_CORPUS], trainer)
+    return str(tokenizer.to_str())
+
+
+def write_tokenizer(folder: Path, tiny: Tiny) -> None:
+    (folder / "tokenizer.json").write_text(tokenizer_json(tiny.tokenizer_kind), encoding="utf-8")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL[1], "eos_token": SPECIAL[2],
+        "unk_token": SPECIAL[0], "model_max_length": tiny.context, "chat_template": CHAT_TEMPLATE,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}), encoding="utf-8")
+
+
+def write_hf(folder: Path, tiny: Tiny = DEFAULT, *, dtype: str = "f32", shards: int = 1) -> Path:
+    """A Hugging Face folder; `dtype` f32, f16 or bf16; more than one shard comes with an index. Returns the folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch_dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    config = {**hf_config(tiny), "torch_dtype": str(torch_dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    write_tokenizer(folder, tiny)
+    tensors = {name: torch.from_numpy(value).to(torch_dtype) for name, value in hf_weights(tiny).items()}
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    names = list(tensors)
+    weight_map = {}
+    for shard in range(shards):
+        file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
+        chosen = names[shard * len(names) // shards : (shard + 1) * len(names) // shards]
+        save_file({name: tensors[name] for name in chosen}, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(chosen, file))
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
