@@ -1,0 +1,64 @@
+#include "engine/arena.h"
+
+#include <new>
+#include <sys/mman.h>
+
+#include "engine/errors.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace pintpot {
+
+namespace {
+
+constexpr size_t kPage = 4096;
+
+size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Kernels before 5.14 do not know MADV_POPULATE_WRITE: there the pages are touched one by one.
+void touch(uint8_t* data, size_t bytes) {
+    if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return;
+    if (errno == ENOMEM || errno == EFAULT) throw std::bad_alloc();
+    for (size_t offset = 0; offset < bytes; offset += kPage) static_cast<volatile uint8_t*>(data)[offset] = 0;
+}
+
+}  // namespace
+
+Arena::Arena(size_t bytes, bool huge, bool prefault) : bytes_(round_up(bytes, kPage)) {
+    need(bytes > 0, "an arena of 0 bytes");
+    need(bytes <= size_t(1) << 46, text("an arena of %zu bytes is larger than any machine", bytes));
+    mapped_ = bytes_ + kAlignment;
+    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapping_ == MAP_FAILED) throw std::bad_alloc();
+    data_ = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uintptr_t>(mapping_), kAlignment));
+    // Without this the kernel may round a small arena up to huge pages, which the plan has not counted.
+    madvise(mapping_, mapped_, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    if (!prefault) return;
+    try {
+        touch(data_, bytes_);
+    } catch (...) {
+        munmap(mapping_, mapped_);
+        throw;
+    }
+}
+
+Arena::~Arena() {
+    if (data_ != nullptr) munmap(mapping_, mapped_);
+}
+
+bool Arena::holds(uintptr_t address, size_t bytes) const {
+    if (data_ == nullptr || address < this->address()) return false;
+    size_t offset = address - this->address();
+    return offset <= bytes_ && bytes <= bytes_ - offset;
+}
+
+bool Arena::close() {
+    if (users_.load() > 0) return false;
+    if (data_ != nullptr) munmap(mapping_, mapped_);
+    data_ = nullptr;
+    return true;
+}
+
+}  // namespace pintpot

@@ -1,0 +1,80 @@
+// The threads of a replay: all run the same body in lockstep, phase by phase, with chunks claimed from a counter.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace pintpot {
+
+// A pool runs one body at a time on all its threads; the caller is thread 0. Inside the body `phase` hands out chunks
+// and ends in a barrier. A waiting thread looks at the barrier's word for a bounded time and then sleeps; between
+// bodies it sleeps at once. When looking does not pay (the machine is shared), the time it looks shrinks.
+class Pool {
+  public:
+    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them.
+    Pool(int threads, const std::vector<int>& cpus);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int size() const { return num_threads_; }
+
+    // Runs body(thread) on every thread and returns when all have ended; an exception of any of them is rethrown.
+    void run(const std::function<void(int)>& body);
+
+    // Claims chunks 0..num_chunks-1, calls work(chunk) for each, then waits for the others. Every thread of the body
+    // calls it, in the same order with the same number. False, on all threads alike, once stop() was called.
+    template <class Work>
+    bool phase(int thread, int64_t num_chunks, Work&& work) {
+        while (!stop_.load(std::memory_order_relaxed)) {
+            int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
+            if (chunk >= num_chunks) break;
+            try {
+                work(chunk);
+            } catch (...) {
+                fail(std::current_exception());
+            }
+        }
+        return barrier(thread);
+    }
+
+    // Waits for all threads; resets the chunk counter. Returns whether to go on.
+    bool barrier(int thread);
+
+    // Asks all threads to leave at the next barrier.
+    void stop() { stop_.store(true, std::memory_order_relaxed); }
+    bool stopping() const { return stop_.load(std::memory_order_relaxed); }
+    void fail(std::exception_ptr error);
+
+  private:
+    void worker(int thread);
+    void guarded(int thread);
+
+    struct alignas(64) Spin {
+        int budget;
+    };
+
+    const int num_threads_;
+    int max_spins_;
+    alignas(64) std::atomic<int64_t> next_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<uint32_t> generation_{0};
+    std::atomic<int> sleepers_{0};
+    bool go_on_ = true;
+    alignas(64) std::atomic<bool> stop_{false};
+    alignas(64) std::atomic<uint32_t> job_{0};
+    std::atomic<bool> closing_{false};
+    const std::function<void(int)>* body_ = nullptr;
+    std::mutex one_caller_;
+    std::mutex error_mutex_;
+    std::exception_ptr error_;
+    std::vector<Spin> spins_;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace pintpot

@@ -1,0 +1,19 @@
+// Chooses, at run time, the shared object of kernels that fits this CPU, and loads it from beside the extension.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace pintpot {
+
+// Instruction sets that this CPU, its operating system and this installation have, best first.
+std::vector<std::string> available_isas();
+
+// The kernels of one instruction set. Throws std::runtime_error, saying why, where it cannot be had.
+const KernelTable& kernels_of(const std::string& isa);
+
+// The best available, or what the environment variable PINTPOT_ISA names; chosen once. Throws like kernels_of.
+const KernelTable& kernels();
+
+}  // namespace pintpot

@@ -1,0 +1,172 @@
+// The arithmetic of Pintpot: the table of kernels that every instruction set's shared object exports.
+//
+// libpintpot_portable.so, libpintpot_avx2.so and libpintpot_avx512.so are one source with different flags; each exports
+// one C function, `pintpot_kernels()`. Kernels allocate nothing, start no threads, throw nothing, and use at most
+// 256 KiB of stack. They check no arguments: the caller does. Pointers may be unaligned except where stated.
+//
+// One result everywhere. The same inputs give the same bits on every instruction set and for every split of strips,
+// tokens and segments: integer sums are exact, float code has no fused multiply-add, a float reduction along an axis
+// runs over 16 virtual lanes (lane = index mod 16, in order within a lane) and then the tree lane i + lane i+8, i+4,
+// i+2, i+1; products of weights and activations follow the order written at `strips`.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace pintpot {
+
+constexpr int32_t kAbiVersion = 1;
+constexpr int64_t kStripRows = 16;
+constexpr int64_t kGroup = 32;
+constexpr int64_t kPageTokens = 32;
+constexpr int64_t kSegmentTokens = 512;  // attention: keys are folded per segment, then segments are merged in order
+constexpr int64_t kMaxHeadDim = 256;     // head_dim: a multiple of 32, at most this
+constexpr int64_t kPanelTokens = 8;      // quantized tokens lie in panels of 8, then 4, 2, 1 for what is left
+
+enum Format : int32_t {
+  kF32, kF16, kBF16,
+  kSym8, kSym6, kSym5, kSym4, kSym3, kSym2,
+  kAff6, kAff5, kAff4, kAff3, kAff2,
+  kQ4K, kQ6K,
+  kNumFormats,
+};
+// The name of each format, in the order of the enum, as pintpot.formats spells it.
+constexpr const char* kFormatNames[kNumFormats] = {"f32",  "f16",  "bf16", "sym8", "sym6", "sym5", "sym4", "sym3",
+                                                   "sym2", "aff6", "aff5", "aff4", "aff3", "aff2", "q4_k", "q6_k"};
+
+// Bytes of one strip of k columns (docs/layout.md), as the kernels step through them.
+// Bytes of one quantized token: ceil(k/32) * (planes == 2 ? 88 : 48). A run of n tokens takes n times that, and the
+// part of tokens [first, n) of a run begins at first * bytes where first is a multiple of kPanelTokens.
+constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
+  return (k + kGroup - 1) / kGroup * (planes == 2 ? 88 : 48);
+}
+
+// y[t][row] = sum over columns of w[row][column] * x[t][column], for a contiguous run of strips.
+//
+// Exactly one of `x` (float32 activations; every format) and `quantized` (group and superblock formats) is not null.
+// Rows at and beyond num_rows (padding of the last strip) are not written; rows count from the first strip given.
+//
+// Order, integer path, groups g of 32 columns ascending from acc = 0; all float32, each operation rounded:
+//   i0 = sum (q - zero) * q0, exact (zero: 2^(b-1) for sym, 32 for q6_k, 0 otherwise); with a second plane i1 alike
+//   n = float(i0), or float(i0) + float(i1) * (1/254f)
+//   acc = acc + (n * d) * s
+//   aff, q4_k: acc = acc + m * o         with o = s * (float(sum q0) [+ float(sum q1) * (1/254f)])
+//   q4_k: d = d16 * scale, m = -(dmin16 * min) (exact); q6_k: acc = acc + (na * da + nb * db) * s, a and b the halves
+// Order, float path: group p = 0, p = p + w * x for its columns ascending; acc = acc + p, groups ascending; w is the
+//   float32 of expand_row: sym d * float(q - zero), aff d * float(q) + m.
+struct StripsCall {
+  int32_t format;         // Format
+  int32_t planes;         // 1 or 2, of `quantized`
+  const void* strips;     // num_strips * strip_bytes(format, k)
+  int64_t num_strips;
+  int64_t k;              // columns, unpadded
+  const float* x;         // [num_tokens][x_stride], or null
+  int64_t x_stride;       // floats
+  const void* quantized;  // num_tokens * quantized_bytes(k, planes), as `quantize` wrote them, or null
+  int64_t num_tokens;     // >= 1
+  float* out;             // [num_tokens][out_stride]
+  int64_t out_stride;     // floats
+  int64_t num_rows;       // <= 16 * num_strips
+};
+
+enum CacheFormat : int32_t { kCacheF16, kCacheSym8c };
+
+// k and v: [pages][kv_heads][page of one head]; a page of one head is 32 * head_dim f16, or 32 * head_dim int8 and then
+// 32 * (head_dim / 32) f16 scales. head_dim is a multiple of 32.
+struct CacheView {
+  void* k;
+  void* v;
+  int32_t format;  // CacheFormat
+  int32_t kv_heads;
+  int32_t head_dim;
+};
+
+struct RopeCall {
+  CacheView cache;
+  int32_t heads;
+  int32_t rope_dim;        // even, <= head_dim; the columns beyond it are not rotated
+  int32_t interleaved;     // 1: pairs (2i, 2i+1); 0: pairs (i, i + rope_dim/2)
+  float eps;               // of the head norms
+  const float* q_norm;     // [head_dim] or null
+  const float* k_norm;     // [head_dim] or null
+  const float* table;      // [context][rope_dim]: rope_dim/2 cosines, then sines
+};
+
+// Causal attention of consecutive positions of one sequence, for one kv head and the heads / kv_heads query heads on it
+// (query head = kv_head * (heads / kv_heads) + r). Key j is visible to position p when j <= p and (window == 0 or
+// j > p - window or j < sinks). Pages without a visible key are never read, and their entry may be -1.
+struct AttendCall {
+  CacheView cache;
+  int32_t heads;
+  int32_t kv_head;
+  float scale;
+  int32_t window;          // 0: none
+  int32_t sinks;
+  int32_t num_tokens;
+  int64_t first_position;  // of the first token; its keys and those of all num_tokens are stored already
+  const int32_t* pages;    // page table of the sequence: physical page of each 32 positions
+  const float* q;          // [num_tokens][q_stride], rotated, all heads (column head * head_dim)
+  int64_t q_stride;
+  float* out;              // [num_tokens][out_stride], all heads likewise
+  int64_t out_stride;
+};
+
+struct KernelTable {
+  int32_t abi;
+  const char* isa;  // "portable", "avx2", "avx512"
+
+  int64_t (*strip_bytes)(int32_t format, int64_t k);
+  // Tokens [first, last) of a run of num_tokens (x points at token 0): float32 rows to int8 planes, laid in panels.
+  // Record of one panel of T tokens and one group: q0 [T][32] int8, (q1 [T][32],) s f32 [T], o f32 [T], then int32 [T]:
+  // sum q0, sum of the first 16 q0, (sum q1, sum of the first 16 q1). Records of a panel follow each other by group.
+  // s = max|x| / 127; q0 = rint(x / s), q1 = rint((x / s - q0) * 254), both 0 where s is 0 (or |x| is below 1e-30).
+  void (*quantize)(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
+                   int64_t last, void* out);
+  void (*strips)(const StripsCall* call);
+  // One row (0-based from the first strip) of packed strips as float32 [k]; the whole strip: [16][k].
+  void (*expand_row)(int32_t format, const void* strips, int64_t k, int64_t row, float* out);
+  void (*expand_strip)(int32_t format, const void* strip, int64_t k, float* out);
+
+  // y = x / sqrt(mean(x^2) + eps) * w; y may be x.
+  void (*rmsnorm)(const float* x, const float* w, int64_t n, float eps, float* y);
+  // y[i] = g / (1 + exp(-g)) * u, g = gate_up[i], u = gate_up[n + i].
+  void (*swiglu)(const float* gate_up, int64_t n, float* y);
+  // y[i] = y[i] + x[i]  (residuals and biases);  y[i] = x[i] * factor.
+  void (*add)(const float* x, int64_t n, float* y);
+  void (*scale)(const float* x, int64_t n, float factor, float* y);
+
+  // One token: norms (if any) and rotates its q heads into q_out [heads * head_dim] and its k heads, and stores k and v
+  // into page pages[position / 32]. qkv: [(heads + 2 kv_heads) * head_dim]. q_out may be qkv itself.
+  void (*rope_store)(const RopeCall* call, const float* qkv, int64_t position, const int32_t* pages, float* q_out);
+  // All of it: memory does not grow with the number of keys or tokens.
+  void (*attend)(const AttendCall* call);
+  // The same in pieces that threads can share, for few tokens over a long cache. num_segments =
+  // (first_position + num_tokens + 511) / 512; partial [num_tokens * heads/kv_heads][head_dim + 16] f32 for each segment
+  // (the sum, then maximum and mass); merge writes out, in the order of segments: the bits of `attend`.
+  void (*attend_segment)(const AttendCall* call, int64_t segment, float* partial);
+  void (*attend_merge)(const AttendCall* call, const float* partials, int64_t num_segments);
+
+  // Sampling over one row of logits; n >= 1.
+  int64_t (*argmax)(const float* x, int64_t n);                  // lowest index of the largest; NaN is never chosen
+  // p[i] = exp((x[i] - maximum) * inverse_temperature); returns their sum (16 lanes, then the tree).
+  float (*exp_sum)(const float* x, int64_t n, float maximum, float inverse_temperature, float* p);
+  float (*kth_largest)(const float* x, int64_t n, int64_t k);    // 1 <= k <= n: the k-th largest value
+  // p >= 0: the largest threshold t such that the p[i] >= t sum to at least mass (sums in double, in index order).
+  float (*mass_threshold)(const float* p, int64_t n, double mass);
+  double (*sum_from)(const float* p, int64_t n, float threshold);  // sum of the p[i] >= threshold, in index order
+  // First index whose running sum (of the p[i] >= threshold, double) exceeds target; the last kept one if none does.
+  int64_t (*pick)(const float* p, int64_t n, float threshold, double target);
+
+  uint32_t (*crc32c)(uint32_t crc, const void* data, size_t bytes);  // start with 0; may be continued
+
+  // The machine's own limits, for the probe and for every "share of the limit".
+  uint64_t (*read_loop)(const void* data, size_t bytes);             // reads every byte once; a checksum of no meaning
+  void (*copy_loop)(void* to, const void* from, size_t bytes);       // bytes a multiple of 64
+  uint64_t (*int8_peak)(uint64_t rounds, uint64_t* num_operations);  // multiply-adds on 8-bit values in registers
+  uint64_t (*float_peak)(uint64_t rounds, uint64_t* num_operations); // float32 multiply-adds in registers
+};
+
+}  // namespace pintpot
+
+extern "C" {
+typedef const pintpot::KernelTable* (*pintpot_kernels_fn)();
+}
