@@ -1,1 +1,1 @@
-
+"""The words that techniques, planner and runtimes share: form, step, slots."""

@@ -1,0 +1,139 @@
+"""A form: how a model is kept. Per weight its format and its place; the cache; the activations; the ring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pintpot.formats import encoding
+from pintpot.model.spec import Model
+
+STRIP_ROWS = 16
+PAGE_TOKENS = 32
+VOCABULARY_ROLES = ("embed", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightForm:
+    """How one weight is kept. Rows [0, ram_rows) rest in RAM, the others on disk, streamed through the ring.
+
+    `source` is the encoding in the model's own files; `packed` says that `format` is one of the tile layouts.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source: str
+    format: str
+    ram_rows: int
+    packed: bool = False
+
+    @property
+    def role(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.shape) == 2
+
+    @property
+    def num_strips(self) -> int:
+        return -(-self.shape[0] // STRIP_ROWS)
+
+    @property
+    def ram_strips(self) -> int:
+        return -(-self.ram_rows // STRIP_ROWS)
+
+    @property
+    def strip_bytes(self) -> int:
+        return encoding(self.format).strip_bytes(self.shape[1])
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.ram_strips * self.strip_bytes if self.is_matrix else 4 * self.shape[0]
+
+    @property
+    def disk_bytes(self) -> int:
+        return (self.num_strips - self.ram_strips) * self.strip_bytes if self.is_matrix else 0
+
+    @property
+    def num_bytes(self) -> int:
+        return self.ram_bytes + self.disk_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CacheForm:
+    """The key-value cache: its format, and which positions stay visible (`window` 0: all of them)."""
+
+    format: str = "f16"
+    window: int = 0
+    sinks: int = 0
+    page_tokens: int = PAGE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class RingForm:
+    """The ring through which streamed weights pass: `in_flight` direct reads of `slot_bytes` side by side."""
+
+    slot_bytes: int
+    num_slots: int
+    in_flight: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.slot_bytes * self.num_slots
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Everything about how a model is kept and computed that a step can change.
+
+    `activation` is how rows meet low-bit weights (float32, int8, int8x2); `chunk` is the widest prefill in tokens.
+    """
+
+    weights: tuple[WeightForm, ...]
+    cache: CacheForm = CacheForm()
+    activation: str = "float32"
+    chunk: int = 512
+    ring: RingForm | None = None
+
+    def map(self, target: str, change: Callable[[WeightForm], WeightForm]) -> Form:
+        """This form with `change` applied to every matrix that `target` names."""
+        return replace(
+            self,
+            weights=tuple(change(w) if w.is_matrix and matches(target, w.name) else w for w in self.weights),
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(weight.num_bytes for weight in self.weights)
+
+    @property
+    def ram_bytes(self) -> int:
+        return sum(weight.ram_bytes for weight in self.weights)
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(weight.disk_bytes for weight in self.weights)
+
+
+def matches(target: str, name: str) -> bool:
+    """Whether a target ("all", "blocks", "vocabulary", or a weight's name) names this weight."""
+    if target == "all" or target == name:
+        return True
+    return (target == "vocabulary") == (name in VOCABULARY_ROLES) if target in ("vocabulary", "blocks") else False
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two targets can name the same weight."""
+    return one == other or "all" in (one, other) or matches(one, other) or matches(other, one)
+
+
+def source_form(model: Model) -> Form:
+    """The form of a model nobody has touched: every weight in its own encoding, all of it in RAM."""
+    return Form(
+        tuple(
+            WeightForm(w.name, w.shape, w.dtype, w.dtype if len(w.shape) == 2 else "f32", w.shape[0])
+            for part in model.parts
+            for w in part.weights()
+        )
+    )

@@ -1,0 +1,22 @@
+"""Slots: the few places of an opened pack where a technique may put a function of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+def keep_everything(position: int) -> tuple[tuple[int, int], ...]:
+    """The cache keeps every position."""
+    return ((0, position),)
+
+
+@dataclass(slots=True)
+class Slots:
+    """Filled by `Step.install` at every opening of a pack.
+
+    `cache_keep(position)` gives the ranges [first, stop) of positions that a query at `position` may still see; pages
+    that lie outside are given back.
+    """
+
+    cache_keep: Callable[[int], tuple[tuple[int, int], ...]] = field(default=keep_everything)

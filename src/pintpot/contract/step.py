@@ -1,0 +1,120 @@
+"""A step: one technique with its knobs set. It says what it changes, and never computes bytes or seconds."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pintpot.budget import Budget
+from pintpot.contract.form import Form, WeightForm, overlap
+from pintpot.contract.slots import Slots
+from pintpot.errors import UsageError
+from pintpot.machine.spec import Machine
+from pintpot.model.spec import Model
+from pintpot.program.spec import Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Facet(IntEnum):
+    """What a step changes, in the order in which steps apply. Two steps clash on the same facet of the same weights."""
+
+    TRANSFORM = 1
+    SPARSITY = 2
+    FORMAT = 3
+    ROUNDING = 4
+    ADAPT = 5
+    ATTENTION = 6
+    TOKENS = 7
+    STEPS = 8
+    REUSE = 9
+    CACHE = 10
+    CACHE_FORMAT = 11
+    DRAFT = 12
+    GRADIENT = 13
+    ACTIVATIONS = 14
+    OPTIMIZER = 15
+    BATCHING = 16
+    PLACE = 17
+    PARALLEL = 18
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """Some rows of one weight as its file holds them: `raw` uint8 [rows, row bytes] of encoding `source`."""
+
+    source: str
+    raw: NDArray[np.uint8]
+    columns: int
+
+
+@dataclass(frozen=True)
+class Step(ABC):
+    """The base of every technique; a technique is a frozen dataclass whose fields are its knobs.
+
+    `paper` is where the idea comes from, `needs` the statistics that `convert` wants. All verbs do nothing by default.
+    """
+
+    paper: ClassVar[str]
+    facet: ClassVar[Facet]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    target: str = "all"
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def key(self) -> str | None:
+        """The row of the table of degradation priors that this step falls under, None when it changes no value."""
+        return None
+
+    def check(self, model: Model, form: Form) -> None:
+        """Raise NotApplicable, with the reason, where this step cannot apply to this model in this form."""
+
+    def promise(self, form: Form) -> Form:
+        """The form after this step."""
+        return form
+
+    def rewrite(self, work: Work, form: Form) -> Work:
+        """The work after this step."""
+        return work
+
+    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
+        """Strips [num strips, strip bytes] of these rows in the promised format; None leaves them to another step."""
+        return None
+
+    def install(self, slots: Slots) -> None:
+        """Fill slots of an opened pack."""
+
+    def clashes(self, other: Step) -> bool:
+        return self.facet == other.facet and overlap(self.target, other.target)
+
+    @classmethod
+    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        """The settings of this technique that the planner should consider."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+    def __str__(self) -> str:
+        knobs = ", ".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.name != "target")
+        return f"{self.name}({knobs})" + ("" if self.target == "all" else f" on {self.target}")
+
+
+def step_from_json(data: Mapping[str, Any], classes: Mapping[str, type[Step]]) -> Step:
+    """The step that `to_json` wrote. Raises UsageError for a technique or knob that is not known."""
+    knobs = dict(data)
+    name = knobs.pop("name", None)
+    if name not in classes:
+        raise UsageError(f"no technique {name!r}; there are {', '.join(sorted(classes))}")
+    try:
+        return classes[name](**knobs)
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}") from error

@@ -1,0 +1,165 @@
+"""What the decoder families share: pre-norm blocks of rotary attention and a gated feed-forward network.
+
+Five ops a block, so that a block costs five barriers: q, k, v side by side; attention; output; gate and up side by
+side; down. Norms, SwiGLU and the rounding of activations are prologues of the linear ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pintpot.budget import Workload
+from pintpot.contract.form import CacheForm, Form
+from pintpot.program.spec import Buffer, Op, Program, Segment, Stage, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder's numbers. `head` names the weight of the output head (`embed` where they are tied)."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    eps: float
+    rope: str
+    rope_dim: int
+    window: int
+    head: str
+    biases: tuple[str, ...]
+    qk_norm: bool
+
+
+def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> Work:
+    """The work of a decoder: prefill of one sequence in chunks, decode of `workload.batch` sequences.
+
+    `config` has the key names of Hugging Face's config.json; which biases and norms exist is read from the form.
+    """
+    names = frozenset(weight.name for weight in form.weights)
+    shape = _shape(config, names)
+    prompt_chunks = -(-workload.prompt // form.chunk)
+    weights = tuple(
+        Buffer(w.name, w.shape, w.format, "weights", "pack") for w in form.weights
+    )
+    def stage(name: str, tokens: int, sequences: int, repeats: int) -> Stage:
+        bounds = (("tokens", tokens), ("rows", sequences), ("sequences", sequences), ("context", workload.context))
+        ops = _ops(shape, form.activation, form.cache, name == "prefill")
+        buffers = (*weights, *_buffers(shape, form.cache, workload, form.chunk, name == "prefill"))
+        program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
+        return Stage(name, "language", (program,), (repeats, repeats))
+    return Work(
+        (
+            stage("prefill", form.chunk, 1, prompt_chunks),
+            stage("decode", workload.batch, workload.batch, workload.output),
+        )
+    )
+
+
+def _shape(config: Mapping[str, Any], names: frozenset[str]) -> Shape:
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    return Shape(
+        hidden=config["hidden_size"],
+        ffn=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=head_dim,
+        vocab=config["vocab_size"],
+        eps=config["rms_norm_eps"],
+        rope=config.get("rope_layout", "half"),
+        rope_dim=round(head_dim * config.get("partial_rotary_factor", 1.0)),
+        window=config.get("sliding_window") or 0,
+        head="head" if "head" in names else "embed",
+        biases=tuple(r for r in ("q", "k", "v", "o", "gate", "up", "down") if f"layers.0.{r}_bias" in names),
+        qk_norm="layers.0.q_norm" in names,
+    )
+
+
+def num_pages(cache: CacheForm, workload: Workload, chunk: int) -> int:
+    """Pages of all sequences: the whole context, or the window, the sinks and one chunk on its way in."""
+    positions = workload.context
+    if cache.window:
+        # A window and a chunk may each begin and end inside a page, the sinks end in one.
+        parts = (cache.sinks, cache.window + min(chunk, workload.context))
+        windowed = sum(-(-part // cache.page_tokens) + (1 if part else 0) for part in parts)
+        return workload.batch * min(windowed, -(-positions // cache.page_tokens))
+    return workload.batch * -(-positions // cache.page_tokens)
+
+
+@lru_cache(maxsize=64)
+def _ops(shape: Shape, activation: str, cache: CacheForm, prefill: bool) -> tuple[Op, ...]:
+    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
+    for layer in range(shape.layers):
+        ops.extend(_block(shape, activation, cache, layer))
+    final = f"x.{2 * shape.layers}"
+    if prefill:
+        ops.append(Op("select", (("x", final),), (("out", "last"),)))
+        final = "last"
+    head = (("x", final), ("weight", shape.head), ("norm", "norm"))
+    ops.append(Op("linear", head, (("out", "logits"),), _linear(activation, "rmsnorm", shape.eps)))
+    ops.append(Op("sample", (("logits", "logits"),), (("next", "next"),)))
+    return tuple(ops)
+
+
+def _linear(activation: str, prologue: str, eps: float) -> tuple[tuple[str, Any], ...]:
+    return (("prologue", prologue), ("activation", activation), ("eps", eps))
+
+
+def _block(shape: Shape, activation: str, cache: CacheForm, layer: int) -> tuple[Op, ...]:
+    at = f"layers.{layer}."
+    x, middle, out = f"x.{2 * layer}", f"x.{2 * layer + 1}", f"x.{2 * layer + 2}"
+
+    def weights(*roles: str) -> tuple[tuple[str, str], ...]:
+        found = tuple(("weight", at + role) for role in roles)
+        return found + tuple(("bias", f"{at}{role}_bias") for role in roles if role in shape.biases)
+
+    window = cache.window or shape.window
+    attend = (
+        ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
+        ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", cache.sinks),
+    )  # fmt: skip
+    norms = (("q_norm", at + "q_norm"), ("k_norm", at + "k_norm")) if shape.qk_norm else ()
+    pages = (("k", at + "k_cache"), ("v", at + "v_cache"))
+    reads = (("qkv", at + "qkv"), ("rope", "rope"), *norms, *pages)
+    normed, plain = _linear(activation, "rmsnorm", shape.eps), _linear(activation, "none", shape.eps)
+    gated = _linear(activation, "swiglu", shape.eps)
+    return (
+        Op("linear", (("x", x), *weights("q", "k", "v"), ("norm", at + "attn_norm")), (("out", at + "qkv"),), normed),
+        Op("attend", reads, (("out", at + "attended"), *pages), attend),
+        Op("linear", (("x", at + "attended"), *weights("o"), ("residual", x)), (("out", middle),), plain),
+        Op("linear", (("x", middle), *weights("gate", "up"), ("norm", at + "ffn_norm")), (("out", at + "gated"),), normed),
+        Op("linear", (("x", at + "gated"), *weights("down"), ("residual", middle)), (("out", out),), gated),
+    )
+
+
+@lru_cache(maxsize=64)
+def _buffers(shape: Shape, cache: CacheForm, workload: Workload, chunk: int, prefill: bool) -> tuple[Buffer, ...]:
+    pages = (num_pages(cache, workload, chunk), shape.kv_heads, cache.page_tokens, shape.head_dim)
+    qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    buffers = [
+        Buffer("tokens", ("tokens",), "int32", "buffers", "session"),
+        Buffer("next", ("rows",), "int32", "buffers", "session"),
+        Buffer("rope", ("context", shape.rope_dim), "f32", "tables", "session"),
+        Buffer("logits", ("rows", shape.vocab), "f32", "buffers", "step"),
+    ]
+    if prefill:
+        buffers.append(Buffer("last", ("rows", shape.hidden), "f32", "buffers", "step"))
+    for index in range(2 * shape.layers + 1):
+        buffers.append(Buffer(f"x.{index}", ("tokens", shape.hidden), "f32", "buffers", "step"))
+    for layer in range(shape.layers):
+        at = f"layers.{layer}."
+        buffers += [
+            Buffer(at + "qkv", ("tokens", qkv), "f32", "buffers", "step"),
+            Buffer(at + "attended", ("tokens", shape.heads * shape.head_dim), "f32", "buffers", "step"),
+            Buffer(at + "gated", ("tokens", 2 * shape.ffn), "f32", "buffers", "step"),
+            Buffer(at + "k_cache", pages, cache.format, "cache", "session"),
+            Buffer(at + "v_cache", pages, cache.format, "cache", "session"),
+        ]
+    return tuple(buffers)

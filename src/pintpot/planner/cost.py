@@ -1,0 +1,105 @@
+"""What a plan costs: bytes by holder, seconds by stage, each low..high, and what binds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A number that is not known exactly: `low` <= `mid` <= `high`."""
+
+    low: float
+    mid: float
+    high: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.mid + other.mid, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Span:
+        return Span(self.low * factor, self.mid * factor, self.high * factor)
+
+    @staticmethod
+    def exactly(value: float) -> Span:
+        return Span(value, value, value)
+
+    @staticmethod
+    def largest(*spans: Span) -> Span:
+        return Span(max(s.low for s in spans), max(s.mid for s in spans), max(s.high for s in spans))
+
+    def inverse(self, amount: float = 1.0) -> Span:
+        """Seconds for an amount become a rate."""
+        divide: Callable[[float], float] = lambda value: amount / value if value else float("inf")
+        return Span(divide(self.high), divide(self.mid), divide(self.low))
+
+
+ZERO = Span(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds memory, and how many bytes of it."""
+
+    name: str
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One stage: seconds and traffic of all its replays for the workload, and the resource that binds.
+
+    `bound_s` gives the mid seconds that each resource alone would take.
+    """
+
+    name: str
+    tokens: int
+    replays: int
+    seconds: Span
+    ram_bytes: float
+    disk_bytes: float
+    multiply_adds: float
+    binds: str
+    bound_s: tuple[tuple[str, float], ...]
+
+    @property
+    def tokens_per_s(self) -> Span:
+        return self.seconds.inverse(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Everything a plan promises but quality: memory by holder, stages, opening and packing."""
+
+    holders: tuple[Holder, ...]
+    stages: tuple[StageCost, ...]
+    open_s: Span
+    pack_s: Span
+    pack_bytes: int
+
+    @property
+    def memory_low(self) -> int:
+        return sum(holder.low for holder in self.holders)
+
+    @property
+    def memory_high(self) -> int:
+        return sum(holder.high for holder in self.holders)
+
+    def stage(self, name: str) -> StageCost:
+        return next(stage for stage in self.stages if stage.name == name)
+
+    @property
+    def first_token_s(self) -> Span:
+        """From the prompt's arrival to the first word, the pack being open."""
+        return self.stage("prefill").seconds
+
+    @property
+    def per_token_s(self) -> Span:
+        decode = self.stage("decode")
+        return decode.seconds * (1 / decode.replays)
+
+    @property
+    def total_s(self) -> Span:
+        """The workload: its prompt in, its output out."""
+        return self.stage("prefill").seconds + self.stage("decode").seconds

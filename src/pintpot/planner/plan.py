@@ -1,0 +1,134 @@
+"""The plan: which steps, what they promise, and why the others lost. JSON both ways, the same bytes for the same input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pintpot.budget import Budget, Workload
+from pintpot.contract.form import CacheForm, Form, RingForm, WeightForm
+from pintpot.contract.step import Step, step_from_json
+from pintpot.errors import BadInput, need
+from pintpot.planner.cost import Cost, Holder, Span, StageCost
+from pintpot.techniques import classes
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An alternative that lost: what it was, why, and its figures where it has some."""
+
+    what: str
+    reason: str
+    memory_bytes: int | None = None
+    total_s: float | None = None
+    degradation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """Mean KL divergence in nats per token: a prior per format, or what `prove` measured for this very plan."""
+
+    low: float
+    high: float
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What more memory would bring: `seconds` for the workload at `memory_bytes`."""
+
+    memory_bytes: int
+    total_s: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model will run on one machine inside one budget.
+
+    `model` and `machine` are identified by digest; `threads` is how many threads compute; `config` is what the family
+    needs to build the work again. Everything else of the run follows from `steps` and `form`.
+    """
+
+    model_name: str
+    model_digest: str
+    family: str
+    config: Mapping[str, Any] = field(repr=False)
+    machine_name: str
+    machine_digest: str
+    machine_origin: str
+    budget: Budget
+    threads: int
+    steps: tuple[Step, ...]
+    form: Form = field(repr=False)
+    cost: Cost
+    degradation: Degradation
+    rejected: tuple[Rejected, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    smallest_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        plain = {k: v for k, v in data.items() if k not in ("steps", "config", "budget", "form", "cost")}
+        plain = {k: [asdict(i) for i in v] if k in ("rejected", "advice") else v for k, v in plain.items()}
+        plain["degradation"] = asdict(self.degradation)
+        return {
+            "pintpot_plan": VERSION,
+            **plain,
+            "config": dict(self.config),
+            "budget": asdict(self.budget),
+            "steps": [step.to_json() for step in self.steps],
+            "form": asdict(self.form),
+            "cost": asdict(self.cost),
+        }
+
+    def dumps(self) -> str:
+        """The plan as text; the same plan gives the same text."""
+        return json.dumps(self.to_json(), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Raises BadInput for anything that `to_json` did not write, a newer version by name."""
+        need(isinstance(data, Mapping) and "pintpot_plan" in data, "not a plan")
+        version = data["pintpot_plan"]
+        need(version == VERSION, f"this plan has format {version}, this pintpot reads {VERSION}; update pintpot")
+        try:
+            fields = {key: value for key, value in data.items() if key != "pintpot_plan"}
+            budget = dict(fields["budget"])
+            budget["workload"] = Workload(**budget["workload"])
+            budget["chosen"] = tuple(budget["chosen"])
+            fields["budget"] = Budget(**budget)
+            fields["steps"] = tuple(step_from_json(step, classes()) for step in fields["steps"])
+            fields["form"] = _form(fields["form"])
+            fields["cost"] = _cost(fields["cost"])
+            fields["degradation"] = Degradation(**fields["degradation"])
+            fields["rejected"] = tuple(Rejected(**item) for item in fields["rejected"])
+            fields["advice"] = tuple(Advice(**item) for item in fields["advice"])
+            fields["notes"] = tuple(fields["notes"])
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"not a plan: {error!r}") from error
+
+    def without_reasons(self) -> Plan:
+        """The plan alone, as a pack keeps it."""
+        return replace(self, rejected=(), advice=())
+
+
+def _form(data: Mapping[str, Any]) -> Form:
+    weights = tuple(WeightForm(**{**item, "shape": tuple(item["shape"])}) for item in data["weights"])
+    ring = RingForm(**data["ring"]) if data["ring"] else None
+    return Form(weights, CacheForm(**data["cache"]), data["activation"], data["chunk"], ring)
+
+
+def _cost(data: Mapping[str, Any]) -> Cost:
+    stages = tuple(
+        StageCost(**{**item, "seconds": Span(**item["seconds"]), "bound_s": tuple(map(tuple, item["bound_s"]))})
+        for item in data["stages"]
+    )
+    holders = tuple(Holder(**item) for item in data["holders"])
+    return Cost(holders, stages, Span(**data["open_s"]), Span(**data["pack_s"]), data["pack_bytes"])

@@ -1,0 +1,47 @@
+"""Causal attention over a paged cache, with rotary positions (Su et al. 2021) and grouped heads (Ainslie et al. 2023).
+
+Reads qkv [T, (H + 2 KV) * hd]; rotates and stores the new keys and values in the pages of k and v
+[pages, KV, page tokens, hd]; writes out [T, H * hd]. With `window` only the last `window` positions and the first
+`sinks` are seen (Xiao et al. 2023).
+"""
+
+from __future__ import annotations
+
+from pintpot.errors import UsageError, need
+from pintpot.formats import encoding
+from pintpot.program.demand import Demand
+from pintpot.program.spec import Extent, Op, Program
+
+
+def check(op: Op, program: Program) -> None:
+    heads, kv_heads, head_dim = op.get("heads"), op.get("kv_heads"), op.get("head_dim")
+    need(heads % kv_heads == 0, f"{heads} heads do not divide among {kv_heads} key heads", UsageError)
+    qkv, out = program.shape(str(op.read("qkv"))), program.shape(str(op.write("out")))
+    need(qkv[-1] == (heads + 2 * kv_heads) * head_dim, "attend: qkv has another width than its heads", UsageError)
+    need(out[-1] == heads * head_dim, "attend: out has another width than its heads", UsageError)
+    for role in ("k", "v"):
+        need(program.shape(str(op.read(role)))[1::2] == (kv_heads, head_dim), "attend: pages of another shape", UsageError)
+    need(op.get("rope", "half") in ("half", "interleaved"), f"no rope layout {op.get('rope')!r}", UsageError)
+
+
+def demand(op: Op, program: Program, extent: Extent) -> Demand:
+    cache = program.by_name[str(op.read("k"))]
+    kv_heads, head_dim, heads = op.get("kv_heads"), op.get("head_dim"), op.get("heads")
+    seen = positions_seen(op, extent)
+    position_bytes = 2 * encoding(cache.format).row_bytes(head_dim) * kv_heads
+    # Query rows of one block share what they read of the cache.
+    blocks = extent.sequences if extent.tokens == extent.sequences else -(-extent.tokens // 16)
+    cache_bytes = position_bytes * (blocks * seen + extent.tokens)
+    multiply_adds = 2.0 * heads * head_dim * seen * extent.tokens
+    decode = extent.tokens == extent.sequences
+    arithmetic = (f"attend/{cache.format}", cache_bytes) if decode else (f"attend_many/{cache.format}", multiply_adds)
+    traffic = cache_bytes + 4.0 * extent.tokens * (2 * heads + 2 * kv_heads) * head_dim
+    return Demand((arithmetic,), extent.tokens, multiply_adds, traffic, phases=1 if decode else 2)
+
+
+def positions_seen(op: Op, extent: Extent) -> float:
+    """Mean number of cached positions that a query of this replay attends to."""
+    new = extent.tokens / extent.sequences
+    mean = extent.context + (new + 1) / 2
+    window = op.get("window", 0)
+    return min(mean, window + op.get("sinks", 0)) if window else mean

@@ -1,0 +1,19 @@
+"""Rows of a weight that rest on disk, read into the ring before the op that needs them: `bytes` of one pass."""
+
+from __future__ import annotations
+
+from pintpot.errors import UsageError, need
+from pintpot.program.demand import Demand
+from pintpot.program.spec import Extent, Op, Program
+
+
+def check(op: Op, program: Program) -> None:
+    need(op.lane == "read", "fetch runs on the read lane", UsageError)
+    need(op.get("bytes", 0) >= 0, "fetch reads a number of bytes", UsageError)
+
+
+def demand(op: Op, program: Program, extent: Extent) -> Demand:
+    per_pass = float(op.get("bytes"))
+    # Rows looked up by token are read once for each token, not once for each pass.
+    times = extent.tokens if op.get("per_token") else 1
+    return Demand(disk_bytes=per_pass * times, ram_bytes=per_pass * times)

@@ -1,0 +1,54 @@
+"""out = residual + bias + W prologue(x), for one or several weights whose outputs lie side by side.
+
+x is [T, K] ([T, 2K] before a swiglu), each weight [N_i, K], out [T, sum N_i]. The prologue (nothing, RMS norm, or
+SwiGLU: silu(gate) * up) and the rounding of activations run inside the op, so that a block costs few barriers.
+"""
+
+from __future__ import annotations
+
+from pintpot.errors import UsageError, need
+from pintpot.formats import encoding
+from pintpot.program.demand import Demand
+from pintpot.program.spec import Extent, Op, Program
+
+FLOAT_FORMATS = ("f32", "f16", "bf16")
+PROLOGUES = ("none", "rmsnorm", "swiglu")
+PLANES = {"float32": 0, "int8": 1, "int8x2": 2}
+
+
+def check(op: Op, program: Program) -> None:
+    weights = [program.shape(name) for name in op.read_all("weight")]
+    x, out = op.read("x"), op.write("out")
+    need(bool(weights) and x is not None and out is not None, "linear reads x and weights, and writes out", UsageError)
+    need(op.get("prologue", "none") in PROLOGUES, f"no prologue {op.get('prologue')!r}", UsageError)
+    need(op.get("activation", "float32") in PLANES, f"no activation {op.get('activation')!r}", UsageError)
+    width = program.shape(str(x))[-1] // (2 if op.get("prologue") == "swiglu" else 1)
+    for shape in weights:
+        need(shape[1] == width, f"linear: a weight of {shape[1]} columns meets an input of {width}", UsageError)
+    total = sum(shape[0] for shape in weights)
+    need(program.shape(str(out))[-1] == total, f"linear writes {total} columns, its output has another", UsageError)
+    need((op.get("prologue") == "rmsnorm") == (op.read("norm") is not None), "rmsnorm and its weight come together", UsageError)
+    need(len(op.read_all("bias")) in (0, len(weights)), "linear has one bias for each weight, or none", UsageError)
+
+
+def demand(op: Op, program: Program, extent: Extent) -> Demand:
+    rows = num_rows(op, program, extent)
+    arithmetic: dict[str, float] = {}
+    ram_bytes = 0.0
+    for name in op.read_all("weight"):
+        weight = program.by_name[name]
+        num_outputs, width = program.shape(name)
+        planes = PLANES[op.get("activation", "float32")] if weight.format not in FLOAT_FORMATS else 0
+        key = f"{'matvec' if rows == 1 else 'matmul'}/{weight.format}" + ("x2" if planes == 2 else "")
+        arithmetic[key] = arithmetic.get(key, 0.0) + float(rows) * num_outputs * width
+        ram_bytes += encoding(weight.format).packed_bytes(num_outputs, width)
+    for _, name in (*op.reads, *op.writes):
+        if program.by_name[name].life == "step":
+            ram_bytes += 4.0 * rows * program.shape(name)[-1]
+    multiply_adds = sum(arithmetic.values())
+    return Demand(tuple(arithmetic.items()), rows, multiply_adds, ram_bytes, phases=1 if rows <= 4 else 2)
+
+
+def num_rows(op: Op, program: Program, extent: Extent) -> int:
+    """Activation rows of this op: all new tokens, or only those whose logits are wanted."""
+    return extent.rows if program.by_name[str(op.write("out"))].shape[0] == "rows" else extent.tokens

@@ -1,0 +1,20 @@
+"""The next token of each sequence from its logits: logits [R, V] -> next [R].
+
+Repetition penalty, temperature, top-k, top-p (Holtzman et al. 2019), min-p (Nguyen et al. 2024); temperature 0 takes
+the largest, the lowest index where two are equal. Random numbers come from a counter, so a seed repeats an answer.
+"""
+
+from __future__ import annotations
+
+from pintpot.errors import UsageError, need
+from pintpot.program.demand import Demand
+from pintpot.program.spec import Extent, Op, Program
+
+
+def check(op: Op, program: Program) -> None:
+    logits = op.read("logits")
+    need(logits is not None and op.write("next") is not None, "sample reads logits and writes next", UsageError)
+
+
+def demand(op: Op, program: Program, extent: Extent) -> Demand:
+    return Demand(ram_bytes=12.0 * extent.rows * program.shape(str(op.read("logits")))[-1], phases=1)

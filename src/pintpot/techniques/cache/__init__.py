@@ -1,0 +1,1 @@
+"""Smaller key-value caches."""

@@ -1,0 +1,1 @@
+"""Where weights rest, and how they come when they are needed."""

@@ -1,0 +1,45 @@
+"""Weights as the model's own file holds them: GGUF blocks permuted into tiles without a second rounding.
+
+Block formats: the GGUF specification (ggml). Float weights keep their float format. Encodings for which there is no
+kernel (Q2_K, Q3_K, Q5_K) are expanded to 8 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from pintpot.budget import Budget
+from pintpot.contract.form import Form, WeightForm
+from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.formats import encoding
+from pintpot.machine.spec import Machine
+from pintpot.model.spec import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class AsStored(Step):
+    """Keep each weight in the format it came in."""
+
+    paper: ClassVar[str] = "GGUF: the ggml file format specification"
+    facet: ClassVar[Facet] = Facet.FORMAT
+
+    def promise(self, form: Form) -> Form:
+        return form.map(self.target, _kept)
+
+    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
+        from pintpot.formats.tiles import repack
+
+        return repack(rows.raw, rows.source, rows.columns)
+
+    @classmethod
+    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        return cls("blocks"), cls("vocabulary")
+
+
+def _kept(weight: WeightForm) -> WeightForm:
+    return replace(weight, format=encoding(weight.source).packed_as, packed=True)

@@ -1,0 +1,79 @@
+"""Round-to-nearest weights in groups of 32 with a float16 scale, symmetric or with a minimum.
+
+The plain uniform quantizer that every later method is measured against (Jacob et al. 2018, arXiv:1712.05877), with one
+scale for each group of columns (Shen et al. 2020, arXiv:1909.05840).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from pintpot.budget import Budget
+from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.errors import NotApplicable, need
+from pintpot.formats import encoding
+from pintpot.machine.spec import Machine
+from pintpot.model.spec import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BITS = (8, 6, 5, 4, 3, 2)
+
+
+@dataclass(frozen=True)
+class RoundToNearest(Step):
+    """Each group of 32 columns rounded to `bits` bits; `minimum` spends 16 more bits a group on an offset."""
+
+    paper: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877"
+    facet: ClassVar[Facet] = Facet.FORMAT
+    bits: int = 4
+    minimum: bool = False
+
+    @property
+    def format(self) -> str:
+        return f"{'aff' if self.minimum else 'sym'}{self.bits}"
+
+    @property
+    def key(self) -> str:
+        return f"{self.target}/{self.format}"
+
+    def check(self, model: Model, form: Form) -> None:
+        need(self.bits in BITS, f"weights of {self.bits} bits are not to be had; {BITS} are", NotApplicable)
+        need(not (self.minimum and self.bits == 8), "8 bits need no minimum", NotApplicable)
+        touched = [w for w in form.weights if w.is_matrix and matches(self.target, w.name)]
+        need(bool(touched), f"the model has no weights in {self.target!r}", NotApplicable)
+        before = sum(encoding(encoding(w.source).packed_as).bits * w.shape[0] * w.shape[1] for w in touched)
+        before /= sum(w.shape[0] * w.shape[1] for w in touched)
+        after = encoding(self.format).bits
+        need(after < before, f"{after:g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
+
+    def promise(self, form: Form) -> Form:
+        return form.map(self.target, self._rounded)
+
+    def _rounded(self, weight: WeightForm) -> WeightForm:
+        kept = encoding(weight.source).packed_as
+        smaller = encoding(kept).bits <= encoding(self.format).bits
+        return replace(weight, format=kept if smaller else self.format, packed=True)
+
+    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
+        from pintpot.formats.rounding import round_to_nearest
+        from pintpot.formats.source import decode
+        from pintpot.formats.tiles import pack, repack
+
+        if weight.format != self.format:
+            return repack(rows.raw, rows.source, rows.columns)
+        return pack(round_to_nearest(decode(rows.raw, rows.source, rows.columns), self.format), self.format)
+
+    @classmethod
+    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        return tuple(
+            cls(target, bits, minimum)
+            for target in ("blocks", "vocabulary")
+            for bits in BITS
+            for minimum in (False, True)
+            if not (minimum and bits == 8)
+        )
