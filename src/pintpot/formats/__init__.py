@@ -1,6 +1,6 @@
-"""How a weight is written: encodings with their exact bytes, and (in modules that need numpy) how to read and write them.
+"""How a weight is written: encodings with their exact bytes, and how to read and write them.
 
-Importing this room is cheap and leaves numpy out: planning counts bytes with `encoding(name)` and `working_bytes` alone.
+Importing this room leaves numpy out: planning counts bytes with `encoding(name)` and `working_bytes` alone.
 
     registry    every encoding and its sizes            source      blocks of a model file -> float32
     rounding    float32 -> codes and scales             tiles       codes or floats <-> strips of docs/layout.md
@@ -14,8 +14,10 @@ from pintpot.formats.registry import (
     SOURCE_FORMATS,
     STRIP_ROWS,
     Encoding,
+    can_pack,
     encoding,
     encoding_of_ggml,
+    is_lossless,
     num_strips,
 )
 from pintpot.formats.working import chunk_rows, working_bytes
@@ -25,9 +27,11 @@ __all__ = [
     "SOURCE_FORMATS",
     "STRIP_ROWS",
     "Encoding",
+    "can_pack",
     "chunk_rows",
     "encoding",
     "encoding_of_ggml",
+    "is_lossless",
     "num_strips",
     "working_bytes",
 ]

@@ -1,7 +1,7 @@
 """Bit planes of docs/layout.md: unsigned codes of 16 rows <-> the vectors that kernels load.
 
 Shapes: S strips, R = 16 rows, G groups of 32 columns, V vectors of 64 bytes, F bit fields of a byte. All work is on
-32-bit words that hold one quad (four neighbouring columns of a row), so that a permutation of bytes is one strided copy.
+32-bit words that hold one quad (four neighbouring columns of a row): a permutation of bytes is then one strided copy.
 """
 
 from __future__ import annotations

@@ -157,3 +157,20 @@ def encoding_of_ggml(ggml_type: int) -> Encoding:
         known = ", ".join(f"{found.name} ({number})" for number, found in sorted(_BY_GGML.items()))
         raise UnsupportedModel(f"GGUF tensor type {ggml_type} is not read here; these are: {known}")
     return found
+
+
+def can_pack(source: str, target: str) -> bool:
+    """True where weights written as `source` can be packed as `target`.
+
+    Any source becomes floats or groups of 32; a superblock format is reached only from its own blocks.
+    Raises UnsupportedModel for an unknown name.
+    """
+    found, wanted = encoding(source), encoding(target)
+    return found.is_source and wanted.is_kernel and (wanted.kind != "super" or found.packed_as == target)
+
+
+def is_lossless(source: str, target: str) -> bool:
+    """True where every value of `source` survives in `target`."""
+    found = encoding(source)
+    same = found.lossless and found.packed_as == target
+    return can_pack(source, target) and (same or (found.kind == "float" and target == "f32"))

@@ -1,0 +1,185 @@
+"""Strips of docs/layout.md: codes or floats -> uint8 [num_strips, strip_bytes], and back to float32.
+
+Shapes: N rows, K columns, S strips of R = 16 rows, G column groups. Any bytes are valid strips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.errors import need
+from pintpot.formats.planes import GROUP_COLUMNS, load_codes, store_codes
+from pintpot.formats.registry import STRIP_ROWS, Encoding, encoding, num_strips
+from pintpot.formats.superblock import load_q4_k, load_q6_k
+from pintpot.formats.working import chunk_rows
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A matrix in groups of 32: codes uint8 [N, G * 32], d float16 [N, G], and m float16 [N, G] or None (`sym`).
+
+    Codes of columns past K are the code for padding: 2**(B-1) for `sym`, 0 for `aff`.
+    """
+
+    codes: Bytes
+    d: Halves
+    m: Halves | None
+
+
+def new_strips(name: str, rows: int, columns: int) -> Bytes:
+    """Uninitialised strips for a matrix."""
+    return np.empty((num_strips(rows), encoding(name).strip_bytes(columns)), np.uint8)
+
+
+def need_strips(strips: Bytes, name: str, rows: int, columns: int) -> Encoding:
+    """The kernel format of this name; raises BadInput unless `strips` can hold such a matrix."""
+    found = encoding(name)
+    shape = (num_strips(rows), found.strip_bytes(columns))
+    fits = strips.shape == shape and strips.dtype == np.uint8 and strips.flags.c_contiguous
+    need(fits, f"{rows} x {columns} in {name} is contiguous uint8 {shape}, not {strips.dtype} {strips.shape}")
+    return found
+
+
+def whole_strips(rows: NDArray[_Scalar], fill: int = 0) -> NDArray[_Scalar]:
+    """[N, X] as contiguous [S, R, X], rows past N filled; a view where nothing has to move."""
+    strips = num_strips(len(rows))
+    if len(rows) == strips * STRIP_ROWS:
+        return np.ascontiguousarray(rows).reshape(strips, STRIP_ROWS, -1)
+    padded = np.full((strips * STRIP_ROWS, rows.shape[1]), fill, rows.dtype)
+    padded[: len(rows)] = rows
+    return padded.reshape(strips, STRIP_ROWS, -1)
+
+
+def store_scales(scales: NDArray[Any], strips: Bytes, found: Encoding, columns: int, first: int) -> None:
+    """Write one 2-byte scale per row and group, [S, R, G], at byte `first` of every group's scales."""
+    groups, stride = found.num_groups(columns), found.group_scale_bytes
+    area = strips[:, : groups * stride].view(np.uint16).reshape(len(strips), groups, stride // 2)
+    area[:, :, first // 2 : first // 2 + STRIP_ROWS] = scales.view(np.uint16).transpose(0, 2, 1)
+
+
+def clear_scale_padding(strips: Bytes, found: Encoding, columns: int) -> None:
+    """Zero the bytes between the scales and the planes, so that equal weights have equal strips."""
+    strips[:, found.num_groups(columns) * found.group_scale_bytes : found.scale_bytes(columns)] = 0
+
+
+def pack_codes(source: Codes, name: str, columns: int, out: Bytes | None = None) -> Bytes:
+    """Codes of N x K in the format `name` (`symB`, `affB`) as strips; rows past N get d = m = 0.
+
+    Every code must be below 2**B. Raises BadInput where shapes, or the presence of a minimum, disagree.
+    """
+    rows = len(source.codes)
+    strips = new_strips(name, rows, columns) if out is None else out
+    found = need_strips(strips, name, rows, columns)
+    need(found.kind in ("sym", "aff"), f"codes are packed as symB or affB, not {name}")
+    need((source.m is None) == (found.kind == "sym"), f"{name} and these codes disagree about a minimum per group")
+    groups = found.num_groups(columns)
+    fits = source.codes.shape == (rows, groups * GROUP_COLUMNS) and source.d.shape == (rows, groups)
+    need(fits, f"{rows} x {columns} has {groups} groups a row, unlike codes {source.codes.shape}, d {source.d.shape}")
+    zero = 1 << (found.code_bits - 1) if found.kind == "sym" else 0
+    clear_scale_padding(strips, found, columns)
+    for start in range(0, rows, chunk_rows(columns)):
+        part = slice(start, min(rows, start + chunk_rows(columns)))
+        chunk = strips[start // STRIP_ROWS : num_strips(part.stop)]
+        store_scales(whole_strips(source.d[part]), chunk, found, columns, 0)
+        if source.m is not None:
+            store_scales(whole_strips(source.m[part]), chunk, found, columns, 32)
+        store_codes(whole_strips(source.codes[part], zero), found.code_bits, chunk[:, found.scale_bytes(columns) :])
+    return strips
+
+
+def pack_floats(values: Floats, name: str, out: Bytes | None = None) -> Bytes:
+    """Float32 [N, K] as strips of `f32`, `f16` or `bf16`, rounded to nearest even.
+
+    Raises BadInput, with their number, when finite values are too large for the format.
+    """
+    rows, columns = values.shape
+    strips = new_strips(name, rows, columns) if out is None else out
+    found = need_strips(strips, name, rows, columns)
+    need(found.kind == "float", f"floats are packed as f32, f16 or bf16, not {name}")
+    for start in range(0, rows, chunk_rows(columns)):
+        part = values[start : start + chunk_rows(columns)]
+        words = _narrow(part, name)
+        chunk = strips[start // STRIP_ROWS : num_strips(start + len(part))]
+        store_words(whole_strips(words), chunk, columns)
+    return strips
+
+
+def store_words(words: NDArray[Any], strips: Bytes, columns: int) -> None:
+    """Write float words [S, R, K] column by column, padding columns with zeros."""
+    area = strips.view(words.dtype).reshape(len(strips), -1, STRIP_ROWS)
+    area[:, :columns] = words.transpose(0, 2, 1)
+    area[:, columns:] = 0
+
+
+def _narrow(values: Floats, name: str) -> NDArray[Any]:
+    if name == "f32":
+        return np.ascontiguousarray(values)
+    if name == "f16":
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        _need_finite(np.isinf(halves), values, name)
+        return halves
+    words = np.ascontiguousarray(values).view(np.uint32)
+    rounded = ((words + ((words >> 16 & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    rounded[np.isnan(values)] = 0x7FC0
+    _need_finite((rounded & 0x7FFF) == 0x7F80, values, name)
+    return rounded
+
+
+def _need_finite(infinite: NDArray[np.bool_], values: Floats, name: str) -> None:
+    if infinite.any():
+        lost = int(np.count_nonzero(infinite & np.isfinite(values)))
+        need(lost == 0, f"{lost} of {values.size} weights are too large for {name}")
+
+
+def unpack(strips: Bytes, name: str, rows: int, columns: int, out: Floats | None = None) -> Floats:
+    """Strips of an N x K matrix as float32 [N, K], with the arithmetic of docs/layout.md.
+
+    Raises BadInput when `strips` has another size than such a matrix.
+    """
+    found = need_strips(strips, name, rows, columns)
+    result = np.empty((rows, columns), np.float32) if out is None else out
+    need(result.shape == (rows, columns), f"output is {result.shape}, not {(rows, columns)}")
+    with np.errstate(all="ignore"):
+        for start in range(0, rows, chunk_rows(columns)):
+            stop = min(rows, start + chunk_rows(columns))
+            values = _load(strips[start // STRIP_ROWS : num_strips(stop)], found, columns)
+            result[start:stop] = values.reshape(-1, values.shape[2])[: stop - start, :columns]
+    return result
+
+
+def _load(strips: Bytes, found: Encoding, columns: int) -> NDArray[Any]:
+    """All values of some strips, padding included: float [S, R, padded K]."""
+    if found.kind == "float":
+        return _load_floats(strips, found.name)
+    scales, planes = strips[:, : found.scale_bytes(columns)], strips[:, found.scale_bytes(columns) :]
+    groups = found.num_groups(columns)
+    area = scales[:, : groups * found.group_scale_bytes].reshape(len(strips), groups, found.group_scale_bytes)
+    if found.kind == "super":
+        return (load_q4_k if found.name == "q4_k" else load_q6_k)(area, planes)
+    values = load_codes(planes, found.code_bits).astype(np.float32)
+    grouped = values.reshape(len(strips), STRIP_ROWS, groups, GROUP_COLUMNS)
+    halves = area.view(np.float16).transpose(0, 2, 1)[..., None].astype(np.float32)
+    if found.kind == "sym":
+        grouped -= np.float32(1 << (found.code_bits - 1))
+    grouped *= halves[:, :STRIP_ROWS]
+    if found.kind == "aff":
+        grouped += halves[:, STRIP_ROWS:]
+    return values
+
+
+def _load_floats(strips: Bytes, name: str) -> NDArray[Any]:
+    word = {"f32": "f4", "f16": "f2", "bf16": "u2"}[name]
+    values: NDArray[Any] = strips.view(np.dtype(word)).reshape(len(strips), -1, STRIP_ROWS).transpose(0, 2, 1)
+    if name == "bf16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
