@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.machine.spec import (
+    CACHE_FORMATS,
     DISK_BLOCKS,
     DISK_IN_FLIGHT,
-    KERNEL_FORMATS,
     MATMUL_ROWS,
     WORKING_SETS,
     Device,
     Machine,
     Rate,
-    bytes_per_value,
 )
 
 VALUES_PER_S = 10e9
@@ -53,7 +53,8 @@ def _values(threads: int, ram_bw: float, disk_bw: float) -> Iterator[tuple[str, 
             yield "copy", ram_bw / 2, count, size
         for name in KERNEL_FORMATS:
             arithmetic = count * VALUES_PER_S
-            yield f"matvec/{name}", min(arithmetic, ram_bw / bytes_per_value(name)), count, WORKING_SETS[1]
+            from_ram = ram_bw * 16 * 4096 / encoding(name).strip_bytes(4096)
+            yield f"matvec/{name}", min(arithmetic, from_ram), count, WORKING_SETS[1]
             yield f"matvec/{name}", arithmetic, count, CACHED
             yield f"expand/{name}", arithmetic, count, 0
             for rows in MATMUL_ROWS:
@@ -61,8 +62,9 @@ def _values(threads: int, ram_bw: float, disk_bw: float) -> Iterator[tuple[str, 
         yield "int8_peak", 2 * count * MULTIPLY_ADDS_PER_S, count, 0
         yield "float_peak", 2 * count * MULTIPLY_ADDS_PER_S, count, 0
         yield "barrier", 1e6, count, 0
-        for name in ("f16", "sym8c"):
+        for name in CACHE_FORMATS:
             yield f"attend/{name}", ram_bw / 2, count, 0
+            yield f"attend_many/{name}", count * MULTIPLY_ADDS_PER_S / 10, count, 0
     yield "call", 1e6, 1, 0
     for block in DISK_BLOCKS:
         for in_flight in DISK_IN_FLIGHT:

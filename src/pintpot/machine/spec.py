@@ -9,37 +9,27 @@ from typing import Any, Literal
 
 from pintpot.errors import BadInput, need
 
-KERNEL_FORMATS = (
-    "sym8", "sym6", "sym5", "sym4", "sym3", "sym2", "aff6", "aff5", "aff4", "aff3", "aff2",
-    "q4_k", "q6_k", "bf16", "f16", "f32",
-)  # fmt: skip
-"""Formats whose matvec and matmul are measured."""
+CACHE_FORMATS = ("f16", "sym8c")
 MATMUL_ROWS = (16, 64, 256)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
 DISK_BLOCKS = (256 << 10, 1 << 20, 4 << 20)
 DISK_IN_FLIGHT = (1, 2, 4, 8)
 
 
-def bytes_per_value(name: str) -> float:
-    """Bytes of one weight in a kernel format, scales included (docs/layout.md). Raises BadInput for others."""
-    fixed = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q4_k": 2272 / 4096, "q6_k": 3360 / 4096}
-    need(name in KERNEL_FORMATS, f"{name!r} is no kernel format; there are {', '.join(KERNEL_FORMATS)}")
-    return fixed[name] if name in fixed else int(name[3:]) / 8 + (1 / 16 if name.startswith("sym") else 1 / 8)
-
-
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One measured or published rate, with its spread: quarter-points of what was seen, `low` <= `mid` <= `high`.
+    """One measured or published rate, with its spread: quantiles 0.05, 0.5, 0.95 of what was seen.
 
     `what` is the thing whose speed it is, `per_second` units of it (bytes, operations, calls):
         read, copy               bytes of RAM, streamed by `threads` threads, at a working set of `size` bytes
         matvec/FORMAT            weights (values) multiplied with one activation row; weights of `size` bytes, listed
                                  first with more than the caches hold, then with less
-        matmul/FORMAT            multiply-adds, at `size` activation rows
+        matmul/FORMAT            multiply-adds, at `size` activation rows (FORMATx2: activations in two planes)
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
         barrier, call            barriers of the thread pool; empty native calls
         attend/FORMAT            bytes of cache read by decode attention
+        attend_many/FORMAT       multiply-adds of attention over many new tokens
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
     """

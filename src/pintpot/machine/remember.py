@@ -1,0 +1,144 @@
+"""Machine records, kept by fingerprint in `<home>/machines`: probes and runs add up to one record with its true spread.
+
+A file is read and replaced whole under a lock of its own, so that two processes on one home lose nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pintpot.errors import BadInput, need
+from pintpot.machine.spec import Machine, Rate
+from pintpot.meter.clock import median
+from pintpot.meter.home import home
+
+_VERSION = 1
+_KEPT = 24
+"""Records of one rate that are kept; older ones fall out, so that a changed machine is believed in the end."""
+
+
+def load(fingerprint: str, folder: Path | None = None) -> Machine | None:
+    """The record of this machine, merged from all its probes and runs; None where it was never probed.
+
+    Raises BadInput for a record that cannot be read.
+    """
+    data = _read(_path(fingerprint, folder))
+    return None if data is None else _merged(data)
+
+
+def remember(machine: Machine, folder: Path | None = None) -> Machine:
+    """Adds a probe to the machine's history and returns the merged record."""
+    with _locked(_path(machine.fingerprint, folder)) as path:
+        data = _read(path)
+        latest = machine.to_json()
+        rates = latest.pop("rates")
+        if data is None:
+            data = {"version": _VERSION, "history": []}
+        elif data["machine"]["origin"] == "measured" and machine.origin == "quick":
+            latest = data["machine"]
+        data["machine"] = latest
+        _add(data, rates)
+        _write(path, data)
+    return _merged(data)
+
+
+def record_run(fingerprint: str, rates: Iterable[Rate], folder: Path | None = None) -> Machine:
+    """Adds rates that were measured while a plan ran. Raises BadInput where the machine was never probed."""
+    with _locked(_path(fingerprint, folder)) as path:
+        data = _read(path)
+        if data is None:
+            raise BadInput(f"no machine record {fingerprint} to add a run to; probe first")
+        _add(data, [asdict(rate) for rate in rates])
+        _write(path, data)
+    return _merged(data)
+
+
+def forget(fingerprint: str, folder: Path | None = None) -> bool:
+    """Removes the record; False where there was none."""
+    with _locked(_path(fingerprint, folder)) as path:
+        existed = path.exists()
+        path.unlink(missing_ok=True)
+    return existed
+
+
+def _path(fingerprint: str, folder: Path | None) -> Path:
+    need(fingerprint.isalnum(), f"{fingerprint!r} is no fingerprint")
+    return (home() if folder is None else folder) / "machines" / f"{fingerprint}.json"
+
+
+def _key(rate: dict[str, Any]) -> tuple[str, int, int]:
+    return rate["what"], rate["threads"], rate["size"]
+
+
+def _add(data: dict[str, Any], rates: list[dict[str, Any]]) -> None:
+    """Appends to the history and keeps the newest `_KEPT` of each rate, in a fixed order of rates."""
+    rows: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for rate in [*data["history"], *rates]:
+        rows.setdefault(_key(rate), []).append(rate)
+    data["history"] = [rate for found in rows.values() for rate in found[-_KEPT:]]
+
+
+def _merged(data: dict[str, Any]) -> Machine:
+    """Every rate from the least to the most that any record saw, its middle the median of their middles."""
+    rows: dict[tuple[str, int, int], list[Rate]] = {}
+    try:
+        for entry in data["history"]:
+            rows.setdefault(_key(entry), []).append(Rate(**entry))
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"not a machine record: {error}") from error
+    rates = tuple(
+        replace(
+            found[0],
+            low=min(rate.low for rate in found),
+            mid=median([rate.mid for rate in found]),
+            high=max(rate.high for rate in found),
+        )
+        for found in rows.values()
+    )
+    return replace(Machine.from_json({**data["machine"], "rates": []}), rates=rates)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is not a machine record ({error}); remove it and probe again") from error
+    whole = isinstance(data, dict) and isinstance(data.get("machine"), dict) and isinstance(data.get("history"), list)
+    need(whole, f"{path} is not a machine record; remove it and probe again")
+    version = data.get("version")
+    need(
+        version == _VERSION, f"{path} has version {version!r}, this program reads {_VERSION}; remove it and probe again"
+    )
+    return dict(data)
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(data, file, indent=0, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
