@@ -6,6 +6,7 @@
 
 #include "engine/errors.h"
 #include "engine/futex.h"
+#include "engine/thread.h"
 
 namespace pintpot {
 
@@ -40,10 +41,10 @@ Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), s
     for (Spin& spin : spins_) spin.budget = max_spins_;
     for (int thread = 1; thread < threads; ++thread) {
         int cpu = cpus.empty() ? -1 : cpus[size_t(thread)];
-        threads_.emplace_back([this, thread, cpu] {
+        threads_.push_back(quiet_thread([this, thread, cpu] {
             if (cpu >= 0) pin_to(cpu);
             worker(thread);
-        });
+        }));
     }
 }
 
@@ -65,13 +66,13 @@ void Pool::run(const std::function<void(int)>& body) {
         job_.fetch_add(1);
         futex_wake_all(job_);
     }
-    guarded(0);
+    body(0);
     if (num_threads_ > 1) barrier(0);
     body_ = nullptr;
     if (error_ != nullptr) std::rethrow_exception(error_);
 }
 
-void Pool::worker(int thread) {
+void Pool::worker(int thread) noexcept {
     uint32_t seen = 0;
     for (;;) {
         uint32_t job = job_.load();
@@ -81,16 +82,8 @@ void Pool::worker(int thread) {
         }
         seen = job;
         if (closing_.load()) return;
-        guarded(thread);
-        barrier(thread);
-    }
-}
-
-void Pool::guarded(int thread) {
-    try {
         (*body_)(thread);
-    } catch (...) {
-        fail(std::current_exception());
+        barrier(thread);
     }
 }
 

@@ -24,7 +24,8 @@ class Pool {
 
     int size() const { return num_threads_; }
 
-    // Runs body(thread) on every thread and returns when all have ended; an exception of any of them is rethrown.
+    // Runs body(thread) on every thread and returns when all have ended. The body throws only inside `phase` (a thread
+    // that left alone would keep the others waiting); the first exception is rethrown here.
     void run(const std::function<void(int)>& body);
 
     // Claims chunks 0..num_chunks-1, calls work(chunk) for each, then waits for the others. Every thread of the body
@@ -52,8 +53,7 @@ class Pool {
     void fail(std::exception_ptr error);
 
   private:
-    void worker(int thread);
-    void guarded(int thread);
+    void worker(int thread) noexcept;
 
     struct alignas(64) Spin {
         int budget;
@@ -65,7 +65,7 @@ class Pool {
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> generation_{0};
     std::atomic<int> sleepers_{0};
-    bool go_on_ = true;
+    std::atomic<bool> go_on_{true};
     alignas(64) std::atomic<bool> stop_{false};
     alignas(64) std::atomic<uint32_t> job_{0};
     std::atomic<bool> closing_{false};

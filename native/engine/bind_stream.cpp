@@ -1,0 +1,126 @@
+// Python's view of rings and transfers.
+
+#include "engine/bind.h"
+#include "engine/clock.h"
+#include "engine/errors.h"
+#include "engine/ring_holder.h"
+#include "engine/transfer.h"
+#include "kernels/dispatch.h"
+
+namespace pintpot {
+
+namespace {
+
+using SlotTuple = std::tuple<uint64_t, uint32_t, std::optional<uint32_t>>;
+using TransferTuple = std::tuple<int64_t, double, bool>;
+
+TransferTuple as_tuple(const Transfer& transfer) { return {transfer.bytes, transfer.seconds, transfer.direct}; }
+
+std::vector<Slot> to_slots(const std::vector<SlotTuple>& tuples) {
+    std::vector<Slot> slots;
+    slots.reserve(tuples.size());
+    for (const auto& [offset, bytes, crc] : tuples) slots.push_back({offset, bytes, crc.value_or(0), crc.has_value()});
+    return slots;
+}
+
+nb::dict to_dict(const RingStats& stats) {
+    nb::dict result;
+    result["bytes_read"] = stats.bytes_read;
+    result["slots_read"] = stats.slots_read;
+    result["waited_s"] = stats.waited_s;
+    result["idle_s"] = stats.in_flight_s[0];
+    result["one_in_flight_s"] = stats.in_flight_s[1];
+    result["more_in_flight_s"] = stats.in_flight_s[2];
+    return result;
+}
+
+// Where the slot of this position lies in the arena, or -1 after timeout_s.
+int64_t wait_for(RingHolder& self, uint32_t position, double timeout_s) {
+    need(position < self.ring.order().size(), "no such position");
+    int64_t stop = now_ns() + int64_t(timeout_s * 1e9);
+    const uint8_t* data = self.ring.wait(position, [stop] { return now_ns() < stop; });
+    return data == nullptr ? -1 : data - self.arena->data();
+}
+
+void bind_ring(nb::module_& module) {
+    nb::class_<RingHolder>(module, "Ring")
+        .def(
+            "__init__",
+            [](RingHolder* self, const std::string& path, const std::vector<SlotTuple>& slots,
+               std::vector<uint32_t> order, std::shared_ptr<Arena> arena, size_t memory_offset, size_t memory_bytes,
+               size_t slot_bytes, int in_flight) {
+                new (self) RingHolder(path, to_slots(slots), std::move(order), std::move(arena), memory_offset,
+                                      memory_bytes, slot_bytes, in_flight, kernels().crc32c);
+            },
+            nb::arg("path"), nb::arg("slots"), nb::arg("order"), nb::arg("arena"), nb::arg("memory_offset"),
+            nb::arg("memory_bytes"), nb::arg("slot_bytes"), nb::arg("in_flight"))
+        .def_prop_ro("direct", [](const RingHolder& self) { return self.ring.direct(); })
+        .def_prop_ro("num_buffers", [](const RingHolder& self) { return self.ring.num_buffers(); })
+        .def("stats", [](const RingHolder& self) { return to_dict(self.ring.stats()); })
+        .def("reset_stats", [](RingHolder& self) { self.ring.reset_stats(); })
+        .def(
+            "begin_pass", [](RingHolder& self, uint32_t first, uint32_t stop) { self.ring.begin_pass(first, stop); },
+            nb::arg("skip_first") = 0, nb::arg("skip_stop") = 0, nb::call_guard<nb::gil_scoped_release>())
+        .def("wait", &wait_for, nb::arg("position"), nb::arg("timeout_s"), nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "release",
+            [](RingHolder& self, uint32_t position) {
+                need(position < self.ring.order().size(), "no such position");
+                self.ring.release(position);
+            },
+            nb::arg("position"), nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "end_pass", [](RingHolder& self, bool whole) { self.ring.end_pass(whole); }, nb::arg("whole"),
+            nb::call_guard<nb::gil_scoped_release>())
+        .def("rewind", [](RingHolder& self) { self.ring.rewind(); }, nb::call_guard<nb::gil_scoped_release>())
+        .def("close", [](RingHolder& self) { self.ring.close(); }, nb::call_guard<nb::gil_scoped_release>());
+}
+
+void bind_writer(nb::module_& module) {
+    nb::class_<Writer>(module, "Writer")
+        .def(nb::init<const std::string&, size_t>(), nb::arg("path"), nb::arg("block"))
+        .def(
+            "write",
+            [](Writer& self, nb::handle data) {
+                BufferView view(data, false);
+                nb::gil_scoped_release released;
+                self.write(view.data(), view.size());
+            },
+            nb::arg("data"))
+        .def("finish", &Writer::finish, nb::call_guard<nb::gil_scoped_release>())
+        .def("abandon", &Writer::abandon)
+        .def_prop_ro("position", &Writer::position)
+        .def_prop_ro("direct", &Writer::direct);
+}
+
+}  // namespace
+
+void bind_stream(nb::module_& module) {
+    bind_ring(module);
+    bind_writer(module);
+    module.def(
+        "read_into",
+        [](const std::string& path, uint64_t offset, nb::handle destination, int in_flight, size_t block) {
+            BufferView view(destination, true);
+            nb::gil_scoped_release released;
+            return as_tuple(read_into(path, offset, view.data(), view.size(), in_flight, block));
+        },
+        nb::arg("path"), nb::arg("offset"), nb::arg("destination"), nb::arg("in_flight"), nb::arg("block"));
+    module.def(
+        "disk_rate",
+        [](const std::string& path, uint64_t offset, size_t bytes, int in_flight, size_t block, double seconds) {
+            return as_tuple(disk_rate(path, offset, bytes, in_flight, block, seconds));
+        },
+        nb::arg("path"), nb::arg("offset"), nb::arg("num_bytes"), nb::arg("in_flight"), nb::arg("block"),
+        nb::arg("seconds"), nb::call_guard<nb::gil_scoped_release>());
+    module.def(
+        "crc32c",
+        [](nb::handle data, uint32_t crc) {
+            BufferView view(data, false);
+            nb::gil_scoped_release released;
+            return kernels().crc32c(crc, view.data(), view.size());
+        },
+        nb::arg("data"), nb::arg("crc") = 0);
+}
+
+}  // namespace pintpot

@@ -1,0 +1,245 @@
+#include "engine/ring.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "engine/clock.h"
+#include "engine/errors.h"
+#include "engine/thread.h"
+
+namespace pintpot {
+
+namespace {
+
+constexpr auto kLook = std::chrono::milliseconds(5);
+constexpr int kMostReaders = 256;
+
+void check_table(const File& file, const std::vector<Slot>& slots, const std::vector<uint32_t>& order, size_t slot_bytes) {
+    for (size_t i = 0; i < slots.size(); ++i) {
+        const Slot& slot = slots[i];
+        need(slot.offset % kBlock == 0 && slot.bytes % kBlock == 0 && slot.bytes > 0,
+             text("slot %zu: offset %llu and size %u are not multiples of %zu", i, (unsigned long long)slot.offset,
+                  slot.bytes, kBlock));
+        need(slot.offset <= file.size() && slot.bytes <= file.size() - slot.offset,
+             text("slot %zu ends at %llu, %s has %zu bytes", i, (unsigned long long)slot.offset + slot.bytes,
+                  file.path().c_str(), file.size()));
+    }
+    for (uint32_t slot : order) {
+        need(slot < slots.size(), text("the order names slot %u of %zu", slot, slots.size()));
+        need(slots[slot].bytes <= slot_bytes, text("slot %u has %u bytes, a buffer %zu", slot, slots[slot].bytes, slot_bytes));
+    }
+}
+
+}  // namespace
+
+Ring::Ring(const std::string& path, std::vector<Slot> slots, std::vector<uint32_t> order, uint8_t* memory,
+           size_t memory_bytes, size_t slot_bytes, int in_flight, Checksum checksum)
+    : file_(path), slots_(std::move(slots)), order_(std::move(order)), slot_bytes_(slot_bytes), checksum_(checksum),
+      buffers_(slot_bytes > 0 ? memory_bytes / slot_bytes : 0), verified_(new std::atomic<bool>[slots_.size()]()) {
+    check_table(file_, slots_, order_, slot_bytes);
+    need(in_flight >= 1 && in_flight <= kMostReaders, text("%d reads in flight; 1 to %d will do", in_flight, kMostReaders));
+    need(slot_bytes % kBlock == 0, text("buffers of %zu bytes are not multiples of %zu", slot_bytes, kBlock));
+    need(reinterpret_cast<uintptr_t>(memory) % kBlock == 0, "the ring's memory is not aligned");
+    // One slot may be needed by two ops in turn while the one after it is needed by the second.
+    need(order_.empty() || buffers_.size() >= 2, text("a ring of %zu buffers; 2 or more will do", buffers_.size()));
+    for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].data = memory + i * slot_bytes;
+    if (order_.empty()) return;
+    for (int i = 0; i < in_flight; ++i) threads_.push_back(quiet_thread([this] { reader(); }));
+}
+
+Ring::~Ring() { close(); }
+
+void Ring::close() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        closing_ = true;
+    }
+    readers_wake_.notify_all();
+    consumers_wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+}
+
+bool Ring::is_skipped(uint64_t sequence) const { return sequence >= skip_first_ && sequence < skip_stop_; }
+
+bool Ring::may_claim() const {
+    if (paused_ || error_ != nullptr) return false;
+    return is_skipped(next_) || buffers_[next_ % buffers_.size()].state == State::kFree;
+}
+
+void Ring::reader() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        readers_wake_.wait(lock, [this] { return closing_ || may_claim(); });
+        if (closing_) return;
+        uint64_t sequence = next_++;
+        if (is_skipped(sequence)) continue;
+        Buffer& buffer = buffers_[sequence % buffers_.size()];
+        buffer.state = State::kReading;
+        ++reading_;
+        count_in_flight(+1);
+        // Another reader may start on the next slot at once.
+        readers_wake_.notify_one();
+        lock.unlock();
+        std::exception_ptr error;
+        uint32_t slot = order_[sequence % order_.size()];
+        try {
+            read_slot(slot, buffer.data);
+        } catch (...) {
+            error = std::current_exception();
+        }
+        lock.lock();
+        --reading_;
+        count_in_flight(-1);
+        bool wanted = buffer.state == State::kReading && error == nullptr;
+        buffer.state = wanted ? State::kReady : State::kFree;
+        if (wanted) buffer.holds.store(sequence + 1, std::memory_order_release);
+        if (error == nullptr) stats_.bytes_read += slots_[slot].bytes, ++stats_.slots_read;
+        if (error != nullptr && error_ == nullptr) error_ = error;
+        consumers_wake_.notify_all();
+    }
+}
+
+void Ring::read_slot(uint32_t slot, uint8_t* destination) {
+    const Slot& wanted = slots_[slot];
+    size_t got = file_.read(destination, wanted.bytes, wanted.offset);
+    if (got == wanted.bytes && (!wanted.checked || verified_[slot].load(std::memory_order_relaxed))) return;
+    check(slot, got == wanted.bytes ? checksum_(0, destination, wanted.bytes) : 0, got);
+}
+
+void Ring::check(uint32_t slot, uint32_t crc, size_t bytes) {
+    const Slot& wanted = slots_[slot];
+    if (bytes != wanted.bytes)
+        throw SlotError(text("slot %u of %s ended after %zu of %u bytes", slot, file_.path().c_str(), bytes, wanted.bytes));
+    if (crc != wanted.crc)
+        throw SlotError(text("slot %u of %s (at byte %llu) has checksum %08x where the pack says %08x", slot,
+                             file_.path().c_str(), (unsigned long long)wanted.offset, crc, wanted.crc));
+    verified_[slot].store(true, std::memory_order_relaxed);
+}
+
+void Ring::begin_pass(uint32_t skip_first, uint32_t skip_stop) {
+    need(skip_first <= skip_stop && skip_stop <= order_.size(), "a pass skips positions that it has not");
+    if (order_.empty()) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (in_pass_ || error_ != nullptr) rewind_locked(lock);
+    in_pass_ = true;
+    last_change_ns_ = now_ns();
+    skip_first_ = pass_base_ + skip_first;
+    skip_stop_ = pass_base_ + skip_stop;
+    for (uint64_t sequence = skip_first_; sequence < std::min(skip_stop_, next_); ++sequence) {
+        Buffer& buffer = buffers_[sequence % buffers_.size()];
+        buffer.state = buffer.state == State::kReading ? State::kUnwanted : State::kFree;
+    }
+    lock.unlock();
+    readers_wake_.notify_all();
+}
+
+const uint8_t* Ring::wait(uint32_t position, const KeepWaiting& keep_waiting) {
+    uint64_t sequence = pass_base_ + position;
+    Buffer& buffer = buffers_[sequence % buffers_.size()];
+    if (buffer.holds.load(std::memory_order_acquire) == sequence + 1) return buffer.data;
+    int64_t start = now_ns();
+    const uint8_t* found = nullptr;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        if (buffer.holds.load(std::memory_order_relaxed) == sequence + 1) {
+            found = buffer.data;
+            break;
+        }
+        if (error_ != nullptr) std::rethrow_exception(error_);
+        if (closing_) throw SlotError("the ring was closed while a replay waited for it");
+        lock.unlock();
+        bool go_on = keep_waiting();
+        lock.lock();
+        if (!go_on) break;
+        if (buffer.holds.load(std::memory_order_relaxed) != sequence + 1 && error_ == nullptr)
+            consumers_wake_.wait_for(lock, kLook);
+    }
+    waited_ns_.fetch_add(now_ns() - start, std::memory_order_relaxed);
+    return found;
+}
+
+void Ring::release(uint32_t position) {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        buffers_[(pass_base_ + position) % buffers_.size()].state = State::kFree;
+    }
+    readers_wake_.notify_one();
+}
+
+void Ring::end_pass(bool whole) {
+    if (order_.empty()) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    count_in_flight(0);
+    if (!whole) {
+        rewind_locked(lock);
+    } else {
+        pass_base_ += order_.size();
+        in_pass_ = false;
+    }
+    lock.unlock();
+    readers_wake_.notify_all();
+}
+
+void Ring::rewind() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    rewind_locked(lock);
+    lock.unlock();
+    readers_wake_.notify_all();
+}
+
+// Waits for the reads under way, which cannot be recalled.
+void Ring::rewind_locked(std::unique_lock<std::mutex>& lock) {
+    paused_ = true;
+    consumers_wake_.wait(lock, [this] { return reading_ == 0; });
+    for (Buffer& buffer : buffers_) {
+        buffer.state = State::kFree;
+        buffer.holds.store(0);
+    }
+    next_ = pass_base_ = skip_first_ = skip_stop_ = 0;
+    error_ = nullptr;
+    in_pass_ = false;
+    paused_ = false;
+}
+
+void Ring::read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, AlignedBuffer& scratch) {
+    const Slot& whole = slots_.at(slot);
+    need(begin <= whole.bytes && bytes <= whole.bytes - begin, text("slot %u has no bytes %u..%u", slot, begin, begin + bytes));
+    if (whole.checked && !verified_[slot].load(std::memory_order_relaxed)) {
+        uint32_t crc = 0;
+        size_t room = scratch.size() / kBlock * kBlock, done = 0;
+        need(room > 0, "a scratch buffer of less than one block");
+        while (done < whole.bytes) {
+            size_t got = file_.read(scratch.data(), std::min(room, whole.bytes - done), whole.offset + done);
+            crc = checksum_(crc, scratch.data(), got);
+            if (got == 0) break;
+            done += got;
+        }
+        check(slot, crc, done);
+    }
+    if (!file_.read_any(destination, bytes, whole.offset + begin, scratch)) check(slot, 0, 0);
+}
+
+// Under the mutex: adds the time since the last change to the bucket of reads that were in flight.
+void Ring::count_in_flight(int change) {
+    if (!in_pass_) return;
+    int64_t now = now_ns();
+    int before = std::max(reading_ - change, 0);
+    stats_.in_flight_s[std::min(before, 2)] += double(now - last_change_ns_) * 1e-9;
+    last_change_ns_ = now;
+}
+
+RingStats Ring::stats() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    RingStats stats = stats_;
+    stats.waited_s = double(waited_ns_.load()) * 1e-9;
+    return stats;
+}
+
+void Ring::reset_stats() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stats_ = RingStats();
+    waited_ns_.store(0);
+}
+
+}  // namespace pintpot

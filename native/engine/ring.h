@@ -1,0 +1,117 @@
+// Slots of a file, read ahead of the computation into a ring of buffers, pass after pass.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/file.h"
+
+namespace pintpot {
+
+// Bytes [offset, offset + bytes) of the file, both multiples of kBlock, and their CRC-32C where `checked`.
+struct Slot {
+    uint64_t offset;
+    uint32_t bytes;
+    uint32_t crc;
+    bool checked;
+};
+
+struct RingStats {
+    int64_t bytes_read = 0;
+    int64_t slots_read = 0;
+    double waited_s = 0;        // compute threads, summed, for a slot that was not there yet
+    double in_flight_s[3] = {}; // of replays: with 0, 1, and 2 or more reads in flight
+};
+
+// A pass takes the slots of `order` one after the other; the reader threads run ahead of it, also into the next pass,
+// held back only by buffers not yet released. Positions are indices into `order`.
+//
+// The consumer calls begin_pass, then wait(position) from any thread and release(position) once for each position
+// outside the skipped range. A pass that is left in the middle is thrown away when the next begins.
+class Ring {
+  public:
+    using Checksum = uint32_t (*)(uint32_t crc, const void* data, size_t bytes);
+    // Asked every few milliseconds while a thread waits; false means give up.
+    using KeepWaiting = std::function<bool()>;
+
+    // `memory` is aligned to kBlock and holds buffers of slot_bytes. Throws std::invalid_argument, SystemError.
+    Ring(const std::string& path, std::vector<Slot> slots, std::vector<uint32_t> order, uint8_t* memory,
+         size_t memory_bytes, size_t slot_bytes, int in_flight, Checksum checksum);
+    ~Ring();
+    Ring(const Ring&) = delete;
+    Ring& operator=(const Ring&) = delete;
+
+    // Starts a pass in which positions [skip_first, skip_stop) are not needed, so that they need not be read.
+    void begin_pass(uint32_t skip_first, uint32_t skip_stop);
+    // Where the slot of this position lies once it is there; null when keep_waiting said no. Throws SystemError or
+    // SlotError, naming the slot, when it could not be read or is not what the pack says.
+    const uint8_t* wait(uint32_t position, const KeepWaiting& keep_waiting);
+    void release(uint32_t position);
+    // Ends a pass; `whole` if every position was released.
+    void end_pass(bool whole);
+    // Stops reading ahead and forgets what was read; the next pass starts afresh.
+    void rewind();
+    void close();
+
+    // Bytes [begin, end) of a slot that is read by itself, not in a pass, through `scratch` (two blocks more than the
+    // longest piece). The first read of a slot verifies all of it. Throws like wait().
+    void read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, AlignedBuffer& scratch);
+
+    const std::vector<Slot>& slots() const { return slots_; }
+    const std::vector<uint32_t>& order() const { return order_; }
+    size_t slot_bytes() const { return slot_bytes_; }
+    size_t num_buffers() const { return buffers_.size(); }
+    bool direct() const { return file_.direct(); }
+    RingStats stats() const;
+    void reset_stats();
+
+  private:
+    enum class State : uint8_t { kFree, kReading, kReady, kUnwanted };
+    struct Buffer {
+        uint8_t* data;
+        State state = State::kFree;
+        std::atomic<uint64_t> holds{0};  // 1 + the sequence number of what is ready in it, 0 for nothing
+    };
+
+    void reader();
+    bool may_claim() const;
+    void read_slot(uint32_t slot, uint8_t* destination);
+    void verify(uint32_t slot);
+    void check(uint32_t slot, uint32_t crc, size_t bytes);
+    void count_in_flight(int change);
+    void rewind_locked(std::unique_lock<std::mutex>& lock);
+    bool is_skipped(uint64_t sequence) const;
+
+    File file_;
+    const std::vector<Slot> slots_;
+    const std::vector<uint32_t> order_;
+    const size_t slot_bytes_;
+    const Checksum checksum_;
+    std::vector<Buffer> buffers_;
+    std::unique_ptr<std::atomic<bool>[]> verified_;
+
+    mutable std::mutex mutex_;
+    std::condition_variable readers_wake_, consumers_wake_;
+    uint64_t next_ = 0;       // sequence number to read next
+    uint64_t pass_base_ = 0;  // of position 0 of the current pass
+    uint64_t skip_first_ = 0, skip_stop_ = 0;
+    bool in_pass_ = false;
+    bool closing_ = false;
+    bool paused_ = false;
+    int reading_ = 0;
+    std::exception_ptr error_;
+
+    RingStats stats_;
+    std::atomic<int64_t> waited_ns_{0};
+    int64_t last_change_ns_ = 0;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace pintpot

@@ -1,0 +1,27 @@
+// A ring together with the arena whose memory it uses.
+#pragma once
+
+#include "engine/bind.h"
+#include "engine/errors.h"
+
+namespace pintpot {
+
+struct RingHolder {
+    RingHolder(const std::string& path, std::vector<Slot> slots, std::vector<uint32_t> order,
+               std::shared_ptr<Arena> arena_, size_t memory_offset, size_t memory_bytes, size_t slot_bytes,
+               int in_flight, Ring::Checksum checksum)
+        : arena(std::move(arena_)),
+          ring(path, std::move(slots), std::move(order), inside(*arena, memory_offset, memory_bytes), memory_bytes,
+               slot_bytes, in_flight, checksum) {}
+
+    static uint8_t* inside(const Arena& arena, size_t offset, size_t bytes) {
+        need(offset <= arena.size() && bytes <= arena.size() - offset,
+             text("a ring of %zu bytes at %zu lies outside its arena of %zu", bytes, offset, arena.size()));
+        return arena.data() + offset;
+    }
+
+    ArenaUse arena;
+    Ring ring;
+};
+
+}  // namespace pintpot

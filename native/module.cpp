@@ -1,0 +1,30 @@
+// The extension module pintpot._native.
+
+#include <nanobind/nanobind.h>
+
+#include "engine/bind.h"
+#include "engine/errors.h"
+#include "kernels/dispatch.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+void translate(const std::exception_ptr& error, void*) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const pintpot::SystemError& failure) {
+        PyErr_SetObject(PyExc_OSError, nb::make_tuple(failure.number, failure.what()).ptr());
+    }
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+    nb::register_exception_translator(translate);
+    nb::exception<pintpot::SlotError>(module, "SlotError");
+    pintpot::bind_memory(module);
+    pintpot::bind_stream(module);
+    module.def("available_isas", &pintpot::available_isas);
+    module.def("isa", [] { return std::string(pintpot::kernels().isa); });
+}
