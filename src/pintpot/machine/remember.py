@@ -138,7 +138,11 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+    except OSError as error:
+        why = f"{path.parent} cannot be written ({error.strerror}); make room, or set PINTPOT_HOME to another folder"
+        raise BadInput(why) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pintpot.errors import BadInput, need
@@ -53,7 +54,7 @@ class Device:
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Machine:
     """Devices, memory, disk and rates; `origin` says whether they were measured here or come from a data sheet.
 
@@ -75,7 +76,7 @@ class Machine:
     def cpu(self) -> Device:
         return self.devices[0]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
