@@ -1,0 +1,188 @@
+"""config.json as Hugging Face writes it -> one normalized dict, with every key that the rest of Pintpot reads.
+
+Keys of the result: model_type, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+num_key_value_heads, head_dim, rms_norm_eps, rope_theta, rope_scaling (None, or a dict with rope_type linear, llama3 or
+yarn), rope_layout ("half" or "interleaved"), max_position_embeddings, vocab_size, tie_word_embeddings, attention_bias,
+sliding_window (None or a number), bos_token_id and eos_token_id (lists).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.model.fields import flag, integer, real, show, token_ids
+
+_NESTED: Final = ("text_config", "llm_config", "language_config", "language_model_config", "thinker_config")
+_SHARED: Final = ("tie_word_embeddings", "bos_token_id", "eos_token_id")
+_ROPE_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+_YARN_OPTIONS: Final = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32},
+    "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
+}
+"""What transformers' configuration classes take where config.json is silent; sizes that shape the weights have none."""
+
+
+def families() -> tuple[str, ...]:
+    """The model types that run natively: the files of `pintpot/nets`, listed and not imported."""
+    nets = Path(__file__).parent.parent / "nets"
+    return tuple(sorted(file.stem for file in nets.glob("*.py") if not file.stem.startswith("_")))
+
+
+def check_family(model_type: str, where: str) -> None:
+    """Raise UnsupportedModel, naming the nearest family, unless this one runs natively."""
+    known = families()
+    if model_type in known:
+        return
+    prefixed = [name for name in known if model_type.startswith(name)]
+    near = max(prefixed, key=len) if prefixed else difflib.get_close_matches(model_type, known, 1, 0.0)[0]
+    listed = ", ".join(known)
+    raise UnsupportedModel(
+        f"{where}: the architecture {model_type!r} does not run here; the nearest that does is {near} (of {listed})"
+    )
+
+
+def language_config(config: Mapping[str, Any], where: str, depth: int = 3) -> tuple[Mapping[str, Any], str]:
+    """The language model's own part of a configuration and where it is: the whole, or the nested one of a
+    vision-language model, with the ties and ids that only the outer one names."""
+    if "hidden_size" in config and "num_hidden_layers" in config:
+        return config, where
+    for key in _NESTED:
+        inner = config.get(key)
+        if isinstance(inner, dict) and depth:
+            found, place = language_config(inner, f"{where}, {key}", depth - 1)
+            return {**{shared: config[shared] for shared in _SHARED if shared in config}, **found}, place
+    return config, where
+
+
+def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The normalized configuration of config.json's object `raw`; `where` names the file in errors.
+
+    Raises UnsupportedModel for what does not run here, BadFile for what is missing or no number.
+    """
+    config, where = language_config(raw, where)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise BadFile(f"{where}: model_type is missing")
+    check_family(model_type, where)
+    _refuse_unknown(raw, config, where)
+    defaults = _DEFAULTS.get(model_type, {})
+    hidden, heads = integer(config, "hidden_size", where), integer(config, "num_attention_heads", where)
+    vocab_size = integer(config, "vocab_size", where)
+    normal: dict[str, Any] = {
+        "model_type": model_type,
+        "hidden_size": hidden,
+        "intermediate_size": integer(config, "intermediate_size", where),
+        "num_hidden_layers": integer(config, "num_hidden_layers", where),
+        "num_attention_heads": heads,
+        "num_key_value_heads": _key_value_heads(config, heads, defaults, where),
+        "head_dim": integer(config, "head_dim", where, default=defaults.get("head_dim", hidden // heads)),
+        "rms_norm_eps": real(config, "rms_norm_eps", where, default=1e-6),
+        "max_position_embeddings": integer(
+            config, "max_position_embeddings", where, default=defaults.get("max_position_embeddings")
+        ),
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": flag(config, "tie_word_embeddings", where),
+        "attention_bias": model_type == "qwen2" or flag(config, "attention_bias", where),
+        "sliding_window": _window(config, defaults, where),
+        "bos_token_id": token_ids(config.get("bos_token_id"), vocab_size),
+        "eos_token_id": token_ids(config.get("eos_token_id"), vocab_size),
+        "rope_layout": "half",
+        **_rope(config, where),
+    }
+    check_heads(normal, where)
+    return normal
+
+
+def _key_value_heads(config: Mapping[str, Any], heads: int, defaults: Mapping[str, Any], where: str) -> int:
+    silent = heads if "num_key_value_heads" in config else defaults.get("num_key_value_heads", heads)
+    return integer(config, "num_key_value_heads", where, default=silent)
+
+
+def check_heads(config: Mapping[str, Any], where: str) -> None:
+    """Raise BadFile where the numbers of heads cannot be right."""
+    heads, kv_heads, head_dim = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    need(heads % kv_heads == 0, f"{where}: {heads} heads cannot share {kv_heads} key and value heads", BadFile)
+    need(
+        head_dim >= 2 and head_dim % 2 == 0, f"{where}: rotary positions need an even head_dim, not {head_dim}", BadFile
+    )
+
+
+def _refuse_unknown(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> None:
+    """Raise UnsupportedModel for options that would change the arithmetic and that nothing here computes."""
+    stored = raw.get("quantization_config") or config.get("quantization_config")
+    if stored:
+        method = stored.get("quant_method") if isinstance(stored, dict) else None
+        raise UnsupportedModel(
+            f"{where}: the weights are stored quantized by {show(method)}; give the original or a GGUF file"
+        )
+    act = config.get("hidden_act", "silu")
+    need(act in ("silu", "swish"), f"{where}: hidden_act {show(act)} does not run here; silu does", UnsupportedModel)
+    need(not flag(config, "mlp_bias", where), f"{where}: mlp_bias does not run here", UnsupportedModel)
+    rotary = config.get("partial_rotary_factor", 1)
+    need(rotary in (None, 1), f"{where}: partial_rotary_factor {show(rotary)} does not run here", UnsupportedModel)
+
+
+def _window(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> int | None:
+    """The sliding window that every layer keeps, None for none. Raises UnsupportedModel where only some keep it."""
+    model_type, kinds = str(config["model_type"]), config.get("layer_types")
+    value = config["sliding_window"] if "sliding_window" in config else defaults.get("sliding_window")
+    if value is None or model_type == "llama" or flag(config, "use_sliding_window", where, default=True) is False:
+        return None
+    window = integer({"sliding_window": value}, "sliding_window", where)
+    layers = integer(config, "num_hidden_layers", where)
+    first = 0
+    if model_type.startswith("qwen"):
+        if not flag(config, "use_sliding_window", where):
+            return None
+        first = integer(config, "max_window_layers", where, least=0, default=28)
+    sliding = layers - min(first, layers)
+    if isinstance(kinds, list):
+        sliding = sum(kind == "sliding_attention" for kind in kinds)
+    why = f"{where}: a sliding window on {sliding} of {layers} layers does not run here; on all or on none does"
+    need(sliding in (0, layers), why, UnsupportedModel)
+    return window if sliding else None
+
+
+def _rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """rope_theta and rope_scaling, from the new form (rope_parameters) or the old (rope_theta, rope_scaling)."""
+    new, old = config.get("rope_parameters"), config.get("rope_scaling")
+    given = new if new is not None else old if old is not None else {}
+    if not isinstance(given, dict):
+        raise BadFile(f"{where}: the rope parameters are {show(given)}, not an object")
+    theta = {"rope_theta": given.get("rope_theta", config.get("rope_theta"))}
+    result: dict[str, Any] = {"rope_theta": real(theta, "rope_theta", where, default=10000.0), "rope_scaling": None}
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "default":
+        nested = next((key for key, value in given.items() if isinstance(value, dict)), None)
+        need(nested is None, f"{where}: rope parameters for {nested!r} alone do not run here", UnsupportedModel)
+        return result
+    if not isinstance(kind, str) or kind not in _ROPE_KEYS:
+        raise UnsupportedModel(f"{where}: rope scaling {show(kind)} does not run here; {', '.join(_ROPE_KEYS)} do")
+    need(
+        given.get("partial_rotary_factor", 1) == 1,
+        f"{where}: partial rotary positions do not run here",
+        UnsupportedModel,
+    )
+    filled = {"original_max_position_embeddings": config.get("max_position_embeddings"), **given}
+    scaling: dict[str, Any] = {"rope_type": kind}
+    for key in _ROPE_KEYS[kind]:
+        scaling[key] = integer(filled, key, where) if key.startswith("original") else real(filled, key, where)
+    if kind == "yarn":
+        for key in _YARN_OPTIONS:
+            if given.get(key) is not None:
+                scaling[key] = flag(given, key, where) if key == "truncate" else real(given, key, where)
+    if kind == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        need(low < high, f"{where}: low_freq_factor {low} is not below high_freq_factor {high}", BadFile)
+    return {**result, "rope_scaling": scaling}

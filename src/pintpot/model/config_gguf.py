@@ -1,0 +1,116 @@
+"""GGUF metadata -> the same normalized dict that `pintpot.model.config` makes of config.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.model.config import check_family, check_heads
+from pintpot.model.fields import integer, real, show, token_ids
+from pintpot.model.gguf import Gguf, GgufArray
+
+_INTERLEAVED: Final = ("llama",)
+"""Architectures whose rows of q and k llama.cpp's converter reorders from halves to pairs."""
+_END_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
+_YARN: Final = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+
+
+def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
+    """The normalized configuration. Raises UnsupportedModel for what does not run here, BadFile for what is missing.
+
+    `tie_word_embeddings` and `attention_bias` follow from the tensors that are there, as in llama.cpp.
+    """
+    where = gguf.sources[0].name
+    architecture = gguf.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise BadFile(f"{where}: general.architecture is missing")
+    check_family(architecture, where)
+    own = _own(gguf, architecture, where)
+    names = {tensor.name for tensor in gguf.tensors}
+    hidden, heads = integer(own, "embedding_length", where), integer(own, "attention.head_count", where)
+    head_dim = integer(own, "attention.key_length", where, default=max(1, hidden // heads))
+    _check_own(own, head_dim, where)
+    words = gguf.metadata.get("tokenizer.ggml.tokens")
+    vocab_size = integer(own, "vocab_size", where, default=words.count if isinstance(words, GgufArray) else None)
+    ids = {key: gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("bos_token_id", *_END_KEYS)}
+    config: dict[str, Any] = {
+        "model_type": architecture,
+        "hidden_size": hidden,
+        "intermediate_size": integer(own, "feed_forward_length", where),
+        "num_hidden_layers": integer(own, "block_count", where),
+        "num_attention_heads": heads,
+        "num_key_value_heads": integer(own, "attention.head_count_kv", where, default=heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": real(own, "attention.layer_norm_rms_epsilon", where),
+        "max_position_embeddings": integer(own, "context_length", where),
+        "vocab_size": vocab_size,
+        "tie_word_embeddings": "output.weight" not in names,
+        "attention_bias": "blk.0.attn_q.bias" in names,
+        "sliding_window": integer(own, "attention.sliding_window", where, least=0, default=0) or None,
+        "bos_token_id": token_ids(ids["bos_token_id"], vocab_size),
+        "eos_token_id": token_ids([ids[key] for key in _END_KEYS], vocab_size),
+        "rope_layout": "interleaved" if architecture in _INTERLEAVED else "half",
+        "rope_theta": real(own, "rope.freq_base", where, default=10000.0),
+        "rope_scaling": _rope_scaling(own, where),
+    }
+    check_heads(config, where)
+    return config
+
+
+def _own(gguf: Gguf, architecture: str, where: str) -> dict[str, Any]:
+    """The architecture's keys without its name; a value per layer becomes one number where all layers agree."""
+    own: dict[str, Any] = {}
+    for key, value in gguf.metadata.items():
+        if not key.startswith(architecture + "."):
+            continue
+        name = key[len(architecture) + 1 :]
+        if isinstance(value, GgufArray) and name in (
+            "feed_forward_length",
+            "attention.head_count",
+            "attention.head_count_kv",
+        ):
+            values = set(gguf.read_array(key))
+            why = f"{where}: {key} differs between layers ({show(sorted(values, key=repr))}), which does not run here"
+            need(len(values) == 1, why, UnsupportedModel)
+            value = values.pop()
+        own[name] = value
+    return own
+
+
+def _check_own(own: Mapping[str, Any], head_dim: int, where: str) -> None:
+    for key in ("attention.value_length", "rope.dimension_count"):
+        value = integer(own, key, where, default=head_dim)
+        need(
+            value == head_dim,
+            f"{where}: {key} is {value}, but heads have {head_dim}; both must be equal here",
+            UnsupportedModel,
+        )
+    experts = integer(own, "expert_count", where, least=0, default=0)
+    need(experts == 0, f"{where}: {experts} experts per layer do not run here", UnsupportedModel)
+
+
+def _rope_scaling(own: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    kind = own.get("rope.scaling.type", "linear" if "rope.scale_linear" in own else "none")
+    if kind == "none":
+        return None
+    if kind == "linear":
+        old = real(own, "rope.scale_linear", where, default=1.0)
+        return {"rope_type": "linear", "factor": real(own, "rope.scaling.factor", where, default=old)}
+    need(kind == "yarn", f"{where}: rope scaling {show(kind)} does not run here; linear and yarn do", UnsupportedModel)
+    factor = real(own, "rope.scaling.factor", where)
+    original = integer(own, "rope.scaling.original_context_length", where, default=own.get("context_length"))
+    scaling: dict[str, Any] = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    for key, name in _YARN.items():
+        if f"rope.scaling.{key}" in own:
+            scaling[name] = real(own, f"rope.scaling.{key}", where)
+    strength = "rope.scaling.yarn_attn_factor" if "rope.scaling.yarn_attn_factor" in own else "rope.scaling.attn_factor"
+    if strength in own:
+        # llama.cpp multiplies this with YaRN's own factor, transformers takes the product.
+        scaling["attention_factor"] = real(own, strength, where) * (1 + 0.1 * math.log(max(factor, 1.0)))
+    for key in ("yarn_log_multiplier", "yarn_ext_factor"):
+        odd = own.get(f"rope.scaling.{key}", 1.0 if key.endswith("ext_factor") else 0.0)
+        usual = 1.0 if key.endswith("ext_factor") else 0.0
+        need(odd == usual, f"{where}: rope.scaling.{key} {show(odd)} does not run here", UnsupportedModel)
+    return scaling

@@ -1,0 +1,98 @@
+"""Tensor names of Hugging Face and of GGUF -> canonical names, and the order in which a block uses them.
+
+embed    layers.N.{attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, ffn_norm, gate, up, down}
+norm     head     rope_freqs (what llama3's scaling divides each rotary frequency by)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.model.spec import Block, Weight
+
+LAYER_ROLES: Final = (
+    "attn_norm", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm", "o", "o_bias",
+    "ffn_norm", "gate", "up", "down",
+)  # fmt: skip
+"""A layer's weights in the order in which they are used."""
+
+_HF: Final = {
+    "input_layernorm.weight": "attn_norm", "post_attention_layernorm.weight": "ffn_norm",
+    "self_attn.q_proj.weight": "q", "self_attn.k_proj.weight": "k", "self_attn.v_proj.weight": "v",
+    "self_attn.o_proj.weight": "o", "self_attn.q_proj.bias": "q_bias", "self_attn.k_proj.bias": "k_bias",
+    "self_attn.v_proj.bias": "v_bias", "self_attn.o_proj.bias": "o_bias", "self_attn.q_norm.weight": "q_norm",
+    "self_attn.k_norm.weight": "k_norm", "mlp.gate_proj.weight": "gate", "mlp.up_proj.weight": "up",
+    "mlp.down_proj.weight": "down",
+}  # fmt: skip
+_HF_TOP: Final = {"embed_tokens.weight": "embed", "norm.weight": "norm", "lm_head.weight": "head"}
+_GGUF: Final = {
+    "attn_norm.weight": "attn_norm", "ffn_norm.weight": "ffn_norm", "attn_q.weight": "q", "attn_k.weight": "k",
+    "attn_v.weight": "v", "attn_output.weight": "o", "attn_q.bias": "q_bias", "attn_k.bias": "k_bias",
+    "attn_v.bias": "v_bias", "attn_output.bias": "o_bias", "attn_q_norm.weight": "q_norm",
+    "attn_k_norm.weight": "k_norm", "ffn_gate.weight": "gate", "ffn_up.weight": "up", "ffn_down.weight": "down",
+}  # fmt: skip
+_GGUF_TOP: Final = {
+    "token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head", "rope_freqs.weight": "rope_freqs",
+}  # fmt: skip
+_HF_LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
+_GGUF_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)")
+_HF_PREFIX = re.compile(r"(model\.)?(language_model\.)?(model\.)?")
+_IGNORED = re.compile(r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)|blk\.\d+\.attn_rot_embd\.weight")
+_OTHER_PARTS = re.compile(
+    r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|image_newline|vision)\b.*"
+)
+
+
+def canonical_hf(name: str) -> str | None:
+    """`model.layers.3.mlp.up_proj.weight` -> `layers.3.up`; None for a name that is not known."""
+    return _canonical(_HF_PREFIX.sub("", name, count=1), _HF_TOP, _HF_LAYER, _HF)
+
+
+def canonical_gguf(name: str) -> str | None:
+    """`blk.3.ffn_up.weight` -> `layers.3.up`; None for a name that is not known."""
+    return _canonical(name, _GGUF_TOP, _GGUF_LAYER, _GGUF)
+
+
+def _canonical(name: str, top: dict[str, str], layer: re.Pattern[str], roles: dict[str, str]) -> str | None:
+    if name in top:
+        return top[name]
+    match = layer.fullmatch(name)
+    role = roles.get(match[2]) if match else None
+    return f"layers.{match[1]}.{role}" if match and role else None
+
+
+def canonical_weights(
+    tensors: Iterable[Weight], canonical: Callable[[str], str | None], where: str, *, other_parts: bool = False
+) -> dict[str, Weight]:
+    """Weights by canonical name; `other_parts` leaves out what belongs to a vision-language model's other networks.
+
+    Raises UnsupportedModel listing a few names that mean nothing here, BadFile where two names mean the same weight.
+    """
+    weights: dict[str, Weight] = {}
+    unknown = []
+    for tensor in tensors:
+        if _IGNORED.fullmatch(tensor.name) or (other_parts and _OTHER_PARTS.fullmatch(tensor.name)):
+            continue
+        name = canonical(tensor.name)
+        if name is None:
+            unknown.append(tensor.name)
+            continue
+        need(name not in weights, f"{where}: {tensor.name!r} is {name}, which comes twice", BadFile)
+        weights[name] = replace(tensor, name=name)
+    listed = ", ".join(repr(name) for name in unknown[:4]) + (", ..." if len(unknown) > 4 else "")
+    need(not unknown, f"{where}: {len(unknown)} tensors mean nothing to this architecture: {listed}", UnsupportedModel)
+    return weights
+
+
+def blocks_of(weights: dict[str, Weight], num_layers: int) -> tuple[Block, ...]:
+    """Blocks in the order of use: `embed`, `layers.0` ..., `head` (the final norm, and the head where there is one)."""
+    groups = [("embed", ("embed", "rope_freqs"))]
+    for layer in range(num_layers):
+        at = f"layers.{layer}"
+        groups.append((at, tuple(f"{at}.{role}" for role in LAYER_ROLES)))
+    groups.append(("head", ("norm", "head")))
+    return tuple(Block(name, tuple(weights[key] for key in keys if key in weights)) for name, keys in groups)

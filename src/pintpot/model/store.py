@@ -1,0 +1,112 @@
+"""The bytes of a model's weights, read by rows and never mapped; what was read leaves the page cache again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pintpot.errors import BadFile, BadInput, UsageError, need
+from pintpot.model.spec import Model, Weight
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_PAGE = 4096
+_READ_BYTES = 8 * 2**20
+_SAMPLES = 64
+
+
+class Store:
+    """Reads the weights of a described model whose files are on this machine. A context manager; not for two threads.
+
+    Raises UsageError for a model that is still on the hub (`pintpot.model.hub.download` brings it here).
+    """
+
+    def __init__(self, model: Model) -> None:
+        need(
+            model.source.kind != "hub", f"{model.source.path} is not on this machine yet; download it first", UsageError
+        )
+        self._files = model.source.files
+        self._handles: dict[int, int] = {}
+        self._weights = {weight.name: weight for part in model.parts for weight in part.weights()}
+        self._digest = model.digest
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; a later read opens them again."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def read(self, weight: Weight | str, first_row: int = 0, num_rows: int | None = None) -> np.ndarray:
+        """Rows as they lie in the file: uint8 [num_rows, bytes per row], all from `first_row` on where no number is given.
+
+        A weight of one axis is one row. Raises UsageError for rows that do not exist, BadFile where the file is
+        shorter than it was when it was described.
+        """
+        import numpy as np
+
+        found = self._weights[weight] if isinstance(weight, str) else weight
+        total = rows_of(found)
+        count = total - first_row if num_rows is None else num_rows
+        inside = 0 <= first_row and 0 <= count <= total - first_row
+        need(inside, f"{found.name} has rows 0 to {total - 1}; asked for {count} from {first_row} on", UsageError)
+        row_bytes = found.num_bytes // total
+        rows = np.empty((count, row_bytes), np.uint8)
+        self._read_into(
+            found, found.offset + first_row * row_bytes, memoryview(rows).cast("B") if count else memoryview(b"")
+        )
+        return rows
+
+    def sample_digest(self) -> str:
+        """A digest of the description and of 64 spots of the data: tells two trainings of one network apart."""
+        digest = hashlib.sha256(self._digest.encode())
+        ordered = sorted(self._weights.values(), key=lambda weight: (-weight.num_bytes, weight.name))[:_SAMPLES]
+        for number, weight in enumerate(ordered):
+            length = min(_PAGE, weight.num_bytes)
+            spot = bytearray(length)
+            offset = (weight.num_bytes - length) * number // _SAMPLES
+            self._read_into(weight, weight.offset + offset, memoryview(spot))
+            digest.update(spot)
+        return digest.hexdigest()[:16]
+
+    def _read_into(self, weight: Weight, offset: int, target: memoryview) -> None:
+        handle = self._handle(weight.file)
+        done = 0
+        try:
+            while done < len(target):
+                got = os.preadv(handle, [target[done : done + _READ_BYTES]], offset + done)
+                need(
+                    got > 0,
+                    f"{self._files[weight.file]}: ends inside {weight.name}; it was longer when described",
+                    BadFile,
+                )
+                # The page at the end stays: the next rows begin in it.
+                first = (offset + done) // _PAGE * _PAGE
+                done += got
+                os.posix_fadvise(handle, first, (offset + done) // _PAGE * _PAGE - first, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise BadInput(f"cannot read {self._files[weight.file]}: {error.strerror}") from error
+
+    def _handle(self, file: int) -> int:
+        if file not in self._handles:
+            try:
+                handle = os.open(self._files[file], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise BadInput(f"cannot open {self._files[file]}: {error.strerror}") from error
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            self._handles[file] = handle
+        return self._handles[file]
+
+
+def rows_of(weight: Weight) -> int:
+    """The rows that `Store.read` counts: the first axis, or one for a vector."""
+    return weight.shape[0] if len(weight.shape) == 2 else 1
