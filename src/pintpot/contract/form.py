@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 from pintpot.formats import encoding
 from pintpot.model.spec import Model
@@ -45,7 +46,7 @@ class WeightForm:
 
     @property
     def strip_bytes(self) -> int:
-        return encoding(self.format).strip_bytes(self.shape[1])
+        return _strip_bytes(self.format, self.shape[1])
 
     @property
     def ram_bytes(self) -> int:
@@ -58,6 +59,11 @@ class WeightForm:
     @property
     def num_bytes(self) -> int:
         return self.ram_bytes + self.disk_bytes
+
+
+@cache
+def _strip_bytes(name: str, columns: int) -> int:
+    return encoding(name).strip_bytes(columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ class RingForm:
         return self.slot_bytes * self.num_slots
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Form:
     """Everything about how a model is kept and computed that a step can change.
 
@@ -105,15 +111,15 @@ class Form:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(weight.num_bytes for weight in self.weights)
+        return self.ram_bytes + self.disk_bytes
 
-    @property
+    @cached_property
     def ram_bytes(self) -> int:
         return sum(weight.ram_bytes for weight in self.weights)
 
-    @property
+    @cached_property
     def disk_bytes(self) -> int:
-        return sum(weight.disk_bytes for weight in self.weights)
+        return sum(weight.disk_bytes for weight in self.weights if weight.ram_rows < weight.shape[0])
 
 
 def matches(target: str, name: str) -> bool:
@@ -125,7 +131,12 @@ def matches(target: str, name: str) -> bool:
 
 def overlap(one: str, other: str) -> bool:
     """Whether two targets can name the same weight."""
-    return one == other or "all" in (one, other) or matches(one, other) or matches(other, one)
+    if one == other or "all" in (one, other):
+        return True
+    groups = ("vocabulary", "blocks")
+    if one in groups and other in groups:
+        return False
+    return matches(one, other) if one in groups else matches(other, one)
 
 
 def source_form(model: Model) -> Form:

@@ -57,7 +57,8 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> W
         (
             stage("prefill", form.chunk, 1, prompt_chunks),
             stage("decode", workload.batch, workload.batch, workload.output),
-        )
+        ),
+        key=(shape, form.activation, form.cache, form.chunk, workload),
     )
 
 

@@ -19,10 +19,16 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An alternative that lost: what it was, why, and its figures where it has some."""
+    """An alternative that lost: what it was, why, and its figures where it has some.
+
+    It is the plan with `step` in place of the chosen step of that facet and target; with `step` None the plan without
+    `instead_of`.
+    """
 
     what: str
     reason: str
+    step: Step | None = None
+    instead_of: Step | None = None
     memory_bytes: int | None = None
     total_s: float | None = None
     degradation: float | None = None
@@ -75,7 +81,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
         plain = {k: v for k, v in data.items() if k not in ("steps", "config", "budget", "form", "cost")}
-        plain = {k: [asdict(i) for i in v] if k in ("rejected", "advice") else v for k, v in plain.items()}
+        plain["rejected"] = [_rejected_json(item) for item in self.rejected]
+        plain["advice"] = [asdict(item) for item in self.advice]
         plain["degradation"] = asdict(self.degradation)
         return {
             "pintpot_plan": VERSION,
@@ -107,7 +114,7 @@ class Plan:
             fields["form"] = _form(fields["form"])
             fields["cost"] = _cost(fields["cost"])
             fields["degradation"] = Degradation(**fields["degradation"])
-            fields["rejected"] = tuple(Rejected(**item) for item in fields["rejected"])
+            fields["rejected"] = tuple(_rejected(item) for item in fields["rejected"])
             fields["advice"] = tuple(Advice(**item) for item in fields["advice"])
             fields["notes"] = tuple(fields["notes"])
             return cls(**fields)
@@ -117,6 +124,17 @@ class Plan:
     def without_reasons(self) -> Plan:
         """The plan alone, as a pack keeps it."""
         return replace(self, rejected=(), advice=())
+
+
+def _rejected_json(item: Rejected) -> dict[str, Any]:
+    data = {key: getattr(item, key) for key in item.__dataclass_fields__}
+    steps = {key: data[key].to_json() if data[key] else None for key in ("step", "instead_of")}
+    return {**data, **steps}
+
+
+def _rejected(data: Mapping[str, Any]) -> Rejected:
+    steps = {key: step_from_json(data[key], classes()) if data[key] else None for key in ("step", "instead_of")}
+    return Rejected(**{**data, **steps})
 
 
 def _form(data: Mapping[str, Any]) -> Form:

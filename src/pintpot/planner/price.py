@@ -44,6 +44,10 @@ class Prices:
         rate = self.machine.rate("disk", threads=self.in_flight, size=self.slot_bytes)
         return _Speed(rate).over(num_bytes) if num_bytes else ZERO
 
+    def converting(self, name: str, num_values: float) -> Span:
+        """Seconds to round or permute so many values into a format while packing, on one thread."""
+        return _Speed(self.machine.rate(f"expand/{name}", threads=1)).over(num_values)
+
     def per_call(self) -> Span:
         return self._rate("call", 0).over(1)
 

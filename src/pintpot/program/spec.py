@@ -6,7 +6,7 @@ arguments of the replay (`Extent`). A buffer's name is one memory across all sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -126,9 +126,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Everything that will be computed, stage by stage."""
+    """Everything that will be computed, stage by stage.
+
+    Works of the same `key` (None: no promise) have the same buffers but for their weights, and so the same layout.
+    """
 
     stages: tuple[Stage, ...]
+    key: Hashable = None
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)

@@ -35,6 +35,10 @@ class Streamed(Step):
     num_slots: int = 6
     in_flight: int = 4
 
+    @property
+    def ring_bytes(self) -> int:
+        return self.slot_bytes * self.num_slots
+
     def check(self, model: Model, form: Form) -> None:
         need(self.slot_bytes % 4096 == 0, "slots are a multiple of 4096 bytes", NotApplicable)
         need(self.num_slots > self.in_flight, "a ring needs more slots than reads in flight", NotApplicable)

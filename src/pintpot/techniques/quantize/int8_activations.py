@@ -35,7 +35,7 @@ class Int8Activations(Step):
 
     def check(self, model: Model, form: Form) -> None:
         need(self.planes in (1, 2), f"activations come in 1 or 2 planes, not {self.planes}", NotApplicable)
-        low_bit = any(w.packed and not encoding(w.format).is_float for w in form.weights if w.is_matrix)
+        low_bit = any(w.packed and encoding(w.format).kind != "float" for w in form.weights if w.is_matrix)
         need(low_bit, "every weight is kept in floating point, so no product could run in integers", NotApplicable)
 
     def promise(self, form: Form) -> Form:

@@ -1,0 +1,56 @@
+"""How much worse a plan's answers are expected to be, before anybody measured that plan.
+
+Priors are mean KL divergences in nats per token for one change at a time, measured on a small trained model by
+`benchmarks/priors.py`; a plan's is the sum of its steps', low..high.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from pintpot.contract.step import Step
+from pintpot.errors import NotApplicable, need
+from pintpot.planner.plan import Degradation
+
+UNKNOWN = (0.0, 100.0)
+"""Nobody measured this change anywhere: anything may come of it."""
+
+
+@dataclass(frozen=True)
+class Priors:
+    """KL divergence low..high of each kind of change, by `Step.key`."""
+
+    spans: Mapping[str, tuple[float, float]]
+
+    def of(self, key: str | None) -> tuple[float, float]:
+        return (0.0, 0.0) if key is None else self.spans.get(key, UNKNOWN)
+
+
+@cache
+def shipped_priors() -> Priors:
+    """The table that comes with the package."""
+    text = files("pintpot.planner").joinpath("priors.json").read_text()
+    return Priors({key: (low, high) for key, (low, high) in json.loads(text)["spans"].items()})
+
+
+def steps_key(steps: Iterable[Step]) -> str:
+    """Identifies what of a plan changes values: the steps with a prior, in order."""
+    return "; ".join(str(step) for step in steps if step.key is not None)
+
+
+def expected(
+    steps: tuple[Step, ...], priors: Priors, measured: Mapping[str, tuple[float, float]], below_4_bits: bool
+) -> Degradation:
+    """What these steps cost in quality. Raises NotApplicable for under 4 bits that nobody measured or asked for."""
+    found = measured.get(steps_key(steps))
+    if found is not None:
+        return Degradation(*found, measured=True)
+    for step in steps:
+        bits = getattr(step, "bits", 8)
+        need(bits >= 4 or below_4_bits, f"{bits} bits rest on a prior alone; ask for it with --below-4-bits", NotApplicable)
+    spans = [priors.of(step.key) for step in steps]
+    return Degradation(sum(low for low, _ in spans), sum(high for _, high in spans))
