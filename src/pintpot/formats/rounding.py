@@ -25,6 +25,7 @@ _GROUP = 32
 _HALF_MAX = 65504.0
 # No format here reaches 2**24; beyond 2**40 a value saturates all the same, and its square must stay finite.
 _SATURATED = 2.0**40
+_VANISHING = 2.0**-30
 _SYM_RANGES = (1.0, 0.93, 0.86, 0.79, 0.72, -1.04)
 _AFF_RANGES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.66)
 
@@ -96,6 +97,13 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return result
 
 
+def _inverse(scale: Floats) -> Floats:
+    """1 / scale, and 0 for scales so small that float16 has only 0 for them."""
+    result = np.zeros_like(scale)
+    np.divide(np.float32(1), scale, out=result, where=np.abs(scale) > _VANISHING)
+    return result
+
+
 def _half(values: Floats) -> Floats:
     """Values as float16 stores them, saturated, in float32."""
     return np.clip(values, -_HALF_MAX, _HALF_MAX).astype(np.float16).astype(np.float32)
@@ -145,7 +153,7 @@ class _Rounder:
 
     def _place(self, w: Floats, d: Floats, low: int, high: int) -> None:
         """q = the code nearest to w / d."""
-        np.multiply(w, _ratio(np.ones_like(d), d), out=self.q)
+        np.multiply(w, _inverse(d), out=self.q)
         np.rint(self.q, out=self.q)
         np.clip(self.q, low, high, out=self.q)
 
