@@ -32,9 +32,9 @@ class AsStored(Step):
         return form.map(self.target, _kept)
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.tiles import repack
+        from pintpot.formats.convert import convert
 
-        return repack(rows.raw, rows.source, rows.columns)
+        return convert(rows.raw, rows.source, weight.format, rows.columns)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:

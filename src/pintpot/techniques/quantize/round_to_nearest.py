@@ -60,13 +60,9 @@ class RoundToNearest(Step):
         return replace(weight, format=kept if smaller else self.format, packed=True)
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.rounding import round_to_nearest
-        from pintpot.formats.source import decode
-        from pintpot.formats.tiles import pack, repack
+        from pintpot.formats.convert import convert
 
-        if weight.format != self.format:
-            return repack(rows.raw, rows.source, rows.columns)
-        return pack(round_to_nearest(decode(rows.raw, rows.source, rows.columns), self.format), self.format)
+        return convert(rows.raw, rows.source, weight.format, rows.columns)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:

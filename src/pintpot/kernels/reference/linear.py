@@ -1,0 +1,59 @@
+"""Linear layers with their prologues (RMSNorm: Zhang and Sennrich 2019; SwiGLU: Shazeer 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.kernels.reference import Call, Memory
+from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
+from pintpot.program.spec import Op, Program
+
+GROUP = 32
+
+
+def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
+    x = prologue(op, memory)
+    planes = PLANES[op.get("activation", "float32")]
+    biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
+    parts = []
+    for name, bias in zip(op.read_all("weight"), biases, strict=True):
+        rounded = planes > 0 and program.by_name[name].format not in FLOAT_FORMATS
+        y = (round_rows(x, planes) if rounded else x) @ memory[name].T
+        parts.append(y if bias is None else y + memory[bias])
+    out = np.concatenate(parts, axis=-1)
+    residual = op.read("residual")
+    memory[str(op.write("out"))] = out if residual is None else out + memory[residual]
+
+
+def prologue(op: Op, memory: Memory) -> NDArray[Any]:
+    """The rows that meet the weights, in the memory's own precision."""
+    x = memory[str(op.read("x"))]
+    kind = op.get("prologue", "none")
+    if kind == "rmsnorm":
+        return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"))
+    if kind == "swiglu":
+        gate, up = np.split(x, 2, axis=-1)
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
+    return x
+
+
+def rms_norm(x: NDArray[Any], weight: NDArray[Any], eps: float) -> NDArray[Any]:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight)
+
+
+def round_rows(x: NDArray[Any], planes: int) -> NDArray[Any]:
+    """Rows as int8 groups of 32 would hold them (docs/layout.md): [T, K] -> [T, K]."""
+    num_rows, width = x.shape
+    padded = np.zeros((num_rows, -(-width // GROUP) * GROUP), x.dtype)
+    padded[:, :width] = x
+    groups = padded.reshape(num_rows, -1, GROUP)
+    scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
+    units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
+    whole = np.clip(np.rint(units), -127, 127)
+    if planes == 2:
+        whole = whole + np.clip(np.rint((units - whole) * 254), -127, 127) / 254
+    return np.asarray((whole * scale).reshape(num_rows, -1)[:, :width])

@@ -1,0 +1,55 @@
+"""Every family's program, replayed by the numpy reference, against transformers with the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reference_model import ReferenceModel
+from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
+
+from pintpot.model.read import describe
+from pintpot.nets import families
+
+TOKENS = [5, 9, 200, 17, 3, 88, 41, 7, 120, 65, 2, 19, 33, 90, 14, 250, 77, 6, 8, 11, 12, 13, 101, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45]
+
+
+def torch_logits(model: Any, tokens: list[int]) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([tokens])).logits[0].double())
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", families())
+def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / name, Tiny(family=name))
+    logits = ReferenceModel(describe(str(folder))).logits(TOKENS)
+    assert relative(logits, torch_logits(torch_model(folder), TOKENS)) < 1e-4
+
+
+@pytest.mark.parametrize("scaling", ["linear", "llama3", "yarn"])
+def test_rope_scaling_equals_that_of_transformers(scaling: str, tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / scaling, Tiny(rope=scaling))
+    logits = ReferenceModel(describe(str(folder))).logits(TOKENS)
+    assert relative(logits, torch_logits(torch_model(folder), TOKENS)) < 1e-4
+
+
+@pytest.mark.parametrize("name", families())
+def test_gguf_files_give_the_same_logits(name: str, tmp_path: Path) -> None:
+    tiny = Tiny(family=name)
+    file = write_gguf(tmp_path / "m.gguf", tiny, "q8_0")
+    logits = ReferenceModel(describe(str(file))).logits(TOKENS)
+    assert relative(logits, torch_logits(torch_model_of_gguf(file, tiny), TOKENS)) < 1e-4
+
+
+def test_chunks_and_one_pass_agree(tmp_path: Path) -> None:
+    model = describe(str(write_hf(tmp_path / "m", Tiny())))
+    whole, parts = ReferenceModel(model).logits(TOKENS), ReferenceModel(model, chunk=5).logits(TOKENS)
+    np.testing.assert_allclose(whole, parts, rtol=1e-9, atol=1e-9)
