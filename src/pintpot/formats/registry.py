@@ -54,7 +54,7 @@ class Encoding:
     @property
     def is_source(self) -> bool:
         """True where model files hold this encoding."""
-        return self.ggml_type is not None and self.kind != "integer"
+        return self.ggml_type is not None
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row of `columns` values. Raises BadInput where a file's blocks do not fill the row."""
@@ -129,7 +129,7 @@ _ENCODINGS = {
         _blocks("q3_k", 3, 256, 110, 11, "sym8", lossless=False),
         _blocks("q5_k", 5, 256, 176, 13, "sym8", lossless=False),
         Encoding("sym8c", "cache", 8, 32, 34),
-        Encoding("int32", "integer", 32, 1, 4, ggml_type=26),
+        Encoding("int32", "integer", 32, 1, 4),
     )
 }
 
