@@ -25,6 +25,7 @@ NB_MODULE(_native, module) {
     nb::exception<pintpot::SlotError>(module, "SlotError");
     pintpot::bind_memory(module);
     pintpot::bind_stream(module);
+    pintpot::bind_measure(module);
     module.def("available_isas", &pintpot::available_isas);
     module.def("isa", [] { return std::string(pintpot::kernels().isa); });
 }

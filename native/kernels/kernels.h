@@ -126,7 +126,7 @@ struct KernelTable {
   void (*expand_row)(int32_t format, const void* strips, int64_t k, int64_t row, float* out);
   void (*expand_strip)(int32_t format, const void* strip, int64_t k, float* out);
 
-  // y = x / sqrt(mean(x^2) + eps) * w; y may be x.
+  // y = (x * (1 / sqrt(mean(x^2) + eps))) * w; y may be x.
   void (*rmsnorm)(const float* x, const float* w, int64_t n, float eps, float* y);
   // y[i] = g / (1 + exp(-g)) * u, g = gate_up[i], u = gate_up[n + i].
   void (*swiglu)(const float* gate_up, int64_t n, float* y);

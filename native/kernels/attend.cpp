@@ -1,0 +1,191 @@
+// Causal attention over a page table, keys folded page by page (online softmax; Milakov and Gimelshein, 2018, and
+// FlashAttention, Dao et al., 2022), in segments of 512 keys that are merged in order.
+//
+// Rows are (token, query head of the group): row = token * group + head. A score is sum over d of q * k in 16 lanes
+// (lane = d mod 16) and the tree; a page's value sum runs over its keys in order; then o = o * factor + page sum.
+#include "cache.h"
+#include "entry.h"
+#include "exp.h"
+#include "transpose.h"
+
+namespace pintpot {
+namespace {
+
+constexpr int64_t kRows = 32;                       // rows that share one widened page
+constexpr int64_t kSegmentPages = kSegmentTokens / kPageTokens;
+constexpr int64_t kPartialTail = 16;                // maximum, mass, and padding after a row's sum
+constexpr float kNone = -__builtin_inff();
+
+struct Row {
+  const float* q;
+  float* sum;  // [head_dim]
+  float maximum, mass;
+  int64_t position;
+};
+
+INLINE float exp1(float x) { return exp(splat(x))[0]; }
+
+bool page_visible(const AttendCall& c, int64_t page, int64_t low, int64_t high) {
+  const int64_t first = page * kPageTokens, last = first + kPageTokens - 1;
+  if (first > high) return false;
+  return c.window == 0 || last > low - c.window || first < c.sinks;
+}
+
+// Scores of 16 keys beginning at `key`; -inf where not visible. n: keys of k that may be read.
+template <int N16>
+INLINE Pack score16(const AttendCall& c, const Row& row, const float* k, int64_t n, int64_t key) {
+  const int64_t dim = N16 ? N16 * 16 : c.cache.head_dim;
+  const Pack products = tree16([&](int j) {
+    if (j >= n) return spread(0.0f);
+    const float* at = k + j * dim;
+    Pack total = load16(row.q) * load16(at);
+    for (int64_t i = 16; i < dim; i += 16) total = total + load16(row.q + i) * load16(at + i);
+    return total;
+  });
+  const int64_t oldest = c.window == 0 ? -1 : row.position - c.window;
+  float visible[16];
+  for (int64_t j = 0; j < 16; ++j) {
+    const bool seen = key + j <= row.position && (key + j > oldest || key + j < c.sinks);
+    visible[j] = seen ? 0.0f : kNone;
+  }
+  return products * spread(c.scale) + load16(visible);
+}
+
+template <int N16>
+INLINE void add_values(int64_t dim, const float* weights, const float* v, int64_t n, float factor, float* sum) {
+  constexpr int kStep = N16 ? (N16 < 4 ? N16 : 4) : 2;
+  const int64_t width = N16 ? N16 * 16 : dim;
+  for (int64_t d = 0; d < width; d += kStep * 16) {
+    Pack total[kStep];
+    UNROLL for (int i = 0; i < kStep; ++i) total[i] = spread(0.0f);
+    for (int64_t j = 0; j < n; ++j) {
+      const Pack weight = spread(weights[j]);
+      UNROLL for (int i = 0; i < kStep; ++i) total[i] = total[i] + weight * load16(v + j * width + d + i * 16);
+    }
+    UNROLL for (int i = 0; i < kStep; ++i)
+      store16(sum + d + i * 16, load16(sum + d + i * 16) * spread(factor) + total[i]);
+  }
+}
+
+template <int N16>
+INLINE void fold_page(const AttendCall& c, Row& row, const float* k, const float* v, int64_t n, int64_t key) {
+  const Pack low = score16<N16>(c, row, k, n, key);
+  const Pack high = score16<N16>(c, row, k + 16 * c.cache.head_dim, n - 16, key + 16);
+  const float top = largest(max(low, high)), maximum = top > row.maximum ? top : row.maximum;
+  if (maximum == kNone) return;
+  alignas(64) float weights[32];
+  const Pack first = exp(low - spread(maximum)), second = exp(high - spread(maximum));
+  store16(weights, first);
+  store16(weights + 16, second);
+  const float factor = exp1(row.maximum - maximum);
+  row.mass = row.mass * factor + sum(first + second);
+  row.maximum = maximum;
+  add_values<N16>(c.cache.head_dim, weights, v, n, factor, row.sum);
+}
+
+// Folds the keys of one segment into fresh rows.
+template <int N16>
+void fold_segment(const AttendCall& c, int64_t segment, Row* rows, int64_t num_rows) {
+  alignas(64) float k[kPageTokens * kMaxHeadDim];
+  alignas(64) float v[kPageTokens * kMaxHeadDim];
+  const int64_t low = rows[0].position, high = rows[num_rows - 1].position;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    rows[r].maximum = kNone, rows[r].mass = 0.0f;
+    memset(rows[r].sum, 0, c.cache.head_dim * sizeof(float));
+  }
+  for (int64_t page = segment * kSegmentPages; page < (segment + 1) * kSegmentPages; ++page) {
+    if (!page_visible(c, page, low, high)) continue;
+    const int64_t key = page * kPageTokens, n = high + 1 - key < kPageTokens ? high + 1 - key : kPageTokens;
+    widen_page(c.cache, page_head(c.cache, c.cache.k, c.pages[page], c.kv_head), n, k);
+    widen_page(c.cache, page_head(c.cache, c.cache.v, c.pages[page], c.kv_head), n, v);
+    for (int64_t r = 0; r < num_rows; ++r) fold_page<N16>(c, rows[r], k, v, n, key);
+  }
+}
+void fold_segment_any(const AttendCall& c, int64_t segment, Row* rows, int64_t num_rows) {
+  if (c.cache.head_dim == 64) fold_segment<4>(c, segment, rows, num_rows);
+  else if (c.cache.head_dim == 128) fold_segment<8>(c, segment, rows, num_rows);
+  else fold_segment<0>(c, segment, rows, num_rows);
+}
+
+struct Total {
+  float maximum = kNone, mass = 0.0f;
+};
+// Adds one segment's row onto the row's total; sums are [dim].
+INLINE void merge(Total& total, float* sum, float maximum, float mass, const float* part, int64_t dim) {
+  const float top = maximum > total.maximum ? maximum : total.maximum;
+  if (top == kNone) return;
+  const float before = exp1(total.maximum - top), now = exp1(maximum - top);
+  for (int64_t i = 0; i < dim; i += 16)
+    store16(sum + i, load16(sum + i) * spread(before) + load16(part + i) * spread(now));
+  total = {top, total.mass * before + mass * now};
+}
+INLINE void finish(const Total& total, float* sum, int64_t dim) {
+  for (int64_t i = 0; i < dim; i += 16) store16(sum + i, load16(sum + i) / spread(total.mass));
+}
+
+INLINE int64_t group_of(const AttendCall& c) { return c.heads / c.cache.kv_heads; }
+INLINE float* out_row(const AttendCall& c, int64_t row) {
+  const int64_t group = group_of(c);
+  return c.out + row / group * c.out_stride + (c.kv_head * group + row % group) * c.cache.head_dim;
+}
+INLINE Row make_row(const AttendCall& c, int64_t row, float* sum) {
+  const int64_t group = group_of(c), token = row / group;
+  return {c.q + token * c.q_stride + (c.kv_head * group + row % group) * c.cache.head_dim, sum, kNone, 0.0f,
+          c.first_position + token};
+}
+
+}  // namespace
+
+void attend(const AttendCall* call) {
+  const AttendCall& c = *call;
+  const int64_t dim = c.cache.head_dim, num_rows = c.num_tokens * group_of(c);
+  alignas(64) float sums[kRows * kMaxHeadDim];
+  for (int64_t first = 0; first < num_rows; first += kRows) {
+    const int64_t n = num_rows - first < kRows ? num_rows - first : kRows;
+    Row rows[kRows];
+    Total totals[kRows];
+    for (int64_t r = 0; r < n; ++r) {
+      rows[r] = make_row(c, first + r, sums + r * dim);
+      memset(out_row(c, first + r), 0, dim * sizeof(float));
+    }
+    const int64_t segments = rows[n - 1].position / kSegmentTokens + 1;
+    for (int64_t segment = 0; segment < segments; ++segment) {
+      fold_segment_any(c, segment, rows, n);
+      for (int64_t r = 0; r < n; ++r)
+        merge(totals[r], out_row(c, first + r), rows[r].maximum, rows[r].mass, rows[r].sum, dim);
+    }
+    for (int64_t r = 0; r < n; ++r) finish(totals[r], out_row(c, first + r), dim);
+  }
+}
+
+void attend_segment(const AttendCall* call, int64_t segment, float* partial) {
+  const AttendCall& c = *call;
+  const int64_t dim = c.cache.head_dim, stride = dim + kPartialTail, num_rows = c.num_tokens * group_of(c);
+  for (int64_t first = 0; first < num_rows; first += kRows) {
+    const int64_t n = num_rows - first < kRows ? num_rows - first : kRows;
+    Row rows[kRows];
+    for (int64_t r = 0; r < n; ++r) rows[r] = make_row(c, first + r, partial + (first + r) * stride);
+    fold_segment_any(c, segment, rows, n);
+    for (int64_t r = 0; r < n; ++r) {
+      rows[r].sum[dim] = rows[r].maximum;
+      rows[r].sum[dim + 1] = rows[r].mass;
+    }
+  }
+}
+
+void attend_merge(const AttendCall* call, const float* partials, int64_t num_segments) {
+  const AttendCall& c = *call;
+  const int64_t dim = c.cache.head_dim, stride = dim + kPartialTail, num_rows = c.num_tokens * group_of(c);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    float* out = out_row(c, row);
+    Total total;
+    memset(out, 0, dim * sizeof(float));
+    for (int64_t segment = 0; segment < num_segments; ++segment) {
+      const float* part = partials + (segment * num_rows + row) * stride;
+      merge(total, out, part[dim], part[dim + 1], part, dim);
+    }
+    finish(total, out, dim);
+  }
+}
+
+}  // namespace pintpot

@@ -1,0 +1,82 @@
+#include "dispatch.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+
+namespace pintpot {
+namespace {
+
+// __builtin_cpu_supports asks cpuid and, for the registers' state, the operating system (xgetbv).
+bool cpu_has(const std::string& isa) {
+  if (isa == "portable") return true;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("f16c");
+  if (isa == "avx2") return avx2;
+  if (isa == "avx512")
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+#endif
+  return false;
+}
+
+std::string folder() {
+  Dl_info info;
+  if (!dladdr((void*)&cpu_has, &info)) throw std::runtime_error("cannot tell where pintpot's extension lies");
+  const std::string path = info.dli_fname;
+  return path.substr(0, path.rfind('/') + 1);
+}
+
+const KernelTable* open(const std::string& isa) {
+  const std::string path = folder() + "libpintpot_" + isa + ".so";
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!handle) throw std::runtime_error(std::string("the kernels for ") + isa + " cannot be loaded: " + dlerror());
+  const auto entry = (pintpot_kernels_fn)dlsym(handle, "pintpot_kernels");
+  const KernelTable* table = entry ? entry() : nullptr;
+  if (!table || table->abi != kAbiVersion)
+    throw std::runtime_error(path + " belongs to another version of pintpot; install it again");
+  return table;
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const char* isa : {"avx512", "avx2", "portable"}) {
+    const std::string path = folder() + "libpintpot_" + isa + ".so";
+    if (cpu_has(isa) && access(path.c_str(), R_OK) == 0) names.push_back(isa);
+  }
+  return names;
+}
+
+const KernelTable& kernels_of(const std::string& isa) {
+  static std::mutex lock;
+  static std::map<std::string, const KernelTable*> loaded;
+  if (isa != "portable" && isa != "avx2" && isa != "avx512")
+    throw std::runtime_error("no instruction set is called '" + isa + "'; there are portable, avx2 and avx512");
+  if (!cpu_has(isa)) throw std::runtime_error("this CPU or its operating system does not offer " + isa);
+  const std::lock_guard<std::mutex> hold(lock);
+  const KernelTable*& table = loaded[isa];
+  if (!table) table = open(isa);
+  return *table;
+}
+
+const KernelTable& kernels() {
+  static const KernelTable& chosen = []() -> const KernelTable& {
+    const char* wanted = getenv("PINTPOT_ISA");
+    if (wanted && *wanted) return kernels_of(wanted);
+    const std::vector<std::string> names = available_isas();
+    if (names.empty()) throw std::runtime_error("no kernels lie beside pintpot's extension; install it again");
+    return kernels_of(names.front());
+  }();
+  return chosen;
+}
+
+}  // namespace pintpot

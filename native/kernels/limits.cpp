@@ -1,0 +1,69 @@
+// Loops that do nothing but meet a limit of the machine: reading, copying, multiplying.
+#include "dot.h"
+#include "entry.h"
+
+namespace pintpot {
+namespace {
+
+constexpr int kChains = 12;  // independent sums: more than latency times throughput, fewer than registers
+
+}  // namespace
+
+uint64_t read_loop(const void* data, size_t bytes) {
+  const uint8_t* p = (const uint8_t*)data;
+  constexpr int kUnroll = 8;
+  VU total[kUnroll] = {};
+  size_t i = 0;
+  for (; i + sizeof total <= bytes; i += sizeof total)
+    UNROLL for (int j = 0; j < kUnroll; ++j) total[j] ^= load<VU>(p + i + j * sizeof(VU));
+  uint64_t rest = 0;
+  for (; i < bytes; ++i) rest += p[i];
+  UNROLL for (int j = 1; j < kUnroll; ++j) total[0] ^= total[j];
+  for (int j = 0; j < kWidth; ++j) rest += total[0][j];
+  return rest;
+}
+
+void copy_loop(void* to, const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64)
+    UNROLL for (int j = 0; j < kParts; ++j)
+      store((uint8_t*)to + i + j * sizeof(VU), load<VU>((const uint8_t*)from + i + j * sizeof(VU)));
+}
+
+uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations) {
+  int8_t activations[64];
+  for (int i = 0; i < 64; ++i) activations[i] = (int8_t)(i - 32);
+  VU weights = {};
+  for (int i = 0; i < kWidth; ++i) weights[i] = 0x01020304u * (uint32_t)(i % 3 + 1);
+  Dot<4, 0> dots[kChains];
+  for (uint64_t r = 0; r < rounds; ++r) {
+    asm volatile("" : "+m"(activations));
+    UNROLL for (int i = 0; i < kChains; ++i) dots[i].template step<1>(weights, activations);
+  }
+  VI total = {};
+  UNROLL for (int i = 0; i < kChains; ++i) total += dots[i].value(0);
+  *num_operations = rounds * kChains * kWidth * 4;
+  return (uint64_t)(uint32_t)total[0];
+}
+
+uint64_t float_peak(uint64_t rounds, uint64_t* num_operations) {
+  VF sums[kChains];
+  UNROLL for (int i = 0; i < kChains; ++i) sums[i] = splat((float)i);
+  VF a = splat(0.999f), b = splat(0.001f);
+  for (uint64_t r = 0; r < rounds; ++r) {
+    UNROLL for (int i = 0; i < kChains; ++i) {
+#if defined(__AVX512F__)
+      sums[i] = _mm512_fmadd_ps(sums[i], a, b);
+#elif defined(__FMA__)
+      sums[i] = _mm256_fmadd_ps(sums[i], a, b);
+#else
+      sums[i] = sums[i] * a + b;
+#endif
+    }
+  }
+  VF total = splat(0.0f);
+  UNROLL for (int i = 0; i < kChains; ++i) total += sums[i];
+  *num_operations = rounds * kChains * kWidth;
+  return (uint64_t)(uint32_t)total[0];
+}
+
+}  // namespace pintpot

@@ -1,0 +1,150 @@
+// Vectors of the instruction set that this object is compiled for, as thin as they can be.
+// VF, VI, VB: kWidth float32, int32, 4 * kWidth bytes (one register). Pack: 16 lanes as 16 / kWidth registers.
+// Only what the compiler's own vector operators cannot say (f16, the int8 products in dot.h) uses intrinsics.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace pintpot {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+constexpr int kParts = 16 / kWidth;  // registers for the 16 rows of a strip
+
+typedef float VF __attribute__((vector_size(kWidth * 4)));
+typedef int32_t VI __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t VU __attribute__((vector_size(kWidth * 4)));
+
+template <class V>
+INLINE V load(const void* from) {
+  V v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+template <class V>
+INLINE void store(void* to, V v) {
+  memcpy(to, &v, sizeof v);
+}
+INLINE int32_t load32(const void* from) { return load<int32_t>(from); }
+INLINE VF splat(float x) { return VF{} + x; }
+INLINE VI splat(int32_t x) { return VI{} + x; }
+INLINE VU splat(uint32_t x) { return VU{} + x; }
+INLINE VF to_float(VI v) { return __builtin_convertvector(v, VF); }
+
+// Half precision, kWidth values, exact to float; to half rounds to nearest even.
+#if defined(__AVX512F__)
+INLINE VF load_f16(const void* from) { return _mm512_cvtph_ps(load<__m256i>(from)); }
+INLINE void store_f16(void* to, VF v) {
+  store(to, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__AVX2__)
+INLINE VF load_f16(const void* from) { return _mm256_cvtph_ps(load<__m128i>(from)); }
+INLINE void store_f16(void* to, VF v) { store(to, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+#else
+typedef uint16_t VH __attribute__((vector_size(kWidth * 2)));
+INLINE VF load_f16(const void* from) {
+  const VU h = __builtin_convertvector(load<VH>(from), VU);
+  const VU magnitude = (h & 0x7fffu) << 13;
+  VU bits = (VU)((VF)magnitude * 0x1p112f);  // a power of two: exact, subnormals included
+  bits = magnitude >= (0x7c00u << 13) ? (magnitude | 0x7f800000u) : bits;
+  return (VF)(bits | (h & 0x8000u) << 16);
+}
+INLINE void store_f16(void* to, VF v) {
+  const VU bits = (VU)v, sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const VU odd = (magnitude >> 13) & 1u;
+  const VU normal = (magnitude + 0xfffu + odd - (112u << 23)) >> 13;
+  const VU tiny = (VU)((VF)magnitude + 0.5f) - 0x3f000000u;  // the addition rounds to units of 2^-24
+  const VU large = magnitude > 0x7f800000u ? splat(0x7e00u) : splat(0x7c00u);
+  VU half = magnitude < (113u << 23) ? tiny : normal;
+  half = magnitude >= 0x477ff000u ? large : half;
+  store(to, __builtin_convertvector(half | sign, VH));
+}
+#endif
+
+typedef uint16_t VHalf __attribute__((vector_size(kWidth * 2)));
+INLINE VF load_bf16(const void* from) { return (VF)(__builtin_convertvector(load<VHalf>(from), VU) << 16); }
+
+// int8 -> int32, kWidth values.
+INLINE VI load_i8(const void* from) {
+  typedef int8_t VS __attribute__((vector_size(kWidth)));
+  return __builtin_convertvector(load<VS>(from), VI);
+}
+
+// 16 float lanes.
+struct Pack {
+  VF v[kParts];
+};
+template <class F>
+INLINE Pack each(F f) {
+  Pack r;
+  UNROLL for (int i = 0; i < kParts; ++i) r.v[i] = f(i);
+  return r;
+}
+INLINE Pack operator+(Pack a, Pack b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
+INLINE Pack operator-(Pack a, Pack b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
+INLINE Pack operator*(Pack a, Pack b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }
+INLINE Pack operator/(Pack a, Pack b) { return each([&](int i) { return a.v[i] / b.v[i]; }); }
+INLINE Pack max(Pack a, Pack b) { return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+INLINE Pack spread(float x) { return each([&](int) { return splat(x); }); }
+INLINE Pack load16(const float* p) { return each([&](int i) { return load<VF>(p + i * kWidth); }); }
+INLINE Pack load16_f16(const void* p) {
+  return each([&](int i) { return load_f16(static_cast<const char*>(p) + i * kWidth * 2); });
+}
+INLINE Pack load16_i8(const int8_t* p) { return each([&](int i) { return to_float(load_i8(p + i * kWidth)); }); }
+INLINE void store16(float* p, Pack a) {
+  UNROLL for (int i = 0; i < kParts; ++i) store(p + i * kWidth, a.v[i]);
+}
+INLINE void store16_f16(void* p, Pack a) {
+  UNROLL for (int i = 0; i < kParts; ++i) store_f16(static_cast<char*>(p) + i * kWidth * 2, a.v[i]);
+}
+// n < 16 values and `fill` beyond them.
+INLINE Pack load16_part(const float* p, int64_t n, float fill) {
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = i < n ? p[i] : fill;
+  return load16(lanes);
+}
+INLINE void store16_part(float* p, Pack a, int64_t n) {
+  float lanes[16];
+  store16(lanes, a);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+INLINE Pack magnitude(Pack a) {
+  return each([&](int i) { return (VF)((VU)a.v[i] & 0x7fffffffu); });
+}
+// To the nearest integer, ties to even, for |x| < 2^22: the sum has no fractional bits.
+INLINE Pack nearest(Pack a) {
+  const Pack magic = spread(12582912.0f);
+  return (a + magic) - magic;
+}
+// The tree of every reduction: lanes 8, 4, 2, 1 apart.
+template <class F>
+INLINE float tree(Pack a, F combine) {
+  float x[16];
+  store16(x, a);
+  UNROLL for (int i = 0; i < 8; ++i) x[i] = combine(x[i], x[i + 8]);
+  UNROLL for (int i = 0; i < 4; ++i) x[i] = combine(x[i], x[i + 4]);
+  UNROLL for (int i = 0; i < 2; ++i) x[i] = combine(x[i], x[i + 2]);
+  return combine(x[0], x[1]);
+}
+INLINE float sum(Pack a) {
+  return tree(a, [](float x, float y) { return x + y; });
+}
+INLINE float largest(Pack a) {
+  return tree(a, [](float x, float y) { return x > y ? x : y; });
+}
+
+}  // namespace
+}  // namespace pintpot

@@ -1,0 +1,10 @@
+#include "strips_entry.h"
+
+namespace pintpot {
+
+const FormatEntry kBlockEntries[2] = {
+    packed_entry<Q4K>(),
+    packed_entry<Q6K>(),
+};
+
+}  // namespace pintpot

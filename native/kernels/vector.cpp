@@ -1,0 +1,112 @@
+// Activations: quantizing, norms, gates.
+#include "entry.h"
+#include "exp.h"
+#include "panel.h"
+
+namespace pintpot {
+namespace {
+
+// 16 values (n of them real) of x, whatever n; zero beyond.
+INLINE Pack load_tail(const float* x, int64_t n) { return n >= 16 ? load16(x) : load16_part(x, n, 0.0f); }
+INLINE void store_tail(float* y, Pack a, int64_t n) {
+  if (n >= 16) store16(y, a);
+  else store16_part(y, a, n);
+}
+template <class F>
+INLINE void map(int64_t n, F f) {
+  for (int64_t i = 0; i < n; i += 16) f(i, n - i);
+}
+
+struct Rounded {
+  int32_t all, first_half;
+};
+INLINE Rounded store_bytes(const Pack (&q)[2], int8_t* to) {
+  Rounded sums = {0, 0};
+  for (int half = 0; half < 2; ++half) {
+    float values[16];
+    store16(values, q[half]);
+    for (int i = 0; i < 16; ++i) {
+      const int32_t value = (int32_t)values[i];
+      to[half * 16 + i] = (int8_t)value;
+      sums.all += value;
+    }
+    if (half == 0) sums.first_half = sums.all;
+  }
+  return sums;
+}
+
+template <int PLANES>
+INLINE void quantize_group(const float* x, int64_t n, uint8_t* record, int64_t width, int64_t t) {
+  using P = PanelOf<PLANES>;
+  const Pack values[2] = {n >= 16 ? load16(x) : load16_part(x, n, 0.0f),
+                          n >= 32 ? load16(x + 16) : load16_part(x + 16, n - 16, 0.0f)};
+  const float peak = largest(max(magnitude(values[0]), magnitude(values[1])));
+  const float s = peak < 1e-30f ? 0.0f : peak / 127.0f;
+  float total = 0.0f;
+  Pack ratio[2], q[2];
+  for (int h = 0; h < 2; ++h) {
+    ratio[h] = s == 0.0f ? spread(0.0f) : values[h] / spread(s);
+    q[h] = nearest(ratio[h]);
+  }
+  for (int p = 0; p < PLANES; ++p) {
+    const Rounded sums = store_bytes(q, (int8_t*)record + p * width * 32 + t * 32);
+    int32_t* to = (int32_t*)(record + width * P::kSums) + p * 2 * width + t;
+    to[0] = sums.all;
+    to[width] = sums.first_half;
+    total = p == 0 ? (float)sums.all : total + (float)sums.all * (1.0f / 254.0f);
+    for (int h = 0; h < 2; ++h) q[h] = nearest((ratio[h] - q[h]) * spread(254.0f));
+  }
+  ((float*)(record + width * P::kScale))[t] = s;
+  ((float*)(record + width * P::kOffset))[t] = s * total;
+}
+
+template <int PLANES>
+void quantize_tokens(const float* x, int64_t x_stride, int64_t k, int64_t num_tokens, int64_t first, int64_t last,
+                     uint8_t* out) {
+  const int64_t groups = (k + 31) / 32, group_bytes = PanelOf<PLANES>::kTokenBytes;
+  for (int64_t start = 0, width = 0; start < last; start += width) {
+    width = panel_width(num_tokens - start);
+    uint8_t* panel = out + start * groups * group_bytes;
+    for (int64_t t = start < first ? first : start; t < start + width && t < last; ++t)
+      for (int64_t g = 0; g < groups; ++g)
+        quantize_group<PLANES>(x + t * x_stride + g * 32, k - g * 32, panel + g * width * group_bytes, width,
+                               t - start);
+  }
+}
+
+}  // namespace
+
+void quantize(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
+              int64_t last, void* out) {
+  if (planes == 2) quantize_tokens<2>(x, x_stride, k, num_tokens, first, last, (uint8_t*)out);
+  else quantize_tokens<1>(x, x_stride, k, num_tokens, first, last, (uint8_t*)out);
+}
+
+void rmsnorm(const float* x, const float* w, int64_t n, float eps, float* y) {
+  Pack squares = spread(0.0f);
+  map(n, [&](int64_t i, int64_t left) {
+    const Pack a = load_tail(x + i, left);
+    squares = squares + a * a;
+  });
+  const float inverse = 1.0f / __builtin_sqrtf(sum(squares) / (float)n + eps);
+  map(n, [&](int64_t i, int64_t left) {
+    store_tail(y + i, load_tail(x + i, left) * spread(inverse) * load_tail(w + i, left), left);
+  });
+}
+
+void swiglu(const float* gate_up, int64_t n, float* y) {
+  map(n, [&](int64_t i, int64_t left) {
+    const Pack gate = load_tail(gate_up + i, left), up = load_tail(gate_up + n + i, left);
+    store_tail(y + i, gate / (spread(1.0f) + exp(spread(0.0f) - gate)) * up, left);
+  });
+}
+
+void add(const float* x, int64_t n, float* y) {
+  map(n, [&](int64_t i, int64_t left) { store_tail(y + i, load_tail(y + i, left) + load_tail(x + i, left), left); });
+}
+
+void scale(const float* x, int64_t n, float factor, float* y) {
+  map(n, [&](int64_t i, int64_t left) { store_tail(y + i, load_tail(x + i, left) * spread(factor), left); });
+}
+
+}  // namespace pintpot
