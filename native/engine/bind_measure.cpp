@@ -1,0 +1,179 @@
+// Loops over one kernel at a time, run by a pool's threads as replays run them: what the probe times.
+//
+// Each call takes an arena whose bytes the caller has filled, works through it `rounds` times and gives the seconds.
+
+#include "engine/bind.h"
+#include "engine/clock.h"
+#include "engine/errors.h"
+#include "kernels/dispatch.h"
+
+namespace pintpot {
+
+namespace {
+
+constexpr size_t kChunk = size_t(256) << 10;
+
+// rounds passes over the chunks, claimed one by one, with a barrier after each pass.
+template <class Work>
+double claimed(Pool& pool, int rounds, int64_t chunks, Work&& work) {
+    int64_t start = now_ns();
+    pool.run([&](int thread) {
+        for (int round = 0; round < rounds; ++round)
+            if (!pool.phase(thread, chunks, work)) return;
+    });
+    return double(now_ns() - start) * 1e-9;
+}
+
+// Every thread does its own part `rounds` times; no barrier but the last.
+template <class Work>
+double apart(Pool& pool, int rounds, Work&& work) {
+    int64_t start = now_ns();
+    pool.run([&](int thread) {
+        for (int round = 0; round < rounds; ++round) work(thread);
+    });
+    return double(now_ns() - start) * 1e-9;
+}
+
+double read_seconds(Pool& pool, Arena& arena, size_t bytes, int rounds) {
+    need(bytes >= 1 && bytes <= arena.size(), "the arena is smaller than what would be read");
+    std::atomic<uint64_t> sum{0};
+    int64_t chunks = int64_t((bytes + kChunk - 1) / kChunk);
+    return claimed(pool, rounds, chunks, [&](int64_t chunk) {
+        size_t first = size_t(chunk) * kChunk;
+        sum += kernels().read_loop(arena.data() + first, std::min(kChunk, bytes - first));
+    });
+}
+
+// The first half of `bytes` over the second.
+double copy_seconds(Pool& pool, Arena& arena, size_t bytes, int rounds) {
+    size_t half = bytes / 2 / kChunk * kChunk;
+    need(half >= kChunk && 2 * half <= arena.size(), "a copy takes 512 KiB or more, and an arena that holds them");
+    return claimed(pool, rounds, int64_t(half / kChunk), [&](int64_t chunk) {
+        uint8_t* from = arena.data() + size_t(chunk) * kChunk;
+        kernels().copy_loop(from + half, from, kChunk);
+    });
+}
+
+// (multiply-adds, seconds) of all threads.
+std::pair<double, double> peak_seconds(Pool& pool, bool is_float, uint64_t rounds) {
+    std::atomic<uint64_t> operations{0};
+    double seconds = apart(pool, 1, [&](int) {
+        uint64_t mine = 0;
+        volatile uint64_t kept = is_float ? kernels().float_peak(rounds, &mine) : kernels().int8_peak(rounds, &mine);
+        (void)kept;
+        operations += mine;
+    });
+    return {double(operations), seconds};
+}
+
+int32_t format_of(const std::string& name) {
+    for (int32_t i = 0; i < kNumFormats; ++i)
+        if (name == kFormatNames[i]) return i;
+    throw std::invalid_argument("no packed format is called '" + name + "'");
+}
+
+// Strips [0, num_strips) of the arena times `tokens` rows; planes 0 takes float32 activations. `owned` gives each thread
+// the same strips in every round, so that they stay in its caches; otherwise strips are claimed as in a replay.
+double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64_t k, int64_t num_strips, int tokens,
+                      int planes, bool owned, int rounds) {
+    StripsCall call = {};
+    call.format = format_of(format), call.planes = planes, call.k = k;
+    need(k >= 1 && tokens >= 1 && planes >= 0 && planes <= 2, "k and tokens are 1 or more, planes 0, 1 or 2");
+    need(planes == 0 || call.format >= kSym8, "float formats take float32 activations");
+    int64_t bytes = kernels().strip_bytes(call.format, k);
+    need(num_strips >= pool.size() && uint64_t(num_strips * bytes) <= arena.size(), "too few strips, or too many");
+    int64_t rows = kStripRows * num_strips;
+    std::vector<float> x(size_t(tokens * k)), out(size_t(tokens * rows));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 255) - 127) / 127.0f;
+    std::vector<uint8_t> quantized(planes == 0 ? 0 : size_t(tokens * quantized_bytes(k, planes)));
+    if (planes == 0) {
+        call.x = x.data(), call.x_stride = k;
+    } else {
+        kernels().quantize(x.data(), k, k, planes, tokens, 0, tokens, quantized.data());
+        call.quantized = quantized.data();
+    }
+    call.num_tokens = tokens, call.out_stride = rows;
+    auto part = [&](int64_t first, int64_t stop) {
+        StripsCall mine = call;
+        mine.strips = arena.data() + first * bytes, mine.num_strips = stop - first;
+        mine.out = out.data() + first * kStripRows, mine.num_rows = (stop - first) * kStripRows;
+        kernels().strips(&mine);
+    };
+    int64_t parts = owned ? pool.size() : std::min(num_strips, int64_t(8) * pool.size());
+    auto share = [&](int64_t index) { part(index * num_strips / parts, (index + 1) * num_strips / parts); };
+    return owned ? apart(pool, rounds, share) : claimed(pool, rounds, parts, share);
+}
+
+// Attention of `tokens` new positions after `context` - tokens cached ones; the arena holds k and then v.
+double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int heads, int kv_heads, int head_dim,
+                      int tokens, int64_t context, int rounds) {
+    need(format == "f16" || format == "sym8c", "the cache is f16 or sym8c");
+    need(kv_heads >= 1 && heads % kv_heads == 0 && head_dim % 32 == 0 && head_dim >= 32 && head_dim <= kMaxHeadDim,
+         "heads are a multiple of kv_heads, head_dim a multiple of 32 up to 256");
+    need(tokens >= 1 && context >= tokens, "the context holds the new tokens");
+    int64_t num_pages = (context + kPageTokens - 1) / kPageTokens;
+    int64_t page = kPageTokens * (format == "f16" ? 2 * head_dim : head_dim + head_dim / 32 * 2) * kv_heads;
+    need(uint64_t(2 * num_pages * page) <= arena.size(), "the arena is smaller than the cache");
+    std::vector<int32_t> pages(static_cast<size_t>(num_pages));
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = int32_t(i);
+    std::vector<float> q(size_t(tokens) * size_t(heads * head_dim), 0.01f), out(q.size());
+    AttendCall call = {};
+    call.cache = {arena.data(), arena.data() + num_pages * page, format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads,
+                  head_dim};
+    call.heads = heads, call.scale = 0.1f, call.pages = pages.data();
+    call.q_stride = call.out_stride = heads * head_dim;
+    if (tokens == 1) {
+        call.num_tokens = 1, call.first_position = context - 1, call.q = q.data(), call.out = out.data();
+        int64_t segments = (context + kSegmentTokens - 1) / kSegmentTokens;
+        int64_t piece = heads / kv_heads * (head_dim + 16);
+        std::vector<float> partials(size_t(kv_heads * segments * piece));
+        int64_t start = now_ns();
+        pool.run([&](int thread) {
+            for (int round = 0; round < rounds; ++round) {
+                auto segment = [&](int64_t chunk) {
+                    AttendCall mine = call;
+                    mine.kv_head = int32_t(chunk / segments);
+                    kernels().attend_segment(&mine, chunk % segments, partials.data() + chunk * piece);
+                };
+                auto merge = [&](int64_t kv_head) {
+                    AttendCall mine = call;
+                    mine.kv_head = int32_t(kv_head);
+                    kernels().attend_merge(&mine, partials.data() + kv_head * segments * piece, segments);
+                };
+                if (!pool.phase(thread, kv_heads * segments, segment) || !pool.phase(thread, kv_heads, merge)) return;
+            }
+        });
+        return double(now_ns() - start) * 1e-9;
+    }
+    constexpr int64_t kBlockTokens = 16;
+    int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+    return claimed(pool, rounds, kv_heads * blocks, [&](int64_t chunk) {
+        AttendCall mine = call;
+        int64_t first = chunk % blocks * kBlockTokens;
+        mine.kv_head = int32_t(chunk / blocks);
+        mine.num_tokens = int32_t(std::min(kBlockTokens, tokens - first));
+        mine.first_position = context - tokens + first;
+        mine.q = q.data() + first * call.q_stride, mine.out = out.data() + first * call.out_stride;
+        kernels().attend(&mine);
+    });
+}
+
+}  // namespace
+
+void bind_measure(nb::module_& parent) {
+    nb::module_ module = parent.def_submodule("measure", "Timed loops over one kernel, run by a pool's threads.");
+    using Released = nb::call_guard<nb::gil_scoped_release>;
+    module.def("read", &read_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("num_bytes"), nb::arg("rounds"),
+               Released());
+    module.def("copy", &copy_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("num_bytes"), nb::arg("rounds"),
+               Released());
+    module.def("peak", &peak_seconds, nb::arg("pool"), nb::arg("is_float"), nb::arg("rounds"), Released());
+    module.def("strips", &strips_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("k"),
+               nb::arg("num_strips"), nb::arg("tokens"), nb::arg("planes"), nb::arg("owned"), nb::arg("rounds"),
+               Released());
+    module.def("attend", &attend_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("heads"),
+               nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("tokens"), nb::arg("context"), nb::arg("rounds"),
+               Released());
+}
+
+}  // namespace pintpot
