@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +30,9 @@ _MAX_COUNT = 2**20
 _MIN_PAIR_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 _GGML_NAMES: Final = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S",
-    23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0",
-    39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 _SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
@@ -61,6 +62,11 @@ class Gguf:
         if not isinstance(found, GgufArray):
             raise BadFile(f"{self.sources[0].name}: no array {key!r} in the metadata")
         return _read_items(Cursor(self.sources[0], found.offset), found, key)
+
+    def tokenizer_metadata(self) -> dict[str, Any]:
+        """Everything under `tokenizer.`, arrays as lists. Raises BadFile as `read_array` does."""
+        wanted = {key: value for key, value in self.metadata.items() if key.startswith("tokenizer.")}
+        return {key: self.read_array(key) if isinstance(value, GgufArray) else value for key, value in wanted.items()}
 
 
 def _read_value(cursor: Cursor, key: str) -> Any:
@@ -98,7 +104,7 @@ def _skip_array(cursor: Cursor, key: str) -> GgufArray:
 
 def _read_items(cursor: Cursor, array: GgufArray, key: str) -> list[Any]:
     if array.item_type == _STRING:
-        return [cursor.string(f"item {index} of {key!r}", _MAX_STRING_BYTES) for index in range(array.count)]
+        return cursor.strings(array.count, key)
     values = list(struct.unpack(f"<{array.count}{_SCALARS[array.item_type]}", cursor.take(array.num_bytes)))
     return [_checked_bool(cursor, value, key) for value in values] if array.item_type == _BOOL else values
 
@@ -160,7 +166,7 @@ def _place(cursor: Cursor, tensors: list[Weight], alignment: int) -> tuple[Weigh
     size = cursor.source.size
     if len({tensor.name for tensor in tensors}) != len(tensors):
         names = sorted(tensor.name for tensor in tensors)
-        raise cursor.fail(f"{next(a for a, b in zip(names, names[1:], strict=False) if a == b)!r} comes twice")
+        raise cursor.fail(f"{next(a for a, b in pairwise(names) if a == b)!r} comes twice")
     for tensor in tensors:
         if tensor.offset % alignment:
             raise cursor.fail(f"{tensor.name!r} lies at {tensor.offset}, no multiple of the alignment {alignment}")
@@ -168,7 +174,7 @@ def _place(cursor: Cursor, tensors: list[Weight], alignment: int) -> tuple[Weigh
             end = start + tensor.offset + tensor.num_bytes
             raise cursor.fail(f"{tensor.name!r} would end at byte {end}; the file has {size}")
     ordered = sorted(tensors, key=lambda tensor: tensor.offset)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if first.offset + first.num_bytes > second.offset:
             raise cursor.fail(f"{first.name!r} ends at {first.offset + first.num_bytes}, inside {second.name!r}")
     return tuple(

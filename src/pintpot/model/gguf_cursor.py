@@ -62,6 +62,26 @@ class Cursor:
         except UnicodeDecodeError as error:
             raise self.fail(f"{what} is not UTF-8 at byte {start + error.start}") from error
 
+    def strings(self, count: int, what: str) -> list[str]:
+        """The next `count` length-prefixed strings."""
+        found: list[str] = []
+        unpack = _LENGTH.unpack_from
+        while len(found) < count:
+            window, at = self.window(8)
+            window, at = self.window(8 + unpack(window, at)[0])
+            base = self.position - at
+            try:
+                while len(found) < count and at + 8 <= len(window):
+                    end = at + 8 + unpack(window, at)[0]
+                    if end > len(window):
+                        break
+                    found.append(window[at + 8 : end].decode("utf-8"))
+                    at = end
+            except UnicodeDecodeError as error:
+                raise self.fail(f"item {len(found)} of {what!r} is not UTF-8") from error
+            self.position = base + at
+        return found
+
     def skip_strings(self, count: int) -> None:
         """Pass over `count` length-prefixed strings."""
         unpack = _LENGTH.unpack_from

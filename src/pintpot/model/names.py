@@ -36,7 +36,8 @@ _GGUF: Final = {
     "attn_k_norm.weight": "k_norm", "ffn_gate.weight": "gate", "ffn_up.weight": "up", "ffn_down.weight": "down",
 }  # fmt: skip
 _GGUF_TOP: Final = {
-    "token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head", "rope_freqs.weight": "rope_freqs",
+    "token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head",
+    "rope_freqs.weight": "rope_freqs",
 }  # fmt: skip
 _HF_LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)")
@@ -90,7 +91,7 @@ def canonical_weights(
 
 def blocks_of(weights: dict[str, Weight], num_layers: int) -> tuple[Block, ...]:
     """Blocks in the order of use: `embed`, `layers.0` ..., `head` (the final norm, and the head where there is one)."""
-    groups = [("embed", ("embed", "rope_freqs"))]
+    groups: list[tuple[str, tuple[str, ...]]] = [("embed", ("embed", "rope_freqs"))]
     for layer in range(num_layers):
         at = f"layers.{layer}"
         groups.append((at, tuple(f"{at}.{role}" for role in LAYER_ROLES)))

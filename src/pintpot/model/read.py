@@ -67,7 +67,8 @@ def _describe_file(path: Path) -> Model:
         hint = "; give the folder that it lies in" if path.suffix in (".safetensors", ".json") else ""
         raise BadInput(f"{path} is no GGUF file (it begins with {start!r}){hint}")
     gguf = open_gguf(path)
-    first = path.resolve().with_name(gguf.sources[0].name)
+    # Not resolved: in the hub's cache a file is a link to a blob without its name.
+    first = path.absolute().with_name(gguf.sources[0].name)
     return describe_gguf(gguf, Source("gguf", str(first), tuple(str(first.with_name(s.name)) for s in gguf.sources)))
 
 
@@ -166,9 +167,12 @@ def _end_ids(folder: Folder, config: dict[str, Any]) -> list[int]:
 
 
 def _tokenizer(folder: Folder, vocab_size: int) -> TokenizerInfo:
-    """Kind and size of tokenizer.json, from its first 64 kB; as many merges as words are assumed, never fewer."""
-    if "tokenizer.json" not in folder.names():
-        raise BadInput(f"{folder.name}: there is no tokenizer.json in it")
+    """Kind and size of the tokenizer, from its first 64 kB; as many merges as words are assumed, never fewer."""
+    names = folder.names()
+    if "tokenizer.json" not in names and "tokenizer.model" in names:
+        return TokenizerInfo("spm", vocab_size, vocab_size, folder.open("tokenizer.model").size)
+    if "tokenizer.json" not in names:
+        raise BadInput(f"{folder.name}: there is no tokenizer in it, neither tokenizer.json nor tokenizer.model")
     source = folder.open("tokenizer.json")
     need(source.size > 0, f"{folder.name}: tokenizer.json is empty", BadFile)
     start = source.read(0, min(_TOKENIZER_HEAD_BYTES, source.size))
@@ -188,5 +192,5 @@ def _chat_template(folder: Folder) -> str | None:
     found = parse_json(text, f"{folder.name}/tokenizer_config.json").get("chat_template") if text is not None else None
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
+        found = named.get("default") or next(iter(named.values()), None)
     return found if isinstance(found, str) else None

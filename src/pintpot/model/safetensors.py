@@ -73,7 +73,7 @@ def _short(value: Any) -> str:
 
 
 def read_index(text: str, where: str) -> dict[str, str]:
-    """Tensor name -> file name of a `model.safetensors.index.json`. Raises BadFile for names that are no plain files."""
+    """Tensor name -> file name of a `model.safetensors.index.json`. Raises BadFile for files elsewhere."""
     weight_map = parse_json(text, where).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadFile(f"{where}: no weight_map in it")

@@ -19,9 +19,10 @@ def layer_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden, ffn, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     return {
-        "attn_norm": (hidden,), "q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries),
-        "q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,), "o_bias": (hidden,), "q_norm": (head_dim,),
-        "k_norm": (head_dim,), "ffn_norm": (hidden,), "gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn),
+        "attn_norm": (hidden,), "q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden),
+        "o": (hidden, queries), "q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,), "o_bias": (hidden,),
+        "q_norm": (head_dim,), "k_norm": (head_dim,), "ffn_norm": (hidden,),
+        "gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn),
     }  # fmt: skip
 
 

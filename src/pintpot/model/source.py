@@ -51,7 +51,7 @@ class LocalFile:
 
     def read(self, offset: int, count: int) -> bytes:
         need(
-            0 <= offset and 0 <= count <= self.size - offset,
+            offset >= 0 and 0 <= count <= self.size - offset,
             f"{self.name}: bytes {offset} to {offset + count} of {self.size}",
             BadFile,
         )

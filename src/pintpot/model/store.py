@@ -47,7 +47,7 @@ class Store:
             os.close(self._handles.popitem()[1])
 
     def read(self, weight: Weight | str, first_row: int = 0, num_rows: int | None = None) -> np.ndarray:
-        """Rows as they lie in the file: uint8 [num_rows, bytes per row], all from `first_row` on where no number is given.
+        """Rows as they lie in the file: uint8 [num_rows, bytes per row], or all from `first_row` on.
 
         A weight of one axis is one row. Raises UsageError for rows that do not exist, BadFile where the file is
         shorter than it was when it was described.
@@ -57,13 +57,11 @@ class Store:
         found = self._weights[weight] if isinstance(weight, str) else weight
         total = rows_of(found)
         count = total - first_row if num_rows is None else num_rows
-        inside = 0 <= first_row and 0 <= count <= total - first_row
+        inside = first_row >= 0 and 0 <= count <= total - first_row
         need(inside, f"{found.name} has rows 0 to {total - 1}; asked for {count} from {first_row} on", UsageError)
         row_bytes = found.num_bytes // total
         rows = np.empty((count, row_bytes), np.uint8)
-        self._read_into(
-            found, found.offset + first_row * row_bytes, memoryview(rows).cast("B") if count else memoryview(b"")
-        )
+        self._read_into(found, found.offset + first_row * row_bytes, rows.reshape(-1).data)
         return rows
 
     def sample_digest(self) -> str:
