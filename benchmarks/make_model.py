@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def entries(shape: Shape, dtype: str, *, gguf: bool, seed: int) -> list[Entry]:
     for index, tensor in enumerate(tensors(shape)):
         name = tensor.gguf_name if gguf else tensor.hf_name
         chosen = _fitting(dtype, tensor.shape[-1]) if len(tensor.shape) == 2 else "f32" if gguf else dtype
-        found.append(Entry(name, tensor.shape, chosen, lambda t=tensor, d=chosen, i=index: _chunks(t, d, (seed, i))))
+        found.append(Entry(name, tensor.shape, chosen, partial(_chunks, tensor, chosen, (seed, index))))
     if gguf and shape.llama3_rope:
         factors = np.array([rope_factors(shape)], np.float32).view(np.uint8)
         found.append(Entry("rope_freqs.weight", (shape.head_dim // 2,), "f32", lambda: [factors]))
@@ -54,7 +55,7 @@ def _fitting(dtype: str, columns: int) -> str:
     return dtype if columns % encoding(dtype).block_columns == 0 else "q8_0"
 
 
-def _chunks(tensor: Tensor, dtype: str, seed: tuple[int, int]) -> Sequence[Bytes]:
+def _chunks(tensor: Tensor, dtype: str, seed: tuple[int, int]) -> Iterator[Bytes]:
     columns = tensor.shape[-1]
     if tensor.is_norm:
         return constant_row(dtype, columns, 1.0)

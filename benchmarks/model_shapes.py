@@ -74,7 +74,7 @@ _LLAMA3_ROPE = {
 
 
 def tensors(shape: Shape) -> Iterator[Tensor]:
-    """Every weight in file order. Layers that write into the residual stream are drawn narrower with depth, as GPT-2 did."""
+    """Every weight in file order; those that write into the residual stream are drawn narrower, as GPT-2's were."""
     out_std = 0.02 / math.sqrt(2 * shape.layers)
     kv_rows, hidden = shape.kv_heads * shape.head_dim, shape.hidden
     yield Tensor("model.embed_tokens.weight", "token_embd.weight", (shape.vocab, hidden), 0.02)
