@@ -3,6 +3,7 @@ against each other and against any other way of cutting the work."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def quantized_reference(x: Floats, planes: int) -> NDArray[np.float64]:
 def quantize(isa: str, x: Floats, planes: int, cuts: tuple[int, ...] = ()) -> Bytes:
     out = np.full(len(x) * native.quantized_bytes(x.shape[1], planes), 0xAA, np.uint8)
     edges = [0, *cuts, len(x)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         native.quantize(isa, x, planes, first, last, out)
     return out
 
