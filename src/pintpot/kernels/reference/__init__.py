@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from pintpot.program.spec import Program
 
-Memory = dict[str, NDArray[Any]]
-"""Arrays by buffer name: weights and activations in floating point, caches [pages, KV, page tokens, hd]."""
+Memory = dict[str, Any]
+"""Arrays by buffer name: weights and activations in floating point, caches [pages, KV, page tokens, hd].
+
+A weight may also be an iterable of (first row, rows [n, K]) pairs, for one that is never in memory whole.
+"""
 
 
 @dataclass(frozen=True, slots=True)

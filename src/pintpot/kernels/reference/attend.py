@@ -15,8 +15,8 @@ from pintpot.program.spec import Op, Program
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
     reads = names(op.reads)
     heads, kv_heads, head_dim = op.get("heads"), op.get("kv_heads"), op.get("head_dim")
-    rows = memory[reads["qkv"]].reshape(len(call.tokens), heads + 2 * kv_heads, head_dim)
-    q, k, v = rows[:, :heads], rows[:, heads : heads + kv_heads], rows[:, heads + kv_heads :]
+    qkv = memory[reads["qkv"]].reshape(len(call.tokens), heads + 2 * kv_heads, head_dim)
+    q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
     if "q_norm" in reads:
         q = rms_norm(q, memory[reads["q_norm"]], op.get("eps"))
         k = rms_norm(k, memory[reads["k_norm"]], op.get("eps"))
@@ -28,8 +28,9 @@ def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
         memory[reads["k"]][page, :, slot] = as_stored(k[index], store)
         memory[reads["v"]][page, :, slot] = as_stored(v[index], store)
     out = np.zeros((len(call.tokens), heads, head_dim), q.dtype)
-    for index in range(len(call.tokens)):
-        out[index] = _attend_one(op, memory, reads, call, index, q[index])
+    for sequence in np.unique(call.sequences):
+        rows = np.flatnonzero(call.sequences == sequence)
+        out[rows] = _attend(op, memory[reads["k"]], memory[reads["v"]], call, rows, q[rows])
     memory[names(op.writes)["out"]] = out.reshape(len(call.tokens), -1)
 
 
@@ -63,18 +64,22 @@ def _place(call: Call, sequence: int, position: int, page_tokens: int) -> tuple[
     return call.page_tables[sequence][position // page_tokens], position % page_tokens
 
 
-def _attend_one(
-    op: Op, memory: Memory, reads: Any, call: Call, index: int, q: NDArray[Any]
+def _attend(
+    op: Op, keys: NDArray[Any], values: NDArray[Any], call: Call, rows: NDArray[Any], q: NDArray[Any]
 ) -> NDArray[Any]:
-    keys, values = memory[reads["k"]], memory[reads["v"]]
-    position, window = int(call.positions[index]), op.get("window", 0)
-    first = max(0, position - window + 1) if window else 0
-    seen = [p for p in range(position + 1) if p >= first or p < op.get("sinks", 0)]
-    places = [_place(call, call.sequences[index], p, keys.shape[2]) for p in seen]
-    pages, slots = [page for page, _ in places], [slot for _, slot in places]
+    """Attention of some rows [R, heads, hd] of one sequence over its pages."""
+    sequence, position = int(call.sequences[rows[0]]), call.positions[rows][:, None]
+    window, sinks = op.get("window", 0), op.get("sinks", 0)
+    seen = np.arange(int(position.max()) + 1)
+    mask = seen <= position
+    if window:
+        mask &= (seen > position - window) | (seen < sinks)
+    seen, mask = seen[mask.any(axis=0)], mask[:, mask.any(axis=0)]
+    table = np.array(call.page_tables[sequence])
+    pages, slots = table[seen // keys.shape[2]], seen % keys.shape[2]
     group = op.get("heads") // op.get("kv_heads")
-    k = np.repeat(keys[pages, :, slots], group, axis=1)
-    v = np.repeat(values[pages, :, slots], group, axis=1)
-    scores = np.einsum("hd,phd->hp", q, k) * op.get("scale")
+    k, v = (np.repeat(pool[pages, :, slots], group, axis=1) for pool in (keys, values))
+    scores = np.where(mask[:, None], np.einsum("rhd,phd->rhp", q, k, optimize=True) * op.get("scale"), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(np.einsum("hp,phd->hd", weights / weights.sum(axis=-1, keepdims=True), v))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.asarray(np.einsum("rhp,phd->rhd", weights, v, optimize=True))

@@ -21,11 +21,19 @@ def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):
         rounded = planes > 0 and program.by_name[name].format not in FLOAT_FORMATS
-        y = (round_rows(x, planes) if rounded else x) @ memory[name].T
+        y = project(round_rows(x, planes) if rounded else x, memory[name])
         parts.append(y if bias is None else y + memory[bias])
     out = np.concatenate(parts, axis=-1)
     residual = op.read("residual")
     memory[str(op.write("out"))] = out if residual is None else out + memory[residual]
+
+
+def project(x: NDArray[Any], weight: Any) -> NDArray[Any]:
+    """x [T, K] times a weight's transpose: an array [N, K], or (first row, rows) pairs of one that is never whole."""
+    if isinstance(weight, np.ndarray):
+        return np.asarray(x @ weight.T)
+    parts = [x @ rows.T for _, rows in weight]
+    return np.concatenate(parts, axis=-1)
 
 
 def prologue(op: Op, memory: Memory) -> NDArray[Any]:

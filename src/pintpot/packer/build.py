@@ -1,0 +1,91 @@
+"""The bytes of a pack, in file order: each run of rows is read from the source, converted, and handed on at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from pintpot.contract.form import STRIP_ROWS, Form, WeightForm, matches
+from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.errors import PintpotError, need
+from pintpot.formats import chunk_rows
+from pintpot.model.spec import Model, Weight
+from pintpot.model.store import Store
+from pintpot.packer.checks import crc32c
+from pintpot.program.fetch import Slot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
+
+class Builder:
+    """Converts weights of a model into their promised form, some rows at a time."""
+
+    def __init__(self, model: Model, form: Form, steps: tuple[Step, ...], store: Store) -> None:
+        self._store = store
+        self._forms = {weight.name: weight for weight in form.weights}
+        self._sources: Mapping[str, Weight] = {w.name: w for part in model.parts for w in part.weights()}
+        # Single strips of these are read by token, so each has a checksum of its own.
+        self.crcs: dict[str, list[int]] = {w.name: [] for w in form.weights if w.name == "embed" and w.disk_bytes}
+        self._steps = tuple(step for step in steps if step.facet in (Facet.FORMAT, Facet.ROUNDING))
+
+    def resident(self, name: str) -> Iterator[Bytes]:
+        """What of a weight stays in RAM: its first strips, or a vector as float32."""
+        weight = self._forms[name]
+        if weight.is_matrix:
+            yield from self._strips(weight, 0, weight.ram_strips)
+        else:
+            yield self._vector(weight)
+
+    def slot(self, slot: Slot) -> Bytes:
+        """One slot [num_bytes], its padding zero."""
+        import numpy as np
+
+        data = np.zeros(slot.num_bytes, np.uint8)
+        for piece in slot.pieces:
+            at = piece.offset
+            for strips in self._strips(self._forms[piece.weight], piece.first_strip, piece.num_strips):
+                data[at : at + strips.size] = strips.reshape(-1)
+                at += strips.size
+        return data
+
+    def strips(self, name: str) -> Iterator[Bytes]:
+        """All strips of a weight."""
+        weight = self._forms[name]
+        yield from self._strips(weight, 0, weight.num_strips)
+
+    def _strips(self, weight: WeightForm, first: int, count: int) -> Iterator[Bytes]:
+        per_chunk = max(1, chunk_rows(weight.shape[1]) // STRIP_ROWS)
+        for start in range(first, first + count, per_chunk):
+            stop = min(start + per_chunk, first + count)
+            first_row, last_row = start * STRIP_ROWS, min(stop * STRIP_ROWS, weight.shape[0])
+            raw = self._store.read(self._sources[weight.name], first_row, last_row - first_row)
+            strips = self._convert(weight, SourceRows(weight.source, raw, weight.shape[1]))
+            promised = (stop - start, weight.strip_bytes)
+            need(
+                strips.shape == promised,
+                f"{weight.name}: promised strips of {promised}, the conversion gave {strips.shape}",
+                PintpotError,
+            )
+            if weight.name in self.crcs:
+                self.crcs[weight.name] += [crc32c(strip) for strip in strips]
+            yield strips
+
+    def _convert(self, weight: WeightForm, rows: SourceRows) -> Bytes:
+        for step in reversed(self._steps):
+            if matches(step.target, weight.name):
+                strips = step.convert(weight, rows)
+                if strips is not None:
+                    return strips
+        raise PintpotError(f"no step of the plan converts {weight.name}")
+
+    def _vector(self, weight: WeightForm) -> Bytes:
+        import numpy as np
+
+        from pintpot.formats.source import decode
+
+        values = decode(self._store.read(self._sources[weight.name]), weight.source, weight.shape[0])
+        return values.reshape(-1).astype(np.float32).view(np.uint8)

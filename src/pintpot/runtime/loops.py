@@ -1,0 +1,47 @@
+"""The loops of the kinds of work, as generators without a device: they yield what to replay and are sent what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from pintpot.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One replay of a stage: `tokens` at positions from `position` on; `last` says that the next token is wanted."""
+
+    stage: str
+    tokens: tuple[int, ...]
+    position: int
+    last: bool
+
+
+def decode(
+    tokens: tuple[int, ...], position: int, context: int, chunk: int, max_tokens: int, end: frozenset[int]
+) -> Generator[Replay, int, str]:
+    """Read a prompt in chunks, then one token after another. Sent the token that each replay drew (any, for chunks).
+
+    Returns why it ended: "end", "length" or "context". Raises UsageError for a prompt that leaves no room.
+    """
+    stop = position + len(tokens)
+    if stop >= context:
+        raise UsageError(
+            f"the prompt takes {len(tokens)} tokens and {position} are in the cache; the context holds {context}. "
+            f"Shorten it, or plan with a larger --context"
+        )
+    drawn = 0
+    for first in range(0, len(tokens), chunk):
+        part = tokens[first : first + chunk]
+        drawn = yield Replay("prefill", part, position + first, first + chunk >= len(tokens))
+    for made in range(1, max_tokens + 1):
+        if drawn in end:
+            return "end"
+        if made == max_tokens:
+            return "length"
+        if stop >= context:
+            return "context"
+        drawn = yield Replay("decode", (drawn,), stop, True)
+        stop += 1
+    return "length"
