@@ -5,6 +5,10 @@
 #include "engine/bind.h"
 #include "engine/errors.h"
 #include "kernels/dispatch.h"
+#include "kernels/python.h"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
 
@@ -26,6 +30,7 @@ NB_MODULE(_native, module) {
     pintpot::bind_memory(module);
     pintpot::bind_stream(module);
     pintpot::bind_measure(module);
+    pintpot::bind_replay(module);
+    pintpot::bind_kernels(module);
     module.def("available_isas", &pintpot::available_isas);
-    module.def("isa", [] { return std::string(pintpot::kernels().isa); });
 }

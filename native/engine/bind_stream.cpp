@@ -59,8 +59,14 @@ void bind_ring(nb::module_& module) {
         .def("stats", [](const RingHolder& self) { return to_dict(self.ring.stats()); })
         .def("reset_stats", [](RingHolder& self) { self.ring.reset_stats(); })
         .def(
-            "begin_pass", [](RingHolder& self, uint32_t first, uint32_t stop) { self.ring.begin_pass(first, stop); },
-            nb::arg("skip_first") = 0, nb::arg("skip_stop") = 0, nb::call_guard<nb::gil_scoped_release>())
+            "begin_pass",
+            [](RingHolder& self, std::vector<uint8_t> needed) {
+                need(needed.empty() || needed.size() == self.ring.order().size(), "needed has one entry per position");
+                // The last pass still looks at its own list until this one has begun.
+                std::swap(needed, self.needed);
+                self.ring.begin_pass(self.needed.empty() ? nullptr : self.needed.data());
+            },
+            nb::arg("needed") = std::vector<uint8_t>(), nb::call_guard<nb::gil_scoped_release>())
         .def("wait", &wait_for, nb::arg("position"), nb::arg("timeout_s"), nb::call_guard<nb::gil_scoped_release>())
         .def(
             "release",

@@ -75,9 +75,8 @@ size_t File::read(uint8_t* destination, size_t bytes, uint64_t offset) const {
     return done;
 }
 
-bool File::read_any(uint8_t* destination, size_t bytes, uint64_t offset, AlignedBuffer& scratch) const {
-    const size_t room = scratch.size() / kBlock * kBlock;
-    need(room > 0, "a scratch buffer of less than one block");
+bool File::read_any(uint8_t* destination, size_t bytes, uint64_t offset, Scratch scratch) const {
+    need(scratch.bytes >= kBlock, "a scratch buffer of less than one block");
     while (bytes > 0) {
         size_t skip = offset % kBlock;
         bool aligned = skip == 0 && reinterpret_cast<uintptr_t>(destination) % kBlock == 0 && bytes >= kBlock;
@@ -88,10 +87,10 @@ bool File::read_any(uint8_t* destination, size_t bytes, uint64_t offset, Aligned
         } else {
             // One block brings a destination that runs parallel to the file back to a boundary.
             bool parallel = skip == reinterpret_cast<uintptr_t>(destination) % kBlock;
-            part = std::min(bytes, (parallel ? kBlock : room) - skip);
+            part = std::min(bytes, (parallel ? kBlock : scratch.bytes) - skip);
             size_t window = (skip + part + kBlock - 1) / kBlock * kBlock;
-            if (read(scratch.data(), window, offset - skip) < skip + part) return false;
-            std::memcpy(destination, scratch.data() + skip, part);
+            if (read(scratch.data, window, offset - skip) < skip + part) return false;
+            std::memcpy(destination, scratch.data + skip, part);
         }
         destination += part, offset += part, bytes -= part;
     }

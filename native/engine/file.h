@@ -9,6 +9,12 @@ namespace pintpot {
 
 constexpr size_t kBlock = 4096;
 
+// Borrowed memory, its address and size multiples of kBlock.
+struct Scratch {
+    uint8_t* data;
+    size_t bytes;
+};
+
 // Memory that direct reads may go to; freed with the object. Throws std::bad_alloc.
 class AlignedBuffer {
   public:
@@ -19,6 +25,7 @@ class AlignedBuffer {
     AlignedBuffer& operator=(const AlignedBuffer&) = delete;
     uint8_t* data() const { return data_; }
     size_t size() const { return bytes_; }
+    Scratch scratch() const { return {data_, bytes_ / kBlock * kBlock}; }
 
   private:
     uint8_t* data_;
@@ -43,7 +50,7 @@ class File {
     size_t read(uint8_t* destination, size_t bytes, uint64_t offset) const;
 
     // As `read`, for any offset and length, through `scratch` where alignment asks for it. False if the file ends early.
-    bool read_any(uint8_t* destination, size_t bytes, uint64_t offset, AlignedBuffer& scratch) const;
+    bool read_any(uint8_t* destination, size_t bytes, uint64_t offset, Scratch scratch) const;
 
   private:
     std::string path_;

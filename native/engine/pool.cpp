@@ -55,13 +55,14 @@ Pool::~Pool() {
     for (std::thread& thread : threads_) thread.join();
 }
 
-void Pool::run(const std::function<void(int)>& body) {
+void Pool::run(const std::function<void(int)>& body, const std::function<void()>* between_chunks) {
     std::lock_guard<std::mutex> only(one_caller_);
     stop_.store(false);
     go_on_ = true;
     next_.store(0);
     error_ = nullptr;
     body_ = &body;
+    between_chunks_ = between_chunks;
     if (num_threads_ > 1) {
         job_.fetch_add(1);
         futex_wake_all(job_);
@@ -87,9 +88,16 @@ void Pool::worker(int thread) noexcept {
     }
 }
 
-bool Pool::barrier(int thread) {
+bool Pool::barrier(int thread, const std::function<void()>& finish) {
     uint32_t generation = generation_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
+        if (finish != nullptr && !stopping()) {
+            try {
+                finish();
+            } catch (...) {
+                fail(std::current_exception());
+            }
+        }
         arrived_.store(0, std::memory_order_relaxed);
         next_.store(0, std::memory_order_relaxed);
         go_on_ = !stop_.load(std::memory_order_relaxed);

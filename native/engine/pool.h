@@ -26,13 +26,16 @@ class Pool {
 
     // Runs body(thread) on every thread and returns when all have ended. The body throws only inside `phase` (a thread
     // that left alone would keep the others waiting); the first exception is rethrown here.
-    void run(const std::function<void(int)>& body);
+    // `between_chunks` is called by the caller's own thread whenever it claims a chunk.
+    void run(const std::function<void(int)>& body, const std::function<void()>* between_chunks = nullptr);
 
     // Claims chunks 0..num_chunks-1, calls work(chunk) for each, then waits for the others. Every thread of the body
     // calls it, in the same order with the same number. False, on all threads alike, once stop() was called.
+    // `finish` is called by the thread that came last, before any of them goes on.
     template <class Work>
-    bool phase(int thread, int64_t num_chunks, Work&& work) {
+    bool phase(int thread, int64_t num_chunks, Work&& work, const std::function<void()>& finish = nullptr) {
         while (!stop_.load(std::memory_order_relaxed)) {
+            if (thread == 0 && between_chunks_ != nullptr) (*between_chunks_)();
             int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
             if (chunk >= num_chunks) break;
             try {
@@ -41,11 +44,11 @@ class Pool {
                 fail(std::current_exception());
             }
         }
-        return barrier(thread);
+        return barrier(thread, finish);
     }
 
     // Waits for all threads; resets the chunk counter. Returns whether to go on.
-    bool barrier(int thread);
+    bool barrier(int thread, const std::function<void()>& finish = nullptr);
 
     // Asks all threads to leave at the next barrier.
     void stop() { stop_.store(true, std::memory_order_relaxed); }
@@ -70,6 +73,7 @@ class Pool {
     alignas(64) std::atomic<uint32_t> job_{0};
     std::atomic<bool> closing_{false};
     const std::function<void(int)>* body_ = nullptr;
+    const std::function<void()>* between_chunks_ = nullptr;
     std::mutex one_caller_;
     std::mutex error_mutex_;
     std::exception_ptr error_;

@@ -60,7 +60,10 @@ void Ring::close() {
     threads_.clear();
 }
 
-bool Ring::is_skipped(uint64_t sequence) const { return sequence >= skip_first_ && sequence < skip_stop_; }
+// Of the pass that runs; what later passes will skip is not known yet.
+bool Ring::is_skipped(uint64_t sequence) const {
+    return needed_ != nullptr && sequence - pass_base_ < order_.size() && needed_[sequence - pass_base_] == 0;
+}
 
 bool Ring::may_claim() const {
     if (paused_ || error_ != nullptr) return false;
@@ -117,16 +120,15 @@ void Ring::check(uint32_t slot, uint32_t crc, size_t bytes) {
     verified_[slot].store(true, std::memory_order_relaxed);
 }
 
-void Ring::begin_pass(uint32_t skip_first, uint32_t skip_stop) {
-    need(skip_first <= skip_stop && skip_stop <= order_.size(), "a pass skips positions that it has not");
+void Ring::begin_pass(const uint8_t* needed) {
     if (order_.empty()) return;
     std::unique_lock<std::mutex> lock(mutex_);
     if (in_pass_ || error_ != nullptr) rewind_locked(lock);
     in_pass_ = true;
     last_change_ns_ = now_ns();
-    skip_first_ = pass_base_ + skip_first;
-    skip_stop_ = pass_base_ + skip_stop;
-    for (uint64_t sequence = skip_first_; sequence < std::min(skip_stop_, next_); ++sequence) {
+    needed_ = needed;
+    for (uint64_t sequence = pass_base_; sequence < std::min(pass_base_ + order_.size(), next_); ++sequence) {
+        if (!is_skipped(sequence)) continue;
         Buffer& buffer = buffers_[sequence % buffers_.size()];
         buffer.state = buffer.state == State::kReading ? State::kUnwanted : State::kFree;
     }
@@ -175,6 +177,9 @@ void Ring::end_pass(bool whole) {
         rewind_locked(lock);
     } else {
         pass_base_ += order_.size();
+        // What was skipped at the end of this pass may not have been passed over yet.
+        next_ = std::max(next_, pass_base_);
+        needed_ = nullptr;
         in_pass_ = false;
     }
     lock.unlock();
@@ -196,22 +201,23 @@ void Ring::rewind_locked(std::unique_lock<std::mutex>& lock) {
         buffer.state = State::kFree;
         buffer.holds.store(0);
     }
-    next_ = pass_base_ = skip_first_ = skip_stop_ = 0;
+    next_ = pass_base_ = 0;
+    needed_ = nullptr;
     error_ = nullptr;
     in_pass_ = false;
     paused_ = false;
 }
 
-void Ring::read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, AlignedBuffer& scratch) {
+void Ring::read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, Scratch scratch) {
     const Slot& whole = slots_.at(slot);
     need(begin <= whole.bytes && bytes <= whole.bytes - begin, text("slot %u has no bytes %u..%u", slot, begin, begin + bytes));
     if (whole.checked && !verified_[slot].load(std::memory_order_relaxed)) {
         uint32_t crc = 0;
-        size_t room = scratch.size() / kBlock * kBlock, done = 0;
-        need(room > 0, "a scratch buffer of less than one block");
+        size_t done = 0;
+        need(scratch.bytes >= kBlock, "a scratch buffer of less than one block");
         while (done < whole.bytes) {
-            size_t got = file_.read(scratch.data(), std::min(room, whole.bytes - done), whole.offset + done);
-            crc = checksum_(crc, scratch.data(), got);
+            size_t got = file_.read(scratch.data, std::min(scratch.bytes, whole.bytes - done), whole.offset + done);
+            crc = checksum_(crc, scratch.data, got);
             if (got == 0) break;
             done += got;
         }

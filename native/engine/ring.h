@@ -33,8 +33,8 @@ struct RingStats {
 // A pass takes the slots of `order` one after the other; the reader threads run ahead of it, also into the next pass,
 // held back only by buffers not yet released. Positions are indices into `order`.
 //
-// The consumer calls begin_pass, then wait(position) from any thread and release(position) once for each position
-// outside the skipped range. A pass that is left in the middle is thrown away when the next begins.
+// The consumer calls begin_pass, then wait(position) from any thread and release(position) once for each position that
+// this pass needs. A pass that is left in the middle is thrown away when the next begins.
 class Ring {
   public:
     using Checksum = uint32_t (*)(uint32_t crc, const void* data, size_t bytes);
@@ -48,8 +48,9 @@ class Ring {
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
 
-    // Starts a pass in which positions [skip_first, skip_stop) are not needed, so that they need not be read.
-    void begin_pass(uint32_t skip_first, uint32_t skip_stop);
+    // Starts a pass that needs only the positions where needed[position] is not 0 (null: all); the others are not read,
+    // or forgotten where they were. `needed` stays valid until the pass ends.
+    void begin_pass(const uint8_t* needed);
     // Where the slot of this position lies once it is there; null when keep_waiting said no. Throws SystemError or
     // SlotError, naming the slot, when it could not be read or is not what the pack says.
     const uint8_t* wait(uint32_t position, const KeepWaiting& keep_waiting);
@@ -60,9 +61,9 @@ class Ring {
     void rewind();
     void close();
 
-    // Bytes [begin, end) of a slot that is read by itself, not in a pass, through `scratch` (two blocks more than the
-    // longest piece). The first read of a slot verifies all of it. Throws like wait().
-    void read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, AlignedBuffer& scratch);
+    // Bytes [begin, begin + bytes) of a slot that is read by itself, not in a pass, through `scratch`. The first read of
+    // a slot verifies all of it. Throws like wait().
+    void read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, Scratch scratch);
 
     const std::vector<Slot>& slots() const { return slots_; }
     const std::vector<uint32_t>& order() const { return order_; }
@@ -101,7 +102,7 @@ class Ring {
     std::condition_variable readers_wake_, consumers_wake_;
     uint64_t next_ = 0;       // sequence number to read next
     uint64_t pass_base_ = 0;  // of position 0 of the current pass
-    uint64_t skip_first_ = 0, skip_stop_ = 0;
+    const uint8_t* needed_ = nullptr;
     bool in_pass_ = false;
     bool closing_ = false;
     bool paused_ = false;

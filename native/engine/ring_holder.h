@@ -21,6 +21,7 @@ struct RingHolder {
     }
 
     ArenaUse arena;
+    std::vector<uint8_t> needed;
     Ring ring;
 };
 

@@ -60,7 +60,7 @@ Transfer read_into(const std::string& path, uint64_t offset, uint8_t* destinatio
         for (uint64_t i = next++; i < stop && !failed; i = next++) {
             uint64_t begin = std::max(offset, i * block), end = std::min(offset + bytes, (i + 1) * block);
             try {
-                if (!file.read_any(destination + (begin - offset), end - begin, begin, scratch))
+                if (!file.read_any(destination + (begin - offset), end - begin, begin, scratch.scratch()))
                     throw SlotError(text("%s ends before byte %llu", path.c_str(), (unsigned long long)end));
             } catch (...) {
                 failed = true;

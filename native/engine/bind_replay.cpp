@@ -1,0 +1,273 @@
+// Python's view of programs, calls and replays.
+
+#include <nanobind/ndarray.h>
+
+#include <optional>
+
+#include "engine/bind.h"
+#include "engine/errors.h"
+#include "engine/replay.h"
+#include "engine/ring_holder.h"
+#include "kernels/dispatch.h"
+
+namespace pintpot {
+
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+const KernelTable& table_of(const std::string& isa) { return isa.empty() ? kernels() : kernels_of(isa); }
+
+int32_t format_of(const std::string& name) {
+    for (int32_t i = 0; i < kNumFormats; ++i)
+        if (name == kFormatNames[i]) return i;
+    throw std::invalid_argument("no packed format is called '" + name + "'");
+}
+
+// (slot, offset, first row, rows)
+using PieceTuple = std::tuple<uint32_t, uint32_t, int64_t, int64_t>;
+
+Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintptr_t address, int64_t resident_rows,
+                 const std::vector<PieceTuple>& pieces) {
+    constexpr int64_t kMost = int64_t(1) << 31;
+    need(rows > 0 && rows < kMost && columns > 0 && columns < kMost, "a weight has rows and columns, fewer than 2^31");
+    auto whole = [&](int64_t row) { return row % kStripRows == 0 || row == rows; };
+    need(resident_rows >= 0 && resident_rows <= rows && whole(resident_rows), "resident rows are whole strips");
+    auto strips = [](int64_t count) { return (count + kStripRows - 1) / kStripRows; };
+    Weight weight{format_of(format), rows, columns, pointer<const uint8_t>(address), strips(resident_rows), {}};
+    for (const auto& [slot, offset, first, count] : pieces) {
+        need(first >= 0 && count > 0 && count <= rows - first && first % kStripRows == 0 && whole(first + count),
+             "the rows of a piece are whole strips");
+        weight.pieces.push_back({slot, offset, first / kStripRows, strips(count)});
+    }
+    return weight;
+}
+
+// A program under construction; bound to memory it becomes a Replay and is used up.
+struct Builder {
+    Builder(int32_t tokens, int32_t rows, int32_t sequences, int32_t context, const std::string& isa)
+        : kernels(table_of(isa)), list(std::make_unique<OpList>()) {
+        list->bounds = {tokens, rows, sequences, context};
+        Call(list->bounds, 0);  // checks the bounds
+    }
+    OpList& get() const {
+        need(list != nullptr, "this program was bound already");
+        return *list;
+    }
+    template <class T, class... Arguments>
+    void add(Arguments&&... arguments) {
+        get().ops.push_back(std::make_unique<T>(std::forward<Arguments>(arguments)...));
+    }
+    const KernelTable& kernels;
+    std::unique_ptr<OpList> list;
+};
+
+void add_linear(Builder& self, bool over_rows, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
+                const std::string& prologue, uintptr_t norm, float eps, int32_t planes,
+                const std::vector<uintptr_t>& biases, uintptr_t residual) {
+    LinearRecord record{};
+    record.over_rows = over_rows;
+    record.x = pointer<const float>(x);
+    record.out = pointer<float>(out);
+    record.weights = weights;
+    need(prologue == "none" || prologue == "rmsnorm" || prologue == "swiglu", "no prologue '" + prologue + "'");
+    record.prologue = prologue == "none" ? Prologue::kNone : prologue == "rmsnorm" ? Prologue::kRmsNorm : Prologue::kSwiGlu;
+    record.norm = pointer<const float>(norm);
+    record.eps = eps;
+    record.planes = planes;
+    for (uintptr_t bias : biases) record.biases.push_back(pointer<const float>(bias));
+    record.residual = pointer<const float>(residual);
+    self.add<Linear>(std::move(record), self.kernels);
+}
+
+void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintptr_t v, const std::string& cache_format,
+                int32_t num_pages, uintptr_t table, int32_t rope_dim, const std::string& rope, uintptr_t q_norm,
+                uintptr_t k_norm, float eps, int32_t heads, int32_t kv_heads, int32_t head_dim, float scale,
+                int32_t window, int32_t sinks) {
+    need(cache_format == "f16" || cache_format == "sym8c", "no cache format '" + cache_format + "'");
+    need(rope == "half" || rope == "interleaved", "no rope layout '" + rope + "'");
+    AttendRecord record{};
+    record.qkv = pointer<float>(qkv);
+    record.out = pointer<float>(out);
+    record.rope.cache = {pointer<void>(k), pointer<void>(v), cache_format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
+    record.rope.heads = heads;
+    record.rope.rope_dim = rope_dim;
+    record.rope.interleaved = rope == "interleaved";
+    record.rope.eps = eps;
+    record.rope.q_norm = pointer<const float>(q_norm);
+    record.rope.k_norm = pointer<const float>(k_norm);
+    record.rope.table = pointer<const float>(table);
+    record.scale = scale;
+    record.num_pages = num_pages;
+    record.window = window;
+    record.sinks = sinks;
+    self.add<Attend>(record);
+}
+
+// A replay and everything it uses, so that nothing of it goes away first.
+struct Bound final : Memory {
+    Bound(Builder& builder, std::shared_ptr<Pool> pool_, std::shared_ptr<RingHolder> ring_,
+          const std::vector<std::shared_ptr<Arena>>& arenas, uintptr_t scratch, size_t scratch_bytes,
+          std::shared_ptr<CancelFlag> cancel_)
+        : pool(std::move(pool_)), ring(std::move(ring_)), cancel(std::move(cancel_)) {
+        for (const auto& arena : arenas) uses.emplace_back(arena);
+        builder.get();
+        replay = std::make_unique<Replay>(std::move(builder.list), builder.kernels, *pool, ring ? &ring->ring : nullptr, *this,
+                                          pointer<uint8_t>(scratch), scratch_bytes, *cancel);
+    }
+    void check(const void* address, int64_t bytes, size_t alignment, const char* what) const override {
+        uintptr_t at = reinterpret_cast<uintptr_t>(address);
+        need(bytes >= 0 && at % alignment == 0, text("%s does not lie at a multiple of %zu", what, alignment));
+        for (const ArenaUse& arena : uses)
+            if (arena->holds(at, size_t(bytes))) return;
+        throw std::invalid_argument(text("%s, %lld bytes, lies in none of the arenas", what, (long long)bytes));
+    }
+
+    std::shared_ptr<Pool> pool;
+    std::shared_ptr<RingHolder> ring;
+    std::shared_ptr<CancelFlag> cancel;
+    std::vector<ArenaUse> uses;
+    std::unique_ptr<Replay> replay;
+};
+
+// False when cancelled. Python's own signal handlers run while it waits, and what they raise comes out of it.
+bool run(Bound& self, Call& call, int first, std::optional<int> stop) {
+    bool interrupted = false, whole;
+    {
+        nb::gil_scoped_release released;
+        whole = self.replay->run(call, first, stop.value_or(self.replay->num_ops()), [&interrupted] {
+            nb::gil_scoped_acquire acquired;
+            interrupted = PyErr_CheckSignals() != 0;
+            return !interrupted;
+        });
+    }
+    if (interrupted) throw nb::python_error();
+    return whole;
+}
+
+nb::dict stats(const Bound& self) {
+    nb::dict result;
+    nb::list kinds, seconds;
+    for (int op = 0; op < self.replay->num_ops(); ++op) {
+        kinds.append(self.replay->kind(op));
+        seconds.append(self.replay->seconds()[size_t(op)]);
+    }
+    result["calls"] = self.replay->calls();
+    result["kinds"] = kinds;
+    result["seconds"] = seconds;
+    return result;
+}
+
+template <class T>
+auto vector_view(std::vector<T> Call::*member) {
+    return [member](nb::handle_t<Call> self) {
+        std::vector<T>& values = nb::cast<Call&>(self).*member;
+        return nb::ndarray<nb::numpy, T, nb::ndim<1>>(values.data(), {values.size()}, self);
+    };
+}
+
+auto matrix_view(std::vector<int32_t> Call::*member, const int32_t Call::*width) {
+    return [member, width](nb::handle_t<Call> self) {
+        Call& call = nb::cast<Call&>(self);
+        size_t columns = size_t(call.*width), rows = size_t(call.bounds.sequences);
+        return nb::ndarray<nb::numpy, int32_t, nb::ndim<2>>((call.*member).data(), {rows, columns}, self);
+    };
+}
+
+void bind_call(nb::module_& module) {
+    nb::class_<Call>(module, "Call")
+        .def(
+            "__init__",
+            [](Call* self, int32_t tokens, int32_t rows, int32_t sequences, int32_t context, int32_t history) {
+                new (self) Call({tokens, rows, sequences, context}, history);
+            },
+            nb::arg("tokens"), nb::arg("rows"), nb::arg("sequences"), nb::arg("context"), nb::arg("history") = 0)
+        .def_rw("num_tokens", &Call::num_tokens)
+        .def_rw("num_rows", &Call::num_rows)
+        .def_rw("num_sequences", &Call::num_sequences)
+        .def_prop_ro("tokens", vector_view(&Call::tokens))
+        .def_prop_ro("positions", vector_view(&Call::positions))
+        .def_prop_ro("sequence", vector_view(&Call::sequence))
+        .def_prop_ro("rows", vector_view(&Call::rows))
+        .def_prop_ro("pages", matrix_view(&Call::pages, &Call::max_pages))
+        .def_prop_ro("temperature", vector_view(&Call::temperature))
+        .def_prop_ro("top_k", vector_view(&Call::top_k))
+        .def_prop_ro("top_p", vector_view(&Call::top_p))
+        .def_prop_ro("min_p", vector_view(&Call::min_p))
+        .def_prop_ro("penalty", vector_view(&Call::penalty))
+        .def_prop_ro("seed", vector_view(&Call::seed))
+        .def_prop_ro("counter", vector_view(&Call::counter))
+        .def_prop_ro("history", matrix_view(&Call::history, &Call::max_history))
+        .def_prop_ro("history_length", vector_view(&Call::history_length));
+}
+
+void bind_builder(nb::module_& module) {
+    nb::class_<Weight>(module, "Weight")
+        .def(
+            "__init__",
+            [](Weight* self, const std::string& format, int64_t rows, int64_t columns, uintptr_t address,
+               int64_t resident_rows, const std::vector<PieceTuple>& pieces) {
+                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces));
+            },
+            nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("address"), nb::arg("resident_rows"),
+            nb::arg("pieces"));
+    nb::class_<Builder>(module, "Builder")
+        .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string&>(), nb::arg("tokens"), nb::arg("rows"),
+             nb::arg("sequences"), nb::arg("context"), nb::arg("isa") = "")
+        .def("scratch_bytes", [](const Builder& self, int threads) { return self.get().scratch_bytes(threads); },
+             nb::arg("threads"))
+        .def("elsewhere", [](Builder& self) { self.add<Elsewhere>(); })
+        .def(
+            "embed",
+            [](Builder& self, const Weight& weight, float scale, uintptr_t out) {
+                self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out)}, self.kernels);
+            },
+            nb::arg("weight"), nb::arg("scale"), nb::arg("out"))
+        .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("x"), nb::arg("out"), nb::arg("weights"),
+             nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("planes"), nb::arg("biases"),
+             nb::arg("residual"))
+        .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
+             nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
+             nb::arg("k_norm"), nb::arg("eps"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),
+             nb::arg("scale"), nb::arg("window"), nb::arg("sinks"))
+        .def(
+            "select",
+            [](Builder& self, uintptr_t x, int64_t columns, uintptr_t out) {
+                self.add<Select>(SelectRecord{pointer<const float>(x), columns, pointer<float>(out)});
+            },
+            nb::arg("x"), nb::arg("columns"), nb::arg("out"))
+        .def(
+            "sample",
+            [](Builder& self, uintptr_t logits, int64_t vocabulary, uintptr_t next, uintptr_t logprob) {
+                self.add<Sample>(SampleRecord{pointer<const float>(logits), vocabulary, pointer<int32_t>(next), pointer<float>(logprob)});
+            },
+            nb::arg("logits"), nb::arg("vocabulary"), nb::arg("next"), nb::arg("logprob") = 0);
+}
+
+}  // namespace
+
+void bind_replay(nb::module_& module) {
+    bind_call(module);
+    bind_builder(module);
+    nb::class_<CancelFlag>(module, "CancelFlag")
+        .def(nb::init<>())
+        .def("set", [](CancelFlag& self) { self.set.store(true); })
+        .def("clear", [](CancelFlag& self) { self.set.store(false); })
+        .def_prop_ro("is_set", [](const CancelFlag& self) { return self.set.load(); });
+    nb::class_<Bound>(module, "Replay")
+        .def(nb::init<Builder&, std::shared_ptr<Pool>, std::shared_ptr<RingHolder>, const std::vector<std::shared_ptr<Arena>>&,
+                      uintptr_t, size_t, std::shared_ptr<CancelFlag>>(),
+             nb::arg("program"), nb::arg("pool"), nb::arg("ring").none(), nb::arg("arenas"), nb::arg("scratch"),
+             nb::arg("scratch_bytes"), nb::arg("cancel"))
+        .def("run", &run, nb::arg("call"), nb::arg("first") = 0, nb::arg("stop") = nb::none())
+        .def("profile", [](Bound& self, bool on) { self.replay->profile(on); }, nb::arg("on"))
+        .def("stats", &stats)
+        .def_prop_ro("progress", [](const Bound& self) { return self.replay->progress(); })
+        .def_prop_ro("num_ops", [](const Bound& self) { return self.replay->num_ops(); });
+    module.def("uniform", &uniform, nb::arg("seed"), nb::arg("counter"));
+}
+
+}  // namespace pintpot

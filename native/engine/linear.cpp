@@ -1,0 +1,194 @@
+#include "engine/linear.h"
+
+#include <algorithm>
+
+#include "engine/errors.h"
+
+namespace pintpot {
+
+namespace {
+
+constexpr int64_t kLeastChunkBytes = 8 << 10;
+constexpr int64_t kMostChunkBytes = 1 << 20;
+
+bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }
+
+bool overlap(const float* a, int64_t a_floats, const float* b, int64_t b_floats) {
+    return a != nullptr && b != nullptr && a < b + b_floats && b < a + a_floats;
+}
+
+}  // namespace
+
+Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::move(record)) {
+    need(!record_.weights.empty(), "linear without a weight");
+    need(record_.biases.empty() || record_.biases.size() == record_.weights.size(), "linear has one bias for each weight, or none");
+    need(record_.planes >= 0 && record_.planes <= 2, "int8 activations have one plane or two");
+    columns_ = record_.weights[0].columns;
+    width_ = 0;
+    uses_floats_ = uses_int8_ = false;
+    for (Weight& weight : record_.weights) {
+        need(weight.columns == columns_, "the weights of a linear have the same columns");
+        weight.strip_bytes = kernels.strip_bytes(weight.format, columns_);
+        need(weight.strip_bytes > 0, "a strip of no bytes");
+        width_ += weight.rows;
+        bool as_float = record_.planes == 0 || is_float(weight.format);
+        (as_float ? uses_floats_ : uses_int8_) = true;
+    }
+}
+
+int64_t Linear::count(const Context& context) const {
+    return over_rows() ? context.call->num_rows : context.call->num_tokens;
+}
+
+ScratchNeed Linear::scratch(const Bounds& bounds, int) const {
+    int64_t rows = count(bounds);
+    ScratchNeed need;
+    if (keeps_floats()) need.shared += round_up(size_t(rows * columns_) * sizeof(float), 64);
+    if (uses_int8_) need.shared += size_t(rows * quantized_bytes(columns_, record_.planes));
+    if (uses_int8_ && !uses_floats_ && record_.prologue != Prologue::kNone)
+        need.per_thread = size_t(std::min(rows, kPanelTokens) * columns_) * sizeof(float);
+    return need;
+}
+
+Linear::Regions Linear::regions(uint8_t* shared, int64_t rows) const {
+    size_t floats = keeps_floats() ? round_up(size_t(rows * columns_) * sizeof(float), 64) : 0;
+    return {reinterpret_cast<float*>(shared), shared + floats};
+}
+
+void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) {
+    int64_t rows = count(bounds), in_width = columns_ * (record_.prologue == Prologue::kSwiGlu ? 2 : 1);
+    auto floats = [&](const float* address, int64_t number, const char* what) {
+        memory.check(address, number * int64_t(sizeof(float)), sizeof(float), what);
+    };
+    floats(record_.x, rows * in_width, "the input of a linear");
+    floats(record_.out, rows * width_, "the output of a linear");
+    need((record_.prologue == Prologue::kRmsNorm) == (record_.norm != nullptr), "rmsnorm and its weight come together");
+    if (record_.norm != nullptr) floats(record_.norm, columns_, "a norm");
+    if (record_.residual != nullptr) floats(record_.residual, rows * width_, "a residual");
+    need(!overlap(record_.out, rows * width_, record_.x, rows * in_width) &&
+             !overlap(record_.out, rows * width_, record_.residual, rows * width_),
+         "a linear writes over its own input");
+    for (size_t i = 0; i < record_.weights.size(); ++i) {
+        record_.weights[i].bind(memory, ring, true);
+        if (!record_.biases.empty() && record_.biases[i] != nullptr) floats(record_.biases[i], record_.weights[i].rows, "a bias");
+    }
+    chunks_.clear();
+    add_chunks(false, threads);
+    add_chunks(true, threads);
+}
+
+// Large chunks first and small ones last: long runs of memory, and threads that end together.
+void Linear::add_chunks(bool streamed, int threads) {
+    std::vector<Chunk> runs;
+    int64_t left = 0, column = 0;
+    for (size_t i = 0; i < record_.weights.size(); ++i) {
+        const Weight& weight = record_.weights[i];
+        const float* bias = record_.biases.empty() ? nullptr : record_.biases[i];
+        if (!streamed && weight.resident_strips > 0)
+            runs.push_back({&weight, bias, nullptr, 0, weight.resident_strips, column});
+        for (const Piece& piece : weight.pieces)
+            if (streamed) runs.push_back({&weight, bias, &piece, piece.first_strip, piece.num_strips, column});
+        column += weight.rows;
+    }
+    std::stable_sort(runs.begin(), runs.end(), [](const Chunk& a, const Chunk& b) {
+        return (a.piece == nullptr ? 0 : a.piece->position) < (b.piece == nullptr ? 0 : b.piece->position);
+    });
+    for (const Chunk& run : runs) left += run.num_strips;
+    for (const Chunk& run : runs) {
+        // A slot is shared by all threads, so that it is free again soon.
+        int64_t run_left = run.num_strips, done = 0;
+        int64_t least = std::max<int64_t>(1, kLeastChunkBytes / run.weight->strip_bytes);
+        int64_t most = std::max<int64_t>(1, kMostChunkBytes / run.weight->strip_bytes);
+        while (run_left > 0) {
+            int64_t share = threads == 1 ? run_left : (streamed ? run_left : left) / (3 * threads);
+            int64_t strips = std::min(run_left, std::clamp(share, least, most));
+            Chunk chunk = run;
+            chunk.first_strip += done;
+            chunk.num_strips = strips;
+            chunk.column += chunk.first_strip * kStripRows;
+            chunks_.push_back(chunk);
+            done += strips, run_left -= strips, left -= strips;
+        }
+    }
+}
+
+void Linear::begin(Context& context) {
+    int64_t rows = count(context);
+    if (rows > 0 && rows <= kFewTokens) prepare_panel(context, 0, rows, rows, context.scratch_of(0));
+}
+
+bool Linear::run(Context& context, int thread, const Finish& finish) {
+    Pool& pool = *context.pool;
+    int64_t rows = count(context);
+    if (rows > kFewTokens) {
+        int64_t panels = (rows + kPanelTokens - 1) / kPanelTokens;
+        bool go_on = pool.phase(thread, panels, [&](int64_t panel) {
+            int64_t first = panel * kPanelTokens;
+            prepare_panel(context, first, std::min(first + kPanelTokens, rows), rows, context.scratch_of(thread));
+        });
+        if (!go_on) return false;
+    }
+    return pool.phase(
+        thread, int64_t(chunks_.size()), [&](int64_t chunk) { multiply(context, chunks_[size_t(chunk)], thread); }, finish);
+}
+
+void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) const {
+    if (record_.prologue == Prologue::kRmsNorm)
+        kernels.rmsnorm(record_.x + row * columns_, record_.norm, columns_, record_.eps, to);
+    else
+        kernels.swiglu(record_.x + row * 2 * columns_, columns_, to);
+}
+
+// Rows [first, last) of the input: prologue and rounding. A panel laid out by itself has the bytes that it has in the run.
+void Linear::prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const {
+    Regions region = regions(context.shared, rows);
+    const float* source = record_.x + first * columns_;
+    if (record_.prologue != Prologue::kNone) {
+        float* to = uses_floats_ ? region.floats + first * columns_ : reinterpret_cast<float*>(own);
+        for (int64_t row = first; row < last; ++row) apply_prologue(*context.kernels, row, to + (row - first) * columns_);
+        source = to;
+    }
+    if (!uses_int8_) return;
+    uint8_t* to = region.quantized + first * quantized_bytes(columns_, record_.planes);
+    context.kernels->quantize(source, columns_, columns_, record_.planes, last - first, 0, last - first, to);
+}
+
+void Linear::multiply(Context& context, const Chunk& chunk, int thread) const {
+    const Weight& weight = *chunk.weight;
+    const uint8_t* strips = nullptr;
+    if (chunk.piece == nullptr) {
+        strips = weight.resident + chunk.first_strip * weight.strip_bytes;
+    } else {
+        const uint8_t* slot = context.ring->wait(chunk.piece->position, context.patience_of(thread));
+        if (slot == nullptr) return;
+        strips = slot + chunk.piece->offset + (chunk.first_strip - chunk.piece->first_strip) * weight.strip_bytes;
+    }
+    int64_t rows = count(context);
+    Regions region = regions(context.shared, rows);
+    bool as_float = record_.planes == 0 || is_float(weight.format);
+    StripsCall call{};
+    call.format = weight.format;
+    call.planes = record_.planes;
+    call.strips = strips;
+    call.num_strips = chunk.num_strips;
+    call.k = columns_;
+    call.x = as_float ? (keeps_floats() ? region.floats : record_.x) : nullptr;
+    call.x_stride = columns_;
+    call.quantized = as_float ? nullptr : region.quantized;
+    call.num_tokens = rows;
+    call.out = record_.out + chunk.column;
+    call.out_stride = width_;
+    call.num_rows = weight.rows_of(chunk.first_strip, chunk.num_strips);
+    context.kernels->strips(&call);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* out = call.out + row * width_;
+        if (chunk.bias != nullptr) context.kernels->add(chunk.bias + chunk.first_strip * kStripRows, call.num_rows, out);
+        if (record_.residual != nullptr) context.kernels->add(record_.residual + row * width_ + chunk.column, call.num_rows, out);
+    }
+    if (chunk.piece == nullptr) return;
+    std::atomic<int32_t>& left = (*context.strips_left)[chunk.piece->position];
+    if (left.fetch_sub(int32_t(chunk.num_strips), std::memory_order_acq_rel) == chunk.num_strips)
+        context.ring->release(chunk.piece->position);
+}
+
+}  // namespace pintpot

@@ -1,0 +1,66 @@
+// linear: out = W prologue(x) + bias + residual, for one or several weights whose outputs lie side by side.
+#pragma once
+
+#include "engine/weight.h"
+
+namespace pintpot {
+
+enum class Prologue { kNone, kRmsNorm, kSwiGlu };
+
+struct LinearRecord {
+    bool over_rows;  // x and out have one row for each row with logits, not for each token
+    const float* x;  // [n][columns], [n][2 columns] before a swiglu
+    Prologue prologue;
+    const float* norm;  // [columns] for rmsnorm
+    float eps;
+    int32_t planes;  // of int8 activations; 0: float32
+    std::vector<Weight> weights;
+    std::vector<const float*> biases;  // one for each weight, or none
+    const float* residual;             // [n][width] or null
+    float* out;                        // [n][width], width = the sum of rows
+};
+
+class Linear final : public Op {
+  public:
+    // Throws std::invalid_argument for a record that cannot be.
+    Linear(LinearRecord record, const KernelTable& kernels);
+    const char* kind() const override { return "linear"; }
+    ScratchNeed scratch(const Bounds& bounds, int threads) const override;
+    void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
+    void begin(Context& context) override;
+    bool is_parallel(const Context& context) const override { return count(context) > 0; }
+    bool run(Context& context, int thread, const Finish& finish) override;
+
+    bool over_rows() const { return record_.over_rows; }
+    const std::vector<Weight>& weights() const { return record_.weights; }
+
+  private:
+    // Strips that one thread multiplies at a time; `piece` is null where they rest in memory.
+    struct Chunk {
+        const Weight* weight;
+        const float* bias;
+        const Piece* piece;
+        int64_t first_strip, num_strips;
+        int64_t column;  // of out
+    };
+    struct Regions {
+        float* floats;       // [n][columns], what comes out of the prologue
+        uint8_t* quantized;  // the same in int8
+    };
+
+    int64_t count(const Context& context) const;
+    int64_t count(const Bounds& bounds) const { return over_rows() ? bounds.rows : bounds.tokens; }
+    bool keeps_floats() const { return uses_floats_ && record_.prologue != Prologue::kNone; }
+    Regions regions(uint8_t* shared, int64_t rows) const;
+    void prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const;
+    void apply_prologue(const KernelTable& kernels, int64_t row, float* to) const;
+    void multiply(Context& context, const Chunk& chunk, int thread) const;
+    void add_chunks(bool streamed, int threads);
+
+    LinearRecord record_;
+    int64_t columns_, width_;
+    bool uses_floats_, uses_int8_;
+    std::vector<Chunk> chunks_;
+};
+
+}  // namespace pintpot

@@ -1,0 +1,197 @@
+#include "engine/replay.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "engine/clock.h"
+#include "engine/errors.h"
+
+namespace pintpot {
+
+namespace {
+
+constexpr int64_t kPollNs = 20 * 1000 * 1000;
+constexpr int kLooksPerClock = 16;
+
+}  // namespace
+
+ScratchNeed OpList::need(int threads) const {
+    ScratchNeed total;
+    for (const auto& op : ops) {
+        ScratchNeed one = op->scratch(bounds, threads);
+        total.shared = std::max(total.shared, one.shared);
+        total.per_thread = std::max(total.per_thread, one.per_thread);
+    }
+    return {round_up(total.shared, kBlock), round_up(total.per_thread, kBlock)};
+}
+
+size_t OpList::scratch_bytes(int threads) const {
+    ScratchNeed total = need(threads);
+    return total.shared + size_t(threads) * total.per_thread;
+}
+
+Replay::Replay(std::unique_ptr<OpList> list, const KernelTable& kernels, Pool& pool, Ring* ring, const Memory& memory,
+               uint8_t* scratch, size_t scratch_bytes, const CancelFlag& cancel)
+    : list_(std::move(list)), pool_(pool), ring_(ring), cancel_(cancel), vocabulary_(INT32_MAX),
+      strips_left_(ring == nullptr ? 0 : ring->order().size()) {
+    context_.kernels = &kernels;
+    context_.pool = &pool;
+    context_.ring = ring;
+    context_.strips_left = &strips_left_;
+    context_.keep_waiting = [this] { return look_around(); };
+    context_.keep_waiting_apart = [this] { return !pool_.stopping() && !given_up_.load(std::memory_order_relaxed); };
+    bind(memory, scratch, scratch_bytes);
+    count_strips();
+    seconds_.assign(list_->ops.size(), 0.0);
+}
+
+void Replay::bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes) {
+    ScratchNeed wanted = list_->need(pool_.size());
+    size_t total = list_->scratch_bytes(pool_.size());
+    need(scratch_bytes >= total, text("a scratch region of %zu bytes where %zu are needed", scratch_bytes, total));
+    if (total > 0) memory.check(scratch, int64_t(total), kBlock, "the scratch region");
+    context_.shared = scratch;
+    context_.per_thread = scratch + wanted.shared;
+    context_.per_thread_bytes = wanted.per_thread;
+    for (const auto& op : list_->ops) {
+        op->bind(memory, list_->bounds, ring_, pool_.size());
+        if (auto* embed = dynamic_cast<Embed*>(op.get())) vocabulary_ = std::min(vocabulary_, embed->vocabulary());
+        if (auto* sample = dynamic_cast<Sample*>(op.get())) vocabulary_ = std::min(vocabulary_, sample->vocabulary());
+        if (auto* attend = dynamic_cast<Attend*>(op.get())) attends_.push_back(attend->visible());
+    }
+    std::sort(attends_.begin(), attends_.end(), [](const Visible& a, const Visible& b) {
+        return std::tie(a.window, a.sinks, a.num_pages) < std::tie(b.window, b.sinks, b.num_pages);
+    });
+    attends_.erase(std::unique(attends_.begin(), attends_.end(),
+                               [](const Visible& a, const Visible& b) {
+                                   return a.window == b.window && a.sinks == b.sinks && a.num_pages == b.num_pages;
+                               }),
+                   attends_.end());
+}
+
+// A slot is released when its last strip was used, so ops must use slots in the order in which they come: otherwise one
+// op would wait for a slot that only a later op makes room for.
+void Replay::count_strips() {
+    size_t positions = strips_left_.size();
+    for (auto& strips : strips_) strips.assign(positions, 0);
+    uint32_t latest = 0;
+    for (const auto& op : list_->ops) {
+        auto* linear = dynamic_cast<Linear*>(op.get());
+        if (linear == nullptr) continue;
+        uint32_t so_far = latest;
+        for (const Weight& weight : linear->weights()) {
+            for (const Piece& piece : weight.pieces) {
+                streams_ = true;
+                need(piece.position >= so_far, "the slots of the ring do not come in the order in which ops need them");
+                latest = std::max(latest, piece.position);
+                strips_[1][piece.position] += int32_t(piece.num_strips);
+                if (!linear->over_rows()) strips_[0][piece.position] += int32_t(piece.num_strips);
+            }
+        }
+    }
+    for (int i = 0; i < 2; ++i)
+        for (int32_t strips : strips_[i]) needed_[i].push_back(strips > 0);
+}
+
+void Replay::begin_pass(const Call& call, int first) {
+    if (!streams_) return;
+    if (first > 0) {
+        need(in_pass_, "a replay that streams begins at its first op");
+        need(with_rows_ == (call.num_rows > 0), "the parts of one pass agree on whether logits are wanted");
+        return;
+    }
+    with_rows_ = call.num_rows > 0;
+    ring_->begin_pass(needed_[with_rows_].data());
+    for (size_t i = 0; i < strips_left_.size(); ++i) strips_left_[i].store(strips_[with_rows_][i], std::memory_order_relaxed);
+    in_pass_ = true;
+}
+
+bool Replay::run(Call& call, int first, int stop, const std::function<bool()>& poll) {
+    need(first >= 0 && first <= stop && stop <= num_ops(), text("ops %d to %d of %d", first, stop, num_ops()));
+    const Bounds &have = call.bounds, &wanted = bounds();
+    need(have.tokens <= wanted.tokens && have.rows <= wanted.rows && have.sequences <= wanted.sequences && have.context <= wanted.context,
+         "the call has larger bounds than the replay");
+    call.prepare(vocabulary_, attends_);
+    begin_pass(call, first);
+    context_.call = &call;
+    current_ = first, stop_ = stop;
+    done_.store(0, std::memory_order_relaxed);
+    given_up_.store(false);
+    poll_ = &poll;
+    last_poll_ns_ = op_start_ns_ = now_ns();
+    ++calls_;
+    const std::function<void()> between_chunks = [this] {
+        if (++looks_ % kLooksPerClock == 0) look_around();
+    };
+    bool whole = false;
+    try {
+        advance();
+        if (current_ < stop_ && !given_up_.load()) pool_.run([this](int thread) { body(thread); }, &between_chunks);
+        whole = !given_up_.load();
+    } catch (...) {
+        if (in_pass_) ring_->end_pass(false);
+        in_pass_ = false;
+        throw;
+    }
+    if (in_pass_ && (!whole || stop == num_ops())) {
+        ring_->end_pass(whole);
+        in_pass_ = false;
+    }
+    return whole;
+}
+
+void Replay::body(int thread) {
+    const Finish finish = [this] {
+        op_done();
+        advance();
+    };
+    while (current_ < stop_)
+        if (!list_->ops[size_t(current_)]->run(context_, thread, finish)) return;
+}
+
+// One thread alone: starts the next op, and finishes those that need no other thread.
+void Replay::advance() {
+    for (; current_ < stop_; op_done()) {
+        if (cancel_.set.load(std::memory_order_relaxed)) given_up_.store(true);
+        if (given_up_.load(std::memory_order_relaxed)) {
+            pool_.stop();
+            return;
+        }
+        Op& op = *list_->ops[size_t(current_)];
+        op.begin(context_);
+        if (op.is_parallel(context_)) return;
+    }
+}
+
+void Replay::op_done() {
+    if (profiling_) {
+        int64_t now = now_ns();
+        seconds_[size_t(current_)] += double(now - op_start_ns_) * 1e-9;
+        op_start_ns_ = now;
+    }
+    ++current_;
+    done_.fetch_add(1, std::memory_order_relaxed);
+}
+
+// The caller's thread alone, since only it may ask the interpreter. False: leave.
+bool Replay::look_around() {
+    int64_t now = now_ns();
+    bool leave = cancel_.set.load(std::memory_order_relaxed);
+    if (now - last_poll_ns_ >= kPollNs) {
+        last_poll_ns_ = now;
+        if (poll_ != nullptr && *poll_ && !(*poll_)()) leave = true;
+    }
+    if (leave) {
+        given_up_.store(true);
+        pool_.stop();
+    }
+    return !leave && !pool_.stopping();
+}
+
+void Replay::profile(bool on) {
+    profiling_ = on;
+    std::fill(seconds_.begin(), seconds_.end(), 0.0);
+    calls_ = 0;
+}
+
+}  // namespace pintpot

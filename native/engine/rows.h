@@ -1,0 +1,81 @@
+// embed, select and sample: the ops that work on one row at a time.
+#pragma once
+
+#include <vector>
+
+#include "engine/weight.h"
+
+namespace pintpot {
+
+// out [tokens][columns] = scale * the weight's row of each token. Rows on disk are read one strip at a time.
+struct EmbedRecord {
+    Weight weight;
+    float scale;
+    float* out;
+};
+
+class Embed final : public Op {
+  public:
+    Embed(EmbedRecord record, const KernelTable& kernels);
+    const char* kind() const override { return "embed"; }
+    ScratchNeed scratch(const Bounds& bounds, int threads) const override;
+    void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
+    void begin(Context& context) override;
+    bool is_parallel(const Context& context) const override { return context.call->num_tokens > kFewTokens; }
+    bool run(Context& context, int thread, const Finish& finish) override;
+    int64_t vocabulary() const { return record_.weight.rows; }
+
+  private:
+    void look_up(Context& context, int32_t index, uint8_t* own) const;
+
+    EmbedRecord record_;
+};
+
+// out [rows][columns] = the rows of x [tokens][columns] whose logits are wanted.
+struct SelectRecord {
+    const float* x;
+    int64_t columns;
+    float* out;
+};
+
+class Select final : public Op {
+  public:
+    explicit Select(const SelectRecord& record) : record_(record) {}
+    const char* kind() const override { return "select"; }
+    void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
+    void begin(Context& context) override;
+
+  private:
+    SelectRecord record_;
+};
+
+// next [rows] = a token drawn from each row of logits [rows][vocabulary]; logprob [rows], where it is not null, is the
+// logarithm of its probability before penalty, temperature and cuts.
+struct SampleRecord {
+    const float* logits;
+    int64_t vocabulary;
+    int32_t* next;
+    float* logprob;
+};
+
+class Sample final : public Op {
+  public:
+    explicit Sample(const SampleRecord& record) : record_(record) {}
+    const char* kind() const override { return "sample"; }
+    ScratchNeed scratch(const Bounds& bounds, int threads) const override;
+    void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
+    void begin(Context& context) override;
+    bool is_parallel(const Context& context) const override { return context.call->num_rows > 1; }
+    bool run(Context& context, int thread, const Finish& finish) override;
+    int64_t vocabulary() const { return record_.vocabulary; }
+
+  private:
+    void choose(Context& context, int32_t row, float* own) const;
+
+    SampleRecord record_;
+};
+
+// A number in [0, 1) that depends on seed and counter alone: Philox4x32-10 (Salmon et al. 2011).
+double uniform(uint64_t seed, uint64_t counter);
+
+}  // namespace pintpot

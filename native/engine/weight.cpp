@@ -1,0 +1,40 @@
+#include "engine/weight.h"
+
+#include <algorithm>
+
+#include "engine/errors.h"
+
+namespace pintpot {
+
+int64_t Weight::rows_of(int64_t first_strip, int64_t num_strips) const {
+    return std::min(num_strips * kStripRows, rows - first_strip * kStripRows);
+}
+
+const Piece& Weight::piece_of(int64_t strip) const {
+    auto after = std::upper_bound(pieces.begin(), pieces.end(), strip,
+                                  [](int64_t wanted, const Piece& piece) { return wanted < piece.first_strip; });
+    return *(after - 1);
+}
+
+void Weight::bind(const Memory& memory, const Ring* ring, bool in_pass) {
+    need(resident_strips >= 0 && resident_strips <= num_strips(), "a weight rests with more rows than it has");
+    if (resident_strips > 0) memory.check(resident, resident_strips * strip_bytes, 1, "a weight");
+    int64_t next = resident_strips;
+    for (Piece& piece : pieces) {
+        need(piece.first_strip == next && piece.num_strips > 0 && piece.num_strips <= num_strips() - next,
+             text("a piece of a weight begins at strip %lld where %lld is next", (long long)piece.first_strip, (long long)next));
+        next += piece.num_strips;
+        need(ring != nullptr, "a weight has rows on disk, and there is no ring");
+        need(piece.slot < ring->slots().size(), text("there is no slot %u", piece.slot));
+        uint32_t room = ring->slots()[piece.slot].bytes;
+        need(piece.offset <= room && piece.num_strips <= int64_t(room - piece.offset) / strip_bytes,
+             text("%lld strips do not fit into slot %u", (long long)piece.num_strips, piece.slot));
+        if (!in_pass) continue;
+        auto found = std::find(ring->order().begin(), ring->order().end(), piece.slot);
+        need(found != ring->order().end(), text("slot %u is needed in a pass and not read in it", piece.slot));
+        piece.position = uint32_t(found - ring->order().begin());
+    }
+    need(next == num_strips(), text("of %lld strips of a weight %lld are nowhere", (long long)num_strips(), (long long)(num_strips() - next)));
+}
+
+}  // namespace pintpot

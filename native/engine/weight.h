@@ -1,0 +1,38 @@
+// A packed weight: rows that rest in memory, and the others in pieces of the streamed file.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/op.h"
+
+namespace pintpot {
+
+// Strips [first_strip, first_strip + num_strips) lie at `offset` of a slot.
+struct Piece {
+    uint32_t slot;
+    uint32_t offset;
+    int64_t first_strip;
+    int64_t num_strips;
+    uint32_t position = 0;  // of the slot in the ring's order, where the op reads it through the ring
+};
+
+struct Weight {
+    int32_t format;
+    int64_t rows, columns;
+    const uint8_t* resident;
+    int64_t resident_strips;
+    std::vector<Piece> pieces;
+    int64_t strip_bytes = 0;
+
+    int64_t num_strips() const { return (rows + kStripRows - 1) / kStripRows; }
+    // Rows of a run of strips that are not padding.
+    int64_t rows_of(int64_t first_strip, int64_t num_strips) const;
+    const Piece& piece_of(int64_t strip) const;
+
+    // Checks that memory and pieces hold all rows, and finds the pieces' positions in the order of the ring where
+    // `in_pass`. Throws std::invalid_argument.
+    void bind(const Memory& memory, const Ring* ring, bool in_pass);
+};
+
+}  // namespace pintpot
