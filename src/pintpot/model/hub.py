@@ -13,7 +13,16 @@ from typing import Final
 
 from pintpot.errors import BadInput, DiskTooSmall, need
 from pintpot.model.gguf import join_splits, parse_gguf, split_names
-from pintpot.model.hub_files import TIMEOUT_S, HubFolder, Unreachable, cached, fetch, fetch_if_there, mapped
+from pintpot.model.hub_files import (
+    TIMEOUT_S,
+    HubFolder,
+    Unreachable,
+    cached,
+    fetch,
+    fetch_if_there,
+    mapped,
+    remember_commit,
+)
 from pintpot.model.read import describe, describe_folder, describe_gguf
 from pintpot.model.spec import Model, Source
 from pintpot.units import format_bytes
@@ -46,7 +55,9 @@ def describe_hub(model_id: str, *, offline: bool | None = None) -> Model:
         _log.warning("%s; described from the local cache", error)
         return found
     names = frozenset(sibling.rfilename for sibling in info.siblings or ())
-    folder = HubFolder(repo, info.sha or revision or "main", names)
+    commit = info.sha or revision or "main"
+    remember_commit(repo, revision or "main", commit)
+    folder = HubFolder(repo, commit, names)
     model = _describe_remote_gguf(folder, file) if file or "config.json" not in names else _describe_remote(folder)
     return _local(model) or model
 
@@ -109,8 +120,9 @@ def _root(path: Path, name: str) -> Path:
 
 
 def download(model: Model) -> Model:
-    """Fetch the files of a model whose Source.kind is "hub", with progress and resuming what was begun; any other model
-    comes back as it is. Returns the model as it lies in the cache.
+    """Fetch the files of a model whose Source.kind is "hub" through huggingface_hub, with its progress bars; any other
+    model comes back as it is. Returns the model as it lies in the cache. A cut connection goes on where it was, and a
+    second call fetches only the files that the first did not finish.
 
     Raises DiskTooSmall before the first byte where the cache's disk has no room, BadInput where the hub fails.
     """

@@ -133,6 +133,22 @@ def cached(repo: str, name: str, revision: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def remember_commit(repo: str, revision: str, commit: str) -> None:
+    """Note in the cache which commit a branch or tag is, so that its files are found under that name while offline.
+
+    Layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache (refs hold commits).
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "refs"
+    if revision == commit or not re.fullmatch(r"\w[\w.-]*", revision):
+        return
+    with mapped(repo):
+        refs.mkdir(parents=True, exist_ok=True)
+        (refs / revision).write_text(commit, encoding="utf-8")
+
+
 def fetch_if_there(repo: str, name: str, revision: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError

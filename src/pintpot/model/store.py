@@ -28,10 +28,10 @@ class Store:
         need(
             model.source.kind != "hub", f"{model.source.path} is not on this machine yet; download it first", UsageError
         )
+        self.model = model
         self._files = model.source.files
         self._handles: dict[int, int] = {}
         self._weights = {weight.name: weight for part in model.parts for weight in part.weights()}
-        self._digest = model.digest
 
     def __enter__(self) -> Store:
         return self
@@ -66,7 +66,7 @@ class Store:
 
     def sample_digest(self) -> str:
         """A digest of the description and of 64 spots of the data: tells two trainings of one network apart."""
-        digest = hashlib.sha256(self._digest.encode())
+        digest = hashlib.sha256(self.model.digest.encode())
         ordered = sorted(self._weights.values(), key=lambda weight: (-weight.num_bytes, weight.name))[:_SAMPLES]
         for number, weight in enumerate(ordered):
             length = min(_PAGE, weight.num_bytes)

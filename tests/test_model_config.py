@@ -1,0 +1,76 @@
+"""config.json in its many forms -> one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tiny import FAMILIES, hf_config
+
+from pintpot.errors import BadFile, PintpotError, UnsupportedModel
+from pintpot.model.config import normalize
+
+
+def _raw(**changes: Any) -> dict[str, Any]:
+    config = {**hf_config(FAMILIES[0]), **changes}
+    return {key: value for key, value in config.items() if value != "REMOVE"}
+
+
+def test_rope_parameters_in_both_forms() -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    old = normalize(_raw(rope_theta=5e5, rope_scaling={"type": "llama3", **scaling}), "c")
+    new = normalize(
+        _raw(rope_theta="REMOVE", rope_parameters={"rope_theta": 5e5, "rope_type": "llama3", **scaling}), "c"
+    )
+    assert old == new
+    assert old["rope_scaling"] == {"rope_type": "llama3", **scaling}
+    plain = normalize(_raw(rope_parameters={"rope_theta": 5e5, "rope_type": "default"}), "c")
+    assert (plain["rope_theta"], plain["rope_scaling"]) == (5e5, None)
+    yarn = normalize(_raw(rope_scaling={"rope_type": "yarn", "factor": 4.0, "beta_fast": 24}), "c")["rope_scaling"]
+    assert yarn == {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "beta_fast": 24.0}
+
+
+def test_sliding_windows() -> None:
+    window: Callable[..., Any] = lambda **changes: normalize(_raw(**changes), "c")["sliding_window"]  # noqa: E731
+    assert window(model_type="mistral", sliding_window="REMOVE") == 4096
+    assert window(model_type="mistral", sliding_window=None) is None
+    assert window(model_type="llama", sliding_window=64) is None
+    assert window(model_type="qwen2", sliding_window=64) is None
+    assert window(model_type="qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=0) == 64
+    assert window(model_type="qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=2) is None
+    with pytest.raises(UnsupportedModel, match="1 of 2 layers"):
+        window(model_type="qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        (
+            {"model_type": "qwen2_moe"},
+            UnsupportedModel,
+            "'qwen2_moe' does not run here; the nearest .* is qwen2",
+        ),
+        ({"model_type": "mixtral"}, UnsupportedModel, "the nearest that does is mistral"),
+        ({"model_type": "REMOVE"}, BadFile, "model_type is missing"),
+        ({"hidden_size": "REMOVE"}, BadFile, "hidden_size is missing"),
+        ({"hidden_size": 64.0}, BadFile, "hidden_size is 64.0"),
+        ({"num_hidden_layers": -1}, BadFile, "num_hidden_layers is -1"),
+        ({"num_hidden_layers": 10**300}, BadFile, "over 60 digits"),
+        ({"num_attention_heads": True}, BadFile, "num_attention_heads is True"),
+        ({"num_key_value_heads": 3, "num_attention_heads": 4}, BadFile, "4 heads cannot share 3"),
+        ({"head_dim": 31}, BadFile, "even head_dim, not 31"),
+        ({"rms_norm_eps": float("nan")}, BadFile, "rms_norm_eps is nan"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, UnsupportedModel, "'longrope' does not run here"),
+        ({"rope_scaling": {"rope_type": "linear"}}, BadFile, "factor is missing"),
+        ({"rope_scaling": [1]}, BadFile, "rope parameters"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, UnsupportedModel, "'full_attention' alone"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "quantized by 'gptq'"),
+        ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act 'gelu'"),
+        ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedModel, "partial_rotary_factor"),
+    ],
+)
+def test_configurations_that_do_not_run(changes: dict[str, Any], kind: type[PintpotError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        normalize(_raw(**changes), "c")
