@@ -11,7 +11,6 @@ from pintpot.errors import PintpotError, need
 from pintpot.formats import chunk_rows
 from pintpot.model.spec import Model, Weight
 from pintpot.model.store import Store
-from pintpot.packer.checks import crc32c
 from pintpot.program.fetch import Slot
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ class Builder:
         self._store = store
         self._forms = {weight.name: weight for weight in form.weights}
         self._sources: Mapping[str, Weight] = {w.name: w for part in model.parts for w in part.weights()}
-        # Single strips of these are read by token, so each has a checksum of its own.
-        self.crcs: dict[str, list[int]] = {w.name: [] for w in form.weights if w.name == "embed" and w.disk_bytes}
         self._steps = tuple(step for step in steps if step.facet in (Facet.FORMAT, Facet.ROUNDING))
 
     def resident(self, name: str) -> Iterator[Bytes]:
@@ -52,11 +49,6 @@ class Builder:
                 at += strips.size
         return data
 
-    def strips(self, name: str) -> Iterator[Bytes]:
-        """All strips of a weight."""
-        weight = self._forms[name]
-        yield from self._strips(weight, 0, weight.num_strips)
-
     def _strips(self, weight: WeightForm, first: int, count: int) -> Iterator[Bytes]:
         per_chunk = max(1, chunk_rows(weight.shape[1]) // STRIP_ROWS)
         for start in range(first, first + count, per_chunk):
@@ -70,8 +62,6 @@ class Builder:
                 f"{weight.name}: promised strips of {promised}, the conversion gave {strips.shape}",
                 PintpotError,
             )
-            if weight.name in self.crcs:
-                self.crcs[weight.name] += [crc32c(strip) for strip in strips]
             yield strips
 
     def _convert(self, weight: WeightForm, rows: SourceRows) -> Bytes:

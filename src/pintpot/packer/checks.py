@@ -7,8 +7,6 @@ from typing import Any
 
 def crc32c(data: Any, start: int = 0) -> int:
     """CRC-32C of the bytes of a buffer, going on from `start`."""
-    import numpy as np
-
     from pintpot import _native
 
-    return int(_native.kernels.crc32c(np.frombuffer(data, np.uint8), start))
+    return int(_native.crc32c(data, start))

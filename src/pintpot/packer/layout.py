@@ -1,6 +1,6 @@
 """Where every byte of a pack's weight file lies: what stays in RAM first, then the slots in the order of their reading.
 
-    safetensors header, padded to 4096 | resident region, padded to 4096 | slots, each padded to 4096 | looked-up rows
+    safetensors header, padded to 4096 | resident region, padded to 4096 | slots, each padded to 4096
 
 Every byte after the header belongs to a tensor, so that any safetensors reader accepts the file.
 """
@@ -15,6 +15,8 @@ from pintpot.program.fetch import ALIGN, Slot, lay_slots
 from pintpot.program.spec import Work
 
 TILE_BYTES = 64
+LOOKUP_SLOT_BYTES = 1 << 20
+"""A slot of looked-up rows is verified whole when the first of its rows is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,11 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class FileLayout:
-    """Offsets from the start of the file. `lookups` are whole weights of which single rows are read by token."""
+    """Offsets from the start of the file.
+
+    The first `num_passing` slots are read in order by every pass; the others hold weights of which single rows are
+    looked up by token.
+    """
 
     header: bytes
     resident_offset: int
@@ -36,33 +42,24 @@ class FileLayout:
     residents: tuple[Resident, ...]
     slots: tuple[Slot, ...]
     slot_offsets: tuple[int, ...]
-    lookups: tuple[tuple[str, int, int], ...]
+    num_passing: int
     num_bytes: int
 
 
 def lay_out_file(form: Form, work: Work) -> FileLayout:
     """The layout of a form's weights, streamed strips in the order in which a decode step fetches them."""
     residents, resident_end = _residents(form)
-    slots = lay_slots(_streamed(form, work), form.ring.slot_bytes) if form.ring else ()
-    passing = {piece.weight for slot in slots for piece in slot.pieces}
-    lookups = [weight for weight in form.weights if weight.disk_bytes and weight.name not in passing]
-    tensors: list[tuple[str, str, list[int], int]] = []
-    tensors += _resident_tensors(form, residents, resident_end)
+    passing = lay_slots(_streamed(form, work), form.ring.slot_bytes) if form.ring else ()
+    slots = passing + lay_slots(_looked_up(form, passing), LOOKUP_SLOT_BYTES)
+    tensors = _resident_tensors(form, residents, resident_end)
     tensors += [(f"slot.{index:06d}", "U8", [slot.num_bytes], slot.num_bytes) for index, slot in enumerate(slots)]
-    for weight in lookups:
-        tensors.append((weight.name, "U8", [weight.num_strips, weight.strip_bytes], weight.disk_bytes))
-        tensors += _pad(weight.name, weight.disk_bytes)
     header = _header(tensors)
-    slot_offsets, at = [], len(header) + _aligned(resident_end)
+    offsets, at = [], len(header) + _aligned(resident_end)
     for slot in slots:
-        slot_offsets.append(at)
+        offsets.append(at)
         at += slot.num_bytes
-    places = []
-    for weight in lookups:
-        places.append((weight.name, at, weight.disk_bytes))
-        at += _aligned(weight.disk_bytes)
     region = _aligned(resident_end)
-    return FileLayout(header, len(header), region, residents, slots, tuple(slot_offsets), tuple(places), at)
+    return FileLayout(header, len(header), region, residents, slots, tuple(offsets), len(passing), at)
 
 
 def _residents(form: Form) -> tuple[tuple[Resident, ...], int]:
@@ -79,6 +76,12 @@ def _streamed(form: Form, work: Work) -> tuple[tuple[str, int, int, int], ...]:
     fetches = [op for op in work.stage("decode").programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
     ordered = [weights[str(op.read("weight"))] for op in fetches]
     return tuple((w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in ordered)
+
+
+def _looked_up(form: Form, passing: tuple[Slot, ...]) -> tuple[tuple[str, int, int, int], ...]:
+    streamed = {piece.weight for slot in passing for piece in slot.pieces}
+    weights = [weight for weight in form.weights if weight.disk_bytes and weight.name not in streamed]
+    return tuple((w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in weights)
 
 
 def _resident_tensors(
@@ -98,11 +101,6 @@ def _resident_tensors(
 
 def _shape(weight: WeightForm) -> tuple[str, list[int]]:
     return ("U8", [weight.ram_strips, weight.strip_bytes]) if weight.is_matrix else ("F32", [weight.shape[0]])
-
-
-def _pad(name: str, num_bytes: int) -> list[tuple[str, str, list[int], int]]:
-    hole = _aligned(num_bytes) - num_bytes
-    return [(f"pad.{name}", "U8", [hole], hole)] if hole else []
 
 
 def _header(tensors: list[tuple[str, str, list[int], int]]) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ CHECK_BYTES = 1 << 20
 class Manifest:
     """Everything about a pack but the weights' bytes.
 
-    `slots` come with their file offset and CRC-32C; `lookups` are (weight, file offset, bytes); `lookup_crcs` hold one
-    CRC for each strip of every weight whose rows are looked up by token.
+    `slots` come with their file offset and CRC-32C; the first `num_passing` are read by every pass.
     """
 
     plan: Plan
@@ -40,8 +38,7 @@ class Manifest:
     residents: tuple[Resident, ...]
     resident_crcs: tuple[int, ...]
     slots: tuple[tuple[int, int, Slot], ...]
-    lookups: tuple[tuple[str, int, int], ...]
-    lookup_crcs: Mapping[str, tuple[int, ...]]
+    num_passing: int
 
     def dumps(self) -> str:
         data: dict[str, Any] = {
@@ -54,14 +51,12 @@ class Manifest:
                 (offset, crc, slot.num_bytes, [(p.weight, p.first_strip, p.num_strips, p.offset) for p in slot.pieces])
                 for offset, crc, slot in self.slots
             ],
-            "lookups": self.lookups,
-            "lookup_crcs": dict(self.lookup_crcs),
         }
         text = json.dumps(data, sort_keys=True)
         return json.dumps({"digest": _digest(text), **data}, sort_keys=True)
 
 
-_PLAIN = ("context", "file_bytes", "resident_offset", "resident_bytes", "resident_crcs")
+_PLAIN = ("context", "file_bytes", "resident_offset", "resident_bytes", "resident_crcs", "num_passing")
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -79,8 +74,6 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
                 (offset, crc, Slot(num_bytes, tuple(Piece(*piece) for piece in pieces)))
                 for offset, crc, num_bytes, pieces in data["slots"]
             ),
-            lookups=tuple((name, offset, num_bytes) for name, offset, num_bytes in data["lookups"]),
-            lookup_crcs={name: tuple(crcs) for name, crcs in data["lookup_crcs"].items()},
             **{key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in _PLAIN},
         )
     except (KeyError, TypeError, ValueError, BadInput) as error:

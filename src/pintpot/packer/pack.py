@@ -76,11 +76,6 @@ def _fill(partial: Path, model: Model, plan: Plan, layout: FileLayout, progress:
             (offset, sink.write_whole(builder.slot(slot)), slot)
             for offset, slot in zip(layout.slot_offsets, layout.slots, strict=True)
         )
-        for name, offset, _ in layout.lookups:
-            sink.pad_to(offset)
-            for part in builder.strips(name):
-                sink.write(part)
-        sink.pad_to(layout.num_bytes)
     manifest = Manifest(
         plan=plan.without_reasons(),
         source=model.source,
@@ -92,8 +87,7 @@ def _fill(partial: Path, model: Model, plan: Plan, layout: FileLayout, progress:
         residents=layout.residents,
         resident_crcs=resident_crcs,
         slots=slots,
-        lookups=layout.lookups,
-        lookup_crcs={name: tuple(crcs) for name, crcs in builder.crcs.items()},
+        num_passing=layout.num_passing,
     )
     with (partial / MANIFEST).open("w", encoding="utf-8") as file:
         file.write(manifest.dumps())

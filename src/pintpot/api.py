@@ -1,0 +1,189 @@
+"""The verbs as functions: describe, probe, plan, pack, run, prove. The command line calls these and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pintpot.errors import UsageError, need
+from pintpot.machine.spec import Machine
+from pintpot.meter.memory import available
+from pintpot.model.spec import Model
+from pintpot.packer.shelf import is_pack, place_for
+from pintpot.planner.plan import Plan
+from pintpot.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from pintpot.proof.proof import Proof
+    from pintpot.runtime.session import Session
+
+Progress = Callable[[float, str], None]
+"""Told how much is done, 0 to 1, and what is being done."""
+
+
+def describe(model: str | Path, *, offline: bool | None = None) -> Model:
+    """A model from its headers alone: a .gguf file, a Hugging Face folder, or a hub id such as "org/name".
+
+    Raises BadInput (BadFile, UnsupportedModel) with what is wrong with it.
+    """
+    from pintpot.model.read import describe as read
+
+    return read(str(model), offline=offline)
+
+
+def probe(path: Path | None = None, *, quick: bool = False, progress: Progress | None = None) -> Machine:
+    """Measure this machine (under 20 s; `quick`: under 2 s) and remember it; `path` lies on the disk that matters."""
+    from pintpot.machine.probe import probe as measure
+    from pintpot.machine.remember import remember
+
+    return remember(measure(path, quick=quick, progress=progress))
+
+
+def this_machine(path: Path | None = None, progress: Progress | None = None) -> Machine:
+    """What is known of this machine; where it was never probed, a quick probe is taken."""
+    from pintpot.machine.features import fingerprint
+    from pintpot.machine.remember import load
+    from pintpot.meter.home import home
+
+    known = load(fingerprint(path or home()))
+    return known if known is not None else probe(path, quick=True, progress=progress)
+
+
+def plan(
+    model: str | Path | Model,
+    *,
+    memory: str | int | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    prompt: int | None = None,
+    output: int | None = None,
+    first_token: str | float | None = None,
+    per_token: str | float | None = None,
+    degradation: float | None = None,
+    prefer: Literal["speed", "quality", "memory"] | None = None,
+    threads: int | None = None,
+    below_4_bits: bool = False,
+    machine: str | Path | Machine | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The best way to run a model inside a budget, and why the others lost.
+
+    What is not given takes its default: memory 80% of what is free, context min(2048, the model's), batch 1,
+    degradation 0.05 nats per token, prefer speed. `machine` names a data sheet of the catalog or a TOML file; this
+    machine otherwise. Raises DoesNotFit with the smallest budget that would do.
+    """
+    from pintpot.planner.defaults import make_budget
+    from pintpot.planner.degradation import recalled
+    from pintpot.planner.make import make_plan
+
+    described = model if isinstance(model, Model) else describe(model)
+    here = _machine(machine, progress)
+    budget = make_budget(
+        described,
+        here,
+        available().num_bytes,
+        memory_bytes=None if memory is None else parse_bytes(memory),
+        context=context,
+        batch=batch,
+        prompt=prompt,
+        output=output,
+        first_token_s=None if first_token is None else parse_seconds(first_token),
+        per_token_s=None if per_token is None else parse_seconds(per_token),
+        degradation=degradation,
+        prefer=prefer,
+        threads=threads,
+        below_4_bits=below_4_bits,
+    )
+    return make_plan(described, here, budget, measured=recalled(described))
+
+
+def pack(
+    model: str | Path | Model,
+    plan: Plan | None = None,
+    output: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    **asked: Any,
+) -> Path:
+    """Pack a model by a plan (made from `asked`, as `plan` takes it, when there is none) and return the folder.
+
+    Without `output` the pack is kept under PINTPOT_HOME and found again by the same question.
+    """
+    from pintpot.packer.pack import write_pack
+
+    described = _local(model if isinstance(model, Model) else describe(model))
+    made = plan or _plan(described, asked, progress)
+    folder = Path(output) if output is not None else _kept_place(described, made)
+    return write_pack(described, made, folder, _bytes_progress(progress, "packing"))
+
+
+def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
+    """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session."""
+    from pintpot.runtime.session import open_session
+
+    threads = asked.get("threads")
+    if is_pack(Path(model_or_pack)):
+        asked.pop("threads", None)
+        need(not any(value for value in asked.values()), "a pack has its plan; these options belong to a model", UsageError)
+        return open_session(Path(model_or_pack), this_machine(progress=progress), threads=threads, progress=progress)
+    described = _local(describe(model_or_pack))
+    folder = _found(described, asked)
+    if folder is None:
+        made = _plan(described, asked, progress)
+        folder = pack(described, made, _place(described, asked), progress=progress)
+    return open_session(folder, this_machine(progress=progress), threads=threads, progress=progress)
+
+
+def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progress | None = None, **how: Any) -> Proof:
+    """Measure a pack against what its plan promised: memory, speed, quality, and the share of the hardware's limit."""
+    from pintpot.proof.prove import prove as measure
+
+    return measure(Path(pack), text=None if text is None else Path(text), progress=progress, **how)
+
+
+def _machine(machine: str | Path | Machine | None, progress: Progress | None) -> Machine:
+    if isinstance(machine, Machine):
+        return machine
+    if machine is None:
+        return this_machine(progress=progress)
+    from pintpot.machine.catalog import load_machine
+
+    return load_machine(machine)
+
+
+def _local(model: Model) -> Model:
+    if model.source.kind != "hub":
+        return model
+    from pintpot.model.hub import download
+
+    return download(model)
+
+
+def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Plan:
+    return plan(model, progress=progress, **asked)
+
+
+def _place(model: Model, asked: dict[str, Any]) -> Path:
+    """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
+    given = {key: value for key, value in sorted(asked.items()) if value}
+    return place_for(model.name, {"model": model.digest, "asked": given})
+
+
+def _kept_place(model: Model, made: Plan) -> Path:
+    return place_for(model.name, {"model": model.digest, "steps": [step.to_json() for step in made.steps]})
+
+
+def _found(model: Model, asked: dict[str, Any]) -> Path | None:
+    """The kept pack of this question, unless it would no longer fit what is free."""
+    from pintpot.packer.manifest import read_manifest
+
+    folder = _place(model, asked)
+    if not is_pack(folder):
+        return None
+    manifest, _ = read_manifest(folder)
+    return folder if manifest.plan.cost.memory_high <= available().num_bytes else None
+
+
+def _bytes_progress(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(done / max(total, 1), what)
