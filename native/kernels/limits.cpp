@@ -6,6 +6,42 @@ namespace pintpot {
 namespace {
 
 constexpr int kChains = 12;  // independent sums: more than latency times throughput, fewer than registers
+constexpr int kDots = kWidth == 16 ? 12 : 2;  // likewise; without VNNI one Dot is several registers
+constexpr int kQuads = 8;    // steps of a Dot before it is read
+
+// Keeps the compiler from working once for several steps, without a trip to memory.
+INLINE void opaque(VU& v) {
+#if defined(__x86_64__)
+  asm volatile("" : "+v"(v));
+#else
+  asm volatile("" : "+m"(v));
+#endif
+}
+
+// Sums one by one and not in an array, which would be kept in memory.
+template <int C>
+struct Chains {
+  Dot<4, 0> dot;
+  Chains<C - 1> rest;
+  template <int N>
+  INLINE void step(VU weights, const int8_t* activations) {
+    dot.template step<N>(weights, activations);
+    rest.template step<N>(weights, activations + 4);
+  }
+  template <int N = 0>
+  INLINE void round(VU weights, const int8_t* activations) {
+    opaque(weights);
+    step<N>(weights, activations);
+    if constexpr (N + 1 < kQuads) round<N + 1>(weights, activations);
+  }
+  INLINE VI value() const { return dot.value(0) + rest.value(); }
+};
+template <>
+struct Chains<0> {
+  template <int N>
+  INLINE void step(VU, const int8_t*) {}
+  INLINE VI value() const { return VI{}; }
+};
 
 }  // namespace
 
@@ -34,14 +70,10 @@ uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations) {
   for (int i = 0; i < 64; ++i) activations[i] = (int8_t)(i - 32);
   VU weights = {};
   for (int i = 0; i < kWidth; ++i) weights[i] = 0x01020304u * (uint32_t)(i % 3 + 1);
-  Dot<4, 0> dots[kChains];
-  for (uint64_t r = 0; r < rounds; ++r) {
-    asm volatile("" : "+m"(activations));
-    UNROLL for (int i = 0; i < kChains; ++i) dots[i].template step<1>(weights, activations);
-  }
-  VI total = {};
-  UNROLL for (int i = 0; i < kChains; ++i) total += dots[i].value(0);
-  *num_operations = rounds * kChains * kWidth * 4;
+  Chains<kDots> chains;
+  for (uint64_t r = 0; r < rounds; ++r) chains.round(weights, activations);
+  const VI total = chains.value();
+  *num_operations = rounds * kQuads * kDots * kWidth * 4;
   return (uint64_t)(uint32_t)total[0];
 }
 
