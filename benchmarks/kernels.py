@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-
 from pintpot._native import kernels as native
+
 from pintpot.errors import PintpotError, need
 from pintpot.formats.registry import KERNEL_FORMATS, encoding
 from pintpot.formats.tiles import unpack
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 COLUMNS = 4096
-PEAK_ROUNDS = 2_000_000
+PEAK_ROUNDS = 250_000
 
 
 def drawn_strips(name: str, num_strips: int, seed: int = 0) -> Bytes:

@@ -1,7 +1,7 @@
 // The int8 product: per row of a strip, unsigned weight bytes times signed activation bytes, summed exactly in int32.
 //
 // Dot<BITS, ZERO> gathers sum (q - ZERO) * a over up to 8 quads (4 columns each) for kWidth rows:
-//   step<N>(w, a): the N-th quad since the start; w holds 4 unsigned bytes a row, a points at 4 signed bytes;
+//   step<N>(w, a): the N-th quad since the start; w holds 4 unsigned bytes a row, a is the broadcast of 4 signed bytes;
 //   value(sum): the int32 result; `sum` is the sum of all a stepped over.
 #pragma once
 #include "simd.h"
@@ -11,17 +11,23 @@ namespace {
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 
+typedef VI Quad;
+INLINE Quad broadcast(const int8_t* a) { return (VI)_mm512_set1_epi32(load32(a)); }
+
 template <int BITS, int ZERO>
 struct Dot {
   __m512i total = _mm512_setzero_si512();
   template <int N>
-  INLINE void step(VU w, const int8_t* a) {
-    total = _mm512_dpbusd_epi32(total, (__m512i)w, _mm512_set1_epi32(load32(a)));
+  INLINE void step(VU w, Quad a) {
+    total = _mm512_dpbusd_epi32(total, (__m512i)w, (__m512i)a);
   }
   INLINE VI value(int32_t sum) const { return (VI)total - splat(sum * ZERO); }
 };
 
 #elif defined(__AVX2__)
+
+typedef VI Quad;
+INLINE Quad broadcast(const int8_t* a) { return (VI)_mm256_set1_epi32(load32(a)); }
 
 // vpmaddubsw adds pairs in 16 bits with saturation: how many quads fit before widening depends on the bits.
 template <int BITS, int ZERO>
@@ -29,8 +35,8 @@ struct Dot {
   static constexpr int kQuads = BITS <= 4 ? 8 : BITS == 5 ? 4 : 2;
   __m256i narrow = _mm256_setzero_si256(), total = _mm256_setzero_si256();
   template <int N>
-  INLINE void step(VU w, const int8_t* a) {
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, _mm256_set1_epi32(load32(a)));
+  INLINE void step(VU w, Quad a) {
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)a);
     narrow = N % kQuads == 0 ? pairs : _mm256_add_epi16(narrow, pairs);
     if (N % kQuads == kQuads - 1) flush();
   }
@@ -43,9 +49,9 @@ template <>
 struct Dot<8, 128> {
   __m256i total = _mm256_setzero_si256();
   template <int N>
-  INLINE void step(VU w, const int8_t* a) {
+  INLINE void step(VU w, Quad a) {
     const __m256i centred = (__m256i)(w ^ 0x80808080u);
-    const __m256i signs = _mm256_sign_epi8(_mm256_set1_epi32(load32(a)), centred);
+    const __m256i signs = _mm256_sign_epi8((__m256i)a, centred);
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), signs);
     total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
@@ -54,17 +60,21 @@ struct Dot<8, 128> {
 
 #elif defined(__SSE2__)
 
+typedef __m128i Quad;  // in 16 bits, twice
+INLINE Quad broadcast(const int8_t* a) {
+  const __m128i bytes = _mm_cvtsi32_si128(load32(a));
+  const __m128i words = _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
+  return _mm_unpacklo_epi64(words, words);
+}
+
 template <int BITS, int ZERO>
 struct Dot {
   __m128i low = _mm_setzero_si128(), high = _mm_setzero_si128();  // rows 0, 1 and rows 2, 3: two halves each
   template <int N>
-  INLINE void step(VU w, const int8_t* a) {
-    const __m128i bytes = _mm_cvtsi32_si128(load32(a));
-    const __m128i words = _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
-    const __m128i quad = _mm_unpacklo_epi64(words, words);
+  INLINE void step(VU w, Quad a) {
     const __m128i zero = _mm_setzero_si128();
-    low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi8((__m128i)w, zero), quad));
-    high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi8((__m128i)w, zero), quad));
+    low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi8((__m128i)w, zero), a));
+    high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi8((__m128i)w, zero), a));
   }
   INLINE VI value(int32_t sum) const {
     const __m128 even = _mm_shuffle_ps((__m128)low, (__m128)high, 0x88);
@@ -75,12 +85,15 @@ struct Dot {
 
 #else
 
+typedef VI Quad;
+INLINE Quad broadcast(const int8_t* a) { return splat(load32(a)); }
+
 template <int BITS, int ZERO>
 struct Dot {
   VI total = VI{};
   template <int N>
-  INLINE void step(VU w, const int8_t* a) {
-    UNROLL for (int i = 0; i < 4; ++i) total += (VI)((w >> (8 * i)) & 255u) * int32_t(a[i]);
+  INLINE void step(VU w, Quad a) {
+    UNROLL for (int i = 0; i < 4; ++i) total += (VI)((w >> (8 * i)) & 255u) * (a << (24 - 8 * i) >> 24);
   }
   INLINE VI value(int32_t sum) const { return total - splat(sum * ZERO); }
 };

@@ -36,15 +36,6 @@ INLINE VU planes_quad(const uint8_t* planes, int part) {
   else return low | plane_quad<BITS - kLow, Q, kLow>(planes + 64 * kLow, part);
 }
 
-INLINE VF load_u8(const uint8_t* p) {
-  typedef uint8_t VS __attribute__((vector_size(kWidth)));
-  return to_float(__builtin_convertvector(load<VS>(p), VI));
-}
-INLINE VU load_bytes(const uint8_t* p) {
-  typedef uint8_t VS __attribute__((vector_size(kWidth)));
-  return __builtin_convertvector(load<VS>(p), VU);
-}
-
 template <int BITS, bool AFFINE>
 struct Group {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = 1;
@@ -74,12 +65,12 @@ struct Q4K {
     const int64_t j = g % 8;
     VU scale, low;
     if (j < 4) {
-      scale = load_bytes(packed + 16 * j) & 63u;
-      low = load_bytes(packed + 16 * (j + 4)) & 63u;
+      scale = load_u8(packed + 16 * j) & 63u;
+      low = load_u8(packed + 16 * (j + 4)) & 63u;
     } else {
-      const VU both = load_bytes(packed + 16 * (j + 4));
-      scale = (both & 15u) | (load_bytes(packed + 16 * (j - 4)) >> 6 << 4);
-      low = (both >> 4) | (load_bytes(packed + 16 * j) >> 6 << 4);
+      const VU both = load_u8(packed + 16 * (j + 4));
+      scale = (both & 15u) | (load_u8(packed + 16 * (j - 4)) >> 6 << 4);
+      low = (both >> 4) | (load_u8(packed + 16 * j) >> 6 << 4);
     }
     const VF d = load_f16(at + part * kWidth * 2), dmin = load_f16(at + 32 + part * kWidth * 2);
     return {{d * to_float((VI)scale), VF{}}, -(dmin * to_float((VI)low))};

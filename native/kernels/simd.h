@@ -74,14 +74,35 @@ INLINE void store_f16(void* to, VF v) {
 }
 #endif
 
-typedef uint16_t VHalf __attribute__((vector_size(kWidth * 2)));
-INLINE VF load_bf16(const void* from) { return (VF)(__builtin_convertvector(load<VHalf>(from), VU) << 16); }
-
-// int8 -> int32, kWidth values.
-INLINE VI load_i8(const void* from) {
-  typedef int8_t VS __attribute__((vector_size(kWidth)));
-  return __builtin_convertvector(load<VS>(from), VI);
+// Narrow integers widened to kWidth of 32 bits. (GCC 12 takes __builtin_convertvector apart here, lane by lane.)
+#if defined(__AVX512F__)
+INLINE VU load_u8(const void* p) { return (VU)_mm512_cvtepu8_epi32(load<__m128i>(p)); }
+INLINE VI load_i8(const void* p) { return (VI)_mm512_cvtepi8_epi32(load<__m128i>(p)); }
+INLINE VU load_u16(const void* p) { return (VU)_mm512_cvtepu16_epi32(load<__m256i>(p)); }
+INLINE void store_i8(void* p, VI v) { store(p, _mm512_cvtepi32_epi8((__m512i)v)); }
+#elif defined(__AVX2__)
+INLINE VU load_u8(const void* p) { return (VU)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+INLINE VI load_i8(const void* p) { return (VI)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+INLINE VU load_u16(const void* p) { return (VU)_mm256_cvtepu16_epi32(load<__m128i>(p)); }
+INLINE void store_i8(void* p, VI v) {
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));
 }
+#else
+INLINE VU load_u8(const void* from) {
+  const uint8_t* p = (const uint8_t*)from;
+  return VU{p[0], p[1], p[2], p[3]};
+}
+INLINE VI load_i8(const void* from) {
+  const int8_t* p = (const int8_t*)from;
+  return VI{p[0], p[1], p[2], p[3]};
+}
+INLINE VU load_u16(const void* from) { return __builtin_convertvector(load<VH>(from), VU); }
+INLINE void store_i8(void* to, VI v) {
+  for (int i = 0; i < kWidth; ++i) ((int8_t*)to)[i] = (int8_t)v[i];
+}
+#endif
+INLINE VF load_bf16(const void* from) { return (VF)(load_u16(from) << 16); }
 
 // 16 float lanes.
 struct Pack {

@@ -14,7 +14,17 @@ constexpr int kBlock = 4;
 #else
 constexpr int kBlock = 2;
 #endif
+constexpr int64_t kAhead = 2048;      // bytes
 constexpr int64_t kChunkGroups = 32;  // expanded at a time: 16 KiB of bytes stay in the first cache
+
+// For a single token the memory decides: the strip's lines are asked for ahead of their use, in the order of addresses
+// (its scales come first, so that much further ahead), at the pace of the groups.
+template <class F>
+INLINE void ask_ahead(const uint8_t* planes, int64_t g) {
+  constexpr int64_t kBytes = F::kPlaneBytes + F::kScaleBytes / (F::kColumns / 32);
+  const uint8_t* at = planes + kAhead + g * kBytes;
+  UNROLL for (int64_t i = 0; i < (kBytes + 63) / 64; ++i) __builtin_prefetch(at + 64 * i);
+}
 
 // T tokens from `first` of a panel of WIDTH, groups [0, num_groups) added onto acc.
 template <class F, int WIDTH, int T, int PLANES>
@@ -23,6 +33,7 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, int64_t fir
   using P = PanelOf<PLANES>;
   using D = Dot<F::kBits, F::kZero>;
   for (int64_t g = first_group; g < first_group + num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
+    if constexpr (WIDTH == 1) ask_ahead<F>(planes, g);
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
@@ -34,7 +45,7 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, int64_t fir
         const VU w = F::template quad<kQ>(planes, g, part);
         UNROLL for (int t = 0; t < T; ++t)
           UNROLL for (int p = 0; p < PLANES; ++p)
-            dots[t][p][kHalf].template step<kQ>(w, q + p * WIDTH * 32 + t * 32 + kQ * 4);
+            dots[t][p][kHalf].template step<kQ>(w, broadcast(q + p * WIDTH * 32 + t * 32 + kQ * 4));
       });
       const Scales w = F::scales(scales, g, part);
       UNROLL for (int t = 0; t < T; ++t) {

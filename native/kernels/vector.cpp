@@ -20,19 +20,23 @@ INLINE void map(int64_t n, F f) {
 struct Rounded {
   int32_t all, first_half;
 };
+INLINE int32_t sum_lanes(VI v) {
+  int32_t total = 0;
+  UNROLL for (int i = 0; i < kWidth; ++i) total += v[i];
+  return total;
+}
 INLINE Rounded store_bytes(const Pack (&q)[2], int8_t* to) {
-  Rounded sums = {0, 0};
+  int32_t sums[2];
   for (int half = 0; half < 2; ++half) {
-    float values[16];
-    store16(values, q[half]);
-    for (int i = 0; i < 16; ++i) {
-      const int32_t value = (int32_t)values[i];
-      to[half * 16 + i] = (int8_t)value;
-      sums.all += value;
+    VI total = {};
+    UNROLL for (int i = 0; i < kParts; ++i) {
+      const VI value = __builtin_convertvector(q[half].v[i], VI);
+      store_i8(to + half * 16 + i * kWidth, value);
+      total += value;
     }
-    if (half == 0) sums.first_half = sums.all;
+    sums[half] = sum_lanes(total);
   }
-  return sums;
+  return {sums[0] + sums[1], sums[0]};
 }
 
 template <int PLANES>
