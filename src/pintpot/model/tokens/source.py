@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pintpot.errors import BadFile, BadInput, need
-from pintpot.model.gguf import Gguf, GgufArray
+from pintpot.model.gguf import Gguf
 from pintpot.model.tokens.build import build_tokenizer_json
 from pintpot.model.tokens.protobuf import sentencepiece_metadata
 from pintpot.model.tokens.vocabulary import end_ids, read_vocabulary
@@ -54,9 +54,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSource:
 
 def from_gguf(gguf: Gguf) -> TokenizerSource:
     """The tokenizer in a GGUF file whose header was read; its lists are read now. Raises as `from_metadata` does."""
-    wanted = {key: value for key, value in gguf.metadata.items() if key.startswith("tokenizer.")}
-    lists = {key: gguf.read_array(key) for key, value in wanted.items() if isinstance(value, GgufArray)}
-    return from_metadata({**wanted, **lists})
+    return from_metadata(gguf.tokenizer_metadata())
 
 
 def from_folder(folder: Path) -> TokenizerSource:

@@ -1,8 +1,9 @@
 """SentencePiece BPE: the sections of tokenizer.json for `tokenizer.ggml.model` llama.
 
-SentencePiece joins the neighbours whose union has the highest score (Kudo and Richardson, 2018, section 3); the merges
-that the `tokenizers` library wants are therefore all ways to cut each piece in two, best score first. Where the same
-piece can be cut in several ways, SentencePiece takes the leftmost place in the text, the library the first cut listed.
+SentencePiece joins the neighbours whose union has the highest score, the leftmost of them where several have (Kudo and
+Richardson, 2018); the merges that the `tokenizers` library wants are therefore all ways to cut each piece in two, best
+score first. The library knows no leftmost among different merges; the longest left half first comes to the same in
+runs of one character, which is where equal scores occur (Mistral's runs of spaces share one score).
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ def _has_bytes(vocabulary: Vocabulary) -> bool:
 
 
 def _merges(vocabulary: Vocabulary, scores: Sequence[float]) -> list[str]:
-    """Every cut of every normal piece into two normal pieces, best score first, then by the ids of the halves."""
+    """Every cut of every normal piece into two normal pieces: best score first, then the longest left half."""
     joinable = [kind == TokenType.NORMAL for kind in vocabulary.types]
     ids = vocabulary.ids
-    cuts: list[tuple[float, int, int]] = []
+    cuts: list[tuple[float, int, int, int]] = []
     for index, piece in enumerate(vocabulary.tokens):
         if not joinable[index]:
             continue
@@ -74,6 +75,6 @@ def _merges(vocabulary: Vocabulary, scores: Sequence[float]) -> list[str]:
                 continue
             right = ids.get(piece[cut:])
             if right is not None and joinable[right]:
-                cuts.append((score, left, right))
+                cuts.append((score, -cut, left, right))
     cuts.sort()
-    return [f"{vocabulary.tokens[left]} {vocabulary.tokens[right]}" for _, left, right in cuts]
+    return [f"{vocabulary.tokens[left]} {vocabulary.tokens[right]}" for _, _, left, right in cuts]

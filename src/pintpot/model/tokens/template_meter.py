@@ -11,8 +11,8 @@ from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.runtime import Undefined
 
 MAX_STEPS = 500_000
-MAX_CHARS = 32_000_000
-CHARS_PER_GIVEN = 64
+MAX_CHARS = 16_000_000
+CHARS_PER_GIVEN = 256
 MAX_SECONDS = 5.0
 
 

@@ -2,7 +2,7 @@
 
 A template is a program from outside. Python's internals, files and imports are out of its reach (jinja2's immutable
 sandbox), and every loop pass, call, filter, operator, literal and output is counted by a `Meter`: MAX_STEPS steps,
-MAX_CHARS characters in all texts together, those made on the way included (and 64 more for each character given to
+MAX_CHARS characters in all texts together, those made on the way included (and 256 more for each character given to
 it), MAX_SECONDS. What could grow a text or a number in one step is bounded before it is done. jinja2 is imported here
 and in `template_meter` and `template_filters`, so these are imported only when a template is rendered.
 """
