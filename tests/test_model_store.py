@@ -36,10 +36,7 @@ def test_store_gives_rows_of_every_shard(tmp_path: Path, dtype: str) -> None:
             assert np.array_equal(read.reshape(value.shape), value)
             if value.ndim == 2:
                 assert np.array_equal(store.read(found, 3, 5), rows[3:8])
-        assert store.read("embed", 0, 0).shape == (
-            0,
-            _weights(model)["embed"].num_bytes // tiny.vocab,
-        )
+        assert store.read("embed", 0, 0).shape == (0, _weights(model)["embed"].num_bytes // tiny.vocab)
         for first, count in ((0, tiny.vocab + 1), (-1, 1), (tiny.vocab, 1), (0, -1)):
             with pytest.raises(UsageError, match="rows 0 to 383"):
                 store.read("embed", first, count)

@@ -1,9 +1,9 @@
 """Tiny language models, drawn in code: Hugging Face folders and GGUF files with real tokenizers, for every test.
 
-    folder = write_hf(tmp_path / "m", Tiny(family="qwen3"))            # config.json, model.safetensors, tokenizer.json
-    file = write_gguf(tmp_path / "m.gguf", Tiny(), "q4_0")             # general.architecture llama, rows of q and k permuted
-    hf_weights(tiny), gguf_weights(file, tiny)                         # float32 arrays by Hugging Face name
-    torch_model(folder), torch_model_of_gguf(file, tiny)               # what transformers makes of the same weights
+    folder = write_hf(tmp_path / "m", Tiny(family="qwen3"))      # config.json, model.safetensors, tokenizer.json
+    file = write_gguf(tmp_path / "m.gguf", Tiny(), "q4_0")       # rows of q and k permuted, as llama.cpp does for llama
+    hf_weights(tiny), gguf_weights(file, tiny)                   # float32 arrays by Hugging Face name
+    torch_model(folder), torch_model_of_gguf(file, tiny)         # what transformers makes of the same weights
 
 The same `Tiny` gives the same bytes. Matrices whose columns are no multiple of the format's block fall back to F16.
 """
@@ -41,9 +41,9 @@ from tiny_hf import (
 )
 
 __all__ = [
-    "CHAT_TEMPLATE", "DEFAULT", "FAMILIES", "GGUF_TYPES", "K_QUANT", "SPECIAL", "VOCAB_SIZE", "Tiny", "deinterleave", "encode_gguf",
-    "gguf_name", "gguf_weights", "hf_config", "hf_shapes", "hf_weights", "interleave", "rope_factors", "rope_scaling",
-    "tokenizer_json", "torch_model", "torch_model_of_gguf", "write_gguf", "write_hf", "write_tokenizer",
+    "CHAT_TEMPLATE", "DEFAULT", "FAMILIES", "GGUF_TYPES", "K_QUANT", "SPECIAL", "VOCAB_SIZE", "Tiny", "deinterleave",
+    "encode_gguf", "gguf_name", "gguf_weights", "hf_config", "hf_shapes", "hf_weights", "interleave", "rope_factors",
+    "rope_scaling", "tokenizer_json", "torch_model", "torch_model_of_gguf", "write_gguf", "write_hf", "write_tokenizer",
 ]  # fmt: skip
 
 

@@ -76,7 +76,8 @@ def encode_gguf(value: np.ndarray, quantization: str, rng: np.random.Generator) 
         return gguf.quants.quantize(value, kind), kind
     blocks = rng.integers(0, 256, (value.shape[0], value.shape[1] // block, block_bytes), dtype=np.uint8)
     scale_at, min_at, middle = {
-        "q2_k": (80, 82, 1.5), "q3_k": (108, None, 0), "q4_k": (0, 2, 7.5), "q5_k": (0, 2, 15.5), "q6_k": (208, None, 0),
+        "q2_k": (80, 82, 1.5), "q3_k": (108, None, 0), "q4_k": (0, 2, 7.5), "q5_k": (0, 2, 15.5),
+        "q6_k": (208, None, 0),
     }[quantization]  # fmt: skip
     for scale in (1.0, None):
         if scale is None:
