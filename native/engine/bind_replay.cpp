@@ -31,13 +31,20 @@ int32_t format_of(const std::string& name) {
 using PieceTuple = std::tuple<uint32_t, uint32_t, int64_t, int64_t>;
 
 Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintptr_t address, int64_t resident_rows,
-                 const std::vector<PieceTuple>& pieces) {
+                 const std::vector<PieceTuple>& pieces,
+                 const std::optional<std::pair<uint64_t, std::vector<uint32_t>>>& lookup) {
     constexpr int64_t kMost = int64_t(1) << 31;
     need(rows > 0 && rows < kMost && columns > 0 && columns < kMost, "a weight has rows and columns, fewer than 2^31");
     auto whole = [&](int64_t row) { return row % kStripRows == 0 || row == rows; };
     need(resident_rows >= 0 && resident_rows <= rows && whole(resident_rows), "resident rows are whole strips");
     auto strips = [](int64_t count) { return (count + kStripRows - 1) / kStripRows; };
-    Weight weight{format_of(format), rows, columns, pointer<const uint8_t>(address), strips(resident_rows), {}};
+    Weight weight{};
+    weight.format = format_of(format);
+    weight.rows = rows, weight.columns = columns;
+    weight.resident = pointer<const uint8_t>(address);
+    weight.resident_strips = strips(resident_rows);
+    weight.has_lookup = lookup.has_value();
+    if (lookup) std::tie(weight.lookup_offset, weight.lookup_crcs) = *lookup;
     for (const auto& [slot, offset, first, count] : pieces) {
         need(first >= 0 && count > 0 && count <= rows - first && first % kStripRows == 0 && whole(first + count),
              "the rows of a piece are whole strips");
@@ -65,11 +72,12 @@ struct Builder {
     std::unique_ptr<OpList> list;
 };
 
-void add_linear(Builder& self, bool over_rows, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
+void add_linear(Builder& self, bool over_rows, bool selected, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
                 const std::string& prologue, uintptr_t norm, float eps, int32_t planes,
                 const std::vector<uintptr_t>& biases, uintptr_t residual) {
     LinearRecord record{};
     record.over_rows = over_rows;
+    record.selected = selected;
     record.x = pointer<const float>(x);
     record.out = pointer<float>(out);
     record.weights = weights;
@@ -209,11 +217,12 @@ void bind_builder(nb::module_& module) {
         .def(
             "__init__",
             [](Weight* self, const std::string& format, int64_t rows, int64_t columns, uintptr_t address,
-               int64_t resident_rows, const std::vector<PieceTuple>& pieces) {
-                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces));
+               int64_t resident_rows, const std::vector<PieceTuple>& pieces,
+               const std::optional<std::pair<uint64_t, std::vector<uint32_t>>>& lookup) {
+                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces, lookup));
             },
             nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("address"), nb::arg("resident_rows"),
-            nb::arg("pieces"));
+            nb::arg("pieces"), nb::arg("lookup").none());
     nb::class_<Builder>(module, "Builder")
         .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string&>(), nb::arg("tokens"), nb::arg("rows"),
              nb::arg("sequences"), nb::arg("context"), nb::arg("isa") = "")
@@ -226,8 +235,8 @@ void bind_builder(nb::module_& module) {
                 self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out)}, self.kernels);
             },
             nb::arg("weight"), nb::arg("scale"), nb::arg("out"))
-        .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("x"), nb::arg("out"), nb::arg("weights"),
-             nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("planes"), nb::arg("biases"),
+        .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("x"),
+             nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("planes"), nb::arg("biases"),
              nb::arg("residual"))
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
              nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),

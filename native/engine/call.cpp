@@ -54,6 +54,13 @@ void Call::check_counts() const {
         need(rows[size_t(row)] >= 0 && rows[size_t(row)] < num_tokens, text("row %d wants token %d of %d", row, rows[size_t(row)], num_tokens));
 }
 
+void Call::check_every_row() const {
+    if (num_rows == 0) return;
+    need(num_rows == num_tokens, text("%d rows of %d tokens, and this program has no select", num_rows, num_tokens));
+    for (int32_t row = 0; row < num_rows; ++row)
+        need(rows[size_t(row)] == row, "the rows of a program without a select are its tokens, in order");
+}
+
 void Call::check_tokens(int64_t vocabulary) {
     runs.clear();
     for (int32_t i = 0; i < num_tokens; ++i) {

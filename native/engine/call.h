@@ -37,6 +37,9 @@ class Call {
     // Checks every number that memory safety or a result depends on, and fills `runs`. Throws std::invalid_argument.
     void prepare(int64_t vocabulary, const std::vector<Visible>& attends);
 
+    // Throws unless logits are wanted for all tokens in their order, or for none.
+    void check_every_row() const;
+
     const int32_t* pages_of(int32_t sequence) const { return pages.data() + int64_t(sequence) * max_pages; }
     int32_t sequence_of_row(int32_t row) const { return sequence[size_t(rows[size_t(row)])]; }
 

@@ -9,6 +9,7 @@ enum class Prologue { kNone, kRmsNorm, kSwiGlu };
 
 struct LinearRecord {
     bool over_rows;  // x and out have one row for each row with logits, not for each token
+    bool selected;   // over rows: x holds only those (after a select), not one for each token
     const float* x;  // [n][columns], [n][2 columns] before a swiglu
     Prologue prologue;
     const float* norm;  // [columns] for rmsnorm
@@ -32,6 +33,8 @@ class Linear final : public Op {
     bool run(Context& context, int thread, const Finish& finish) override;
 
     bool over_rows() const { return record_.over_rows; }
+    // Without a select the rows with logits are all tokens, or none.
+    bool wants_every_row() const { return record_.over_rows && !record_.selected; }
     const std::vector<Weight>& weights() const { return record_.weights; }
 
   private:

@@ -57,6 +57,7 @@ void Replay::bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes) 
         op->bind(memory, list_->bounds, ring_, pool_.size());
         if (auto* embed = dynamic_cast<Embed*>(op.get())) vocabulary_ = std::min(vocabulary_, embed->vocabulary());
         if (auto* sample = dynamic_cast<Sample*>(op.get())) vocabulary_ = std::min(vocabulary_, sample->vocabulary());
+        if (auto* linear = dynamic_cast<Linear*>(op.get())) every_row_ = every_row_ || linear->wants_every_row();
         if (auto* attend = dynamic_cast<Attend*>(op.get())) attends_.push_back(attend->visible());
     }
     std::sort(attends_.begin(), attends_.end(), [](const Visible& a, const Visible& b) {
@@ -112,6 +113,7 @@ bool Replay::run(Call& call, int first, int stop, const std::function<bool()>& p
     need(have.tokens <= wanted.tokens && have.rows <= wanted.rows && have.sequences <= wanted.sequences && have.context <= wanted.context,
          "the call has larger bounds than the replay");
     call.prepare(vocabulary_, attends_);
+    if (every_row_) call.check_every_row();
     begin_pass(call, first);
     context_.call = &call;
     current_ = first, stop_ = stop;

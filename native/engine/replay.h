@@ -81,7 +81,7 @@ class Replay {
     std::vector<uint8_t> needed_[2];
     std::vector<std::atomic<int32_t>> strips_left_;
     bool streams_ = false, in_pass_ = false;
-    bool with_rows_ = false;
+    bool with_rows_ = false, every_row_ = false;
 
     int current_ = 0, stop_ = 0;
     std::atomic<int> done_{0};

@@ -26,8 +26,14 @@ Embed::Embed(EmbedRecord record, const KernelTable& kernels) : record_(std::move
 
 ScratchNeed Embed::scratch(const Bounds&, int) const {
     ScratchNeed need;
-    if (!record_.weight.pieces.empty()) need.per_thread = round_up(size_t(record_.weight.strip_bytes), kBlock) + kVerifyBytes;
+    if (!record_.weight.rests_whole()) need.per_thread = strip_room() + read_room();
     return need;
+}
+
+// A strip may begin and end inside a block.
+size_t Embed::read_room() const {
+    size_t window = strip_room() + 2 * kBlock;
+    return record_.weight.has_lookup ? window : std::max(window, kVerifyBytes);
 }
 
 void Embed::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int) {
@@ -41,7 +47,7 @@ void Embed::begin(Context& context) {
 }
 
 bool Embed::run(Context& context, int thread, const Finish& finish) {
-    int64_t tokens = context.call->num_tokens, size = record_.weight.pieces.empty() ? kTokensOfChunk : 1;
+    int64_t tokens = context.call->num_tokens, size = record_.weight.rests_whole() ? kTokensOfChunk : 1;
     return context.pool->phase(
         thread, (tokens + size - 1) / size,
         [&](int64_t chunk) {
@@ -58,10 +64,7 @@ void Embed::look_up(Context& context, int32_t index, uint8_t* own) const {
     if (strip < weight.resident_strips) {
         context.kernels->expand_row(weight.format, weight.resident, weight.columns, row, out);
     } else {
-        const Piece& piece = weight.piece_of(strip);
-        uint32_t begin = piece.offset + uint32_t((strip - piece.first_strip) * weight.strip_bytes);
-        Scratch scratch{own + round_up(size_t(weight.strip_bytes), kBlock), kVerifyBytes};
-        context.ring->read_piece(piece.slot, begin, uint32_t(weight.strip_bytes), own, scratch);
+        weight.read_strip(*context.ring, strip, own, {own + strip_room(), read_room()});
         context.kernels->expand_row(weight.format, own, weight.columns, row % kStripRows, out);
     }
     if (record_.scale != 1.0f) context.kernels->scale(out, weight.columns, record_.scale, out);

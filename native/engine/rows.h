@@ -26,6 +26,8 @@ class Embed final : public Op {
     int64_t vocabulary() const { return record_.weight.rows; }
 
   private:
+    size_t strip_room() const { return round_up(size_t(record_.weight.strip_bytes), kBlock); }
+    size_t read_room() const;
     void look_up(Context& context, int32_t index, uint8_t* own) const;
 
     EmbedRecord record_;

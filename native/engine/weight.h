@@ -17,22 +17,34 @@ struct Piece {
     uint32_t position = 0;  // of the slot in the ring's order, where the op reads it through the ring
 };
 
-struct Weight {
+class Weight {
+  public:
     int32_t format;
     int64_t rows, columns;
     const uint8_t* resident;
     int64_t resident_strips;
     std::vector<Piece> pieces;
+    // Instead of pieces, for rows that are only looked up: the other strips one after the other from `lookup_offset` of
+    // the file on, with a CRC-32C for each or none.
+    bool has_lookup = false;
+    uint64_t lookup_offset = 0;
+    std::vector<uint32_t> lookup_crcs;
     int64_t strip_bytes = 0;
 
     int64_t num_strips() const { return (rows + kStripRows - 1) / kStripRows; }
     // Rows of a run of strips that are not padding.
     int64_t rows_of(int64_t first_strip, int64_t num_strips) const;
     const Piece& piece_of(int64_t strip) const;
+    bool rests_whole() const { return resident_strips == num_strips(); }
+    // Reads one strip that does not rest in memory.
+    void read_strip(Ring& ring, int64_t strip, uint8_t* destination, Scratch scratch) const;
 
     // Checks that memory and pieces hold all rows, and finds the pieces' positions in the order of the ring where
     // `in_pass`. Throws std::invalid_argument.
     void bind(const Memory& memory, const Ring* ring, bool in_pass);
+
+  private:
+    void bind_lookup(const Ring* ring, bool in_pass) const;
 };
 
 }  // namespace pintpot
