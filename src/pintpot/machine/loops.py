@@ -105,7 +105,11 @@ def _pool_loops(pool: Pool) -> Iterator[Loop]:
             pool.run_seconds(1)
         return float(rounds), time.perf_counter() - start
 
-    yield Loop("barrier", pool.size, 0, lambda rounds: (rounds, rounds * pool.barrier_seconds(rounds)))
+    def barriers(rounds: int) -> tuple[float, float]:
+        many = 500 * rounds  # waking the pool must weigh nothing
+        return float(many), many * pool.barrier_seconds(many)
+
+    yield Loop("barrier", pool.size, 0, barriers)
     yield Loop("call", pool.size, 0, calls)
     yield Loop("int8_peak", pool.size, 0, lambda rounds: measure.peak(pool, False, 1000 * rounds))
     yield Loop("float_peak", pool.size, 0, lambda rounds: measure.peak(pool, True, 1000 * rounds))
