@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from pintpot.errors import BadPack, DiskTooSmall, PintpotError, UsageError, need
 from pintpot.meter.disk import ask_room
@@ -108,7 +109,7 @@ class _Sink:
     """The weight file being written: keeps checksums of what passes, and the place."""
 
     def __init__(self, path: Path, num_bytes: int, progress: Progress | None) -> None:
-        self._writer = Writer(path, num_bytes)
+        self._writer = Writer(path)
         self._total, self._progress = num_bytes, progress
         self._done = 0
         self._crcs: list[int] | None = None
@@ -117,8 +118,10 @@ class _Sink:
     def __enter__(self) -> _Sink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._writer.close(sync=kind is None)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
 
     def write(self, data: object) -> None:
         view = memoryview(data).cast("B")  # type: ignore[arg-type]

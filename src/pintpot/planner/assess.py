@@ -72,6 +72,7 @@ def price(made: Draft, place: Step | None = None) -> Plan:
         config=part.config,
         machine_name=machine.name,
         machine_digest=machine.digest,
+        machine_fingerprint=machine.fingerprint,
         machine_origin=machine.origin,
         budget=question.budget,
         threads=question.threads,

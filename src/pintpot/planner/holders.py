@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from functools import lru_cache
 
 from pintpot.contract.form import Form
-from pintpot.model.tokens import estimated_bytes
+from pintpot.model.tokens.memory import estimated_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.question import Question
 from pintpot.program.layout import lay_out

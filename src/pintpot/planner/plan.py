@@ -66,6 +66,7 @@ class Plan:
     config: Mapping[str, Any] = field(repr=False)
     machine_name: str
     machine_digest: str
+    machine_fingerprint: str
     machine_origin: str
     budget: Budget
     threads: int
