@@ -1,14 +1,15 @@
-"""The tree and its map: which source files there are, which room each is in, and what MAP.md says of them.
+"""The tree and its map: which source files there are, which room each is in, what each uses, and MAP.md made of that.
 
-`python tests/tree.py` names what MAP.md lacks and what it says of files that are gone; with `--write` it mends both,
-taking a new file's line from the file's own first sentence. The order within a room is kept as it was written by hand.
+`python tests/tree.py` shows what MAP.md lacks; with `--write` it writes it anew.
 """
 
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,13 +72,24 @@ SECTIONS = {
 CPP = {".cpp", ".cc", ".h", ".hpp", ".inc", ".cu"}
 FOLDERS = ("src", "native", "examples", "benchmarks", "tests", "docs")
 KINDS = CPP | {".py", ".pyi", ".toml", ".txt", ".md", ".html", ".css", ".js", ".json", ".sh"}
-AROUND = ("README.md", "CHANGELOG.md", "LOG.md", "pyproject.toml", "constraints.txt", "Makefile", ".ci/run", "LICENSE")
-LINE = re.compile(r"- `([^`]+)`: (.+)")
-HEADING = re.compile(r"## (\S+): .+")
+AROUND = {
+    "README.md": "what Pintpot is, its two commands, its figures and its limits",
+    "CHANGELOG.md": "what changed for the people who use it",
+    "LOG.md": "what was tried, what it gave, and what did not work",
+    "pyproject.toml": "what Pintpot needs, how it is built into a wheel, and the rules of its linters and tests",
+    "constraints.txt": "the versions that the tests run with",
+    "Makefile": "the commands: demo, test, lint, format, map, wheel, clean",
+    ".ci/run": "what must pass before a change is taken",
+    "LICENSE": "the text of Apache-2.0",
+}
+# Files of a kind that cannot say themselves what they are.
+MUTE = {
+    "src/pintpot/planner/priors.json": "degradation by format and kind of weight, as `benchmarks/priors.py` measured it"
+}
 HEAD = """# Map
 
-Every source file in the order in which the work passes through them: what stands higher knows nothing of what stands
-lower. `make map` adds the lines of new files and drops those of files that are gone; a test says when it is due.
+Every source file in the order in which the work passes through the rooms; inside a room a file stands below those that
+it uses. What each is, it says itself in its first sentence: `make map` writes this page, a test says when that is due.
 """
 
 
@@ -85,8 +97,7 @@ def source_files() -> list[str]:
     """Paths from the root, `/`-separated, of all source files that say something; empty `__init__.py` are left out."""
     found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in KINDS]
     kept = [path for path in found if "__pycache__" not in path.parts and path.read_bytes().strip()]
-    around = [ROOT / name for name in AROUND if (ROOT / name).exists()]
-    return [path.relative_to(ROOT).as_posix() for path in sorted(kept) + around]
+    return [path.relative_to(ROOT).as_posix() for path in sorted(kept)] + list(AROUND)
 
 
 def room(path: str) -> str:
@@ -97,8 +108,55 @@ def room(path: str) -> str:
     return parts[0] if parts[0] in FOLDERS else "around"
 
 
+def imports(file: Path, top: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of all that a Python file imports, anywhere in it; `top` is the folder above its package."""
+    package = file.relative_to(top).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            constants = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            yield from ((node.lineno, value) for value in constants if isinstance(value, str))
+
+
+def uses(path: str, files: set[str]) -> set[str]:
+    """Which of `files` a file imports or includes."""
+    file = ROOT / path
+    if file.suffix == ".py":
+        top = ROOT / ("src" if path.startswith("src/") else Path(path).parts[0])
+        names = {name for _, name in imports(file, top)}
+        names |= {name.rpartition(".")[0] for name in names}
+        where = [(top / name.replace(".", "/")).relative_to(ROOT).as_posix() for name in names if name]
+        found = {f"{one}.py" for one in where} | {f"{one}/__init__.py" for one in where}
+    else:
+        found = set()
+        if file.suffix in CPP:
+            for name in re.findall(r'(?m)^#include "([^"]+)"', file.read_text(encoding="utf-8")):
+                found |= {f"native/{name}", (Path(path).parent / name).as_posix()}
+    return (found & files) - {path}
+
+
+def in_order(paths: list[str]) -> list[str]:
+    """Files after those that they use, bodies beside their headers, else by name; a circle is cut at its first name."""
+    left = sorted(paths, key=lambda path: path.replace("native/engine/", "native/~"))  # kernels before the engine
+    needed = {path: uses(path, set(paths)) for path in paths}
+    ordered: list[str] = []
+    while left:
+        ready = [path for path in left if not needed[path] & set(left)] or left
+        beside = [path for path in ready if ordered and Path(path).stem == Path(ordered[-1]).stem]
+        ordered.append((beside or ready)[0])
+        left.remove(ordered[-1])
+    return ordered
+
+
 def first_sentence(path: str) -> str:
-    """What a file says of itself first: the docstring, the first comment or heading; "?" where it says nothing."""
+    """What a file says of itself first: the docstring or the first comment; "?" where it says nothing."""
+    if path in AROUND or path in MUTE:
+        return AROUND.get(path) or MUTE[path]
     text = (ROOT / path).read_text(encoding="utf-8")
     header = Path(path).with_suffix(".h")
     if path.endswith((".py", ".pyi")):
@@ -106,53 +164,29 @@ def first_sentence(path: str) -> str:
     else:
         mark = r"//+|/\*+|\*+" if Path(path).suffix in CPP else r"#+|<!--|/\*+"
         comment = re.match(rf"(?:#![^\n]*\n)?((?:\s*(?:{mark})(?: [^\n]*)?\n)+)", text)
-        text = re.sub(rf"(?m)^\s*(?:{mark}) ?", "", comment[1]) if comment else ""
+        text = re.sub(rf"(?m)^\s*(?:{mark}) ?|\s*(?:-->|\*/)$", "", comment[1]) if comment else ""
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    sentence = re.split(r"(?<!\bal)\.(?= [A-Z`]|$)", paragraph)[0].removesuffix("-->").strip()
+    sentence = re.split(r"(?<!\bal)\.(?= [A-Z`]|$)", paragraph)[0].strip()
     if not sentence and path.endswith(".cpp") and (ROOT / header).exists():
         sentence = f"the body of `{header.name}`"
-    return sentence or "?"
+    return re.sub(r"^[A-Z]{3,}: ", "", sentence) or "?"
 
 
-def read_map() -> dict[str, dict[str, str]]:
-    """MAP.md as {section: {path: line}}, in its own order."""
-    sections: dict[str, dict[str, str]] = {}
-    file = ROOT / "MAP.md"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        if heading := HEADING.fullmatch(line):
-            sections[heading[1]] = {}
-        elif entry := LINE.fullmatch(line):
-            sections[list(sections)[-1]][entry[1]] = entry[2]
-    return sections
-
-
-def differences() -> tuple[list[str], list[str]]:
-    """Files that MAP.md does not name in their own section, and names there of files that are not there."""
-    named = {(section, path) for section, lines in read_map().items() for path in lines}
-    there = {(room(path), path) for path in source_files()}
-    return sorted(path for _, path in there - named), sorted(path for _, path in named - there)
-
-
-def write_map() -> None:
-    """Bring MAP.md up to date. Lines that are still true stay as they are, where they are in their section."""
-    old, files = read_map(), source_files()
-    text = HEAD
+def render() -> str:
+    """MAP.md as the tree has it."""
+    text, files = HEAD, source_files()
     for section, title in SECTIONS.items():
         there = [path for path in files if room(path) == section]
-        kept = [path for path in old.get(section, {}) if path in there]
-        lines = {path: old[section][path] for path in kept}
-        lines |= {path: first_sentence(path) for path in there if path not in lines}
-        if lines:
-            text += f"\n## {section}: {title}\n\n" + "".join(f"- `{path}`: {line}\n" for path, line in lines.items())
-    (ROOT / "MAP.md").write_text(text, encoding="utf-8")
+        if there:
+            lines = (
+                f"- `{path}`: {first_sentence(path)}\n" for path in (there if section == "around" else in_order(there))
+            )
+            text += f"\n## {section}: {title}\n\n" + "".join(lines)
+    return text
 
 
 if __name__ == "__main__":
+    due, now = render(), (ROOT / "MAP.md").read_text(encoding="utf-8") if (ROOT / "MAP.md").exists() else ""
+    print("".join(difflib.unified_diff(now.splitlines(True), due.splitlines(True), "MAP.md", "the tree", n=0)), end="")
     if "--write" in sys.argv:
-        write_map()
-    lacking, gone = differences()
-    for path in lacking:
-        print(f"MAP.md lacks {path} (section {room(path)})")
-    for path in gone:
-        print(f"MAP.md names {path}, which is not there")
-    sys.exit(bool(lacking or gone))
+        (ROOT / "MAP.md").write_text(due, encoding="utf-8")

@@ -1,3 +1,4 @@
+// Entries of the formats with a minimum, aff6 to aff2.
 #include "strips_entry.h"
 
 namespace pintpot {

@@ -1,3 +1,4 @@
+// Entries of the superblock formats, q4_k and q6_k.
 #include "strips_entry.h"
 
 namespace pintpot {

@@ -1,3 +1,4 @@
+// Entries of the float formats, f32, f16 and bf16: whole columns of a strip.
 #include "entry.h"
 #include "strips_float.h"
 

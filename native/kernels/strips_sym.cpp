@@ -1,3 +1,4 @@
+// Entries of the symmetric formats, sym8 to sym2.
 #include "strips_entry.h"
 
 namespace pintpot {
