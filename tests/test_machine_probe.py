@@ -10,7 +10,7 @@ import pytest
 
 from pintpot.errors import UnsupportedPlatform
 from pintpot.machine import probe as room
-from pintpot.machine.cuda import cuda_device
+from pintpot.machine.cuda import cuda_device, cuda_loops
 from pintpot.machine.features import cpu, fingerprint
 from pintpot.machine.loops import bench, cpu_loops, disk_file, disk_loops, packing_loops, thread_counts
 from pintpot.machine.probe import probe
@@ -122,3 +122,18 @@ def test_without_a_card_torch_is_not_imported(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert cuda_device(tmp_path) is None
     assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.cuda
+def test_a_card_is_measured() -> None:
+    card = cuda_device()
+    assert card is not None
+    assert card.kind == "cuda"
+    assert card.memory_bytes > 0
+    names = set()
+    for loop in cuda_loops():
+        units, seconds = loop.run(1)
+        assert units > 0, loop.what
+        assert seconds > 0, loop.what
+        names.add(loop.what)
+    assert {"cuda/read", "cuda/h2d_pinned", "cuda/h2d_pageable", "cuda/matmul/f16", "cuda/matmul/int8"} <= names

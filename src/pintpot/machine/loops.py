@@ -106,7 +106,7 @@ def _pool_loops(pool: Pool) -> Iterator[Loop]:
         return float(rounds), time.perf_counter() - start
 
     def barriers(rounds: int) -> tuple[float, float]:
-        many = 500 * rounds  # waking the pool must weigh nothing
+        many = 20_000 * rounds  # waking the pool, and finding out how long to look, must weigh nothing
         return float(many), many * pool.barrier_seconds(many)
 
     yield Loop("barrier", pool.size, 0, barriers)
