@@ -60,7 +60,7 @@ def _run(sound: list[Original], first: int, num_cases: int) -> int:
         print(f"{kind:32} {count:8}")
     seconds = time.monotonic() - began
     print(
-        f"{num_cases} cases from seed {first} in {seconds:.0f} s, the slowest {slowest * 1e3:.1f} ms; no case broke a reader"
+        f"{num_cases} cases from seed {first} in {seconds:.0f} s, the slowest {slowest * 1e3:.1f} ms: no reader broke"
     )
     print(f"log digest {log.hexdigest()[:16]}")
     return 0

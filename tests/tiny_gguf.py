@@ -88,7 +88,8 @@ def encode_gguf(value: np.ndarray, quantization: str, rng: np.random.Generator) 
     return blocks.reshape(value.shape[0], -1), kind
 
 
-def _add_metadata(writer: Any, tiny: Tiny) -> None:
+def add_metadata(writer: Any, tiny: Tiny) -> None:
+    """Everything but the tokenizer and the tensors."""
     import gguf
 
     writer.add_name(f"tiny {tiny.family}")
@@ -146,7 +147,7 @@ def write_gguf(
     factors = {"rope_freqs.weight": rope_factors(tiny)} if tiny.rope == "llama3" else {}
     per_file = math.ceil((len(weights) + len(factors)) / splits) if splits > 1 else 0
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_file)
-    _add_metadata(writer, tiny)
+    add_metadata(writer, tiny)
     _add_tokenizer(writer, tiny)
     rng = np.random.default_rng(tiny.seed + 1000)
     for name, value in weights.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
@@ -83,7 +82,7 @@ def canonical_weights(
             unknown.append(tensor.name)
             continue
         need(name not in weights, f"{where}: {tensor.name!r} is {name}, which comes twice", BadFile)
-        weights[name] = replace(tensor, name=name)
+        weights[name] = Weight(name, tensor.shape, tensor.dtype, tensor.file, tensor.offset, tensor.num_bytes)
     listed = ", ".join(repr(name) for name in unknown[:4]) + (", ..." if len(unknown) > 4 else "")
     need(not unknown, f"{where}: {len(unknown)} tensors mean nothing to this architecture: {listed}", UnsupportedModel)
     return weights

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,7 +122,7 @@ def _model(
     blocks = blocks_of(weights, config["num_hidden_layers"])
     ties = (("head", "embed"),) if "head" not in weights else ()
     part = Part("language", config["model_type"], config, blocks)
-    table = [asdict(weight) for block in blocks for weight in block.weights]
+    table = [[w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes] for block in blocks for w in block.weights]
     digest = hashlib.sha256(json.dumps([config, ties, table], sort_keys=True).encode()).hexdigest()[:16]
     context = config["max_position_embeddings"]
     return Model(name, kind, (part,), ties, context, source, tokenizer, digest, chat_template)

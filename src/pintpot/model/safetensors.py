@@ -52,9 +52,10 @@ def _numbers(value: Any, most: int) -> bool:
 def _tensor(where: str, name: str, entry: Any, file: int, start: int, size: int) -> Weight:
     need(isinstance(entry, dict), f"{where}: {name!r} is described by {type(entry).__name__}, not an object", BadFile)
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    need(_numbers(shape, _MAX_AXES), f"{where}: {name!r} has the shape {_short(shape)}", BadFile)
-    good = _numbers(offsets, 2) and len(offsets) == 2 and offsets[0] <= offsets[1] <= size - start
-    need(good, f"{where}: {name!r} lies at {_short(offsets)} of {size - start} bytes", BadFile)
+    if not _numbers(shape, _MAX_AXES):
+        raise BadFile(f"{where}: {name!r} has the shape {_short(shape)}")
+    if not (_numbers(offsets, 2) and len(offsets) == 2 and offsets[0] <= offsets[1] <= size - start):
+        raise BadFile(f"{where}: {name!r} lies at {_short(offsets)} of {size - start} bytes")
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise UnsupportedModel(f"{where}: {name!r} has the dtype {_short(dtype)}; F32, F16 and BF16 are read here")
     num_bits = _BITS[dtype]
