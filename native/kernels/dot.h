@@ -21,7 +21,11 @@ struct Dot {
   INLINE void step(VU w, Quad a) {
     total = _mm512_dpbusd_epi32(total, (__m512i)w, (__m512i)a);
   }
-  INLINE VI value(int32_t sum) const { return (VI)total - splat(sum * ZERO); }
+  INLINE VI value(int32_t sum) const {
+    if constexpr (ZERO == 0) return (VI)total;
+    // Shifted after the broadcast: the broadcast then comes straight from memory.
+    return (VI)_mm512_sub_epi32(total, _mm512_slli_epi32(_mm512_set1_epi32(sum), __builtin_ctz(ZERO)));
+  }
 };
 
 #elif defined(__AVX2__)

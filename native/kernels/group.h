@@ -93,11 +93,12 @@ struct Q6K {
   }
 };
 
-// What many tokens read: a stretch of a strip expanded once, a byte a value, scales as float32 [half or m][16].
-template <class F>
+// What many tokens read: a stretch of a strip expanded once, a byte a value, scales as float32 [half or m][16]. Codes are
+// moved up to the zero of the widest format of their class (4, 6 or 8 bits), which then shares its products.
+template <int BITS, bool AFFINE, int HALVES>
 struct Expanded {
-  static constexpr int kBits = F::kBits, kZero = F::kZero, kHalves = F::kHalves;
-  static constexpr bool kAffine = F::kAffine;
+  static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = HALVES;
+  static constexpr bool kAffine = AFFINE;
   static constexpr int kVectors = kHalves + (kAffine ? 1 : 0);
   static constexpr int64_t kColumns = 32, kScaleBytes = 64 * kVectors, kPlaneBytes = 512;
   template <int Q>
@@ -109,6 +110,8 @@ struct Expanded {
     return {{load<VF>(at), kHalves == 2 ? load<VF>(at + 64) : VF{}}, kAffine ? load<VF>(at + 64) : VF{}};
   }
 };
+template <class F>
+using ExpandedOf = Expanded<(F::kBits <= 4 ? 4 : F::kBits <= 6 ? 6 : 8), F::kAffine, F::kHalves>;
 
 // Calls f with the Q of each quad as a constant.
 template <int Q>

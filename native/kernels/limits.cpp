@@ -25,7 +25,7 @@ struct Chains {
   Chains<C - 1> rest;
   template <int N>
   INLINE void step(VU weights, const int8_t* activations) {
-    dot.template step<N>(weights, activations);
+    dot.template step<N>(weights, broadcast(activations));
     rest.template step<N>(weights, activations + 4);
   }
   template <int N = 0>

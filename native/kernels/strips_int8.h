@@ -9,10 +9,13 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kBlock = 8;  // tokens whose sums stay in registers
+constexpr int kStripsAtOnce = 2;  // strips that share a broadcast activation
 #elif defined(__AVX2__)
 constexpr int kBlock = 4;
+constexpr int kStripsAtOnce = 1;
 #else
 constexpr int kBlock = 2;
+constexpr int kStripsAtOnce = 1;
 #endif
 constexpr int64_t kAhead = 2048;      // bytes
 constexpr int64_t kChunkGroups = 32;  // expanded at a time: 16 KiB of bytes stay in the first cache
@@ -26,42 +29,53 @@ INLINE void ask_ahead(const uint8_t* planes, int64_t g) {
   UNROLL for (int64_t i = 0; i < (kBytes + 63) / 64; ++i) __builtin_prefetch(at + 64 * i);
 }
 
-// T tokens from `first` of a panel of WIDTH, groups [0, num_groups) added onto acc.
-template <class F, int WIDTH, int T, int PLANES>
-INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, int64_t first_group, int64_t num_groups,
-                       const uint8_t* panel, int first, VF (&acc)[T][kParts]) {
+// One value of the sum: float32 of the exact integer, both planes together.
+template <class F, int WIDTH, int PLANES, class D>
+INLINE VF combine(const D (&dots)[PLANES][F::kHalves], int half, const int32_t* sums) {
+  VF n = {};
+  UNROLL for (int p = 0; p < PLANES; ++p) {
+    const int32_t* all = sums + p * 2 * WIDTH;
+    const int32_t sum = F::kHalves == 1 ? all[0] : half == 0 ? all[WIDTH] : all[0] - all[WIDTH];
+    const VF value = to_float(dots[p][half].value(sum));
+    n = p == 0 ? value : n + value * (1.0f / 254.0f);
+  }
+  return n;
+}
+
+// T tokens from `first` of a panel of WIDTH times S strips (`apart` bytes of scales and of planes from each other),
+// num_groups groups added onto acc.
+template <class F, int WIDTH, int T, int S, int PLANES>
+INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64_t (&apart)[2], int64_t num_groups,
+                       const uint8_t* panel, int first, VF (&acc)[S][T][kParts]) {
   using P = PanelOf<PLANES>;
   using D = Dot<F::kBits, F::kZero>;
-  for (int64_t g = first_group; g < first_group + num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
+  for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
     if constexpr (WIDTH == 1) ask_ahead<F>(planes, g);
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
     const int32_t* sums = (const int32_t*)(panel + WIDTH * P::kSums) + first;
     UNROLL for (int part = 0; part < kParts; ++part) {
-      D dots[T][PLANES][F::kHalves];
+      D dots[S][T][PLANES][F::kHalves];
       each_quad([&](auto index) {
         constexpr int kQ = decltype(index)::value, kHalf = F::kHalves == 2 ? kQ / 4 : 0;
-        const VU w = F::template quad<kQ>(planes, g, part);
+        VU w[S];
+        UNROLL for (int i = 0; i < S; ++i) w[i] = F::template quad<kQ>(planes + i * apart[1], g, part);
         UNROLL for (int t = 0; t < T; ++t)
-          UNROLL for (int p = 0; p < PLANES; ++p)
-            dots[t][p][kHalf].template step<kQ>(w, broadcast(q + p * WIDTH * 32 + t * 32 + kQ * 4));
-      });
-      const Scales w = F::scales(scales, g, part);
-      UNROLL for (int t = 0; t < T; ++t) {
-        VF n[F::kHalves];
-        UNROLL for (int h = 0; h < F::kHalves; ++h) {
           UNROLL for (int p = 0; p < PLANES; ++p) {
-            const int32_t* all = sums + p * 2 * WIDTH + t;
-            const int32_t sum = F::kHalves == 1 ? all[0] : h == 0 ? all[WIDTH] : all[0] - all[WIDTH];
-            const VF value = to_float(dots[t][p][h].value(sum));
-            n[h] = p == 0 ? value : n[h] + value * (1.0f / 254.0f);
+            const Quad a = broadcast(q + p * WIDTH * 32 + t * 32 + kQ * 4);
+            UNROLL for (int i = 0; i < S; ++i) dots[i][t][p][kHalf].template step<kQ>(w[i], a);
           }
+      });
+      UNROLL for (int i = 0; i < S; ++i) {
+        const Scales w = F::scales(scales + i * apart[0], g, part);
+        UNROLL for (int t = 0; t < T; ++t) {
+          VF scaled = combine<F, WIDTH, PLANES>(dots[i][t], 0, sums + t) * w.d[0];
+          if constexpr (F::kHalves == 2) scaled = scaled + combine<F, WIDTH, PLANES>(dots[i][t], 1, sums + t) * w.d[1];
+          VF total = acc[i][t][part] + scaled * s[t];
+          if constexpr (F::kAffine) total = total + w.m * o[t];
+          acc[i][t][part] = total;
         }
-        const VF scaled = F::kHalves == 1 ? n[0] * w.d[0] : n[0] * w.d[0] + n[F::kHalves - 1] * w.d[1];
-        VF total = acc[t][part] + scaled * s[t];
-        if constexpr (F::kAffine) total = total + w.m * o[t];
-        acc[t][part] = total;
       }
     }
   }
@@ -83,44 +97,60 @@ INLINE void store_out(float* out, int64_t stride, int64_t rows, const VF (&acc)[
   }
 }
 
-// A stretch of groups of one strip times one panel; out holds the sums of the groups before where first_group > 0.
+// A stretch of groups of S strips times one panel; out holds the sums of the groups before unless it is fresh.
 struct Stretch {
   const uint8_t* scales;
   const uint8_t* planes;
-  int64_t first_group, num_groups;
+  int64_t apart[2];
+  int64_t num_groups;
   const uint8_t* panel;  // its record of the first group
   float* out;
-  int64_t stride, rows;
+  int64_t stride, rows;  // rows of the last strip
   bool fresh;
 };
-template <class F, int WIDTH, int PLANES>
+template <class F, int WIDTH, int S, int PLANES>
 __attribute__((noinline)) void dot_panel(const Stretch& c) {
   constexpr int T = WIDTH < kBlock ? WIDTH : kBlock;
   for (int first = 0; first < WIDTH; first += T) {
-    VF acc[T][kParts] = {};
+    VF acc[S][T][kParts] = {};
     float* out = c.out + first * c.stride;
-    if (!c.fresh) load_out<T>(out, c.stride, c.rows, acc);
-    dot_tokens<F, WIDTH, T, PLANES>(c.scales, c.planes, c.first_group, c.num_groups, c.panel, first, acc);
-    store_out<T>(out, c.stride, c.rows, acc);
+    UNROLL for (int i = 0; i < S; ++i)
+      if (!c.fresh) load_out<T>(out + i * 16, c.stride, i + 1 < S ? 16 : c.rows, acc[i]);
+    dot_tokens<F, WIDTH, T, S, PLANES>(c.scales, c.planes, c.apart, c.num_groups, c.panel, first, acc);
+    UNROLL for (int i = 0; i < S; ++i) store_out<T>(out + i * 16, c.stride, i + 1 < S ? 16 : c.rows, acc[i]);
   }
 }
+
+// One strip as it is, for few tokens: [first, c.num_tokens).
 template <class F, int PLANES>
-INLINE void dot_any(int64_t width, const Stretch& c) {
-  if (width == 8) dot_panel<F, 8, PLANES>(c);
-  else if (width == 4) dot_panel<F, 4, PLANES>(c);
-  else if (width == 2) dot_panel<F, 2, PLANES>(c);
-  else dot_panel<F, 1, PLANES>(c);
+INLINE void strip_plain(const StripsCall& c, int64_t index, int64_t first) {
+  const int64_t groups = (c.k + 31) / 32, token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
+  const int64_t left = c.num_rows - index * 16;
+  const uint8_t* strip = (const uint8_t*)c.strips + index * format_strip_bytes<F>(c.k);
+  Stretch s = {strip, strip + scale_bytes<F>(c.k), {0, 0}, groups, nullptr, nullptr, c.out_stride,
+               left < 16 ? left : 16, true};
+  for (int64_t t = first, width = 0; t < c.num_tokens; t += width) {
+    width = panel_width(c.num_tokens - t);
+    s.panel = (const uint8_t*)c.quantized + t * token_bytes;
+    s.out = c.out + t * c.out_stride + index * 16;
+    if (width == 8) dot_panel<F, 8, 1, PLANES>(s);
+    else if (width == 4) dot_panel<F, 4, 1, PLANES>(s);
+    else if (width == 2) dot_panel<F, 2, 1, PLANES>(s);
+    else dot_panel<F, 1, 1, PLANES>(s);
+  }
 }
 
 template <class F>
 INLINE void expand_stretch(const uint8_t* scales, const uint8_t* planes, int64_t first_group, int64_t num_groups,
                            uint8_t* to_scales, uint8_t* to_planes) {
-  using E = Expanded<F>;
+  using E = ExpandedOf<F>;
   for (int64_t i = 0; i < num_groups; ++i) {
     UNROLL for (int part = 0; part < kParts; ++part) {
       each_quad([&](auto index) {
         constexpr int kQ = decltype(index)::value;
-        store(to_planes + i * 512 + kQ * 64 + part * kWidth * 4, F::template quad<kQ>(planes, first_group + i, part));
+        constexpr uint32_t kUp = (uint32_t)(E::kZero - F::kZero) * 0x01010101u;
+        store(to_planes + i * 512 + kQ * 64 + part * kWidth * 4,
+              F::template quad<kQ>(planes, first_group + i, part) + kUp);
       });
       const Scales s = F::scales(scales, first_group + i, part);
       uint8_t* at = to_scales + i * E::kScaleBytes + part * kWidth * 4;
@@ -130,42 +160,38 @@ INLINE void expand_stretch(const uint8_t* scales, const uint8_t* planes, int64_t
   }
 }
 
-template <class F, int PLANES>
-INLINE void strips_plain(const StripsCall& c, const uint8_t* strip, float* out, int64_t rows, int64_t groups) {
-  const int64_t token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
-  for (int64_t t = 0, width = 0; t < c.num_tokens; t += width) {
-    width = panel_width(c.num_tokens - t);
-    dot_any<F, PLANES>(width, {strip, strip + scale_bytes<F>(c.k), 0, groups,
-                               (const uint8_t*)c.quantized + t * token_bytes, out + t * c.out_stride, c.out_stride,
-                               rows, true});
-  }
-}
-template <class F, int PLANES>
-INLINE void strips_expanded(const StripsCall& c, const uint8_t* strip, float* out, int64_t rows, int64_t groups) {
-  alignas(64) uint8_t planes[kChunkGroups * 512];
-  alignas(64) uint8_t scales[kChunkGroups * Expanded<F>::kScaleBytes];
-  const int64_t group_bytes = PanelOf<PLANES>::kTokenBytes, token_bytes = groups * group_bytes;
-  for (int64_t g = 0; g < groups; g += kChunkGroups) {
-    const int64_t n = groups - g < kChunkGroups ? groups - g : kChunkGroups;
-    expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), g, n, scales, planes);
-    for (int64_t t = 0, width = 0; t < c.num_tokens; t += width) {
-      width = panel_width(c.num_tokens - t);
-      const uint8_t* panel = (const uint8_t*)c.quantized + t * token_bytes + g * width * group_bytes;
-      dot_any<Expanded<F>, PLANES>(
-          width, {scales, planes, 0, n, panel, out + t * c.out_stride, c.out_stride, rows, g == 0});
+// S strips for all whole panels of tokens, a chunk of groups expanded at a time.
+template <class F, int S, int PLANES>
+INLINE void strips_expanded(const StripsCall& c, int64_t index) {
+  using E = ExpandedOf<F>;
+  constexpr int64_t kChunk = kChunkGroups / S, kScales = kChunk * E::kScaleBytes, kPlanes = kChunk * 512;
+  alignas(64) uint8_t planes[S * kPlanes];
+  alignas(64) uint8_t scales[S * kScales];
+  const int64_t groups = (c.k + 31) / 32, bytes = format_strip_bytes<F>(c.k);
+  const int64_t left = c.num_rows - (index + S - 1) * 16, group_bytes = PanelOf<PLANES>::kTokenBytes;
+  for (int64_t g = 0; g < groups; g += kChunk) {
+    const int64_t n = groups - g < kChunk ? groups - g : kChunk;
+    for (int i = 0; i < S; ++i) {
+      const uint8_t* strip = (const uint8_t*)c.strips + (index + i) * bytes;
+      expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), g, n, scales + i * kScales, planes + i * kPlanes);
     }
+    for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
+      dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
+                                             (const uint8_t*)c.quantized + (t * groups + g * kPanelTokens) * group_bytes,
+                                             c.out + t * c.out_stride + index * 16, c.out_stride,
+                                             left < 16 ? left : 16, g == 0});
   }
 }
 template <class F, int PLANES>
 void strips_planes(const StripsCall& c) {
-  const int64_t groups = (c.k + 31) / 32, bytes = format_strip_bytes<F>(c.k);
-  for (int64_t i = 0; i < c.num_strips; ++i) {
-    const uint8_t* strip = (const uint8_t*)c.strips + i * bytes;
-    const int64_t left = c.num_rows - i * 16, rows = left < 16 ? left : 16;
-    if (rows <= 0) return;
-    if (c.num_tokens >= 2 * kPanelTokens) strips_expanded<F, PLANES>(c, strip, c.out + i * 16, rows, groups);
-    else strips_plain<F, PLANES>(c, strip, c.out + i * 16, rows, groups);
-  }
+  constexpr int kPair = PLANES == 1 ? kStripsAtOnce : 1;
+  const bool many = c.num_tokens >= 2 * kPanelTokens;
+  const int64_t whole = many ? c.num_tokens / kPanelTokens * kPanelTokens : 0;
+  int64_t expanded = 0;
+  if (many && kPair > 1)
+    for (; expanded + kPair <= c.num_strips; expanded += kPair) strips_expanded<F, kPair, PLANES>(c, expanded);
+  for (; many && expanded < c.num_strips; ++expanded) strips_expanded<F, 1, PLANES>(c, expanded);
+  for (int64_t i = 0; i < c.num_strips; ++i) strip_plain<F, PLANES>(c, i, whole);
 }
 template <class F>
 void strips_int8(const StripsCall& c) {
