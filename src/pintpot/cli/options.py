@@ -1,0 +1,114 @@
+"""Options that commands share, and the values they take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pintpot.cli.terminal import QUIET, Terminal
+from pintpot.errors import UsageError
+
+Function = Callable[..., Any]
+Decorated = TypeVar("Decorated", bound=Function)
+COUNT: dict[str, Any] = {"type": click.IntRange(min=1), "metavar": "N"}
+
+
+def _amount(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """Reads bytes or seconds as people write them, by a function of `pintpot.units`."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        from pintpot import units
+
+        if value is None:
+            return None
+        try:
+            amount = getattr(units, parse)(value)
+        except UsageError as error:
+            raise click.BadParameter(str(error)) from error
+        if amount <= 0:
+            raise click.BadParameter(f"{value!r} is not more than nothing")
+        return amount
+
+    return read
+
+
+SIZE: dict[str, Any] = {"metavar": "SIZE", "callback": _amount("parse_bytes")}
+TIME: dict[str, Any] = {"metavar": "TIME", "callback": _amount("parse_seconds")}
+PLANNING = (
+    click.option("--memory", **SIZE, help="All memory of the process, like 300MB or 2GiB.  [80% of what is free]"),
+    click.option("--context", **COUNT, help="Tokens that a sequence may hold.  [2048, or the model's]"),
+    click.option("--batch", **COUNT, help="Sequences side by side.  [1]"),
+    click.option("--prompt", "prompt_tokens", **COUNT, help="Tokens that come in, to plan for."),
+    click.option("--output", "output_tokens", **COUNT, help="Tokens that go out, to plan for."),
+    click.option("--first-token", **TIME, help="At most so long to the first word, like 2 or 500ms."),
+    click.option("--per-token", **TIME, help="At most so long for each further word, like 50ms."),
+    click.option(
+        "--degradation",
+        type=click.FloatRange(min=0),
+        metavar="NATS",
+        help="At most so many nats a token worse.  [0.05]",
+    ),
+    click.option("--prefer", type=click.Choice(["speed", "quality", "memory"]), help="What is best.  [speed]"),
+    click.option("--threads", **COUNT, help="Threads that compute.  [all cores]"),
+    click.option("--below-4-bits", is_flag=True, help="Allow under 4 bits before anybody measured the loss."),
+)
+MACHINE = click.option(
+    "--machine", metavar="NAME", help="Plan for a machine of the catalog (like h100), or a TOML file of your own."
+)
+MODEL = click.argument("model")
+_RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output"}
+_ASKED = (
+    "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
+    "threads", "below_4_bits", "machine",
+)  # fmt: skip
+
+
+def with_options(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """The options in the order in which --help shows them."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def planning(*more: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """The options of a budget. The command gets those that were given as `asked`, by the names of `pintpot.plan`."""
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def gathered(*args: Any, **given: Any) -> Any:
+            asked = {_RENAMED.get(key, key): given.pop(key) for key in _ASKED if key in given}
+            asked = {key: value for key, value in asked.items() if value is not None and value is not False}
+            return function(*args, asked=asked, **given)
+
+        return with_options(*PLANNING, *more)(gathered)
+
+    return decorate
+
+
+def common(function: Function) -> Function:
+    """--json, -v and -q. The command gets a `Terminal` as its first argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else.")
+    @click.option("-v", "--verbose", count=True, help="Say more, on stderr; -vv with tracebacks.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")
+    @functools.wraps(function)
+    def told(as_json: bool, verbose: int, quiet: bool, **given: Any) -> Any:
+        if quiet and verbose:
+            raise click.UsageError("-q and -v ask for the opposite of each other")
+        terminal = Terminal(as_json, QUIET if quiet else verbose)
+        terminal.set_up_logging()
+        return function(terminal, **given)
+
+    return told
+
+
+def example(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)

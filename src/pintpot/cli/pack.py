@@ -1,0 +1,50 @@
+"""`pintpot pack`: a model in the form that its plan promises, as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pintpot.cli.options import MACHINE, MODEL, common, example, planning
+from pintpot.cli.terminal import Terminal
+
+OUTPUT = click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), help="The pack's folder.  [kept under PINTPOT_HOME]"
+)
+
+
+@click.command(
+    "pack",
+    short_help="Write a model in the form that its plan promises.",
+    epilog=example("pintpot pack model.gguf --memory 300MB -o packed"),
+)
+@MODEL
+@planning(OUTPUT, MACHINE)
+@common
+def pack_command(terminal: Terminal, model: str, folder: Path | None, asked: dict[str, Any]) -> None:
+    """Plan, and write the weights in the plan's form. Never above the budget; the folder appears whole or not at all.
+
+    Prints the folder.
+    """
+    import pintpot
+
+    with terminal.progress() as progress:
+        made = pintpot.pack(model, output=folder, progress=progress, **asked)
+    from pintpot.packer.manifest import read_manifest
+
+    manifest, digest = read_manifest(made)
+    plan = manifest.plan
+    num_bytes = sum(path.stat().st_size for path in made.iterdir())
+    if terminal.as_json:
+        terminal.data({"folder": made, "digest": digest, "num_bytes": num_bytes, "plan": plan.to_json()})
+        return
+    from pintpot.units import format_bytes
+
+    click.echo(made)
+    speed = plan.cost.stage("decode").tokens_per_s
+    terminal.say(
+        f"{format_bytes(num_bytes)} on disk; promised: {format_bytes(plan.cost.memory_high)} of memory, "
+        f"{speed.low:.3g} to {speed.high:.3g} tok/s; `pintpot prove {made}` measures it"
+    )

@@ -1,0 +1,150 @@
+"""`pintpot run`: an answer, or a conversation, and at its end what was promised and measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pintpot.cli.options import COUNT, common, example, planning
+from pintpot.cli.terminal import Terminal
+from pintpot.errors import BadInput, Interrupted, UsageError, need
+
+if TYPE_CHECKING:
+    from pintpot.runtime.session import Session
+
+SPEAKING = (
+    click.option("-p", "--text", "text", help="The prompt."),
+    click.option("--prompt-file", type=click.Path(), help="A file that holds the prompt; - is standard input."),
+    click.option("--system", help="What the model is told before the conversation."),
+    click.option("--raw", is_flag=True, help="Continue the text as it stands, without the chat template."),
+    click.option("--max-tokens", **COUNT, default=256, show_default=True, help="The longest answer."),
+    click.option(
+        "--temperature", metavar="X", type=click.FloatRange(0, 100), help="0 takes the likeliest word.  [0.7]"
+    ),
+    click.option("--top-k", metavar="N", type=click.IntRange(min=0), help="Only the k likeliest words; 0 is all.  [0]"),
+    click.option(
+        "--top-p",
+        metavar="X",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Only the likeliest with this mass.  [0.95]",
+    ),
+    click.option(
+        "--min-p", metavar="X", type=click.FloatRange(0, 1), help="Only words this likely beside the likeliest.  [0]"
+    ),
+    click.option(
+        "--repetition-penalty", metavar="X", type=click.FloatRange(0, 10, min_open=True), help="1 changes nothing.  [1]"
+    ),
+    click.option("--seed", metavar="N", type=click.IntRange(0, 2**64 - 1), help="The same seed, the same answer.  [0]"),
+    click.option("--stop", multiple=True, help="End the answer at this text; may be given several times."),
+)
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+@click.command(
+    "run",
+    short_help="Run a pack or a model: an answer or a conversation.",
+    epilog=example(
+        'pintpot run model.gguf --memory 300MB -p "Why is the sky blue?"',
+        "cat question.txt | pintpot run packed --temperature 0",
+        "pintpot run packed          a conversation; /help tells its commands",
+    ),
+)
+@click.argument("model_or_pack")
+@planning(*SPEAKING)
+@common
+def run_command(
+    terminal: Terminal,
+    model_or_pack: str,
+    asked: dict[str, Any],
+    text: str | None,
+    prompt_file: str | None,
+    raw: bool,
+    system: str | None,
+    **speaking: Any,
+) -> int:
+    """Run a pack, or a model (planned and packed first; the second time its pack is there).
+
+    Without a prompt and with a terminal on both sides it is a conversation. Words go to stdout, all else to stderr.
+    """
+    need(not (raw and system), "--system belongs to a chat template, and --raw leaves that out", UsageError)
+    prompt = _prompt(text, prompt_file)
+    need(prompt is not None or not (terminal.as_json or raw), "--json and --raw need a prompt: -p TEXT", UsageError)
+    answer = _answering(speaking, raw, system)
+    with _open(terminal, model_or_pack, asked) as session:
+        for note in session.notes:
+            terminal.say(f"pintpot: {note}")
+        if prompt is None:
+            from pintpot.cli.talk import converse
+
+            converse(session, terminal, answer)
+            return 0
+        return _once(session, terminal, answer(session, prompt))
+
+
+Answer = Callable[["Session", str], Iterator[str]]
+
+
+def _answering(speaking: dict[str, Any], raw: bool, system: str | None) -> Answer:
+    """What turns a prompt into an answer, with everything that was asked about how."""
+    from pintpot.runtime.request import Sampling
+
+    given = {key: speaking[key] for key in _SAMPLING if speaking[key] is not None}
+    shared: dict[str, Any] = {
+        "sampling": Sampling(**given),
+        "max_tokens": speaking["max_tokens"],
+        "stop": tuple(speaking["stop"]),
+    }
+    need(all(shared["stop"]), "a --stop text is empty", UsageError)
+    if raw:
+        return lambda session, prompt: session.complete(prompt, **shared)
+    return lambda session, prompt: session.chat(prompt, system=system, **shared)
+
+
+def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Session:
+    import pintpot
+
+    with terminal.progress() as progress:
+        return pintpot.run(model_or_pack, progress=progress, **asked)
+
+
+def _once(session: Session, terminal: Terminal, pieces: Iterator[str]) -> int:
+    from pintpot.cli.speak import cancelling, speak
+
+    with cancelling(session) as interrupted:
+        said = "".join(pieces) if terminal.as_json else speak(pieces)
+    summary = session.summary()
+    if terminal.as_json:
+        terminal.data({"text": said, "summary": summary, "notes": session.notes, "plan": session.plan.to_json()})
+    else:
+        terminal.say(str(summary))
+    return Interrupted.exit_code if interrupted() else 0
+
+
+def _prompt(text: str | None, prompt_file: str | None) -> str | None:
+    """The prompt, from wherever it comes; None for a conversation. Raises UsageError, BadInput."""
+    need(
+        text is None or prompt_file is None, "the prompt comes from -p or from --prompt-file, not from both", UsageError
+    )
+    if text is None and prompt_file is None:
+        if sys.stdin.isatty():
+            need(sys.stdout.isatty(), "a conversation needs a terminal to speak on; give a prompt with -p", UsageError)
+            return None
+        prompt_file = "-"
+    found = text if text is not None else _read(str(prompt_file))
+    need(bool(found.strip()), "the prompt is empty; give one with -p TEXT", UsageError)
+    return found
+
+
+def _read(path: str) -> str:
+    """Text of a file or of standard input, without the newline at its end."""
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return data.decode("utf-8").removesuffix("\n")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -1,0 +1,51 @@
+"""`pintpot list` and `pintpot rm`: the packs that are kept under PINTPOT_HOME."""
+
+from __future__ import annotations
+
+import click
+
+from pintpot.cli.options import common, example
+from pintpot.cli.terminal import Terminal
+
+
+@click.command("list", short_help="The packs that are kept.", epilog=example("pintpot list --json"))
+@common
+def list_command(terminal: Terminal) -> None:
+    """The packs that are kept, with the memory that each needs."""
+    from pintpot.packer.shelf import kept_packs, shelf
+
+    packs = kept_packs()
+    if terminal.as_json:
+        terminal.data({"folder": shelf(), "packs": packs})
+        return
+    if not packs:
+        terminal.say(f"no pack is kept in {shelf()}; `pintpot run MODEL` makes one")
+        return
+    from pintpot.cli.tables import table
+    from pintpot.cli.terminal import safe
+    from pintpot.units import format_bytes
+
+    made = table("name", "model", "disk", "memory", "steps", right=(2, 3), wide=4)
+    for one in packs:
+        steps = ", ".join(dict.fromkeys(one.steps))
+        amounts = format_bytes(one.num_bytes), format_bytes(one.memory_bytes)
+        made.add_row(one.folder.name, safe(one.model), *amounts, safe(steps))
+    console = terminal.console()
+    console.print(made)
+    terminal.say(f"{format_bytes(sum(one.num_bytes for one in packs))} in {shelf()}")
+
+
+@click.command("rm", short_help="Remove kept packs.", epilog=example("pintpot rm SmolLM2-135M-Instruct-0123456789ab"))
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@common
+def rm_command(terminal: Terminal, names: tuple[str, ...]) -> None:
+    """Remove kept packs by name, as `pintpot list` shows them. One that is in use stays."""
+    from pintpot.packer.shelf import remove_pack
+
+    removed = []
+    for name in names:
+        removed.append(remove_pack(name))
+        if not terminal.as_json:
+            terminal.say(f"removed {name}")
+    if terminal.as_json:
+        terminal.data({"removed": removed})
