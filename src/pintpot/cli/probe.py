@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
-    ("attend_many/", "multiply-adds/s"), ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("attend/", "B/s"),
-    ("cuda/matmul/", "multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", "weights/s"), ("matmul/", "multiply-adds/s"),
-    ("int8_peak", "multiply-adds/s"), ("float_peak", "multiply-adds/s"), ("expand/", "values/s"),
+    ("attend_many/", " multiply-adds/s"), ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("attend/", "B/s"),
+    ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
+    ("int8_peak", " multiply-adds/s"), ("float_peak", " multiply-adds/s"), ("expand/", " values/s"),
 )  # fmt: skip
 
 
@@ -63,10 +63,9 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
 def _rates_table(machine: Machine, everything: bool) -> object:
     from pintpot.cli.tables import table
 
-    made = table("rate", "threads", "size", "low", "mid", "high", title="rates", right=(1, 2, 3, 4, 5))
+    made = table("rate", "threads", "size", "low", "mid", "high", "unit", title="rates", right=(1, 2, 3, 4, 5))
     for rate in machine.rates if everything else _telling(machine):
-        low, mid, high = (_speed(rate.what, value) for value in (rate.low, rate.mid, rate.high))
-        made.add_row(rate.what, str(rate.threads), _size(rate), low, mid, high)
+        made.add_row(rate.what, str(rate.threads), _size(rate), *_speeds(rate))
     if not everything:
         made.caption = f"the fastest of each kind, of {len(machine.rates)} rates; -v shows all"
         made.caption_justify = "left"
@@ -86,16 +85,15 @@ def _rank(rate: Rate) -> tuple[int, float]:
     return rate.size if in_ram else 0, rate.mid
 
 
-def _speed(what: str, per_second: float) -> str:
-    from pintpot.units import format_bytes, format_seconds
-
-    if what in ("barrier", "call"):
-        return f"{format_seconds(1 / per_second)} each" if per_second else "-"
-    unit = next((unit for begin, unit in _UNITS if what.startswith(begin)), "per s")
-    if unit == "B/s":
-        return f"{format_bytes(per_second)}/s"
-    prefix, factor = next(((p, f) for p, f in (("T", 1e12), ("G", 1e9), ("M", 1e6)) if per_second >= f), ("", 1.0))
-    return f"{per_second / factor:.3g} {prefix} {unit}"
+def _speeds(rate: Rate) -> tuple[str, str, str, str]:
+    """Low, mid and high in the unit of the middle, and that unit."""
+    if rate.what in ("barrier", "call"):
+        low, mid, high = (f"{1e6 / value:.3g}" if value else "-" for value in (rate.low, rate.mid, rate.high))
+        return low, mid, high, "µs each"
+    unit = next((unit for begin, unit in _UNITS if rate.what.startswith(begin)), "/s")
+    prefix, factor = next(((p, f) for p, f in (("T", 1e12), ("G", 1e9), ("M", 1e6)) if rate.mid >= f), ("", 1.0))
+    low, mid, high = (f"{value / factor:.3g}" for value in (rate.low, rate.mid, rate.high))
+    return low, mid, high, prefix + unit
 
 
 def _size(rate: Rate) -> str:

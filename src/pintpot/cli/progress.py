@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import shutil
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TextIO
 
 from pintpot.units import format_seconds
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
 _QUIET_S = 0.5
+_REDRAW_S = 0.1
 _LINE_S = 3.0
+_CELLS = 32
+_WIPE = "\r\x1b[2K"
 _LEAST_SHARE = 0.02
 
 
@@ -22,31 +22,33 @@ def nothing(done: float, what: str) -> None:
 
 
 class Bar:
-    """A bar on stderr with the time that is left, one for each thing that is done; gone when closed."""
+    """One line of a terminal, drawn again as things go on, with the time that is left; wiped when closed.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Drawn by hand: it runs in the process whose memory was promised, where a table library would weigh megabytes.
+    """
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
         self._clock = clock
-        self._begin = clock()
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._what = ""
+        self._opened = clock()
+        self._drawn = 0.0
+        self._left = TimeLeft(clock)
 
     def __call__(self, done: float, what: str) -> None:
-        if self._clock() - self._begin < _QUIET_S:
+        now = self._clock()
+        left = self._left(done, what)
+        if now - self._opened < _QUIET_S or now - self._drawn < _REDRAW_S:
             return
-        if self._progress is None:
-            self._progress = _rich_progress()
-        if self._task is None or what != self._what:
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._task, self._what = self._progress.add_task(what, total=1.0), what
-        self._progress.update(self._task, completed=min(max(done, 0.0), 1.0))
+        self._drawn = now
+        full = round(min(max(done, 0.0), 1.0) * _CELLS)
+        line = f"{what} {'━' * full}{'╌' * (_CELLS - full)} {done:4.0%}{left}"
+        self._out.write(f"{_WIPE}{line[: shutil.get_terminal_size().columns - 1]}")
+        self._out.flush()
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = self._task = None
-        self._begin = self._clock()
+        if self._drawn:
+            self._out.write(_WIPE)
+            self._out.flush()
 
 
 class Lines:
@@ -55,30 +57,29 @@ class Lines:
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say
         self._clock = clock
-        self._what = ""
-        self._begin = self._told = clock()
+        self._told = clock()
+        self._left = TimeLeft(clock)
 
     def __call__(self, done: float, what: str) -> None:
         now = self._clock()
+        left = self._left(done, what)
+        if now - self._told >= _LINE_S:
+            self._told = now
+            self._say(f"{what}: {done:.0%}{left}")
+
+
+class TimeLeft:
+    """The time that is left of each thing that is done, in words; nothing while too little is known."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._what = ""
+        self._began = (0.0, 0.0)
+
+    def __call__(self, done: float, what: str) -> str:
+        now = self._clock()
         if what != self._what:
-            self._what, self._begin = what, now
-        if now - self._told < _LINE_S:
-            return
-        self._told = now
-        left = (now - self._begin) * (1 - done) / done if done >= _LEAST_SHARE else None
-        self._say(f"{what}: {done:.0%}" + ("" if left is None else f", about {format_seconds(left)} left"))
-
-
-def _rich_progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=32),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(compact=True),
-    )
-    progress = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-    progress.start()
-    return progress
+            self._what, self._began = what, (now, done)
+        began, first = self._began
+        gone, share = now - began, done - first
+        return f", {format_seconds(gone * (1 - done) / share)} left" if share >= _LEAST_SHARE and done < 1 else ""

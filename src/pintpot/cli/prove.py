@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pintpot.cli.options import COUNT, common, example
-from pintpot.cli.terminal import Terminal
+from pintpot.cli.terminal import Terminal, safe
 from pintpot.errors import PromiseBroken
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from pintpot.proof.proof import Proof
 
 
@@ -45,26 +47,60 @@ def prove_command(terminal: Terminal, pack: Path, **how: Any) -> None:
 
 
 def _show(proof: Proof, terminal: Terminal) -> None:
-    from pintpot.cli.tables import mark, table
-    from pintpot.proof.tables import promise_bar
-
-    made = table("what", "promised", "", "measured", "", title="promised and measured", right=(1, 3))
-    for row in proof.rows:
-        low, high = row.promised_low, row.promised_high
-        if low is None or high is None:
-            made.add_row(row.what, "", "", amount(row.measured, row.unit), mark(row.holds))
-            continue
-        promised = amount(high, row.unit) if low == high else f"{amount(low, row.unit)} to {amount(high, row.unit)}"
-        bar = promise_bar(low, high, row.measured)
-        made.add_row(row.what, promised, bar, amount(row.measured, row.unit), mark(row.holds))
     console = terminal.console()
-    console.print(made)
+    console.print(_promises(proof))
+    if proof.holders:
+        console.print(_holders(proof))
+    if proof.profile:
+        console.print(_profile(proof))
+    for note in proof.notes:
+        terminal.say(note)
     if proof.report_path is not None:
         terminal.say(f"report: {proof.report_path}")
 
 
+def _promises(proof: Proof) -> Table:
+    from pintpot.cli.tables import mark, table
+    from pintpot.proof.tables import promise_bar
+
+    title = f"{safe(proof.model_name)}: promised and measured, median of {proof.num_runs}; {proof.binds} binds"
+    made = table(
+        "", "promised", "├ promised ┤ ● measured", "measured", "of the limit", "", title=title, right=(1, 3, 4)
+    )
+    for row in proof.rows:
+        low, high = amount(row.promised_low, row.unit), amount(row.promised_high, row.unit)
+        promised = low if low == high else f"{low} to {high}"
+        bar = promise_bar(row.promised_low, row.promised_high, row.measured)
+        share = "" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"
+        made.add_row(row.what, promised, bar, amount(row.measured, row.unit), share, mark(row.holds))
+    for peak in proof.peaks:
+        budget, bar = amount(peak.budget_bytes, "bytes"), promise_bar(0, peak.budget_bytes, peak.peak_bytes)
+        name, used = f"memory of {peak.process}", amount(peak.peak_bytes, "bytes")
+        made.add_row(name, f"up to {budget}", bar, used, "", mark(peak.holds))
+    return made
+
+
+def _holders(proof: Proof) -> Table:
+    from pintpot.cli.tables import table
+
+    made = table("", "promised", "measured", title="memory by what holds it", right=(1, 2))
+    for one in proof.holders:
+        low, high = amount(one.promised_low, "bytes"), amount(one.promised_high, "bytes")
+        made.add_row(one.name, low if low == high else f"{low} to {high}", amount(one.measured, "bytes"))
+    return made
+
+
+def _profile(proof: Proof) -> Table:
+    from pintpot.cli.tables import table
+
+    made = table("op", "seconds", "share", title="where the time of a step goes", right=(1, 2))
+    for name, seconds, share in proof.profile:
+        made.add_row(safe(name), amount(seconds, "seconds"), f"{share:.1%}")
+    return made
+
+
 def amount(value: float | None, unit: str) -> str:
-    """A quantity as people read it: bytes and seconds in the size that fits, shares in percent."""
+    """A quantity as people read it: bytes and seconds in the size that fits."""
     from pintpot.units import format_bytes, format_rate, format_seconds
 
     if value is None:
@@ -72,8 +108,8 @@ def amount(value: float | None, unit: str) -> str:
     match unit:
         case "bytes":
             return format_bytes(value)
-        case "s":
+        case "seconds":
             return format_seconds(value)
-        case "share":
-            return f"{value:.1%}"
-    return format_rate(value, unit)
+        case "tokens/s":
+            return format_rate(value, "tok/s")
+    return f"{value:.3g} {unit}"

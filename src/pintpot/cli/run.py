@@ -112,10 +112,12 @@ def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Sess
 
 
 def _once(session: Session, terminal: Terminal, pieces: Iterator[str]) -> int:
-    from pintpot.cli.speak import cancelling, speak
+    from pintpot.cli.speak import cancelling, first, reading, speak
 
     with cancelling(session) as interrupted:
-        said = "".join(pieces) if terminal.as_json else speak(pieces)
+        with reading(session, terminal):
+            begun = first(pieces)
+        said = "".join(begun) if terminal.as_json else speak(begun)
     summary = session.summary()
     if terminal.as_json:
         terminal.data({"text": said, "summary": summary, "notes": session.notes, "plan": session.plan.to_json()})

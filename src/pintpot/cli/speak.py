@@ -7,13 +7,36 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pintpot.cli.terminal import safe
+from pintpot.cli.terminal import Terminal, safe
 
 if TYPE_CHECKING:
     from pintpot.runtime.session import Session
+
+
+@contextmanager
+def reading(session: Session, terminal: Terminal) -> Iterator[None]:
+    """While inside, a long prompt that is read in chunks tells how far it is."""
+    with terminal.progress() as progress:
+
+        def told(done: int, total: int) -> None:
+            progress(done / max(total, 1), "reading the prompt")
+
+        session.engine.progress = told
+        try:
+            yield
+        finally:
+            session.engine.progress = None
+
+
+def first(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces, the first of which has already come."""
+    for piece in pieces:
+        return chain((piece,), pieces)
+    return iter(())
 
 
 def speak(pieces: Iterable[str]) -> str:

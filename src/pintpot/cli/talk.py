@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from pintpot.cli.speak import cancelling, speak
+from pintpot.cli.speak import cancelling, first, reading, speak
 from pintpot.cli.terminal import Terminal
 from pintpot.errors import PintpotError
 
@@ -48,7 +48,9 @@ def _turn(session: Session, terminal: Terminal, answer: Callable[[Session, str],
     """One answer. What is wrong with a message is told, and the conversation goes on."""
     try:
         with cancelling(session):
-            speak(answer(session, text))
+            with reading(session, terminal):
+                begun = first(answer(session, text))
+            speak(begun)
         return True
     except PintpotError as error:
         terminal.say(f"pintpot: {error} (/reset forgets what was said)")

@@ -64,7 +64,7 @@ class Terminal:
         from pintpot.cli.progress import Bar, Lines, nothing
 
         if self.verbosity > QUIET and sys.stderr.isatty():
-            bar = Bar()
+            bar = Bar(sys.stderr)
             try:
                 yield bar
             finally:
