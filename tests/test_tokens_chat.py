@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokens_data import templates
 
 from pintpot.errors import BadInput
 from pintpot.model.tokens import conversation, render_chat, template_meter
-from tokens_data import templates
 
 TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "Wetter – heute",
@@ -122,7 +122,9 @@ def test_nothing_outside_the_sandbox_is_reached(template: str) -> None:
     assert "object" not in text
 
 
-DOUBLE = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = OP %}{% endfor %}{{ ns.x|length }}"
+DOUBLE = (
+    "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = OP %}{% endfor %}{{ ns.x|length }}"
+)
 BOMBS = (
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{% set r = range(99999)|list %}{% for i in r %}{% for j in r %}{% for k in r %}{% endfor %}{% endfor %}{% endfor %}",

@@ -10,7 +10,7 @@ from pintpot.errors import BadFile, need
 from pintpot.model.tokens.bpe import byte_level_sections
 from pintpot.model.tokens.pretokenizers import byte_level_kind
 from pintpot.model.tokens.spm import sentencepiece_sections
-from pintpot.model.tokens.vocabulary import PREFIX, TokenType, Vocabulary, flag, read_vocabulary
+from pintpot.model.tokens.vocabulary import PREFIX, TokenType, Vocabulary, flag, name, read_vocabulary
 
 
 def build_tokenizer_json(metadata: Mapping[str, Any]) -> str:
@@ -19,14 +19,18 @@ def build_tokenizer_json(metadata: Mapping[str, Any]) -> str:
     `metadata` maps keys such as `tokenizer.ggml.tokens` to plain values and lists; others are ignored. Raises
     UnsupportedModel, naming it, for a tokenizer or pre-tokenizer that is not known, and BadFile for what disagrees.
     """
-    vocabulary = read_vocabulary(metadata)
+    return build_with(metadata, read_vocabulary(metadata))
+
+
+def build_with(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> str:
+    """`build_tokenizer_json` where the vocabulary was read before."""
     if vocabulary.kind == "gpt2":
-        kind = byte_level_kind(metadata.get(PREFIX + "pre"))
+        kind = byte_level_kind(name(metadata, "pre"))
         sections, add_bos = byte_level_sections(metadata, vocabulary, kind), kind.add_bos
     else:
         sections, add_bos = sentencepiece_sections(metadata, vocabulary), True
-    before = [_named(vocabulary, vocabulary.bos, "bos")] if flag(metadata, "add_bos_token", add_bos) else []
-    after = [_named(vocabulary, vocabulary.eos, "eos")] if flag(metadata, "add_eos_token", False) else []
+    before = [_required(vocabulary.bos, "bos")] if flag(metadata, "add_bos_token", add_bos) else []
+    after = [_required(vocabulary.eos, "eos")] if flag(metadata, "add_eos_token", False) else []
     document = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": _added_tokens(vocabulary),
         "normalizer": sections["normalizer"], "pre_tokenizer": sections["pre_tokenizer"],
@@ -41,8 +45,8 @@ def build_tokenizer_json(metadata: Mapping[str, Any]) -> str:
     return text
 
 
-def _named(vocabulary: Vocabulary, index: int | None, name: str) -> int:
-    need(index is not None, f"{PREFIX}add_{name}_token is set, and {PREFIX}{name}_token_id is missing", BadFile)
+def _required(index: int | None, what: str) -> int:
+    need(index is not None, f"{PREFIX}add_{what}_token is set, and {PREFIX}{what}_token_id is missing", BadFile)
     return int(index or 0)
 
 
@@ -67,8 +71,8 @@ def _template(vocabulary: Vocabulary, before: list[int], after: list[int]) -> di
     def marks(ids: list[int], type_id: int) -> list[dict[str, Any]]:
         return [{"SpecialToken": {"id": vocabulary.tokens[index], "type_id": type_id}} for index in ids]
 
-    def sequence(name: str, type_id: int) -> list[dict[str, Any]]:
-        return [*marks(before, type_id), {"Sequence": {"id": name, "type_id": type_id}}, *marks(after, type_id)]
+    def sequence(text: str, type_id: int) -> list[dict[str, Any]]:
+        return [*marks(before, type_id), {"Sequence": {"id": text, "type_id": type_id}}, *marks(after, type_id)]
 
     used = {vocabulary.tokens[index]: index for index in [*before, *after]}
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from pintpot.errors import BadFile, BadInput, need
 from pintpot.model.gguf import Gguf
-from pintpot.model.tokens.build import build_tokenizer_json
+from pintpot.model.tokens.build import build_with
 from pintpot.model.tokens.protobuf import sentencepiece_metadata
 from pintpot.model.tokens.vocabulary import end_ids, read_vocabulary
 
@@ -49,7 +49,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSource:
     template = metadata.get("tokenizer.chat_template")
     need(template is None or isinstance(template, str), "tokenizer.chat_template is not a text", BadFile)
     bos, eos = ("" if index is None else vocabulary.tokens[index] for index in (vocabulary.bos, vocabulary.eos))
-    return TokenizerSource(build_tokenizer_json(metadata), bos, eos, end_ids(metadata, vocabulary), template or None)
+    return TokenizerSource(build_with(metadata, vocabulary), bos, eos, end_ids(metadata, vocabulary), template or None)
 
 
 def from_gguf(gguf: Gguf) -> TokenizerSource:

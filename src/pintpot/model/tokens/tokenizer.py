@@ -68,9 +68,10 @@ class Tokenizer:
         Raises BadInput for text that is not Unicode (lone surrogates).
         """
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+            text.encode()
         except UnicodeEncodeError as error:
             raise BadInput(f"the text has a lone surrogate at character {error.start}: it is not Unicode") from error
+        return list(self._backend.encode(text, add_special_tokens=add_special).ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no character come out as U+FFFD, ids beyond the vocabulary as nothing."""

@@ -55,8 +55,9 @@ class Vocabulary:
 
 def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary in `metadata`. Raises UnsupportedModel for an unknown kind, BadFile for what is inconsistent."""
-    kind = _get(metadata, "model", str)
-    need(kind is not None, "there is no tokenizer in the file (tokenizer.ggml.model is missing)", BadFile)
+    kind = name(metadata, "model")
+    if kind is None:
+        raise BadFile("there is no tokenizer in the file (tokenizer.ggml.model is missing)")
     if kind not in ("gpt2", "llama"):
         raise UnsupportedModel(
             f"tokenizer {kind!r} is not known; known are gpt2 (byte-level) and llama (SentencePiece)"
@@ -105,6 +106,12 @@ def token_id(metadata: Mapping[str, Any], key: str, num_tokens: int, default: in
         return default if default is not None and default < num_tokens else None
     need(0 <= given < num_tokens, f"{PREFIX}{key} is {given}, the vocabulary has {num_tokens} words", BadFile)
     return int(given)
+
+
+def name(metadata: Mapping[str, Any], key: str) -> str | None:
+    """The text under `tokenizer.ggml.<key>`, None where unsaid. Raises BadFile when it is something else."""
+    given = _get(metadata, key, str)
+    return None if given is None else str(given)
 
 
 def flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

@@ -1,0 +1,56 @@
+"""What a tokenizer costs, known before it is loaded; fitted to benchmarks/tokenizer_memory.py."""
+
+from __future__ import annotations
+
+_WORD_SLOT_BYTES = 66
+"""Two hash tables, text to id and id to text: 33 bytes a slot each."""
+_MERGE_SLOT_BYTES = 17
+"""One hash table, two ids to rank and id."""
+_MERGES_PER_WORD = (0.95, 2.2)
+"""Byte-level vocabularies have about one merge a word; Llama 3 and SentencePiece about two."""
+_REMEMBERED_BYTES = 3_000_000
+"""The library remembers up to ten thousand words that it has cut; this much after 2,000 lines of text."""
+
+
+def estimated_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int]:
+    """What importing the library and loading add to the process's peak (VmHWM), low and high, in bytes.
+
+    Without `num_merges` the range covers one to two merges a word. The spread is that of the words' lengths.
+    """
+    fewest, most = _merges(vocab_size, num_merges)
+    low, high = (6_700_000 + 250 * vocab_size + 197 * merges for merges in (fewest, most))
+    return round(0.88 * low), round(1.08 * high)
+
+
+def kept_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int]:
+    """What of it stays resident (VmRSS) after loading, when the unused memory was given back, low and high, in bytes."""
+    fewest, most = _merges(vocab_size, num_merges)
+    low, high = (
+        7_100_000 + table_bytes(vocab_size, merges) + 120 * vocab_size + 8 * merges for merges in (fewest, most)
+    )
+    return round(0.93 * low), round(1.05 * high) + _REMEMBERED_BYTES
+
+
+def encoding_bytes(num_tokens: int) -> int:
+    """The most that encoding one text of so many tokens takes while it lasts: the library keeps each one's text and place."""
+    return 550 * num_tokens
+
+
+def table_bytes(vocab_size: int, num_merges: int) -> int:
+    """Bytes of the library's hash tables, whose sizes are powers of two."""
+    return _WORD_SLOT_BYTES * _num_slots(vocab_size) + _MERGE_SLOT_BYTES * _num_slots(num_merges)
+
+
+def _merges(vocab_size: int, num_merges: int | None) -> tuple[int, int]:
+    if num_merges is not None:
+        return num_merges, num_merges
+    low, high = _MERGES_PER_WORD
+    return round(low * vocab_size), round(high * vocab_size)
+
+
+def _num_slots(num_entries: int) -> int:
+    """A power of two, at most seven eighths full."""
+    slots = 4
+    while slots * 7 < num_entries * 8:
+        slots *= 2
+    return slots
