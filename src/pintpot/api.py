@@ -167,11 +167,19 @@ def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Pla
 def _place(model: Model, asked: dict[str, Any]) -> Path:
     """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
     given = {key: value for key, value in sorted(asked.items()) if value}
-    return place_for(model.name, {"model": model.digest, "asked": given})
+    return place_for(model.name, {"model": _identity(model), "asked": given})
+
+
+def _identity(model: Model) -> str:
+    """Tells two trainings of one network apart."""
+    from pintpot.model.store import Store
+
+    with Store(model) as store:
+        return store.sample_digest()
 
 
 def _kept_place(model: Model, made: Plan) -> Path:
-    return place_for(model.name, {"model": model.digest, "steps": [step.to_json() for step in made.steps]})
+    return place_for(model.name, {"model": _identity(model), "steps": [step.to_json() for step in made.steps]})
 
 
 def _found(model: Model, asked: dict[str, Any]) -> Path | None:

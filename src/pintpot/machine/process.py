@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from pintpot.errors import UnsupportedPlatform
 
-RUN_IMPORTS = ("click", "numpy", "tokenizers", "jinja2", "pintpot._native", "pintpot.cli", "pintpot.runtime.session")
+RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.session", "pintpot.runtime.everything")
 """What `pintpot run` has imported by the time weights are loaded."""
 
 _SCRIPT = """

@@ -73,9 +73,13 @@ class Comparison:
 
         Raises BadInput for shapes that disagree, for NaN, or when only some of the sequences have targets.
         """
-        scores = compare(reference, test, targets)
+        self.add_scores(compare(reference, test, targets))
+
+    def add_scores(self, scores: TokenScores) -> None:
+        """Add one sequence whose scores are known already. Raises BadInput when only some sequences have targets."""
+        known = scores.nll_test.size > 0
         need(
-            not self._scores or (self._scores[0].nll_test.size > 0) == (targets is not None),
+            not self._scores or (self._scores[0].nll_test.size > 0) == known,
             "either all sequences of a comparison have targets or none has",
         )
         self._scores.append(scores)

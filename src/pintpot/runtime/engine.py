@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pintpot.contract.slots import Slots
 from pintpot.kernels.native.bind import Replay as BoundReplay
@@ -74,6 +75,24 @@ class Engine:
                 replay = loop.send(token)
         except StopIteration as stop:
             self.ended = str(stop.value)
+
+    def stage(self, name: str) -> BoundReplay:
+        """The bound program of a stage."""
+        return self._stages[name]
+
+    def hidden(self, tokens: tuple[int, ...]) -> NDArray[np.float32]:
+        """States after the last block of a text that fits the context: float32 [len(tokens), D]; the cache is lost."""
+        self._forget(0)
+        bound, call, chunk = self._stages["prefill"], self._calls["prefill"], self.plan.form.chunk
+        final = next(str(op.read("x")) for op in bound.program.ops if op.kind == "select")
+        parts = []
+        for first in range(0, len(tokens), chunk):
+            replay = Replay("prefill", tokens[first : first + chunk], first, last=False)
+            self._fill(call, replay, self._table.extend(first, first + len(replay.tokens)))
+            bound.run(call)
+            parts.append(bound.floats(final)[: len(replay.tokens)].copy())
+        self._forget(0)
+        return np.concatenate(parts)
 
     def cancel(self) -> None:
         """End the answer under way; may be called from a signal handler or another thread."""

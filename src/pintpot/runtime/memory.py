@@ -12,7 +12,9 @@ import numpy as np
 from pintpot.errors import BadPack
 from pintpot.nets._rope import rope_table
 from pintpot.packer.checks import crc32c
-from pintpot.packer.manifest import CHECK_BYTES, WEIGHTS, Manifest
+from pintpot.packer.manifest import CHECK_BYTES, Manifest
+from pintpot.packer.manifest import WEIGHTS as WEIGHTS_FILE
+from pintpot.planner.holders import BUFFERS, CACHE, RING, TABLES, WEIGHTS
 from pintpot.program.layout import Layout
 from pintpot.stream.arena import open_arena
 from pintpot.stream.reader import read_into
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pintpot._native import Arena, Ring
 
 Progress = Callable[[float, str], None]
+Mark = Callable[[str], None]
+LABELS = {"cache": CACHE, "buffers": BUFFERS, "tables": TABLES}
 LOAD_BYTES = 32 << 20
 """Resident weights are read and verified in runs of so many bytes, so that a person sees them come."""
 
@@ -45,22 +49,38 @@ class PackMemory:
 
 
 def open_memory(
-    folder: Path, manifest: Manifest, layout: Layout, scratch_bytes: int, progress: Progress | None
+    folder: Path,
+    manifest: Manifest,
+    layout: Layout,
+    scratch_bytes: int,
+    mark: Mark,
+    progress: Progress | None,
 ) -> PackMemory:
-    """Take and fill all memory that a pack needs. Raises BadPack for changed bytes, DoesNotFit where none is given."""
-    file = folder / WEIGHTS
+    """Take and fill all memory that a pack needs; `mark(holder)` is told when a holder's memory has been taken.
+
+    Raises BadPack for changed bytes, DoesNotFit where none is given.
+    """
+    file = folder / WEIGHTS_FILE
     found = file.stat().st_size if file.exists() else -1
     if found != manifest.file_bytes:
         raise BadPack(f"{file} has {found} bytes, the manifest says {manifest.file_bytes}")
-    sizes = {holder: size for holder, size in layout.sizes.items() if size}
-    arenas = {holder: open_arena(size) for holder, size in sizes.items()}
+    arenas: dict[str, Arena] = {}
+    for holder, size in layout.sizes.items():
+        if size:
+            arenas[holder] = open_arena(size)
+            mark(LABELS[holder])
     arenas["scratch"] = open_arena(max(scratch_bytes, 4096))
+    mark(BUFFERS)
     arenas["weights"] = open_arena(max(manifest.resident_bytes, 4096), huge=True)
     _load(file, manifest, arenas["weights"], progress)
+    mark(WEIGHTS)
     _fill_tables(manifest, layout, arenas)
+    mark(TABLES)
     base = int(arenas["weights"].address)
     weights = {item.name: base + item.offset for item in manifest.residents}
-    return PackMemory(arenas, weights, _ring(file, manifest, arenas))
+    ring = _ring(file, manifest, arenas)
+    mark(RING)
+    return PackMemory(arenas, weights, ring)
 
 
 def _load(file: Path, manifest: Manifest, arena: Arena, progress: Progress | None) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
-from pintpot.meter.memory import available, peak_bytes
+from pintpot.meter.memory import available, peak_bytes, resident_bytes
 from pintpot.model.tokens import StopMatcher, TextStream, Tokenizer, conversation, encode_chat, from_folder
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.packer.packed_model import packed_model
 from pintpot.packer.shelf import in_use
 from pintpot.planner.assess import rebuild_work, reprice
 from pintpot.planner.degradation import shipped_priors
+from pintpot.planner.holders import LOADER, PROCESS, TOKENIZER
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
 from pintpot.program.layout import lay_out
@@ -57,11 +58,25 @@ class Summary:
         )
 
 
+class Held:
+    """Resident memory by holder, as it grew while a pack was opened: each is the growth since the last mark."""
+
+    def __init__(self) -> None:
+        self._last = resident_bytes()
+        self.by_holder: dict[str, int] = {PROCESS: self._last}
+
+    def mark(self, holder: str) -> None:
+        now = resident_bytes()
+        self.by_holder[holder] = self.by_holder.get(holder, 0) + now - self._last
+        self._last = now
+
+
 class Session:
     """One conversation over an open pack. A context manager; close it to give its memory back."""
 
     engine: Engine
     memory: PackMemory
+    held: Held
 
     def __init__(self, folder: Path, plan: Plan, tokenizer: Tokenizer, notes: tuple[str, ...], stack: ExitStack) -> None:
         self.folder, self.plan, self.tokenizer, self.notes = folder, plan, tokenizer, notes
@@ -174,14 +189,20 @@ def open_session(
 
     A pack made on another machine is priced again, and refused where it does not fit. Raises BadPack, DoesNotFit.
     """
+    import pintpot.runtime.everything  # noqa: F401  (all of it before memory is first looked at)
+
     stack = ExitStack()
     try:
+        held = Held()
         stack.enter_context(in_use(folder))
         manifest, _ = read_manifest(folder)
         manifest, notes = _here(manifest, machine, threads)
         _refuse_too_large(manifest.plan)
+        held.mark(LOADER)
         tokenizer = Tokenizer.load(from_folder(folder))
+        held.mark(TOKENIZER)
         session = Session(folder, manifest.plan, tokenizer, notes, stack)
+        session.held = held
         _open_engine(session, manifest, isa, progress)
         return session
     except BaseException:
@@ -200,10 +221,12 @@ def _open_engine(session: Session, manifest: Manifest, isa: str, progress: Progr
     work = rebuild_work(plan)
     layout = lay_out(work)
     scratch = max(scratch_bytes(program, plan.threads) for program in work.programs())
-    memory = open_memory(session.folder, manifest, layout, scratch, progress)
+    session.held.mark(LOADER)
+    memory = open_memory(session.folder, manifest, layout, scratch, session.held.mark, progress)
     session._stack.callback(memory.close)
     session.engine = Engine(plan, work, bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa))
     session.memory = memory
+    session.held.mark(LOADER)
 
 
 def _here(manifest: Manifest, machine: Machine, threads: int | None) -> tuple[Manifest, tuple[str, ...]]:

@@ -1,0 +1,88 @@
+"""The output head of a pack, some rows at a time: the words' logits as the packed model's own kernels give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot._native import kernels
+from pintpot.contract.form import STRIP_ROWS, WeightForm
+from pintpot.formats import encoding
+from pintpot.packer.manifest import WEIGHTS, Manifest
+from pintpot.program.ops.linear import PLANES
+from pintpot.stream.reader import read_into
+
+Floats = NDArray[np.float32]
+CHUNK_BYTES = 4 << 20
+
+
+class PackedHead:
+    """Logits of states [T, D], which come before the final norm, for one run of words after the other."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._file, self._manifest = folder / WEIGHTS, manifest
+        weights = {weight.name: weight for weight in manifest.plan.form.weights}
+        self._form = weights.get("head", weights["embed"])
+        self._isa = kernels.chosen()
+
+    def logits(self, states: Floats) -> Iterator[tuple[int, Floats]]:
+        """(first word, logits [T, n]) for all words, in order of the file's rows."""
+        normed = self._normed(states)
+        float_format = encoding(self._form.format).kind == "float"
+        planes = 0 if float_format else PLANES[self._manifest.plan.form.activation]
+        quantized = self._quantized(normed, planes) if planes else None
+        for first_strip, strips in self._strips():
+            first = first_strip * STRIP_ROWS
+            count = min(len(strips) * STRIP_ROWS, self._form.shape[0] - first)
+            out = np.empty((len(states), count), np.float32)
+            kernels.strips(
+                self._isa,
+                self._form.format,
+                strips.reshape(-1),
+                self._form.shape[1],
+                None if planes else normed,
+                quantized,
+                planes or 1,
+                out,
+            )
+            yield first, out
+
+    def _normed(self, states: Floats) -> Floats:
+        weight = np.empty(states.shape[1], np.float32)
+        item = next(item for item in self._manifest.residents if item.name == "norm")
+        read_into(self._file, self._manifest.resident_offset + item.offset, weight)
+        normed = np.empty_like(states)
+        eps = self._manifest.plan.config["rms_norm_eps"]
+        for row in range(len(states)):
+            kernels.rmsnorm(self._isa, states[row], weight, eps, normed[row])
+        return normed
+
+    def _quantized(self, normed: Floats, planes: int) -> NDArray[np.uint8]:
+        size = kernels.quantized_bytes(normed.shape[1], planes) * len(normed)
+        out = np.empty(size, np.uint8)
+        kernels.quantize(self._isa, normed, planes, 0, len(normed), out)
+        return out
+
+    def _strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(first strip, strips [n, strip bytes]) of the whole head, resident part first."""
+        for offset, first, count in _places(self._manifest, self._form):
+            per_chunk = max(1, CHUNK_BYTES // self._form.strip_bytes)
+            for start in range(0, count, per_chunk):
+                number = min(per_chunk, count - start)
+                strips = np.empty((number, self._form.strip_bytes), np.uint8)
+                read_into(self._file, offset + start * self._form.strip_bytes, strips)
+                yield first + start, strips
+
+
+def _places(manifest: Manifest, form: WeightForm) -> Iterator[tuple[int, int, int]]:
+    """(file offset, first strip, number of strips) of every run of a weight's strips."""
+    for item in manifest.residents:
+        if item.name == form.name:
+            yield manifest.resident_offset + item.offset, 0, form.ram_strips
+    for offset, _, slot in manifest.slots:
+        for piece in slot.pieces:
+            if piece.weight == form.name:
+                yield offset + piece.offset, piece.first_strip, piece.num_strips

@@ -1,0 +1,135 @@
+"""Verdicts: what was measured held against what was promised. A promise is kept or broken by the median of the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pintpot.meter.agreement import Agreement
+from pintpot.meter.clock import median
+from pintpot.planner.cost import Span
+from pintpot.planner.plan import Plan
+from pintpot.proof.proof import HolderRow, Peak, Proof, Row
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The raw answers of a proof's processes."""
+
+    opened: dict[str, Any]
+    runs: tuple[dict[str, Any], ...]
+    limits: tuple[dict[str, Any], ...]
+    peaks: dict[str, int] = field(default_factory=dict)
+    profile: dict[str, Any] | None = None
+
+
+def judge(
+    pack: Path, digest: str, plan: Plan, measured: Measured, agreement: Agreement | None, num_runs: int
+) -> Proof:
+    """Rows, holders and peaks of a proof, each with its verdict."""
+    cost = plan.cost
+    rows = [
+        _memory(plan, measured),
+        _speed("prefill", plan, measured),
+        _speed("decode", plan, measured),
+        _seconds("first token", cost.first_token_s, [run["first_token_s"] for run in measured.runs]),
+        _seconds("opening", cost.open_s, [measured.opened["open_s"]], judged=False),
+        _quality(plan, agreement),
+    ]
+    if plan.form.disk_bytes:
+        rows.append(_disk(plan, measured))
+    held = measured.opened["held"]
+    holders = tuple(HolderRow(h.name, h.low, h.high, held.get(h.name)) for h in cost.holders)
+    peaks = tuple(Peak(name, peak, plan.budget.memory_bytes) for name, peak in measured.peaks.items())
+    return Proof(
+        pack=pack,
+        pack_digest=digest,
+        model_name=plan.model_name,
+        machine_name=plan.machine_name,
+        rows=tuple(rows),
+        holders=holders,
+        peaks=peaks,
+        agreement=agreement,
+        binds=cost.stage("decode").binds,
+        num_runs=num_runs,
+        environment={},
+        notes=tuple(measured.opened["notes"]),
+        profile=_profile(plan, measured),
+    )
+
+
+def _memory(plan: Plan, measured: Measured) -> Row:
+    peak = measured.peaks["measured run"]
+    holds = peak <= plan.cost.memory_high
+    return Row("memory", "bytes", plan.cost.memory_low, plan.cost.memory_high, peak, peak, peak, holds=holds)
+
+
+def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
+    promised = plan.cost.stage(stage).tokens_per_s
+    if stage == "decode":
+        seen = [plan.budget.workload.batch / run["step_s"] for run in measured.runs]
+        limits = [1 / _decode_floor_s(plan, limit) for limit in measured.limits]
+    else:
+        seen = [run["prompt_tokens"] / run["first_token_s"] for run in measured.runs]
+        limits = [_prefill_limit(plan, limit) for limit in measured.limits]
+    middle = median(seen)
+    return Row(
+        stage, "tokens/s", promised.low, promised.high, middle, min(seen), max(seen), median(limits), middle >= promised.low
+    )
+
+
+def _decode_floor_s(plan: Plan, limit: dict[str, Any]) -> float:
+    """The longer of reading what rests in RAM and reading what streams, at what plain loops reached."""
+    ram = plan.form.ram_bytes / limit["ram_bytes_per_s"]
+    disk = plan.cost.stage("decode").disk_bytes / plan.budget.workload.output
+    return max(ram, disk / limit["disk_bytes_per_s"] if disk else 0.0)
+
+
+def _prefill_limit(plan: Plan, limit: dict[str, Any]) -> float:
+    stage = plan.cost.stage("prefill")
+    arithmetic = stage.multiply_adds / limit["int8_per_s"]
+    disk = stage.disk_bytes / limit["disk_bytes_per_s"] if stage.disk_bytes else 0.0
+    return stage.tokens / max(arithmetic, disk)
+
+
+def _seconds(what: str, promised: Span, seen: list[float], judged: bool = True) -> Row:
+    middle = median(seen)
+    holds = middle <= promised.high if judged else None
+    return Row(what, "seconds", promised.low, promised.high, middle, min(seen), max(seen), holds=holds)
+
+
+def _quality(plan: Plan, agreement: Agreement | None) -> Row:
+    low, high = plan.degradation.low, plan.degradation.high
+    if agreement is None:
+        return Row("degradation", "nats", low, high, None)
+    kl = agreement.kl
+    return Row("degradation", "nats", low, high, kl.mean, kl.low, kl.high, holds=kl.mean <= high)
+
+
+def _disk(plan: Plan, measured: Measured) -> Row:
+    promised = plan.cost.stage("decode").disk_bytes / plan.budget.workload.output
+    seen = [run["disk_bytes_per_step"] for run in measured.runs]
+    middle = median(seen)
+    holds = abs(middle - promised) <= 0.01 * promised
+    return Row("disk reads per token", "bytes", promised, promised, middle, min(seen), max(seen), holds=holds)
+
+
+def _profile(plan: Plan, measured: Measured) -> tuple[tuple[str, float, float], ...]:
+    """(op, seconds a step, floor seconds) of every op of a decode step, floors at the measured RAM rate."""
+    if measured.profile is None:
+        return ()
+    from pintpot.planner.assess import rebuild_work
+    from pintpot.program.ops import op_module
+    from pintpot.program.spec import Extent
+
+    workload = plan.budget.workload
+    program = rebuild_work(plan).stage("decode").programs[0]
+    extent = Extent(workload.batch, workload.batch, workload.batch, workload.prompt + workload.output // 2)
+    rate = median([limit["ram_bytes_per_s"] for limit in measured.limits])
+    rows = []
+    for op, seconds in zip(program.ops, measured.profile["seconds"], strict=True):
+        floor = op_module(op.kind).demand(op, program, extent).ram_bytes / rate if op.lane == "compute" else 0.0
+        names = op.read_all("weight") or (op.read("k") or "",)
+        rows.append((f"{op.kind} {' '.join(names)}".strip(), float(seconds), floor))
+    return tuple(rows)

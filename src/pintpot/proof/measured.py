@@ -1,0 +1,76 @@
+"""The measured run of a proof: opens the pack as anybody would, and replays its workload as often as it is asked."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pintpot.api import this_machine
+from pintpot.meter.disk import traffic
+from pintpot.meter.memory import peak_bytes
+from pintpot.runtime.request import Request, Sampling
+from pintpot.runtime.session import open_session
+
+STEADY_STEPS = 2
+"""Decode steps at the start of a run that are not counted: the readers run ahead of the first."""
+
+
+class Answerer:
+    """Requests: `opened`, `run`, `hidden`, `profile`."""
+
+    def __init__(self, pack: Path, threads: str = "0") -> None:
+        started = time.perf_counter()
+        self._session = open_session(pack, this_machine(), threads=int(threads) or None)
+        self._open_s = time.perf_counter() - started
+        workload = self._session.plan.budget.workload
+        self._prompt = min(workload.prompt, workload.context - workload.output)
+        self._output = min(workload.output, workload.context - self._prompt)
+
+    def opened(self) -> dict[str, Any]:
+        """Seconds and memory of the opening, by holder."""
+        return {"open_s": self._open_s, "held": self._session.held.by_holder, "notes": self._session.notes}
+
+    def run(self, tokens: list[int]) -> dict[str, Any]:
+        """One prompt and answer of the plan's workload: seconds, bytes from disk, and the peak so far."""
+        session, ring = self._session, self._session.memory.ring
+        session.engine.reset()
+        prompt = tuple(np.resize(np.array(tokens), self._prompt).tolist())
+        if ring is not None:
+            ring.reset_stats()
+        request = Request(prompt, self._output, Sampling(temperature=0.0), (), ignore_end=True)
+        disk, read_bytes = 0, 0
+        started, first = time.perf_counter(), 0.0
+        for index, _ in enumerate(session.engine.generate(request, frozenset())):
+            if index == 0:
+                first = time.perf_counter() - started
+                disk = traffic().read_bytes
+            read_bytes = traffic().read_bytes - disk if index == self._output - 1 else read_bytes
+        timing = session.engine.timing
+        steady = timing.step_s[STEADY_STEPS:] or timing.step_s
+        return {
+            "first_token_s": first,
+            "prompt_tokens": len(prompt),
+            "step_s": float(np.mean(steady)),
+            "median_step_s": float(np.median(steady)),
+            "disk_bytes_per_step": read_bytes / max(1, timing.decode_tokens),
+            "ring": None if ring is None else ring.stats(),
+            "peak_bytes": peak_bytes(),
+        }
+
+    def hidden(self, texts: list[list[int]], path: str) -> dict[str, Any]:
+        """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file."""
+        states = [self._session.engine.hidden(tuple(text)) for text in texts]
+        np.save(path, np.concatenate(states), allow_pickle=False)
+        return {"peak_bytes": peak_bytes()}
+
+    def profile(self, tokens: list[int]) -> dict[str, Any]:
+        """Seconds of each op of a decode step, mean over a run."""
+        replay = self._session.engine.stage("decode")
+        replay.profile(True)
+        self.run(tokens)
+        stats = replay.stats()
+        replay.profile(False)
+        return {"kinds": stats.kinds, "seconds": [s / max(1, stats.calls) for s in stats.seconds], "calls": stats.calls}

@@ -1,0 +1,115 @@
+"""What a proof says: promised beside measured for memory, speed and quality, and the share of the hardware's limit."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pintpot.meter.agreement import Agreement
+
+Unit = Literal["bytes", "seconds", "tokens/s", "nats"]
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One promise and what became of it. `measured` is the median of the runs, `low` and `high` their extremes.
+
+    `holds` is None where nothing was promised or nothing could be measured; `limit` is what the hardware alone reached
+    in the same run.
+    """
+
+    what: str
+    unit: Unit
+    promised_low: float
+    promised_high: float
+    measured: float | None
+    low: float | None = None
+    high: float | None = None
+    limit: float | None = None
+    holds: bool | None = None
+
+    @property
+    def share_of_limit(self) -> float | None:
+        return None if self.limit is None or self.measured is None else self.measured / self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class HolderRow:
+    """Memory of one holder: promised low..high and measured alone, in bytes; None where it has no process of its own."""
+
+    name: str
+    promised_low: int
+    promised_high: int
+    measured: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most that one of the processes of a proof ever held (VmHWM), against the budget."""
+
+    process: str
+    peak_bytes: int
+    budget_bytes: int
+
+    @property
+    def holds(self) -> bool:
+        return self.peak_bytes <= self.budget_bytes
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The receipt of one pack on one machine."""
+
+    pack: Path
+    pack_digest: str
+    model_name: str
+    machine_name: str
+    rows: tuple[Row, ...]
+    holders: tuple[HolderRow, ...]
+    peaks: tuple[Peak, ...]
+    agreement: Agreement | None
+    binds: str
+    num_runs: int
+    environment: dict[str, str]
+    notes: tuple[str, ...]
+    profile: tuple[tuple[str, float, float], ...] = ()
+    report_path: Path | None = None
+
+    @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """The promises that were not held, each with its numbers."""
+        broken = [
+            f"{row.what}: measured {row.measured:.4g} {row.unit}, promised {row.promised_low:.4g} to {row.promised_high:.4g}"
+            for row in self.rows
+            if row.holds is False and row.measured is not None
+        ]
+        broken += [
+            f"memory of {peak.process}: {peak.peak_bytes} bytes, the budget is {peak.budget_bytes}"
+            for peak in self.peaks
+            if not peak.holds
+        ]
+        return tuple(broken)
+
+    @property
+    def holds(self) -> bool:
+        return not self.shortfalls
+
+    def row(self, what: str) -> Row:
+        return next(row for row in self.rows if row.what == what)
+
+    def to_json(self) -> dict[str, Any]:
+        data = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        return {
+            "pintpot_proof": VERSION,
+            **data,
+            "pack": str(self.pack),
+            "report_path": None if self.report_path is None else str(self.report_path),
+            "rows": [{**asdict(row), "share_of_limit": row.share_of_limit} for row in self.rows],
+            "holders": [asdict(holder) for holder in self.holders],
+            "peaks": [{**asdict(peak), "holds": peak.holds} for peak in self.peaks],
+            "agreement": None if self.agreement is None else asdict(self.agreement),
+            "holds": self.holds,
+            "shortfalls": list(self.shortfalls),
+        }

@@ -1,0 +1,100 @@
+"""Quality of a pack against the unpacked model: both models' distributions over the same texts, word by word."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.api import describe
+from pintpot.errors import BadInput, need
+from pintpot.meter.agreement import Comparison, TokenScores
+from pintpot.meter.home import home
+from pintpot.meter.memory import peak_bytes
+from pintpot.meter.vocabulary import VocabularyStream
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.packer.manifest import read_manifest
+from pintpot.proof.head import PackedHead
+from pintpot.proof.reference import head_rows, hidden_states
+
+Floats = NDArray[np.float32]
+
+
+class Answerer:
+    """Requests: `reference` (states of the unpacked model, remembered), `compare`."""
+
+    def __init__(self, pack: Path) -> None:
+        self._pack = pack
+        self._manifest, _ = read_manifest(pack)
+        self._model = source_model(self._manifest.source.path, self._manifest.plan.model_digest)
+        self._states: Floats | None = None
+
+    def reference(self, texts: list[list[int]], key: str) -> dict[str, Any]:
+        """Compute, or find, the unpacked model's states of the texts."""
+        with Store(self._model) as store:
+            path = home() / "references" / f"{store.sample_digest()}-{key}.npy"
+        if path.exists():
+            self._states = np.load(path, allow_pickle=False)
+        else:
+            self._states = np.concatenate(hidden_states(self._model, texts))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{id(self)}.partial.npy")
+            np.save(partial, self._states, allow_pickle=False)
+            partial.replace(path)
+        return {"peak_bytes": peak_bytes()}
+
+    def compare(self, texts: list[list[int]], path: str) -> dict[str, Any]:
+        """Agreement of the packed model's states at `path` with the reference's."""
+        need(self._states is not None, "the reference comes first")
+        test = np.load(path, allow_pickle=False)
+        reference = np.asarray(self._states)
+        need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
+        targets = np.concatenate([np.array([*text[1:], -1]) for text in texts])
+        stream = VocabularyStream(len(test), targets)
+        _stream_logits(stream, self._model, reference, PackedHead(self._pack, self._manifest), test)
+        agreement = _by_text(stream.scores(), texts).result()
+        return {"agreement": asdict(agreement), "peak_bytes": peak_bytes()}
+
+
+def source_model(path: str, digest: str) -> Model:
+    """The model that a pack was made from. Raises BadInput when it is gone or another."""
+    model = describe(path)
+    if model.digest != digest:
+        raise BadInput(f"{path} is no longer the model that was packed")
+    return model
+
+
+def _stream_logits(stream: VocabularyStream, model: Model, reference: Floats, head: PackedHead, test: Floats) -> None:
+    """Feed both models' logits in runs of words that both sides have; the two heads come in chunks of their own."""
+    waiting: list[tuple[int, Floats]] = []
+    packed = head.logits(test)
+    with Store(model) as store:
+        for first, rows in head_rows(model, store):
+            ours = reference @ rows.T
+            while sum(part.shape[1] for _, part in waiting) < ours.shape[1]:
+                waiting.append(next(packed))
+            theirs, waiting = _take(waiting, ours.shape[1])
+            stream.add(first, ours, theirs)
+
+
+def _take(waiting: list[tuple[int, Floats]], count: int) -> tuple[Floats, list[tuple[int, Floats]]]:
+    """The first `count` words of what waits, and what is left."""
+    whole = np.concatenate([part for _, part in waiting], axis=1)
+    left = whole[:, count:]
+    return whole[:, :count], [(waiting[0][0] + count, left)] if left.shape[1] else []
+
+
+def _by_text(scores: TokenScores, texts: list[list[int]]) -> Comparison:
+    """The scores text by text, each without its last token, after which nothing is known."""
+    comparison, at = Comparison(), 0
+    for text in texts:
+        part = slice(at, at + len(text) - 1)
+        comparison.add_scores(
+            TokenScores(scores.kl[part], scores.same_top1[part], scores.nll_reference[part], scores.nll_test[part])
+        )
+        at += len(text)
+    return comparison

@@ -1,0 +1,141 @@
+"""The receipt as a page: verdicts first, then promises beside measurements, memory by holder, quality, and the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pintpot.planner.plan import Plan
+from pintpot.proof.html import Figure, KeyFigures, Plot, Section, Table, Text, Verdict, Words, write_report
+from pintpot.proof.proof import Proof, Row
+from pintpot.proof.svg import Promise, Stack, memory_stacks, promise_bars
+from pintpot.units import format_bytes, format_rate, format_seconds
+
+PLOTTED = ("memory", "prefill", "decode", "first token", "degradation")
+MAX_PROFILE_ROWS = 40
+
+
+def write_proof_report(proof: Proof, plan: Plan, path: Path) -> Path:
+    """Write the report of one proof and return where it is."""
+    verdict = "every promise held" if proof.holds else f"{len(proof.shortfalls)} of its promises not held"
+    title = f"{proof.model_name} in {format_bytes(plan.budget.memory_bytes)}"
+    return write_report(path, title, _sections(proof, plan), f"{proof.machine_name}; {verdict}")
+
+
+def amount(row: Row, value: float | None) -> str:
+    """A value of a row, in its unit."""
+    if value is None:
+        return "not measured"
+    if row.unit == "bytes":
+        return format_bytes(value)
+    if row.unit == "seconds":
+        return format_seconds(value)
+    return format_rate(value, "tok/s") if row.unit == "tokens/s" else f"{value:.4f} nats"
+
+
+def _sections(proof: Proof, plan: Plan) -> list[Section]:
+    sections: list[Section] = [KeyFigures(tuple(_figure(row) for row in proof.rows if row.what in PLOTTED))]
+    sections.append(Plot("Promised and measured", promise_bars([_promise(row) for row in _plotted(proof)])))
+    sections.append(_rows_table(proof))
+    sections += _memory(proof, plan)
+    sections += _quality(proof)
+    sections.append(Text("The plan", (*(f"{step}   {step.paper}" for step in plan.steps), f"binds: {proof.binds}"), True))
+    sections += _profile(proof)
+    if proof.notes:
+        sections.append(Text("Notes", proof.notes))
+    environment = [f"{key} {value}" for key, value in proof.environment.items()]
+    sections.append(Text("Where this was measured", (", ".join(environment), f"pack {proof.pack_digest}")))
+    return sections
+
+
+def _plotted(proof: Proof) -> list[Row]:
+    return [row for row in proof.rows if row.what in PLOTTED]
+
+
+def _figure(row: Row) -> Figure:
+    value: Words = amount(row, row.measured)
+    if row.holds is not None:
+        value = Verdict(amount(row, row.measured), row.holds)
+    share = row.share_of_limit
+    note = f"{share:.0%} of the limit" if share is not None else f"up to {amount(row, row.promised_high)} promised"
+    return Figure(row.what, value, note)
+
+
+def _promise(row: Row) -> Promise:
+    return Promise(
+        row.what,
+        lambda value: amount(row, value),
+        row.promised_low,
+        row.promised_high,
+        row.measured,
+        row.limit,
+        row.holds,
+    )
+
+
+def _rows_table(proof: Proof) -> Table:
+    rows = []
+    for row in proof.rows:
+        share = row.share_of_limit
+        spread = "" if row.low is None else f"{amount(row, row.low)} to {amount(row, row.high)}"
+        verdict = Verdict({True: "held", False: "not held", None: "not judged"}[row.holds], row.holds)
+        rows.append(
+            (
+                row.what,
+                f"{amount(row, row.promised_low)} to {amount(row, row.promised_high)}",
+                amount(row, row.measured),
+                spread,
+                "" if share is None else f"{share:.0%}",
+                verdict,
+            )
+        )
+    columns = ("", "promised", "measured", "spread", "of the limit", "verdict")
+    return Table("Promises", columns, tuple(rows), note=f"Medians of {proof.num_runs} runs.")
+
+
+def _memory(proof: Proof, plan: Plan) -> list[Section]:
+    promised = Stack(
+        "promised", tuple((h.name, float(h.promised_high)) for h in proof.holders), float(plan.budget.memory_bytes)
+    )
+    held = tuple((h.name, float(max(0, h.measured))) for h in proof.holders if h.measured is not None)
+    measured = Stack("measured", held, float(plan.budget.memory_bytes))
+    names = tuple(holder.name for holder in proof.holders)
+    rows = tuple(
+        (
+            h.name,
+            f"{format_bytes(h.promised_low)} to {format_bytes(h.promised_high)}",
+            "not measured alone" if h.measured is None else format_bytes(h.measured),
+        )
+        for h in proof.holders
+    )
+    peaks = tuple(
+        (p.process, format_bytes(p.peak_bytes), format_bytes(p.budget_bytes), Verdict("within" if p.holds else "over", p.holds))
+        for p in proof.peaks
+    )
+    return [
+        Plot("Memory by what holds it", memory_stacks((promised, measured), format_bytes, names)),
+        Table("Memory", ("", "promised", "measured alone"), rows),
+        Table("Every process against the budget", ("", "peak", "budget", ""), peaks),
+    ]
+
+
+def _quality(proof: Proof) -> list[Section]:
+    found = proof.agreement
+    if found is None:
+        return []
+    rows: tuple[tuple[Words, ...], ...] = (
+        ("KL divergence, mean (95% interval)", f"{found.kl.mean:.4f} nats ({found.kl.low:.4f} to {found.kl.high:.4f})"),
+        ("KL divergence, 99th percentile", f"{found.kl_p99:.4f} nats"),
+        ("KL divergence, largest", f"{found.kl_max:.4f} nats"),
+        ("same likeliest word", f"{found.top1:.2%}"),
+        ("perplexity, unpacked and packed", f"{found.perplexity_reference:.3f} and {found.perplexity_test:.3f}"),
+    )
+    note = f"Against the unpacked model in float32, {found.num_tokens} tokens in {found.num_sequences} texts."
+    return [Table("Quality", ("", "measured"), rows, note=note)]
+
+
+def _profile(proof: Proof) -> list[Section]:
+    if not proof.profile:
+        return []
+    longest = sorted(proof.profile, key=lambda row: -row[1])[:MAX_PROFILE_ROWS]
+    bars = [Promise(name, format_seconds, 0.0, floor, seconds) for name, seconds, floor in longest]
+    return [Plot("Where a decode step's time goes, beside each op's floor", promise_bars(bars))]

@@ -1,0 +1,86 @@
+"""The processes of a proof: each does one thing inside the budget, asked line by line, so that they can take turns.
+
+`python -m pintpot.proof.worker KIND PACK` reads one JSON request a line and answers with one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pintpot.errors import BadInput, DoesNotFit, PintpotError
+
+
+class Worker:
+    """A process of a proof, seen from outside. A context manager; `ask` waits for the answer."""
+
+    def __init__(self, kind: str, pack: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "pintpot.proof.worker", kind, str(pack), *arguments]
+        pipe = subprocess.PIPE
+        self.kind = kind
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10 if kind is None else 0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait. Raises the worker's own error here, DoesNotFit where it was killed."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise PintpotError(f"the {self.kind} process has no pipes")
+        try:
+            self._process.stdin.write(json.dumps({"what": what, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            if code == -9:
+                raise DoesNotFit(f"the {self.kind} process was killed, most likely for its memory")
+            raise PintpotError(f"the {self.kind} process ended with code {code}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise BadInput(answer["error"])
+        return answer
+
+
+def serve(answerer: Any) -> None:
+    """Answer the requests on standard input with the methods of `answerer`."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(answerer, request.pop("what"))(**request)
+        except PintpotError as error:
+            answer = {"error": str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def main(arguments: list[str]) -> None:
+    """Start the worker that the first argument names."""
+    import importlib
+
+    kind, pack, *rest = arguments
+    module = importlib.import_module(f"pintpot.proof.{kind}")
+    serve(module.Answerer(Path(pack), *rest))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
