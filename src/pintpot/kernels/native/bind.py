@@ -146,16 +146,18 @@ class Replay:
         return memoryview(arena)[address - arena.address :]
 
 
-def scratch_bytes(program: Program, threads: int, looked_up: Sequence[str] = ()) -> int:
+def scratch_bytes(program: Program, threads: int) -> int:
     """Bytes of one region that replays of this program use beside its buffers; programs may share it.
 
-    `looked_up` names the weights of which single rows are read from disk. Raises UsageError for a program that the
-    native backend cannot run.
+    Its `fetch` ops say which weights have rows on disk. Raises UsageError for a program that the native backend cannot
+    run.
     """
     builder = _builder(program, "")
+    on_disk = {op.read("weight") for op in program.ops if op.kind == "fetch"}
+    multiplied = {name for op in program.ops if op.kind == "linear" for name in op.read_all("weight")}
     weights = [buffer.name for buffer in program.buffers if buffer.holder == "weights"]
-    unplaced = {name: _unplaced(program, name, looked_up) for name in weights}
     try:
+        unplaced = {name: _unplaced(program, name, name in on_disk, name in multiplied) for name in weights}
         record(builder, program, dict.fromkeys(program.by_name, 0), unplaced)
         return builder.scratch_bytes(threads)
     except ValueError as error:
@@ -196,13 +198,14 @@ def _builder(program: Program, isa: str) -> Builder:
     return Builder(bound("tokens"), bound("rows"), bound("sequences"), bound("context"), isa)
 
 
-def _unplaced(program: Program, name: str, looked_up: Sequence[str]) -> NativeWeight | None:
+def _unplaced(program: Program, name: str, on_disk: bool, multiplied: bool) -> NativeWeight | None:
     shape = program.shape(name)
     if len(shape) != 2:
         return None
     rows, columns = shape
-    lookup = (0, ()) if name in looked_up else None
-    return NativeWeight(program.by_name[name].format, rows, columns, 0, 0 if lookup else rows, (), lookup)
+    pieces = [(0, 0, 0, rows)] if on_disk and multiplied else []
+    lookup = (0, ()) if on_disk and not multiplied else None
+    return NativeWeight(program.by_name[name].format, rows, columns, 0, 0 if on_disk else rows, pieces, lookup)
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -1,0 +1,625 @@
+"""The native replay: every op against the reference in float64, one result for all threads, instruction sets and places,
+and what happens when a call, a record or a disk is not what it should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("pintpot._native")
+
+from replaying import PAGE, Decoder, Rig, drawn, fill_call, make
+
+from pintpot import _native
+from pintpot._native import Pool
+from pintpot.errors import BadPack, UsageError
+from pintpot.kernels import reference
+from pintpot.kernels.native.bind import BoundWeight, Piece, bind, scratch_bytes
+from pintpot.program.scratch import scratch_bytes as planned
+from pintpot.program.spec import Op, Program
+from pintpot.stream.ring import ring_stats
+
+ISAS: list[str] = _native.available_isas()
+VARIANTS = {
+    "plain": Decoder(),
+    "float": Decoder(activation="float32", weights="f16", head="f32", cache="sym8c"),
+    "two planes": Decoder(activation="int8x2", weights="aff5", head="sym6", qk_norm=True),
+    "biased": Decoder(biased=True, rope="interleaved", weights="sym8", tied=False, cache="sym8c"),
+    "windowed": Decoder(window=7, sinks=3, weights="f32", logprob=True),
+    "superblocks": Decoder(hidden=256, heads=8, ffn=256, weights="q4_k", head="q6_k"),
+}
+
+
+def programs(decoder: Decoder, tokens: int = 24) -> dict[str, Program]:
+    return {
+        "prefill": decoder.program("prefill", tokens, 2, True),
+        "decode": decoder.program("decode", decoder.sequences, decoder.sequences, False),
+    }
+
+
+def packed_q(decoder: Decoder) -> Any:
+    """Superblocks have no encoder: random codes, scales of a sane size."""
+    from test_kernels import strips_of
+
+    strips, vectors = drawn(dataclasses.replace(decoder, weights="sym4", head="sym8"))
+    for seed, (name, (rows, columns, form)) in enumerate(decoder.matrices().items()):
+        strips[name] = strips_of(form, rows, columns, seed)
+    # Such weights are large; small norms bring their products back to the size that a softmax can tell apart.
+    return strips, {name: value * np.float32(0.002 if name.endswith("norm") else 1) for name, value in vectors.items()}
+
+
+def rig_of(decoder: Decoder, **options: Any) -> Rig:
+    packed = packed_q(decoder) if decoder.weights == "q4_k" else None
+    return make(decoder, programs(decoder, options.pop("tokens", 24)), packed=packed, **options)
+
+
+# --- Every op against the reference ----------------------------------------------------------------------------------
+
+
+def cache_values(rig: Rig, name: str) -> NDArray[np.float64]:
+    """A cache as values [pages, KV, 32, hd], read from its bytes."""
+    d = rig.decoder
+    pages, heads, width = d.num_pages(), d.kv_heads, PAGE * d.head_dim
+    size = width * 2 if d.cache == "f16" else width + width // 16
+    at = rig.addresses["prefill"][name] - rig.arena.address
+    raw = np.frombuffer(rig.arena, np.uint8, pages * heads * size, at).reshape(pages, heads, size)
+    if d.cache == "f16":
+        return raw.view(np.float16).reshape(pages, heads, PAGE, d.head_dim).astype(np.float64)
+    values = raw[..., :width].view(np.int8).reshape(pages, heads, PAGE, -1, 32).astype(np.float64)
+    scales = raw[..., width:].copy().view(np.float16).reshape(pages, heads, PAGE, -1, 1).astype(np.float64)
+    return (values * scales).reshape(pages, heads, PAGE, d.head_dim)
+
+
+def memory_of(rig: Rig, program: Program, op: Op, tokens: int, rows: int) -> reference.Memory:
+    """What the op reads, as the native memory holds it now, in float64."""
+    replay, memory = rig.replays[program.name], {}
+    for _, name in op.reads:
+        if name in rig.packed:
+            memory[name] = rig.unpacked(name).astype(np.float64)
+        elif name in rig.vectors:
+            memory[name] = rig.vectors[name].astype(np.float64)
+        elif name.endswith("_cache"):
+            memory[name] = cache_values(rig, name)
+        elif name != "tokens":
+            count = rows if program.by_name[name].shape[0] == "rows" else tokens
+            memory[name] = replay.floats(name)[:count].astype(np.float64)
+    return memory
+
+
+def reference_call(call: Any) -> reference.Call:
+    tokens, rows, sequences = call.num_tokens, call.num_rows, call.num_sequences
+    return reference.Call(
+        call.tokens[:tokens].copy(), call.positions[:tokens].copy(), call.sequence[:tokens].copy(),
+        tuple(int(row) for row in call.rows[:rows]), tuple(tuple(map(int, table)) for table in call.pages),
+        (reference.Sampling(),) * sequences, (0.0,) * rows, ((),) * sequences,
+    )  # fmt: skip
+
+
+def check_ops(rig: Rig, program: Program, call: Any) -> None:
+    """Replay op by op; before each, the reference computes it in float64 from the same memory."""
+    replay = rig.replays[program.name]
+    for index, op in enumerate(program.ops):
+        memory = memory_of(rig, program, op, call.num_tokens, call.num_rows)
+        assert replay.run(call, index, index + 1)
+        reference.run(dataclasses.replace(program, ops=(op,)), memory, reference_call(call))
+        name = str(op.write("next" if op.kind == "sample" else "out"))
+        if op.kind == "sample":
+            assert replay.integers(name)[: call.num_rows].tolist() == memory[name].tolist()
+            continue
+        found = replay.floats(name)[: len(memory[name])]
+        assert np.isfinite(found).all(), f"op {index} {op.kind}"
+        # Rounding x to int8 is a step: where float32 and float64 fall on its two sides, one unit of one group differs.
+        coarse = op.kind == "linear" and rig.decoder.activation != "float32"
+        limit = (3e-3 if coarse else 2e-5) * np.abs(memory[name]).max()
+        assert np.abs(found - memory[name]).max() <= limit, f"op {index} {op.kind}"
+        for role in ("k", "v") if op.kind == "attend" else ():
+            stored = str(op.read(role))
+            seen = np.isfinite(memory[stored])
+            unit = np.abs(memory[stored][seen]).max() * (1 / 127 if rig.decoder.cache == "sym8c" else 1e-3)
+            assert np.abs(cache_values(rig, stored) - memory[stored])[seen].max() <= unit
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_op_is_the_reference(variant: str) -> None:
+    decoder = VARIANTS[variant]
+    rig = rig_of(decoder)
+    prefill, decode = rig.replays["prefill"], rig.replays["decode"]
+    call = prefill.call()
+    rng = np.random.default_rng(1)
+    fill_call(call, {0: (0, rng.integers(0, 200, 19).tolist()), 1: (0, [7, 8, 9])}, decoder.num_pages(), rows=[18, 21])
+    check_ops(rig, prefill.program, call)
+    fill_call(call, {0: (19, rng.integers(0, 200, 20).tolist())}, decoder.num_pages(), rows=[19])
+    check_ops(rig, prefill.program, call)
+    call = decode.call()
+    for step in range(3):
+        fill_call(call, {0: (39 + step, [11 * step]), 1: (3 + step, [199 - step])}, decoder.num_pages())
+        check_ops(rig, decode.program, call)
+
+
+def test_a_long_cache_is_shared_among_threads_and_gives_the_same_bits() -> None:
+    decoder = Decoder(context=1312, sequences=1, layers=1, heads=2, kv_heads=1)
+    outputs = []
+    for threads in (1, 2, 3):
+        rig = rig_of(decoder, threads=threads, tokens=650)
+        call = rig.replays["prefill"].call()
+        for first in (0, 650):
+            fill_call(
+                call, {0: (first, [(i * 7) % 200 for i in range(first, first + 650)])}, decoder.num_pages(), rows=[649]
+            )
+            assert rig.replays["prefill"].run(call)
+        one = rig.replays["decode"].call()
+        fill_call(one, {0: (1300, [3])}, decoder.num_pages())
+        check_ops(rig, rig.replays["decode"].program, one)
+        outputs.append(rig.replays["decode"].floats("logits").tobytes())
+    assert len(set(outputs)) == 1
+
+
+# --- One result ------------------------------------------------------------------------------------------------------
+
+
+def answer(rig: Rig, chunks: tuple[int, ...], num_steps: int = 6) -> tuple[list[int], bytes]:
+    """Greedy tokens after a prompt read in chunks, and the last logits."""
+    decoder, prompt = rig.decoder, [(i * 13) % 200 for i in range(sum(chunks))]
+    prefill, decode = rig.replays["prefill"], rig.replays["decode"]
+    call, at = prefill.call(), 0
+    for size in chunks:
+        last = at + size == len(prompt)
+        fill_call(call, {0: (at, prompt[at : at + size])}, decoder.num_pages(), rows=[size - 1] if last else [])
+        assert prefill.run(call)
+        at += size
+    tokens = [int(prefill.integers("next")[0])]
+    one = decode.call()
+    for _ in range(num_steps):
+        fill_call(one, {0: (at, [tokens[-1]])}, decoder.num_pages())
+        assert decode.run(one)
+        tokens.append(int(decode.integers("next")[0]))
+        at += 1
+    return tokens, decode.floats("logits")[0].tobytes()
+
+
+HALF_STREAMED = {"embed": 96, "layers.0.q": 0, "layers.0.k": 32, "layers.0.gate": 64, "layers.0.down": 16, "layers.1.o": 0,
+                 "layers.1.up": 16, "head": 48}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["plain", "float", "two planes", "biased", "windowed"])
+def test_one_answer_for_threads_instruction_sets_places_and_chunks(variant: str, tmp_path: Path) -> None:
+    decoder = VARIANTS[variant]
+    first = answer(rig_of(decoder, threads=1), (21,))
+    for isa in ISAS:
+        assert answer(rig_of(decoder, threads=2, isa=isa), (21,)) == first
+    assert answer(rig_of(decoder, threads=3), (1, 4, 5, 11)) == first
+    for threads in (1, 2):
+        rig = rig_of(decoder, threads=threads, ram_rows=HALF_STREAMED, file=tmp_path / "pack", slot_bytes=12288)
+        assert answer(rig, (9, 12)) == first
+        rig.close()
+
+
+def test_everything_streamed_through_the_smallest_ring(tmp_path: Path) -> None:
+    decoder = VARIANTS["plain"]
+    nothing = dict.fromkeys(decoder.matrices(), 0)
+    rig = rig_of(decoder, ram_rows=nothing, file=tmp_path / "pack", slot_bytes=4096, num_buffers=2, in_flight=3)
+    assert answer(rig, (21,)) == answer(rig_of(decoder), (21,))
+    rig.close()
+
+
+def test_without_rows_the_head_is_not_read(tmp_path: Path) -> None:
+    decoder = dataclasses.replace(VARIANTS["plain"], vocab=3000, tied=False)
+    rig = rig_of(decoder, ram_rows={"head": 0, "layers.1.down": 0}, file=tmp_path / "pack", num_buffers=2)
+    assert rig.ring is not None
+    prefill = rig.replays["prefill"]
+    call = prefill.call()
+    fill_call(call, {0: (0, [1, 2, 3])}, decoder.num_pages(), rows=[])
+    for _ in range(5):
+        assert prefill.run(call)
+    time.sleep(0.05)
+    head_bytes = rig.weights["head"].rows * 96
+    assert ring_stats(rig.ring).bytes_read < head_bytes
+    fill_call(call, {0: (0, [1, 2, 3])}, decoder.num_pages(), rows=[2])
+    assert prefill.run(call)
+    assert ring_stats(rig.ring).bytes_read > head_bytes
+    assert np.isfinite(prefill.floats("logits")[0]).all()
+    rig.close()
+
+
+def test_a_range_of_ops_is_part_of_a_pass(tmp_path: Path) -> None:
+    rig = rig_of(VARIANTS["plain"], ram_rows=HALF_STREAMED, file=tmp_path / "pack", slot_bytes=8192)
+    decode = rig.replays["decode"]
+    call = decode.call()
+    fill_call(call, {0: (0, [5])}, rig.decoder.num_pages())
+    with pytest.raises(UsageError, match="begins at its first op"):
+        decode.run(call, 3)
+    assert decode.run(call)
+    whole = decode.floats("logits")[0].copy()
+    assert decode.run(call, 0, 4)  # left in the middle: the next pass starts afresh
+    for first, stop in ((0, 3), (3, 3), (3, 8), (8, len(decode.program.ops))):
+        assert decode.run(call, first, stop)
+    assert np.array_equal(decode.floats("logits")[0], whole)
+    rig.close()
+
+
+# --- Cancelling and failing ------------------------------------------------------------------------------------------
+
+
+def long_call(rig: Rig) -> Any:
+    call = rig.replays["prefill"].call()
+    fill_call(call, {0: (0, [i % 200 for i in range(2000)])}, rig.decoder.num_pages(), rows=[1999])
+    return call
+
+
+LONG = Decoder(context=2016, hidden=256, heads=8, ffn=1024, layers=8, sequences=1)
+
+
+def test_cancelling_leaves_between_two_chunks(tmp_path: Path) -> None:
+    rig = rig_of(LONG, tokens=2000, ram_rows={"layers.2.up": 0}, file=tmp_path / "pack")
+    prefill, call = rig.replays["prefill"], long_call(rig)
+    rig.cancel.set()
+    assert not prefill.run(call)
+    assert prefill.progress == 0
+    rig.cancel.clear()
+    timer = threading.Timer(0.03, rig.cancel.set)
+    timer.start()
+    start = time.perf_counter()
+    assert not prefill.run(call)
+    assert time.perf_counter() - start < 5
+    assert 0 < prefill.progress < len(prefill.program.ops)
+    timer.join()
+    rig.cancel.clear()
+    one = rig.replays["decode"].call()
+    fill_call(one, {0: (0, [3])}, rig.decoder.num_pages())
+    assert rig.replays["decode"].run(one)
+    assert np.isfinite(rig.replays["decode"].floats("logits")).all()
+    rig.close()
+
+
+def test_a_signal_handler_runs_inside_a_replay() -> None:
+    rig = rig_of(LONG, tokens=2000)
+    prefill, call = rig.replays["prefill"], long_call(rig)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.03)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            prefill.run(call)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 0 < prefill.progress < len(prefill.program.ops)
+
+
+def test_a_changed_slot_is_an_error_that_names_it_and_never_a_hang(tmp_path: Path) -> None:
+    file = tmp_path / "pack"
+    rig = rig_of(VARIANTS["plain"], ram_rows={"layers.1.up": 0}, file=file, slot_bytes=4096)
+    content = file.read_bytes()
+    rig.close()
+    for at in (0, 4096 + 17, len(content) - 1):
+        changed = bytearray(content)
+        changed[at] ^= 4
+        rig = rig_of(VARIANTS["plain"], ram_rows={"layers.1.up": 0}, file=file, slot_bytes=4096)
+        rig.close()
+        file.write_bytes(changed)
+        rig = rebound(rig, file)
+        decode = rig.replays["decode"]
+        call = decode.call()
+        fill_call(call, {0: (0, [5])}, rig.decoder.num_pages())
+        for _ in range(2):
+            with pytest.raises(BadPack, match=f"slot {at // 4096} .*checksum"):
+                decode.run(call)
+        file.write_bytes(content)
+        assert decode.run(call)
+        rig.close()
+
+
+def rebound(rig: Rig, file: Path) -> Rig:
+    """The same memory with a new ring over the file as it is now."""
+    from pintpot._native import crc32c
+    from pintpot.stream.ring import RingSlot, open_ring
+
+    strips = rig.packed["layers.1.up"]
+    raw, table, pieces = strips.tobytes(), [], []
+    per_slot = 4096 // strips.shape[1]
+    for index, first in enumerate(range(0, len(strips), per_slot)):
+        part = raw[first * strips.shape[1] : (first + per_slot) * strips.shape[1]].ljust(4096, b"\0")
+        table.append(RingSlot(index * 4096, 4096, crc32c(part)))
+        pieces.append(Piece(index, 0, first * 16, min(per_slot, len(strips) - first) * 16))
+    at = rig.scratch[0] + rig.scratch[1]
+    offset = -(-(at - rig.arena.address) // 4096) * 4096
+    rig.ring = open_ring(file, table, rig.arena, offset=offset, num_buffers=3, slot_bytes=4096, in_flight=2)
+    rig.weights["layers.1.up"] = dataclasses.replace(rig.weights["layers.1.up"], pieces=tuple(pieces))
+    for name, program in programs(rig.decoder).items():
+        rig.replays[name] = bound(rig, program)
+    return rig
+
+
+def test_a_looked_up_row_with_changed_bytes_is_an_error(tmp_path: Path) -> None:
+    decoder, file = VARIANTS["biased"], tmp_path / "pack"
+    rig = rig_of(decoder, ram_rows={"embed": 64}, file=file)
+    decode = rig.replays["decode"]
+    call = decode.call()
+    with file.open("r+b") as handle:
+        handle.seek(100)
+        handle.write(b"changed")
+    fill_call(call, {0: (0, [70])}, decoder.num_pages())
+    with pytest.raises(BadPack, match="checksum"):
+        decode.run(call)
+    fill_call(call, {0: (0, [199])}, decoder.num_pages())
+    assert decode.run(call)
+    rig.close()
+
+
+# --- What cannot be --------------------------------------------------------------------------------------------------
+
+
+def bound(rig: Rig, program: Program, **changes: Any) -> Any:
+    addresses = {**rig.addresses[program.name], **changes.pop("addresses", {})}
+    weights = {**rig.weights, **changes.pop("weights", {})}
+    options = {
+        "scratch": rig.scratch[0],
+        "scratch_size": rig.scratch[1],
+        "ring": rig.ring,
+        "arenas": [rig.arena],
+        **changes,
+    }
+    return bind(program, addresses, weights, rig.pool, **options)
+
+
+def test_binding_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    rig = rig_of(VARIANTS["plain"], ram_rows={"layers.0.q": 0}, file=tmp_path / "pack", slot_bytes=4096)
+    program, end = rig.replays["decode"].program, rig.arena.address + rig.arena.nbytes
+    q, k, x = rig.weights["layers.0.q"], rig.weights["layers.0.k"], rig.addresses["decode"]["x.0"]
+    assert bound(rig, program) is not None
+
+    def refused(match: str, **changes: Any) -> None:
+        with pytest.raises(BadPack, match=match):
+            bound(rig, program, **changes)
+
+    for name in ("x.0", "norm", "rope", "layers.1.v_cache", "logits", "next"):
+        refused("none of the arenas", addresses={name: end - 4})
+        refused("multiple of", addresses={name: rig.addresses["decode"][name] + 1})
+    refused("own input", addresses={"x.1": x})
+    refused("none of the arenas", weights={"layers.0.k": dataclasses.replace(k, address=end - 64)})
+    refused("none of the arenas", scratch=end)
+    refused("scratch region", scratch_size=0)
+    for change, match in (
+        ({"format": "sym9"}, "no packed format"),
+        ({"rows": 0}, "rows and columns"),
+        ({"columns": 64}, "same columns"),
+        ({"resident_rows": 8}, "whole strips"),
+        ({"pieces": ()}, "nowhere"),
+        ({"pieces": (dataclasses.replace(q.pieces[0], slot=99),)}, "no slot 99"),
+        ({"pieces": (dataclasses.replace(q.pieces[0], offset=4032),)}, "do not fit"),
+        ({"pieces": (dataclasses.replace(q.pieces[0], first_row=16),)}, "begins at strip"),
+        ({"pieces": tuple(reversed(q.pieces))}, "begins at strip"),
+    ):
+        refused(match, weights={"layers.0.q": dataclasses.replace(q, **change)})
+    refused("there is no ring", ring=None)
+    # The same slots wanted by a later op too: they would have to be there twice.
+    again = BoundWeight("layers.1.q", "sym4", 128, 96, 0, 0, q.pieces)
+    refused("order in which ops need them", weights={"layers.1.q": again})
+    with pytest.raises(UsageError, match="no op 'conv'"):
+        bound(rig, dataclasses.replace(program, ops=(Op("conv", (), ()),)))
+    rig.close()
+
+
+def test_a_call_that_cannot_be_is_refused() -> None:
+    rig = rig_of(VARIANTS["plain"])
+    prefill = rig.replays["prefill"]
+
+    def refused(match: str, **changes: Any) -> None:
+        call = prefill.call(history=4)
+        fill_call(call, {0: (0, [1, 2, 3]), 1: (5, [4])}, rig.decoder.num_pages(), rows=[2])
+        assert call.pages.shape == (2, 4)
+        for name, value in changes.items():
+            if name.startswith("num_"):
+                setattr(call, name, value)
+            else:
+                index, new = value
+                getattr(call, name)[index] = new
+        with pytest.raises(UsageError, match=match):
+            prefill.run(call)
+
+    for name in ("num_tokens", "num_rows", "num_sequences"):
+        refused("were recorded", **{name: 1000})
+        refused("were recorded", **{name: -1})
+    refused("token 200 is not one", tokens=(0, 200))
+    refused("token -1 is not one", tokens=(0, -1))
+    refused("position 128 is not one", positions=(3, 128))
+    refused("position -1 is not one", positions=(0, -1))
+    refused("goes from position", positions=(1, 7))
+    refused("sequence 2 is not one", sequence=(3, 2))
+    refused("side by side", sequence=(1, 1))
+    refused("wants token", rows=(0, 4))
+    refused("page 0 of sequence 1", pages=((1, 0), -1))
+    refused("the cache has 8", pages=((0, 0), 8))
+    refused("temperature", temperature=(1, np.nan))
+    refused("top-p", top_p=(0, 0))
+    refused("min-p", min_p=(0, 2))
+    refused("top-k", top_k=(0, -1))
+    refused("penalty", penalty=(0, 0))
+    refused("history", history_length=(0, 5))
+    wide = _native.Call(48, 2, 2, 128, 0)
+    with pytest.raises(UsageError, match="larger bounds"):
+        prefill.run(wide)
+    one = rig.replays["decode"].call()
+    fill_call(one, {0: (0, [1]), 1: (0, [2])}, rig.decoder.num_pages(), rows=[1])
+    with pytest.raises(UsageError, match="no select"):
+        rig.replays["decode"].run(one)
+
+
+def test_scratch_is_known_beforehand_and_planned(tmp_path: Path) -> None:
+    for variant, decoder in VARIANTS.items():
+        for program in programs(dataclasses.replace(decoder, context=2048)).values():
+            for threads in (1, 2, 4):
+                assert scratch_bytes(program, threads) == planned(program, threads), variant
+    rig = rig_of(VARIANTS["plain"], ram_rows={"embed": 32}, file=tmp_path / "pack")
+    for program in [replay.program for replay in rig.replays.values()]:
+        exact = scratch_bytes(program, rig.pool.size)
+        assert exact <= planned(program, rig.pool.size) <= exact + 2 * 300_000
+        assert bound(rig, program, scratch_size=exact) is not None
+        with pytest.raises(BadPack, match="scratch region"):
+            bound(rig, program, scratch_size=exact - 1)
+    rig.close()
+
+
+def test_memory_stays_while_it_is_used() -> None:
+    rig = rig_of(VARIANTS["plain"])
+    with pytest.raises(BufferError):
+        rig.arena.close()
+    rig.close()
+    rig.arena.close()
+    assert not rig.arena.is_open
+    with pytest.raises(BadPack, match="none of the arenas"):
+        bound(rig, programs(rig.decoder)["decode"])
+
+
+# --- Sampling --------------------------------------------------------------------------------------------------------
+
+
+def sampler(vocab: int, rows: int, isa: str = "") -> Rig:
+    decoder = dataclasses.replace(VARIANTS["plain"], vocab=vocab, sequences=rows, layers=1, logprob=True)
+    return make(decoder, {"prefill": decoder.program("prefill", rows, rows, False)}, isa=isa)
+
+
+def draw(rig: Rig, logits: NDArray[Any], history: tuple[int, ...] = (), **how: Any) -> tuple[list[int], list[float]]:
+    """Tokens drawn from rows of logits, with sampling settings per sequence."""
+    replay, rows = rig.replays["prefill"], len(logits)
+    call = replay.call(history=16)
+    fill_call(call, {row: (0, [0]) for row in range(rows)}, rig.decoder.num_pages())
+    call.history[:, : len(history)] = history
+    call.history_length[:] = len(history)
+    for name, value in how.items():
+        getattr(call, name)[:rows] = value
+    replay.floats("logits")[:rows] = logits
+    last = len(replay.program.ops) - 1
+    assert replay.run(call, last)
+    return replay.integers("next")[:rows].tolist(), replay.floats("logprob")[:rows].tolist()
+
+
+def expected(
+    logits: NDArray[Any], uniform: float, temperature: float, top_k: int, top_p: float, min_p: float
+) -> set[int]:
+    """The token in float64: cut, then the first in index order whose running sum exceeds uniform * sum; its neighbours
+    where rounding may decide."""
+    p = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    keep = np.ones(len(p), bool)
+    if top_k:
+        keep &= p >= np.sort(p)[-min(top_k, len(p))]
+    if top_p < 1:
+        order = np.argsort(-p, kind="stable")
+        order = order[keep[order]]
+        count = int(np.searchsorted(np.cumsum(p[order]), top_p * p[order].sum())) + 1
+        keep &= p >= p[order[:count]].min()
+    keep &= p >= min_p
+    kept = np.flatnonzero(keep)
+    sums = np.cumsum(p[kept])
+    found = {int(kept[min(np.searchsorted(sums, (uniform + shift) * sums[-1], side="right"), len(kept) - 1)])
+             for shift in (-1e-5, 0, 1e-5)}  # fmt: skip
+    return found
+
+
+def test_draws_are_what_they_should_be_on_every_instruction_set() -> None:
+    rng = np.random.default_rng(3)
+    logits = (rng.standard_normal((200, 333)) * 3).astype(np.float32)
+    how: dict[str, Any] = {
+        "temperature": rng.choice([0.3, 0.8, 1.5], 200), "top_k": rng.choice([0, 1, 7, 400], 200),
+        "top_p": rng.choice([0.2, 0.9, 1.0], 200), "min_p": rng.choice([0.0, 0.1, 1.0], 200),
+        "seed": np.arange(200), "counter": np.arange(200)[::-1],
+    }  # fmt: skip
+    found = draw(sampler(333, 200), logits, **how)
+    for isa in ISAS[1:]:
+        assert draw(sampler(333, 200, isa), logits, **how) == found
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
+    for row, token in enumerate(found[0]):
+        uniform = _native.uniform(row, 199 - row)
+        cuts = {name: float(how[name][row]) for name in ("temperature", "top_p", "min_p")}
+        assert token in expected(logits[row], uniform, top_k=int(how["top_k"][row]), **cuts)
+        assert found[1][row] == pytest.approx(log_p[row, token], abs=1e-4)
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.125, 0.125], np.float32)).repeat(4)[::4]
+    rig = sampler(4, 1000)
+    counts = np.zeros(4)
+    for seed in range(8):
+        tokens, _ = draw(rig, np.tile(logits, (1000, 1)), temperature=1.0, seed=seed, counter=np.arange(1000))
+        counts += np.bincount(tokens, minlength=4)
+    share = counts / counts.sum()
+    # Four standard deviations of 8,000 draws.
+    assert np.abs(share - [0.5, 0.25, 0.125, 0.125]).max() < 4 * np.sqrt(0.25 / 8000)
+
+
+def test_greedy_takes_the_lowest_of_equals_and_the_penalty_counts_once() -> None:
+    rig = sampler(50, 2)
+    logits = np.zeros((2, 50), np.float32)
+    logits[0, [7, 31]] = 5
+    logits[1, [40, 3]] = 4.0, 3.9
+    assert draw(rig, logits)[0] == [7, 40]
+    assert draw(rig, logits, history=(7, 40, 40), penalty=1.2)[0] == [31, 3]
+    assert draw(rig, logits, history=(40, 40, 40), penalty=1.02)[0] == [7, 40]
+    assert draw(rig, -logits - 1, history=(0,), penalty=1.5)[0] == [1, 1]
+    assert draw(rig, logits, temperature=1e-30)[0] == [7, 40] or draw(rig, logits, temperature=1e-30)[0] == [31, 40]
+    poisoned = np.full((2, 50), np.nan, np.float32)
+    assert all(0 <= token < 50 for token in draw(rig, poisoned)[0] + draw(rig, poisoned, temperature=1.0)[0])
+
+
+# --- The pool --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_every_chunk_of_every_phase_once(threads: int) -> None:
+    pool = Pool(threads)
+    assert pool.size == threads
+    for chunks in (1, 3, 64):
+        assert pool.check_phases(300, chunks)
+    assert 0 < pool.barrier_seconds(200) < 0.1
+
+
+def test_pools_side_by_side_and_pinned() -> None:
+    pools = [Pool(2), Pool(3), Pool(1, sorted(os.sched_getaffinity(0))[:1])]
+    found = []
+    workers = [threading.Thread(target=lambda p=pool: found.append(p.check_phases(200, 9))) for pool in pools]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert found == [True] * 3
+    for threads, cpus in ((0, []), (2, [0]), (5000, []), (1, [-1])):
+        with pytest.raises(ValueError):
+            Pool(threads, cpus)
+
+
+def test_an_idle_pool_takes_no_time() -> None:
+    pool = Pool(2)
+    pool.check_phases(10, 10)
+    before = os.times()
+    time.sleep(0.3)
+    after = os.times()
+    assert after.user - before.user + after.system - before.system < 0.1
+
+
+# --- Profile ---------------------------------------------------------------------------------------------------------
+
+
+def test_seconds_of_each_op() -> None:
+    rig = rig_of(VARIANTS["plain"])
+    decode = rig.replays["decode"]
+    call = decode.call()
+    fill_call(call, {0: (0, [5])}, rig.decoder.num_pages())
+    decode.profile(True)
+    start = time.perf_counter()
+    for _ in range(20):
+        assert decode.run(call)
+    elapsed = time.perf_counter() - start
+    stats = decode.stats()
+    assert stats.calls == 20
+    assert stats.kinds == tuple(op.kind for op in decode.program.ops)
+    assert all(seconds > 0 for seconds in stats.seconds)
+    assert 0.1 * elapsed < sum(stats.seconds) < elapsed
+    assert decode.progress == len(decode.program.ops)
