@@ -85,6 +85,6 @@ $(VENV)/.data: $(VENV)/.test
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) download --no-deps --no-build-isolation --no-binary :all: \
 		--dest $(VENV)/data $(VOCABULARIES)
 	tar --extract --gzip --file $(VENV)/data/llama_cpp_python-*.tar.gz --directory $(VENV)/data/vocabularies \
-		--strip-components 4 --wildcards '*/models/ggml-vocab-*.gguf'
+		--strip-components 4 --wildcards '*/models/ggml-vocab-*' '*/models/templates/*.jinja'
 	rm $(VENV)/data/*.tar.gz
 	@touch $@

@@ -73,7 +73,7 @@ def draw(num_tokens: int, seed: int = 0) -> str:
 
 
 def measure(way: str, path: Path) -> tuple[float, float, float, float]:
-    """Bytes of the import, bytes at the peak, bytes kept, and seconds: medians of five processes (seconds: the least)."""
+    """Bytes of the import, at the peak, bytes kept, and seconds: medians of five processes (the least seconds)."""
     runs = [
         json.loads(
             subprocess.run([sys.executable, "-c", _CHILD, way, str(path)], check=True, capture_output=True).stdout
@@ -94,7 +94,8 @@ def compare_ways(folder: Path) -> None:
         for way in WAYS:
             _, peak, kept, seconds = measure(way, lists if way == "lists" else path)
             print(
-                f"{num_tokens:7} words  {way:7} peak {peak / 1e6:6.1f} MB  kept {kept / 1e6:6.1f} MB  {seconds * 1e3:4.0f} ms"
+                f"{num_tokens:7} words  {way:7} peak {peak / 1e6:6.1f} MB  kept {kept / 1e6:6.1f} MB"
+                f"  {seconds * 1e3:4.0f} ms"
             )
 
 

@@ -13,21 +13,51 @@ from pintpot.errors import BadInput
 from pintpot.model.tokens import conversation, render_chat, template_meter
 
 TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "Wetter – heute",
-     "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "where"}}, "required": ["city"]}}},
-]  # fmt: skip
-CALL = {"role": "assistant", "content": "", "tool_calls": [
-    {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": {"city": "Köln"}}}]}  # fmt: skip
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Wetter – heute",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "description": "where"}},
+                "required": ["city"],
+            },
+        },
+    },
+]
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": {"city": "Köln"}}}
+    ],
+}
 CONVERSATIONS: tuple[tuple[list[dict[str, Any]], dict[str, Any]], ...] = (
     ([{"role": "user", "content": "Hello <b>you</b> & 'them'"}], {}),
-    ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": " a "}, {"role": "assistant", "content": "b\n"},
-      {"role": "user", "content": "c {{ 1 }}"}], {}),
-    ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "<think>hm</think>\n\ny"}],
-     {"add_generation_prompt": False}),
-    ([{"role": "user", "content": "rain?"}, CALL,
-      {"role": "tool", "name": "weather", "tool_call_id": "abcdefghi", "content": "{\"rain\": true}"}], {"tools": TOOLS}),
+    (
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": " a "},
+            {"role": "assistant", "content": "b\n"},
+            {"role": "user", "content": "c {{ 1 }}"},
+        ],
+        {},
+    ),
+    (
+        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "<think>hm</think>\n\ny"}],
+        {"add_generation_prompt": False},
+    ),
+    (
+        [
+            {"role": "user", "content": "rain?"},
+            CALL,
+            {"role": "tool", "name": "weather", "tool_call_id": "abcdefghi", "content": '{"rain": true}'},
+        ],
+        {"tools": TOOLS},
+    ),
     ([{"role": "user", "content": [{"type": "text", "text": "in parts"}]}], {"enable_thinking": False}),
-)  # fmt: skip
+)
 
 
 def _theirs(template: str, messages: list[dict[str, Any]], options: dict[str, Any]) -> str | None:
@@ -73,8 +103,11 @@ def test_system_prompt_comes_first_and_earlier_turns_follow() -> None:
     earlier = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     messages = conversation("c", "s", earlier)
     assert [(m["role"], m["content"]) for m in messages] == [
-        ("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"),
-    ]  # fmt: skip
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+    ]
     assert conversation("c") == [{"role": "user", "content": "c"}]
 
 
@@ -93,23 +126,44 @@ def test_a_template_that_refuses_is_quoted() -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for", "{{ nothing.at.all }}", "{{ messages | nofilter }}", "{{ 1 / 0 }}", "{% include 'x' %}", "{{ 'a' + 1 }}",
-        "{{ messages[0].content.nothing() }}", "{{ messages[99].content }}", "{% for x in 5 %}{% endfor %}", "(" * 9 + "{{" + "(" * 500,
+        "{% for",
+        "{{ nothing.at.all }}",
+        "{{ messages | nofilter }}",
+        "{{ 1 / 0 }}",
+        "{% include 'x' %}",
+        "{{ 'a' + 1 }}",
+        "{{ messages[0].content.nothing() }}",
+        "{{ messages[99].content }}",
+        "{% for x in 5 %}{% endfor %}",
+        "(" * 9 + "{{" + "(" * 500,
     ],
     ids=range(10),
-)  # fmt: skip
+)
 def test_broken_templates_are_bad_input(template: str) -> None:
     with pytest.raises(BadInput):
         render_chat(template, conversation("x"))
 
 
 ESCAPES = (
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.__class__ }}", "{{ cycler.__init__.__globals__ }}",
-    "{{ self.__init__ }}", "{{ raise_exception.__globals__ }}", "{{ namespace.__init__ }}", "{{ namespace(__class__=1) }}",
-    "{% set ns = namespace() %}{% set ns._x = 1 %}", "{{ '{0.__class__}'.format(1) }}", "{{ messages.append(1) }}",
-    "{{ messages[0].update({'a': 1}) }}", "{{ lipsum }}{{ lipsum() }}", "{{ '%s' % 1 }}", "{{ (1).__class__ }}",
-    "{{ messages|map(attribute='__class__')|list }}", "{{ messages|attr('__class__') }}", "{{ namespace() }}", "{{ range }}",
-)  # fmt: skip
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ messages.__class__ }}",
+    "{{ cycler.__init__.__globals__ }}",
+    "{{ self.__init__ }}",
+    "{{ raise_exception.__globals__ }}",
+    "{{ namespace.__init__ }}",
+    "{{ namespace(__class__=1) }}",
+    "{% set ns = namespace() %}{% set ns._x = 1 %}",
+    "{{ '{0.__class__}'.format(1) }}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].update({'a': 1}) }}",
+    "{{ lipsum }}{{ lipsum() }}",
+    "{{ '%s' % 1 }}",
+    "{{ (1).__class__ }}",
+    "{{ messages|map(attribute='__class__')|list }}",
+    "{{ messages|attr('__class__') }}",
+    "{{ namespace() }}",
+    "{{ range }}",
+)
 
 
 @pytest.mark.parametrize("template", ESCAPES, ids=range(len(ESCAPES)))
@@ -125,25 +179,53 @@ def test_nothing_outside_the_sandbox_is_reached(template: str) -> None:
 DOUBLE = (
     "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = OP %}{% endfor %}{{ ns.x|length }}"
 )
+RANGE = "{% set r = range(99999)|list %}"
 BOMBS = (
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "{% set r = range(99999)|list %}{% for i in r %}{% for j in r %}{% for k in r %}{% endfor %}{% endfor %}{% endfor %}",
-    "{% set r = range(99999)|list %}{% for i in r %}{% for j in r if j > 0 %}{% if false %}x{% endif %}{% endfor %}{% endfor %}",
-    "{{ range(10**9)|list }}", "{{ 'a' * 10**9 }}", "{{ [1] * 10**9 }}", "{{ 10**400 }}", "{{ (9**99)**99 }}",
-    DOUBLE.replace("OP", "ns.x + ns.x"), DOUBLE.replace("OP", "ns.x ~ ns.x"), DOUBLE.replace("OP", "ns.x.replace('a', 'aa')"),
-    DOUBLE.replace("OP", "ns.x|replace('a', 'aa')"), DOUBLE.replace("OP", "[ns.x, ns.x]|join"), DOUBLE.replace("OP", "''.join([ns.x, ns.x])"),
-    DOUBLE.replace("OP", "[ns.x, ns.x]"), DOUBLE.replace("OP", "{'a': ns.x, 'b': ns.x}"), DOUBLE.replace("OP", "dict(a=ns.x, b=ns.x)"),
-    DOUBLE.replace("OP", "(ns.x, ns.x)") + "{{ ns.x }}", DOUBLE.replace("OP", "'{0}{0}'.format(ns.x)"),
-    DOUBLE.replace("OP", "[ns.x]|list + [ns.x]"), DOUBLE.replace("OP", "namespace(a=ns.x, b=ns.x)") + "{{ ns.x }}",
+    RANGE + "{% for i in r %}{% for j in r %}{% for k in r %}{% endfor %}{% endfor %}{% endfor %}",
+    RANGE + "{% for i in r %}{% for j in r if j > 0 %}{% if false %}x{% endif %}{% endfor %}{% endfor %}",
+    "{{ range(10**9)|list }}",
+    "{{ 'a' * 10**9 }}",
+    "{{ [1] * 10**9 }}",
+    "{{ 10**400 }}",
+    "{{ (9**99)**99 }}",
+    DOUBLE.replace("OP", "ns.x + ns.x"),
+    DOUBLE.replace("OP", "ns.x ~ ns.x"),
+    DOUBLE.replace("OP", "ns.x.replace('a', 'aa')"),
+    DOUBLE.replace("OP", "ns.x|replace('a', 'aa')"),
+    DOUBLE.replace("OP", "[ns.x, ns.x]|join"),
+    DOUBLE.replace("OP", "''.join([ns.x, ns.x])"),
+    DOUBLE.replace("OP", "[ns.x, ns.x]"),
+    DOUBLE.replace("OP", "{'a': ns.x, 'b': ns.x}"),
+    DOUBLE.replace("OP", "dict(a=ns.x, b=ns.x)"),
+    DOUBLE.replace("OP", "(ns.x, ns.x)") + "{{ ns.x }}",
+    DOUBLE.replace("OP", "'{0}{0}'.format(ns.x)"),
+    DOUBLE.replace("OP", "[ns.x]|list + [ns.x]"),
+    DOUBLE.replace("OP", "namespace(a=ns.x, b=ns.x)") + "{{ ns.x }}",
     "{% set x = 'aaaaaaaa' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60 + "{{ x|length }}",
-    "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}", "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-    "{% for x in [1] recursive %}{{ loop([1, 2]) }}{% endfor %}", "{{ 'x'|center(10**9) }}", "{{ 'x'.ljust(10**9) }}", "{{ 'x'.zfill(10**9) }}",
-    "{{ '%1000000000d' % 1 }}", "{{ '%1000000000d'|format(1) }}", "{{ '{:1000000000}'.format(1) }}", "{{ '{:{}}'.format(1, 10**9) }}",
-    "{{ messages|tojson(indent=10**9) }}", "{{ 'a\nb'|indent(10**9) }}", "{{ 1.5|round(10**9, 'ceil') }}", "{{ strftime_now('%Y' * 10**6) }}",
-    "{{ 'a'|batch(10**9, 'x')|list }}", "{{ ('\t' * 999).expandtabs(10**7) }}", "{% for i in range(99999) %}" + "y" * 9999 + "{% endfor %}",
-    "x" * 2**20, "{{" + "-" * 200000 + "1}}", "{{" + "[" * 200 + "]" * 200 + "}}", "{{ [[1]*99999]|sum(start=[]) }}",
+    "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+    "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "{% for x in [1] recursive %}{{ loop([1, 2]) }}{% endfor %}",
+    "{{ 'x'|center(10**9) }}",
+    "{{ 'x'.ljust(10**9) }}",
+    "{{ 'x'.zfill(10**9) }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '%1000000000d'|format(1) }}",
+    "{{ '{:1000000000}'.format(1) }}",
+    "{{ '{:{}}'.format(1, 10**9) }}",
+    "{{ messages|tojson(indent=10**9) }}",
+    "{{ 'a\nb'|indent(10**9) }}",
+    "{{ 1.5|round(10**9, 'ceil') }}",
+    "{{ strftime_now('%Y' * 10**6) }}",
+    "{{ 'a'|batch(10**9, 'x')|list }}",
+    "{{ ('\t' * 999).expandtabs(10**7) }}",
+    "{% for i in range(99999) %}" + "y" * 9999 + "{% endfor %}",
+    "x" * 2**20,
+    "{{" + "-" * 200000 + "1}}",
+    "{{" + "[" * 200 + "]" * 200 + "}}",
+    "{{ [[1]*99999]|sum(start=[]) }}",
     "{% set r = range(99999)|list %}{% for i in r %}{% set s = r|sort|list %}{% endfor %}",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("template", BOMBS, ids=range(len(BOMBS)))

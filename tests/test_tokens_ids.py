@@ -1,9 +1,10 @@
-"""Ids equal to those of the implementations that the authors published, on Wikipedia's markup and on hostile Unicode."""
+"""Ids equal to those of the implementations that the authors published, on wiki markup and on hostile Unicode."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def test_llama_bpe_gives_the_ids_of_its_authors_algorithm() -> None:
     byte_of = {chr(byte): byte for byte in letters} | {chr(256 + index): byte for index, byte in enumerate(rest)}
     ranks = {bytes(byte_of[letter] for letter in word): index for index, word in enumerate(words)}
     cut = regex.compile(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
 
     @functools.cache
@@ -97,7 +99,7 @@ def test_llama_bpe_gives_the_ids_of_its_authors_algorithm() -> None:
             return [ranks[word]]
         parts = [word[index : index + 1] for index in range(len(word))]
         while True:
-            unions = [(ranks.get(left + right), place) for place, (left, right) in enumerate(zip(parts, parts[1:]))]
+            unions = [(ranks.get(left + right), place) for place, (left, right) in enumerate(pairwise(parts))]
             known = [(rank, place) for rank, place in unions if rank is not None]
             if not known:
                 return [ranks[part] for part in parts]
@@ -111,8 +113,8 @@ def test_llama_bpe_gives_the_ids_of_its_authors_algorithm() -> None:
 
 
 def test_llama_spm_gives_the_ids_of_sentencepiece() -> None:
-    """SentencePiece itself, given the pieces of the GGUF file. transformers' reading of such a file puts the prefix space
-    by another rule (only where the text does not begin with a space), which neither SentencePiece nor llama.cpp has."""
+    """SentencePiece itself, given the pieces of the GGUF file. transformers' reading of such a file puts the prefix
+    space only where the text does not begin with one; neither SentencePiece nor llama.cpp does."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
@@ -170,8 +172,11 @@ def test_special_tokens_are_added_where_the_model_wants_them() -> None:
     assert _ours(vocabulary("qwen2")).encode("x") == _ours(vocabulary("qwen2")).encode("x", add_special=False)
     tokenizer = _ours(smollm2())
     assert (tokenizer.vocab_size, tokenizer.bos, tokenizer.eos, tokenizer.eos_ids) == (
-        49152, "<|im_start|>", "<|im_end|>", (0, 2),
-    )  # fmt: skip
+        49152,
+        "<|im_start|>",
+        "<|im_end|>",
+        (0, 2),
+    )
     ids = tokenizer.encode("<|im_start|>a<|im_end|>")
     assert (ids[0], ids[-1]) == (1, 2)
     assert tokenizer.decode(ids) == "a"

@@ -23,7 +23,7 @@ def estimated_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int
 
 
 def kept_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int]:
-    """What of it stays resident (VmRSS) after loading, when the unused memory was given back, low and high, in bytes."""
+    """What of it stays resident (VmRSS) when the unused memory was given back after loading, low and high, in bytes."""
     fewest, most = _merges(vocab_size, num_merges)
     low, high = (
         7_100_000 + table_bytes(vocab_size, merges) + 120 * vocab_size + 8 * merges for merges in (fewest, most)
@@ -32,7 +32,7 @@ def kept_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int
 
 
 def encoding_bytes(num_tokens: int) -> int:
-    """The most that encoding one text of so many tokens takes while it lasts: the library keeps each one's text and place."""
+    """The most that encoding one text of so many tokens takes while it lasts: each one's text and place are kept."""
     return 550 * num_tokens
 
 
