@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadFile, BadInput, need
-from pintpot.model.gguf import Gguf
 from pintpot.model.tokens.build import build_with
 from pintpot.model.tokens.protobuf import sentencepiece_metadata
 from pintpot.model.tokens.vocabulary import end_ids, read_vocabulary
+
+if TYPE_CHECKING:
+    from pintpot.model.gguf import Gguf
 
 MAX_FILE_BYTES = 128 * 2**20
 """The largest published tokenizer.json has 33 MB."""
