@@ -12,6 +12,7 @@ namespace pintpot {
 namespace {
 
 constexpr int64_t kRows = 32;                       // rows that share one widened page
+constexpr int kRowsAtOnce = kWidth == 16 ? 4 : 1;    // whose sums stay in registers
 constexpr int64_t kSegmentPages = kSegmentTokens / kPageTokens;
 constexpr int64_t kPartialTail = 16;                // maximum, mass, and padding after a row's sum
 constexpr float kNone = -__builtin_inff();
@@ -31,56 +32,89 @@ bool page_visible(const AttendCall& c, int64_t page, int64_t low, int64_t high) 
   return c.window == 0 || last > low - c.window || first < c.sinks;
 }
 
-// Scores of 16 keys beginning at `key`; -inf where not visible. n: keys of k that may be read.
-template <int N16>
-INLINE Pack score16(const AttendCall& c, const Row& row, const float* k, int64_t n, int64_t key) {
-  const int64_t dim = N16 ? N16 * 16 : c.cache.head_dim;
-  const Pack products = tree16([&](int j) {
-    if (j >= n) return spread(0.0f);
-    const float* at = k + j * dim;
-    Pack total = load16(row.q) * load16(at);
-    for (int64_t i = 16; i < dim; i += 16) total = total + load16(row.q + i) * load16(at + i);
-    return total;
-  });
-  const int64_t oldest = c.window == 0 ? -1 : row.position - c.window;
+// 0 where one of 16 keys beginning at `key` is visible, -inf elsewhere.
+INLINE Pack mask16(const AttendCall& c, int64_t position, int64_t key) {
+  const int64_t oldest = c.window == 0 ? -1 : position - c.window;
+  if (key + 15 <= position && (key > oldest || key + 15 < c.sinks)) return spread(0.0f);
   float visible[16];
   for (int64_t j = 0; j < 16; ++j) {
-    const bool seen = key + j <= row.position && (key + j > oldest || key + j < c.sinks);
+    const bool seen = key + j <= position && (key + j > oldest || key + j < c.sinks);
     visible[j] = seen ? 0.0f : kNone;
   }
-  return products * spread(c.scale) + load16(visible);
+  return load16(visible);
 }
 
+// Scores of 16 keys; n: how many of them may be read.
 template <int N16>
-INLINE void add_values(int64_t dim, const float* weights, const float* v, int64_t n, float factor, float* sum) {
-  constexpr int kStep = N16 ? (N16 < 4 ? N16 : 4) : 2;
+INLINE Pack score16(const AttendCall& c, const float* q, const float* k, int64_t n) {
+  const int64_t dim = N16 ? N16 * 16 : c.cache.head_dim;
+  const auto product = [&](int j) {
+    const float* at = k + j * dim;
+    Pack total = load16(q) * load16(at);
+    for (int64_t i = 16; i < dim; i += 16) total = total + load16(q + i) * load16(at + i);
+    return total;
+  };
+  const Pack products = n >= 16 ? tree16(product) : tree16([&](int j) { return j < n ? product(j) : spread(0.0f); });
+  return products * spread(c.scale);
+}
+
+// What one page does to one row, before its values are added.
+struct Weights {
+  alignas(64) float of[kPageTokens];
+  float factor;  // of the row's sum so far
+};
+template <int N16>
+INLINE void weigh_page(const AttendCall& c, Row& row, const float* k, int64_t n, int64_t key, Weights& w) {
+  const Pack low = score16<N16>(c, row.q, k, n) + mask16(c, row.position, key);
+  const Pack high = score16<N16>(c, row.q, k + 16 * c.cache.head_dim, n - 16) + mask16(c, row.position, key + 16);
+  const float top = largest(max(low, high)), maximum = top > row.maximum ? top : row.maximum;
+  if (maximum == kNone) {  // nothing seen so far: zeros add nothing
+    memset(&w, 0, sizeof w);
+    return;
+  }
+  const Pack first = exp(low - spread(maximum)), second = exp(high - spread(maximum));
+  store16(w.of, first);
+  store16(w.of + 16, second);
+  w.factor = exp1(row.maximum - maximum);
+  row.mass = row.mass * w.factor + sum(first + second);
+  row.maximum = maximum;
+}
+
+// sum = sum * factor + (weights times values, keys in order), for R rows that share each value read.
+template <int N16, int R>
+INLINE void add_values(int64_t dim, const Weights* w, const float* v, int64_t n, Row* rows) {
+  constexpr int kStep = N16 ? 4 : 2;
   const int64_t width = N16 ? N16 * 16 : dim;
   for (int64_t d = 0; d < width; d += kStep * 16) {
-    Pack total[kStep];
-    UNROLL for (int i = 0; i < kStep; ++i) total[i] = spread(0.0f);
+    Pack total[R][kStep];
+    UNROLL for (int r = 0; r < R; ++r)
+      UNROLL for (int i = 0; i < kStep; ++i) total[r][i] = spread(0.0f);
     for (int64_t j = 0; j < n; ++j) {
-      const Pack weight = spread(weights[j]);
-      UNROLL for (int i = 0; i < kStep; ++i) total[i] = total[i] + weight * load16(v + j * width + d + i * 16);
+      Pack value[kStep];
+      UNROLL for (int i = 0; i < kStep; ++i) value[i] = load16(v + j * width + d + i * 16);
+      UNROLL for (int r = 0; r < R; ++r) {
+        const Pack weight = spread(w[r].of[j]);
+        UNROLL for (int i = 0; i < kStep; ++i) total[r][i] = total[r][i] + weight * value[i];
+      }
     }
-    UNROLL for (int i = 0; i < kStep; ++i)
-      store16(sum + d + i * 16, load16(sum + d + i * 16) * spread(factor) + total[i]);
+    UNROLL for (int r = 0; r < R; ++r)
+      UNROLL for (int i = 0; i < kStep; ++i) {
+        float* sum = rows[r].sum + d + i * 16;
+        store16(sum, load16(sum) * spread(w[r].factor) + total[r][i]);
+      }
   }
 }
 
 template <int N16>
-INLINE void fold_page(const AttendCall& c, Row& row, const float* k, const float* v, int64_t n, int64_t key) {
-  const Pack low = score16<N16>(c, row, k, n, key);
-  const Pack high = score16<N16>(c, row, k + 16 * c.cache.head_dim, n - 16, key + 16);
-  const float top = largest(max(low, high)), maximum = top > row.maximum ? top : row.maximum;
-  if (maximum == kNone) return;
-  alignas(64) float weights[32];
-  const Pack first = exp(low - spread(maximum)), second = exp(high - spread(maximum));
-  store16(weights, first);
-  store16(weights + 16, second);
-  const float factor = exp1(row.maximum - maximum);
-  row.mass = row.mass * factor + sum(first + second);
-  row.maximum = maximum;
-  add_values<N16>(c.cache.head_dim, weights, v, n, factor, row.sum);
+INLINE void fold_page(const AttendCall& c, Row* rows, int64_t num_rows, const float* k, const float* v, int64_t n,
+                      int64_t key) {
+  Weights weights[kRows];
+  const int64_t dim = c.cache.head_dim;
+  for (int64_t r = 0; r < num_rows; ++r) weigh_page<N16>(c, rows[r], k, n, key, weights[r]);
+  int64_t r = 0;
+  for (; r + kRowsAtOnce <= num_rows; r += kRowsAtOnce)
+    add_values<N16, kRowsAtOnce>(dim, weights + r, v, n, rows + r);
+  for (; r < num_rows; ++r) add_values<N16, 1>(dim, weights + r, v, n, rows + r);
 }
 
 // Folds the keys of one segment into fresh rows.
@@ -98,7 +132,7 @@ void fold_segment(const AttendCall& c, int64_t segment, Row* rows, int64_t num_r
     const int64_t key = page * kPageTokens, n = high + 1 - key < kPageTokens ? high + 1 - key : kPageTokens;
     widen_page(c.cache, page_head(c.cache, c.cache.k, c.pages[page], c.kv_head), n, k);
     widen_page(c.cache, page_head(c.cache, c.cache.v, c.pages[page], c.kv_head), n, v);
-    for (int64_t r = 0; r < num_rows; ++r) fold_page<N16>(c, rows[r], k, v, n, key);
+    fold_page<N16>(c, rows, num_rows, k, v, n, key);
   }
 }
 void fold_segment_any(const AttendCall& c, int64_t segment, Row* rows, int64_t num_rows) {

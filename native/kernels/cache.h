@@ -15,9 +15,13 @@ INLINE uint8_t* page_head(const CacheView& c, void* base, int64_t page, int64_t 
 }
 
 INLINE float half_at(const uint8_t* p) {
+#if defined(__F16C__)
+  return _cvtsh_ss(load<uint16_t>(p));
+#else
   uint16_t lanes[kWidth] = {};
   memcpy(lanes, p, 2);
   return load_f16(lanes)[0];
+#endif
 }
 
 // The first n tokens of one page and head as float32 [n][head_dim].

@@ -151,20 +151,29 @@ INLINE Pack nearest(Pack a) {
   return (a + magic) - magic;
 }
 // The tree of every reduction: lanes 8, 4, 2, 1 apart.
+typedef float Four __attribute__((vector_size(16)));
+typedef int32_t Lanes4 __attribute__((vector_size(16)));
 template <class F>
 INLINE float tree(Pack a, F combine) {
-  float x[16];
-  store16(x, a);
-  UNROLL for (int i = 0; i < 8; ++i) x[i] = combine(x[i], x[i + 8]);
-  UNROLL for (int i = 0; i < 4; ++i) x[i] = combine(x[i], x[i + 4]);
-  UNROLL for (int i = 0; i < 2; ++i) x[i] = combine(x[i], x[i + 2]);
-  return combine(x[0], x[1]);
+#if defined(__AVX2__)
+  typedef float Eight __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+  const Eight eight = combine((Eight)_mm512_castps512_ps256(a.v[0]), (Eight)_mm512_extractf32x8_ps(a.v[0], 1));
+#else
+  const Eight eight = combine(a.v[0], a.v[1]);
+#endif
+  const Four x = combine((Four)_mm256_castps256_ps128(eight), (Four)_mm256_extractf128_ps(eight, 1));
+#else
+  const Four x = combine(combine(a.v[0], a.v[2]), combine(a.v[1], a.v[3]));
+#endif
+  const Four y = combine(x, __builtin_shuffle(x, Lanes4{2, 3, 2, 3}));
+  return combine(y, __builtin_shuffle(y, Lanes4{1, 1, 1, 1}))[0];
 }
 INLINE float sum(Pack a) {
-  return tree(a, [](float x, float y) { return x + y; });
+  return tree(a, [](auto x, auto y) { return x + y; });
 }
 INLINE float largest(Pack a) {
-  return tree(a, [](float x, float y) { return x > y ? x : y; });
+  return tree(a, [](auto x, auto y) { return x > y ? x : y; });
 }
 
 }  // namespace

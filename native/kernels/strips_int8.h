@@ -46,11 +46,13 @@ INLINE VF combine(const D (&dots)[PLANES][F::kHalves], int half, const int32_t* 
 // num_groups groups added onto acc.
 template <class F, int WIDTH, int T, int S, int PLANES>
 INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64_t (&apart)[2], int64_t num_groups,
-                       const uint8_t* panel, int first, VF (&acc)[S][T][kParts]) {
+                       const uint8_t* panel, int64_t next_panel, int first, VF (&acc)[S][T][kParts]) {
   using P = PanelOf<PLANES>;
   using D = Dot<F::kBits, F::kZero>;
   for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
     if constexpr (WIDTH == 1) ask_ahead<F>(planes, g);
+    if constexpr (WIDTH == kPanelTokens)
+      UNROLL for (int64_t i = 0; i < WIDTH * P::kTokenBytes; i += 64) __builtin_prefetch(panel + next_panel + i);
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
@@ -104,6 +106,7 @@ struct Stretch {
   int64_t apart[2];
   int64_t num_groups;
   const uint8_t* panel;  // its record of the first group
+  int64_t next_panel;    // bytes to the panel that comes after it
   float* out;
   int64_t stride, rows;  // rows of the last strip
   bool fresh;
@@ -116,7 +119,7 @@ __attribute__((noinline)) void dot_panel(const Stretch& c) {
     float* out = c.out + first * c.stride;
     UNROLL for (int i = 0; i < S; ++i)
       if (!c.fresh) load_out<T>(out + i * 16, c.stride, i + 1 < S ? 16 : c.rows, acc[i]);
-    dot_tokens<F, WIDTH, T, S, PLANES>(c.scales, c.planes, c.apart, c.num_groups, c.panel, first, acc);
+    dot_tokens<F, WIDTH, T, S, PLANES>(c.scales, c.planes, c.apart, c.num_groups, c.panel, c.next_panel, first, acc);
     UNROLL for (int i = 0; i < S; ++i) store_out<T>(out + i * 16, c.stride, i + 1 < S ? 16 : c.rows, acc[i]);
   }
 }
@@ -127,7 +130,7 @@ INLINE void strip_plain(const StripsCall& c, int64_t index, int64_t first) {
   const int64_t groups = (c.k + 31) / 32, token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
   const int64_t left = c.num_rows - index * 16;
   const uint8_t* strip = (const uint8_t*)c.strips + index * format_strip_bytes<F>(c.k);
-  Stretch s = {strip, strip + scale_bytes<F>(c.k), {0, 0}, groups, nullptr, nullptr, c.out_stride,
+  Stretch s = {strip, strip + scale_bytes<F>(c.k), {0, 0}, groups, nullptr, 0, nullptr, c.out_stride,
                left < 16 ? left : 16, true};
   for (int64_t t = first, width = 0; t < c.num_tokens; t += width) {
     width = panel_width(c.num_tokens - t);
@@ -178,6 +181,7 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index) {
     for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
       dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
                                              (const uint8_t*)c.quantized + (t * groups + g * kPanelTokens) * group_bytes,
+                                             kPanelTokens * groups * group_bytes,
                                              c.out + t * c.out_stride + index * 16, c.out_stride,
                                              left < 16 ? left : 16, g == 0});
   }
