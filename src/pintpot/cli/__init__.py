@@ -62,8 +62,6 @@ class Commands(click.Group):
             _tell(error)
             return error.exit_code
         except (KeyboardInterrupt, click.Abort):
-            # Whatever was being said ends with its line.
-            click.echo("", err=True)
             return Interrupted.exit_code
         except BrokenPipeError:
             _forget_stdout()

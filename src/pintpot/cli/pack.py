@@ -11,7 +11,7 @@ from pintpot.cli.options import MACHINE, MODEL, common, example, planning
 from pintpot.cli.terminal import Terminal
 
 OUTPUT = click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path), help="The pack's folder.  [kept under PINTPOT_HOME]"
+    "-o", "--folder", type=click.Path(path_type=Path), help="The pack's folder.  [kept under PINTPOT_HOME]"
 )
 
 

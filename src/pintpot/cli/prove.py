@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pintpot.proof.proof import Proof
 
+_BAR = 18
+
 
 @click.command(
     "prove", short_help="Promised beside measured.", epilog=example("pintpot prove packed --html report.html")
@@ -63,20 +65,17 @@ def _promises(proof: Proof) -> Table:
     from pintpot.cli.tables import mark, table
     from pintpot.proof.tables import promise_bar
 
-    title = f"{safe(proof.model_name)}: promised and measured, median of {proof.num_runs}; {proof.binds} binds"
-    made = table(
-        "", "promised", "├ promised ┤ ● measured", "measured", "of the limit", "", title=title, right=(1, 3, 4)
-    )
+    title = f"{proof.model_name}: promised and measured, median of {proof.num_runs}; {proof.binds} binds"
+    made = table("", "", "promised", "├ promised ┤ ●", "measured", "of the limit", title=title, right=(2, 4, 5))
     for row in proof.rows:
-        low, high = amount(row.promised_low, row.unit), amount(row.promised_high, row.unit)
-        promised = low if low == high else f"{low} to {high}"
-        bar = promise_bar(row.promised_low, row.promised_high, row.measured)
+        bar = promise_bar(row.promised_low, row.promised_high, row.measured, _BAR)
         share = "" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"
-        made.add_row(row.what, promised, bar, amount(row.measured, row.unit), share, mark(row.holds))
+        promised = span(row.promised_low, row.promised_high, row.unit)
+        made.add_row(mark(row.holds), row.what, promised, bar, amount(row.measured, row.unit), share)
     for peak in proof.peaks:
-        budget, bar = amount(peak.budget_bytes, "bytes"), promise_bar(0, peak.budget_bytes, peak.peak_bytes)
-        name, used = f"memory of {peak.process}", amount(peak.peak_bytes, "bytes")
-        made.add_row(name, f"up to {budget}", bar, used, "", mark(peak.holds))
+        bar = promise_bar(0, peak.budget_bytes, peak.peak_bytes, _BAR)
+        promised, used = f"up to {amount(peak.budget_bytes, 'bytes')}", amount(peak.peak_bytes, "bytes")
+        made.add_row(mark(peak.holds), f"memory of {peak.process}", promised, bar, used, "")
     return made
 
 
@@ -85,8 +84,7 @@ def _holders(proof: Proof) -> Table:
 
     made = table("", "promised", "measured", title="memory by what holds it", right=(1, 2))
     for one in proof.holders:
-        low, high = amount(one.promised_low, "bytes"), amount(one.promised_high, "bytes")
-        made.add_row(one.name, low if low == high else f"{low} to {high}", amount(one.measured, "bytes"))
+        made.add_row(one.name, span(one.promised_low, one.promised_high, "bytes"), amount(one.measured, "bytes"))
     return made
 
 
@@ -97,6 +95,15 @@ def _profile(proof: Proof) -> Table:
     for name, seconds, share in proof.profile:
         made.add_row(safe(name), amount(seconds, "seconds"), f"{share:.1%}")
     return made
+
+
+def span(low: float, high: float, unit: str) -> str:
+    """A promise from low to high, the unit once where both have the same."""
+    first, last = amount(low, unit), amount(high, unit)
+    if first == last:
+        return last
+    same = first.split()[-1] == last.split()[-1]
+    return f"{first.rsplit(' ', 1)[0] if same else first} to {last}"
 
 
 def amount(value: float | None, unit: str) -> str:

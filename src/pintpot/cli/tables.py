@@ -20,7 +20,9 @@ def table(*columns: str, title: str = "", right: Sequence[int] = (), wide: int =
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style=STRONG, pad_edge=False)
+    made = Table(
+        box=box.SIMPLE_HEAD, title=safe(title) or None, title_justify="left", title_style=STRONG, pad_edge=False
+    )
     for index, name in enumerate(columns):
         made.add_column(
             name,
