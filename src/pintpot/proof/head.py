@@ -16,7 +16,7 @@ from pintpot.program.ops.linear import PLANES
 from pintpot.stream.reader import read_into
 
 Floats = NDArray[np.float32]
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 
 
 class PackedHead:

@@ -62,8 +62,14 @@ class Answerer:
 
     def hidden(self, texts: list[list[int]], path: str) -> dict[str, Any]:
         """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file."""
-        states = [self._session.engine.hidden(tuple(text)) for text in texts]
-        np.save(path, np.concatenate(states), allow_pickle=False)
+        width = self._session.plan.config["hidden_size"]
+        shape = (sum(map(len, texts)), width)
+        states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        at = 0
+        for text in texts:
+            states[at : at + len(text)] = self._session.engine.hidden(tuple(text))
+            at += len(text)
+        states.flush()
         return {"peak_bytes": peak_bytes()}
 
     def profile(self, tokens: list[int]) -> dict[str, Any]:

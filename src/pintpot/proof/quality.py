@@ -19,7 +19,7 @@ from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.manifest import read_manifest
 from pintpot.proof.head import PackedHead
-from pintpot.proof.reference import head_rows, hidden_states
+from pintpot.proof.reference import head_rows, hidden_states, texts_per_pass
 
 Floats = NDArray[np.float32]
 
@@ -40,12 +40,20 @@ class Answerer:
         if path.exists():
             self._states = np.load(path, allow_pickle=False)
         else:
-            self._states = np.concatenate(hidden_states(self._model, texts))
+            self._states = np.concatenate(self._passes(texts))
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{id(self)}.partial.npy")
             np.save(partial, self._states, allow_pickle=False)
             partial.replace(path)
         return {"peak_bytes": peak_bytes()}
+
+    def _passes(self, texts: list[list[int]]) -> list[Floats]:
+        """As many texts together as the budget allows; each pass reads every weight once."""
+        together = texts_per_pass(self._model, max(map(len, texts)), self._manifest.plan.budget.memory_bytes)
+        states: list[Floats] = []
+        for first in range(0, len(texts), together):
+            states += hidden_states(self._model, texts[first : first + together])
+        return states
 
     def compare(self, texts: list[list[int]], path: str) -> dict[str, Any]:
         """Agreement of the packed model's states at `path` with the reference's."""
@@ -53,11 +61,13 @@ class Answerer:
         test = np.load(path, allow_pickle=False)
         reference = np.asarray(self._states)
         need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
-        targets = np.concatenate([np.array([*text[1:], -1]) for text in texts])
-        stream = VocabularyStream(len(test), targets)
-        _stream_logits(stream, self._model, reference, PackedHead(self._pack, self._manifest), test)
-        agreement = _by_text(stream.scores(), texts).result()
-        return {"agreement": asdict(agreement), "peak_bytes": peak_bytes()}
+        comparison, length = Comparison(), max(map(len, texts))
+        for index, text in enumerate(texts):
+            part = slice(index * length, index * length + len(text))
+            stream = VocabularyStream(len(text), np.array([*text[1:], -1]))
+            _stream_logits(stream, self._model, reference[part], PackedHead(self._pack, self._manifest), test[part])
+            comparison.add_scores(_without_last(stream.scores()))
+        return {"agreement": asdict(comparison.result()), "peak_bytes": peak_bytes()}
 
 
 def source_model(path: str, digest: str) -> Model:
@@ -88,13 +98,6 @@ def _take(waiting: list[tuple[int, Floats]], count: int) -> tuple[Floats, list[t
     return whole[:, :count], [(waiting[0][0] + count, left)] if left.shape[1] else []
 
 
-def _by_text(scores: TokenScores, texts: list[list[int]]) -> Comparison:
-    """The scores text by text, each without its last token, after which nothing is known."""
-    comparison, at = Comparison(), 0
-    for text in texts:
-        part = slice(at, at + len(text) - 1)
-        comparison.add_scores(
-            TokenScores(scores.kl[part], scores.same_top1[part], scores.nll_reference[part], scores.nll_test[part])
-        )
-        at += len(text)
-    return comparison
+def _without_last(scores: TokenScores) -> TokenScores:
+    """Scores of all tokens but the last, after which the text says nothing."""
+    return TokenScores(scores.kl[:-1], scores.same_top1[:-1], scores.nll_reference[:-1], scores.nll_test[:-1])

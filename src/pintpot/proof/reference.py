@@ -23,7 +23,11 @@ from pintpot.nets._rope import rope_table
 from pintpot.program.spec import Op, Program
 
 Floats = NDArray[np.float32]
-ROW_CHUNK_BYTES = 8 << 20
+ROW_CHUNK_BYTES = 2 << 20
+BASE_BYTES = 75_000_000
+"""An interpreter with numpy, its buffers for products, and a chunk of rows on its way."""
+ARRAYS_PER_TOKEN = 6
+"""How many arrays of the widest activation are alive at once, the temporary ones of numpy among them."""
 Progress = Callable[[int, int], None]
 
 
@@ -49,6 +53,14 @@ class RowSource:
         columns = self.weight.shape[1]
         found = [decode(self.store.read(self.weight, int(row), 1), self.weight.dtype, columns) for row in rows]
         return np.concatenate(found)
+
+
+def texts_per_pass(model: Model, text_tokens: int, budget_bytes: int) -> int:
+    """How many texts of so many tokens may go through a block together inside a budget; at least one."""
+    config = model.part("language").config
+    widest = max(2 * config["intermediate_size"], 4 * config["hidden_size"])
+    per_text = 4 * ARRAYS_PER_TOKEN * text_tokens * (widest + text_tokens)
+    return max(1, int((budget_bytes - BASE_BYTES) // per_text))
 
 
 def hidden_states(model: Model, texts: list[list[int]], progress: Progress | None = None) -> list[Floats]:
