@@ -117,6 +117,14 @@ INLINE void fold_page(const AttendCall& c, Row* rows, int64_t num_rows, const fl
   for (; r < num_rows; ++r) add_values<N16, 1>(dim, weights + r, v, n, rows + r);
 }
 
+// Pages lie apart, so that no prefetcher of the CPU's foresees the next one.
+INLINE void ask_for_page(const AttendCall& c, int64_t page, int64_t low, int64_t high) {
+  if (!page_visible(c, page, low, high)) return;
+  const uint8_t* k = page_head(c.cache, c.cache.k, c.pages[page], c.kv_head);
+  const uint8_t* v = page_head(c.cache, c.cache.v, c.pages[page], c.kv_head);
+  for (int64_t i = 0; i < page_head_bytes(c.cache); i += 64) __builtin_prefetch(k + i), __builtin_prefetch(v + i);
+}
+
 // Folds the keys of one segment into fresh rows.
 template <int N16>
 void fold_segment(const AttendCall& c, int64_t segment, Row* rows, int64_t num_rows) {
@@ -132,6 +140,7 @@ void fold_segment(const AttendCall& c, int64_t segment, Row* rows, int64_t num_r
     const int64_t key = page * kPageTokens, n = high + 1 - key < kPageTokens ? high + 1 - key : kPageTokens;
     widen_page(c.cache, page_head(c.cache, c.cache.k, c.pages[page], c.kv_head), n, k);
     widen_page(c.cache, page_head(c.cache, c.cache.v, c.pages[page], c.kv_head), n, v);
+    ask_for_page(c, page + 1, low, high);
     fold_page<N16>(c, rows, num_rows, k, v, n, key);
   }
 }
