@@ -2,6 +2,7 @@
 
 #include <new>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "engine/errors.h"
 
@@ -17,6 +18,8 @@ constexpr size_t kPage = 4096;
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
+size_t physical_bytes() { return size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)); }
+
 // Kernels before 5.14 do not know MADV_POPULATE_WRITE: there the pages are touched one by one.
 void touch(uint8_t* data, size_t bytes) {
     if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return;
@@ -28,9 +31,10 @@ void touch(uint8_t* data, size_t bytes) {
 
 Arena::Arena(size_t bytes, bool huge, bool prefault) : bytes_(round_up(bytes, kPage)) {
     need(bytes > 0, "an arena of 0 bytes");
-    need(bytes <= size_t(1) << 46, text("an arena of %zu bytes is larger than any machine", bytes));
+    // A kernel that overcommits would give it, and kill somebody while it is touched.
+    if (bytes_ < bytes || bytes_ > physical_bytes()) throw std::bad_alloc();
     mapped_ = bytes_ + kAlignment;
-    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (prefault ? 0 : MAP_NORESERVE), -1, 0);
     if (mapping_ == MAP_FAILED) throw std::bad_alloc();
     data_ = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uintptr_t>(mapping_), kAlignment));
     // Without this the kernel may round a small arena up to huge pages, which the plan has not counted.
