@@ -36,6 +36,13 @@ class Commands(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # here, for further out click makes an exit code of its own of it
+            _forget_stdout()
+            return 0
+
     def main(
         self,
         args: Sequence[str] | None = None,
