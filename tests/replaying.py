@@ -79,11 +79,13 @@ class Decoder:
             ("scale", self.head_dim**-0.5), ("eps", 1e-5), ("window", self.window), ("sinks", self.sinks),
         )  # fmt: skip
         qkv = (("x", x), *(("weight", at + role) for role in "qkv"), *bias, ("norm", at + "attn_norm"))
+        attended = (("qkv", at + "qkv"), ("rope", "rope"), *norms, *pages)
+        output = (("x", at + "att"), ("weight", at + "o"), ("residual", x))
         gated = (("x", middle), ("weight", at + "gate"), ("weight", at + "up"), ("norm", at + "ffn_norm"))
         return [
             Op("linear", qkv, (("out", at + "qkv"),), self._linear("rmsnorm")),
-            Op("attend", (("qkv", at + "qkv"), ("rope", "rope"), *norms, *pages), (("out", at + "att"), *pages), attributes),
-            Op("linear", (("x", at + "att"), ("weight", at + "o"), ("residual", x)), (("out", middle),), self._linear("none")),
+            Op("attend", attended, (("out", at + "att"), *pages), attributes),
+            Op("linear", output, (("out", middle),), self._linear("none")),
             Op("linear", gated, (("out", at + "gated"),), self._linear("rmsnorm")),
             Op(
                 "linear", (("x", at + "gated"), ("weight", at + "down"), ("residual", middle)), (("out", out),),
@@ -219,7 +221,7 @@ def make(
     ring_at = -(-(scratch + need) // 4096) * 4096
     arena = open_arena(ring_at + num_buffers * slot_bytes + 4096)
     np.frombuffer(arena, np.uint8)[:] = 0xFF
-    _fill(arena, at, decoder, strips, vectors, ram)
+    _fill(arena, at, strips, vectors, ram)
     ring, weights = None, _resident(decoder, arena, at, ram)
     if on_disk:
         assert file is not None
@@ -270,12 +272,7 @@ def _places(
 
 
 def _fill(
-    arena: Arena,
-    at: dict[str, int],
-    decoder: Decoder,
-    strips: dict[str, Any],
-    vectors: dict[str, Floats],
-    ram: dict[str, int],
+    arena: Arena, at: dict[str, int], strips: dict[str, Any], vectors: dict[str, Floats], ram: dict[str, int]
 ) -> None:
     memory = np.frombuffer(arena, np.uint8)
     for name, packed in strips.items():
@@ -300,7 +297,7 @@ def _stream(
     weights: dict[str, BoundWeight],
     file: Path,
     slot_bytes: int,
-) -> tuple[list[RingSlot], dict[str, BoundWeight]]:
+) -> tuple[list[RingSlot], dict[str, BoundWeight]]:  # fmt: skip
     """Writes what does not rest in memory and says where it lies; an untied embedding comes last, to be looked up."""
     order = [name for name in decoder.matrices() if name != "embed"] + (["embed"] if decoder.tied else [])
     streamed = []
