@@ -152,7 +152,7 @@ def test_the_map_names_every_file_once_after_what_it_uses() -> None:
     assert place["src/pintpot/errors.py"] < place["src/pintpot/units.py"] < place["src/pintpot/proof/html.py"]
     assert place["src/pintpot/proof/scale.py"] < place["src/pintpot/proof/svg.py"]
     silent = [path for path in named if tree.first_sentence(path) == "?"]
-    assert not silent, f"these do not say what they are in a first comment: {silent}"
+    assert not silent, f"no first comment (data files: MUTE in tests/tree.py) says what these are: {silent}"
 
 
 def test_every_module_says_what_it_is() -> None:
