@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
+from pintpot.formats import STRIP_ROWS as STRIP_ROWS
 from pintpot.formats import encoding
 from pintpot.model.spec import Model
+from pintpot.program.spec import Table
 
-STRIP_ROWS = 16
 PAGE_TOKENS = 32
 VOCABULARY_ROLES = ("embed", "head")
 
@@ -66,6 +67,41 @@ def _strip_bytes(name: str, columns: int) -> int:
     return encoding(name).strip_bytes(columns)
 
 
+class Weights(Table[WeightForm]):
+    """The weights of a form, in the model's order, and what is often asked of all of them."""
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(weight.name for weight in self)
+
+    @cached_property
+    def ram_bytes(self) -> int:
+        return sum(weight.ram_bytes for weight in self)
+
+    @cached_property
+    def disk_bytes(self) -> int:
+        return sum(weight.disk_bytes for weight in self if weight.ram_rows < weight.shape[0])
+
+    @cached_property
+    def vector_bytes(self) -> int:
+        """Norms and biases, which are always in RAM."""
+        return sum(weight.ram_bytes for weight in self if not weight.is_matrix)
+
+    @cached_property
+    def largest_strip_bytes(self) -> int:
+        return max(weight.strip_bytes for weight in self if weight.is_matrix)
+
+    @cached_property
+    def looked_up(self) -> frozenset[str]:
+        """Matrices of which a pass needs single rows only: an embedding that is not also the head."""
+        return frozenset({"embed"} if "head" in self.names else ())
+
+    @cached_property
+    def passing_bytes(self) -> int:
+        """Bytes of the matrices of which every pass needs all rows."""
+        return sum(weight.num_bytes for weight in self if weight.is_matrix and weight.name not in self.looked_up)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheForm:
     """The key-value cache: its format, and which positions stay visible (`window` 0: all of them)."""
@@ -96,7 +132,7 @@ class Form:
     `activation` is how rows meet low-bit weights (float32, int8, int8x2); `chunk` is the widest prefill in tokens.
     """
 
-    weights: tuple[WeightForm, ...]
+    weights: Weights
     cache: CacheForm = CacheForm()
     activation: str = "float32"
     chunk: int = 512
@@ -104,22 +140,20 @@ class Form:
 
     def map(self, target: str, change: Callable[[WeightForm], WeightForm]) -> Form:
         """This form with `change` applied to every matrix that `target` names."""
-        return replace(
-            self,
-            weights=tuple(change(w) if w.is_matrix and matches(target, w.name) else w for w in self.weights),
-        )
+        changed = Weights(change(w) if w.is_matrix and matches(target, w.name) else w for w in self.weights)
+        return replace(self, weights=changed)
 
     @property
     def weight_bytes(self) -> int:
         return self.ram_bytes + self.disk_bytes
 
-    @cached_property
+    @property
     def ram_bytes(self) -> int:
-        return sum(weight.ram_bytes for weight in self.weights)
+        return self.weights.ram_bytes
 
-    @cached_property
+    @property
     def disk_bytes(self) -> int:
-        return sum(weight.disk_bytes for weight in self.weights if weight.ram_rows < weight.shape[0])
+        return self.weights.disk_bytes
 
 
 def matches(target: str, name: str) -> bool:
@@ -142,7 +176,7 @@ def overlap(one: str, other: str) -> bool:
 def source_form(model: Model) -> Form:
     """The form of a model nobody has touched: every weight in its own encoding, all of it in RAM."""
     return Form(
-        tuple(
+        Weights(
             WeightForm(w.name, w.shape, w.dtype, w.dtype if len(w.shape) == 2 else "f32", w.shape[0])
             for part in model.parts
             for w in part.weights()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Protocol, cast
 
 from pintpot.budget import Workload
@@ -20,6 +21,7 @@ class Family(Protocol):
         """The stages `prefill` and `decode` of this network in this form."""
 
 
+@cache
 def families() -> tuple[str, ...]:
     """The model types that run natively."""
     return tuple(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from pintpot.budget import Workload
-from pintpot.contract.form import CacheForm, Form
-from pintpot.program.spec import Buffer, Op, Program, Segment, Stage, Work
+from pintpot.contract.form import CacheForm, Form, Weights
+from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +41,22 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> W
 
     `config` has the key names of Hugging Face's config.json; which biases and norms exist is read from the form.
     """
-    names = frozenset(weight.name for weight in form.weights)
-    shape = _shape(config, names)
-    prompt_chunks = -(-workload.prompt // form.chunk)
-    weights = tuple(
-        Buffer(w.name, w.shape, w.format, "weights", "pack") for w in form.weights
-    )
+    shape = _shape(config, form.weights.names)
+    pages = num_pages(form.cache, workload, form.chunk)
+    weights = _weight_buffers(form.weights)
+    prompt_chunks = -(-workload.prompt // form.chunk) * workload.batch
+
     def stage(name: str, tokens: int, sequences: int, repeats: int) -> Stage:
+        prefill = name == "prefill"
         bounds = (("tokens", tokens), ("rows", sequences), ("sequences", sequences), ("context", workload.context))
-        ops = _ops(shape, form.activation, form.cache, name == "prefill")
-        buffers = (*weights, *_buffers(shape, form.cache, workload, form.chunk, name == "prefill"))
+        ops = _ops(shape, form.activation, form.cache, prefill)
+        buffers = Buffers.join(weights, _buffers(shape, form.cache, pages, prefill))
         program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
         return Stage(name, "language", (program,), (repeats, repeats))
-    return Work(
-        (
-            stage("prefill", form.chunk, 1, prompt_chunks),
-            stage("decode", workload.batch, workload.batch, workload.output),
-        ),
-        key=(shape, form.activation, form.cache, form.chunk, workload),
-    )
+
+    prefill = stage("prefill", form.chunk, 1, prompt_chunks)
+    decode = stage("decode", workload.batch, workload.batch, workload.output)
+    return Work((prefill, decode), key=(shape, form.cache, pages, form.chunk, workload))
 
 
 def _shape(config: Mapping[str, Any], names: frozenset[str]) -> Shape:
@@ -95,7 +92,12 @@ def num_pages(cache: CacheForm, workload: Workload, chunk: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _ops(shape: Shape, activation: str, cache: CacheForm, prefill: bool) -> tuple[Op, ...]:
+def _weight_buffers(weights: Weights) -> Buffers:
+    return Buffers(Buffer(w.name, w.shape, w.format, "weights", "pack") for w in weights)
+
+
+@lru_cache(maxsize=64)
+def _ops(shape: Shape, activation: str, cache: CacheForm, prefill: bool) -> Table[Op]:
     ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
     for layer in range(shape.layers):
         ops.extend(_block(shape, activation, cache, layer))
@@ -106,7 +108,7 @@ def _ops(shape: Shape, activation: str, cache: CacheForm, prefill: bool) -> tupl
     head = (("x", final), ("weight", shape.head), ("norm", "norm"))
     ops.append(Op("linear", head, (("out", "logits"),), _linear(activation, "rmsnorm", shape.eps)))
     ops.append(Op("sample", (("logits", "logits"),), (("next", "next"),)))
-    return tuple(ops)
+    return Table(ops)
 
 
 def _linear(activation: str, prologue: str, eps: float) -> tuple[tuple[str, Any], ...]:
@@ -135,14 +137,19 @@ def _block(shape: Shape, activation: str, cache: CacheForm, layer: int) -> tuple
         Op("linear", (("x", x), *weights("q", "k", "v"), ("norm", at + "attn_norm")), (("out", at + "qkv"),), normed),
         Op("attend", reads, (("out", at + "attended"), *pages), attend),
         Op("linear", (("x", at + "attended"), *weights("o"), ("residual", x)), (("out", middle),), plain),
-        Op("linear", (("x", middle), *weights("gate", "up"), ("norm", at + "ffn_norm")), (("out", at + "gated"),), normed),
+        Op(
+            "linear",
+            (("x", middle), *weights("gate", "up"), ("norm", at + "ffn_norm")),
+            (("out", at + "gated"),),
+            normed,
+        ),
         Op("linear", (("x", at + "gated"), *weights("down"), ("residual", middle)), (("out", out),), gated),
     )
 
 
 @lru_cache(maxsize=64)
-def _buffers(shape: Shape, cache: CacheForm, workload: Workload, chunk: int, prefill: bool) -> tuple[Buffer, ...]:
-    pages = (num_pages(cache, workload, chunk), shape.kv_heads, cache.page_tokens, shape.head_dim)
+def _buffers(shape: Shape, cache: CacheForm, num_pages: int, prefill: bool) -> Buffers:
+    pages = (num_pages, shape.kv_heads, cache.page_tokens, shape.head_dim)
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     buffers = [
         Buffer("tokens", ("tokens",), "int32", "buffers", "session"),
@@ -163,4 +170,4 @@ def _buffers(shape: Shape, cache: CacheForm, workload: Workload, chunk: int, pre
             Buffer(at + "k_cache", pages, cache.format, "cache", "session"),
             Buffer(at + "v_cache", pages, cache.format, "cache", "session"),
         ]
-    return tuple(buffers)
+    return Buffers(buffers)

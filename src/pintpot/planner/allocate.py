@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import cast
 
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit, NotApplicable
-from pintpot.planner.assess import Draft, draft, price
+from pintpot.planner.assess import Bench, Draft
+from pintpot.planner.cost import Span
 from pintpot.planner.plan import Plan
-from pintpot.planner.question import Question
-from pintpot.planner.space import Choice
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.units import format_bytes
-
-RING_SHARE = 0.125
-"""A ring takes no more of the room than this while a smaller one exists."""
 
 
 class TooLarge(DoesNotFit):
@@ -26,28 +23,75 @@ class TooLarge(DoesNotFit):
         self.smallest_bytes = smallest_bytes
 
 
-def place(question: Question, choice: Choice, places: tuple[Step, ...]) -> Plan:
-    """The plan of a choice, its weights placed. Raises NotApplicable or TooLarge with the number that decides."""
-    made = draft(question, (step for step in choice if step is not None))
-    if made.form.weight_bytes <= made.room_bytes:
-        return price(made)
-    rings = [ring for ring in cast(tuple[Streamed, ...], places) if _applies(ring, made)]
-    vectors = sum(weight.ram_bytes for weight in made.form.weights if not weight.is_matrix)
-    room = made.room_bytes - vectors
-    fitting = [ring for ring in rings if ring.ring_bytes <= room]
-    if not fitting:
-        least = min((ring.ring_bytes for ring in rings), default=made.form.weight_bytes) + vectors
-        budget = question.budget.memory_bytes
-        smallest = budget - made.room_bytes + least
-        raise TooLarge(f"needs at least {format_bytes(smallest)}, the budget is {format_bytes(budget)}", smallest)
-    small = [ring for ring in fitting if ring.ring_bytes <= RING_SHARE * room]
-    ring = max(small, key=lambda r: r.ring_bytes) if small else min(fitting, key=lambda r: r.ring_bytes)
-    return price(made, replace(ring, resident_bytes=room - ring.ring_bytes))
+@dataclass(frozen=True)
+class Placing:
+    """A draft with the place that suits a memory budget; `place` None keeps everything in RAM.
+
+    `total_s`, `first_token_s` and `per_token_s` are what its plan cannot be faster than; where everything is in RAM,
+    they are what it takes.
+    """
+
+    draft: Draft
+    place: Streamed | None
+    total_s: Span
+    first_token_s: Span
+    per_token_s: Span
+
+    def plan(self, bench: Bench) -> Plan:
+        return bench.price(self.draft, self.place)
 
 
-def _applies(ring: Streamed, made: Draft) -> bool:
-    try:
-        ring.check(made.question.model, made.form)
-    except NotApplicable:
-        return False
-    return True
+def place(bench: Bench, made: Draft, places: Iterable[Step], memory_bytes: int) -> Placing:
+    """The fastest place of a draft in so much memory. Raises TooLarge with the number that decides."""
+    if made.whole_bytes <= memory_bytes:
+        return _placing(bench, made, None)
+    rings = _rings(bench, made, places)
+    room = memory_bytes - made.fixed_streaming_bytes
+    fitting = [replace(r, resident_bytes=room - r.ring_bytes) for r in rings if r.ring_bytes <= room]
+    if not fitting or made.loading_bytes > memory_bytes:
+        smallest = _smallest(made, rings)
+        why = f"needs at least {format_bytes(smallest)}, the budget is {format_bytes(memory_bytes)}"
+        raise TooLarge(why if rings else f"{why}, and nothing can be streamed here", smallest)
+    return _placing(bench, made, min(fitting, key=lambda ring: (_reading(bench, made, ring).mid, ring.ring_bytes)))
+
+
+def smallest_bytes(bench: Bench, made: Draft, places: Iterable[Step]) -> int:
+    """The smallest memory budget in which a draft has a place."""
+    return _smallest(made, _rings(bench, made, places))
+
+
+def _smallest(made: Draft, rings: list[Streamed]) -> int:
+    if not rings:
+        return made.whole_bytes
+    least = made.fixed_streaming_bytes + min(ring.ring_bytes for ring in rings)
+    return min(made.whole_bytes, max(made.loading_bytes, least))
+
+
+def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> list[Streamed]:
+    """The rings that can hold a strip of every weight; none where nobody knows how fast the disk is."""
+    if not bench.can_stream:
+        return []
+    rings = []
+    for ring in cast(Iterable[Streamed], places):
+        try:
+            ring.check(bench.question.model, made.form)
+        except NotApplicable:
+            continue
+        rings.append(ring)
+    return rings
+
+
+def _reading(bench: Bench, made: Draft, ring: Streamed) -> Span:
+    """Seconds of the disk in one pass, but for what rounding to strips and looking up rows add."""
+    num_bytes = max(0, made.form.weights.passing_bytes - ring.resident_bytes)
+    return bench.prices(made.form).rates.disk(num_bytes, ring.slot_bytes, ring.in_flight)
+
+
+def _placing(bench: Bench, made: Draft, ring: Streamed | None) -> Placing:
+    prefill, decode = made.stages
+    seconds = [prefill.seconds, decode.seconds]
+    if ring is not None:
+        reading = _reading(bench, made, ring)
+        seconds = [Span.largest(stage.seconds, reading * stage.replays) for stage in made.stages]
+    batch = decode.tokens // decode.replays
+    return Placing(made, ring, seconds[0] + seconds[1], seconds[0] * (1 / batch), seconds[1] * (1 / decode.replays))

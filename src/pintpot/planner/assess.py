@@ -1,20 +1,31 @@
-"""The one road from steps to a plan: check, promise, rewrite, lay out, place, price, and hold against the budget."""
+"""The one road from steps to a plan: check, promise, rewrite, lay out, place, price, and hold against the budget.
+
+A `Bench` walks it for one question and remembers what choices have in common, so that thousands can be weighed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
 
 from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Facet, Step
-from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
+from pintpot.errors import DoesNotFit, UsageError
 from pintpot.nets import family
-from pintpot.planner.cost import Holder
+from pintpot.planner.cost import Cost, Holder, StageCost
 from pintpot.planner.degradation import expected
-from pintpot.planner.holders import fixed_holders, weight_holders
+from pintpot.planner.holders import all_holders, fixed_holders, loading_bytes
 from pintpot.planner.plan import Degradation, Plan
+from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
-from pintpot.planner.workload import price_workload
+from pintpot.planner.rates import Rates
+from pintpot.planner.workload import price_stages, price_workload
+from pintpot.program.alike import alike
+from pintpot.program.layout import lay_out
+from pintpot.program.ops import attend
+from pintpot.program.scratch import scratch
 from pintpot.program.spec import Work
 from pintpot.units import format_bytes
 
@@ -23,47 +34,174 @@ NATIVE_PART = "language"
 
 @dataclass(frozen=True)
 class Draft:
-    """A choice of steps taken as far as it goes without a place: the form and the work they make, and what they hold."""
+    """A choice of steps taken as far as it goes without a place: the form and the work they make, and what they hold.
 
-    question: Question
+    `fixed` is what a process holds beside the weights, `fixed_streaming` the same where rows are read from disk;
+    before either there is a moment with `loading_bytes`. `stages` are priced with everything in RAM.
+    """
+
     steps: tuple[Step, ...]
     form: Form
     work: Work
     fixed: tuple[Holder, ...]
+    fixed_streaming: tuple[Holder, ...]
+    loading_bytes: int
     degradation: Degradation
+    stages: tuple[StageCost, ...]
+
+    @cached_property
+    def fixed_bytes(self) -> int:
+        return sum(holder.high for holder in self.fixed)
+
+    @cached_property
+    def fixed_streaming_bytes(self) -> int:
+        """What a process holds when no strip has its place in RAM; vectors always have theirs."""
+        return sum(holder.high for holder in self.fixed_streaming) + self.form.weights.vector_bytes
 
     @property
-    def room_bytes(self) -> int:
-        """What the budget leaves for weights and ring."""
-        return self.question.budget.memory_bytes - sum(holder.high for holder in self.fixed)
+    def whole_bytes(self) -> int:
+        """The budget at which everything stays in RAM."""
+        return max(self.loading_bytes, self.fixed_bytes + self.form.weight_bytes)
 
 
-def draft(question: Question, steps: Iterable[Step]) -> Draft:
-    """Check the steps and fold them. Raises NotApplicable with a step's reason, UsageError where two steps clash."""
-    ordered = _ordered(step for step in steps if step.facet != Facet.PLACE)
-    degradation = expected(ordered, question.priors, question.measured, question.budget.below_4_bits)
-    form = source_form(question.model)
-    for step in ordered:
-        step.check(question.model, form)
-        form = step.promise(form)
-    loose = [w.name for w in form.weights if w.is_matrix and not w.packed]
-    need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
-    part = question.model.part(NATIVE_PART)
-    work = family(part.family).work(part.config, form, question.budget.workload)
-    for step in ordered:
-        work = step.rewrite(work, form)
-    return Draft(question, ordered, form, work, fixed_holders(question, work), degradation)
+class Bench:
+    """Makes plans of steps for one question."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self._source = source_form(question.model)
+        self.can_stream = question.machine.rate("disk") is not None
+        self._loading_bytes = loading_bytes(question)
+        self._forms: dict[tuple[Step, ...], Form] = {}
+        self._drafts: dict[tuple[Step, ...], Draft] = {}
+        self._sizes: dict[Hashable, Mapping[str, int]] = {}
+        self._prices: dict[int, Prices] = {}
+        sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
+        self._footprints = sorted(sizes) or [0]
+
+    def degradation(self, steps: Iterable[Step]) -> Degradation:
+        """What these steps are expected to cost in quality. Raises NotApplicable for what nobody may assume."""
+        question = self.question
+        return expected(tuple(steps), question.priors, question.measured, question.budget.below_4_bits)
+
+    def draft(self, steps: Iterable[Step]) -> Draft:
+        """Check the steps and fold them. Raises NotApplicable with a step's reason, UsageError where two steps clash."""
+        key = tuple(step for step in steps if step.facet != Facet.PLACE)
+        found = self._drafts.get(key)
+        if found is None:
+            found = self._drafts[key] = self._draft(_ordered(key))
+        return found
+
+    def price(self, made: Draft, place: Step | None = None) -> Plan:
+        """The plan that a draft makes with its weights at a place, not yet held against the budget."""
+        question, form = self.question, made.form
+        steps, stages, fixed = made.steps, made.stages, made.fixed
+        if place is not None:
+            place.check(question.model, form)
+            form = place.promise(form)
+            steps = (*steps, place)
+        if form.disk_bytes and place is not None:
+            fixed = made.fixed_streaming
+            work = place.rewrite(made.work, form)
+            stages = price_stages(question.budget.workload, form, work, self.prices(form))
+        holders = all_holders(fixed, form, made.loading_bytes)
+        cost = price_workload(stages, form, question.model.num_bytes, self.prices(form), holders)
+        return _plan(question, steps, form, cost, made.degradation)
+
+    def prices(self, form: Form) -> Prices:
+        """The machine's prices where every pass touches as many bytes as this form has."""
+        footprint = min(self._footprints, key=lambda size: abs(size - form.weight_bytes))
+        if footprint not in self._prices:
+            self._prices[footprint] = Prices(Rates(self.question.machine, self.question.threads, footprint))
+        return self._prices[footprint]
+
+    def _draft(self, steps: tuple[Step, ...]) -> Draft:
+        question = self.question
+        degradation = self.degradation(steps)
+        form = self._promised(steps)
+        part = question.model.part(NATIVE_PART)
+        work = family(part.family).work(part.config, form, question.budget.workload)
+        for step in steps:
+            work = step.rewrite(work, form)
+        stages = price_stages(question.budget.workload, form, work, self.prices(form))
+        needs = [scratch(program, question.threads) for program in work.programs()]
+        fixed, streaming = (
+            fixed_holders(question, self._layout_sizes(work), max(n.total(question.threads, looks) for n in needs))
+            for looks in (False, True)
+        )
+        return Draft(steps, form, work, fixed, streaming, self._loading_bytes, degradation, stages)
+
+    def _promised(self, steps: tuple[Step, ...]) -> Form:
+        if not steps:
+            return self._source
+        found = self._forms.get(steps)
+        if found is None:
+            before = self._promised(steps[:-1])
+            steps[-1].check(self.question.model, before)
+            found = self._forms[steps] = steps[-1].promise(before)
+        return found
+
+    def _layout_sizes(self, work: Work) -> Mapping[str, int]:
+        sizes = self._sizes.get(work.key) if work.key is not None else None
+        if sizes is None:
+            _check_native(work)
+            sizes = lay_out(work).sizes
+            if work.key is not None:
+                self._sizes[work.key] = sizes
+        return sizes
 
 
-def price(made: Draft, place: Step | None = None) -> Plan:
-    """The plan that a draft makes with its weights at a place, not yet held against the budget."""
-    question, form, work = made.question, made.form, made.work
-    steps = made.steps
-    if place is not None:
-        place.check(question.model, form)
-        form = place.promise(form)
-        work = place.rewrite(work, form)
-        steps = (*steps, place)
+def assess(question: Question, steps: Iterable[Step]) -> Plan:
+    """The plan that these steps make. Raises NotApplicable with a step's reason, DoesNotFit with the deciding number."""
+    plan = _walk(question, tuple(steps))
+    short = shortfall(plan, question.budget.memory_bytes)
+    if short is not None:
+        raise DoesNotFit(short)
+    return plan
+
+
+def reprice(plan: Plan, question: Question) -> Plan:
+    """The same steps priced again: on another machine, or after measurements."""
+    return replace(_walk(question, plan.steps), smallest_bytes=plan.smallest_bytes)
+
+
+def rebuild_work(plan: Plan) -> Work:
+    """The work of a plan, as it was priced."""
+    work = family(plan.family).work(plan.config, plan.form, plan.budget.workload)
+    for step in plan.steps:
+        work = step.rewrite(work, plan.form)
+    return work
+
+
+def shortfall(plan: Plan, memory_bytes: int) -> str | None:
+    """Which limit the plan breaks at its bad end, in words; None when it keeps all."""
+    budget, cost = plan.budget, plan.cost
+    if cost.memory_high > memory_bytes:
+        return f"needs {format_bytes(cost.memory_high)}, the budget is {format_bytes(memory_bytes)}"
+    if plan.degradation.high > budget.degradation:
+        return f"degradation of up to {plan.degradation.high:.3g} nats, the limit is {budget.degradation:g}"
+    if budget.first_token_s is not None and cost.first_token_s.high > budget.first_token_s:
+        return f"first token after up to {cost.first_token_s.high:.3g} s, the limit is {budget.first_token_s:g}"
+    if budget.per_token_s is not None and cost.per_token_s.high > budget.per_token_s:
+        return f"up to {cost.per_token_s.high:.3g} s per token, the limit is {budget.per_token_s:g}"
+    return None
+
+
+def _walk(question: Question, steps: tuple[Step, ...]) -> Plan:
+    bench = Bench(question)
+    place = next((step for step in steps if step.facet == Facet.PLACE), None)
+    return bench.price(bench.draft(steps), place)
+
+
+def _check_native(work: Work) -> None:
+    """Raise UnsupportedModel for work that the native kernels do not compute, whatever the formats are."""
+    for program in work.programs():
+        for item in alike(program):
+            if item.op.kind == "attend":
+                attend.check_native(item.op)
+
+
+def _plan(question: Question, steps: tuple[Step, ...], form: Form, cost: Cost, degradation: Degradation) -> Plan:
     part, machine = question.model.part(NATIVE_PART), question.machine
     return Plan(
         model_name=question.model.name,
@@ -78,55 +216,15 @@ def price(made: Draft, place: Step | None = None) -> Plan:
         threads=question.threads,
         steps=steps,
         form=form,
-        cost=price_workload(question, form, work, made.fixed + weight_holders(form)),
-        degradation=made.degradation,
+        cost=cost,
+        degradation=degradation,
         notes=machine.notes,
     )
 
 
-def assess(question: Question, steps: Iterable[Step]) -> Plan:
-    """The plan that these steps make. Raises NotApplicable with a step's reason, DoesNotFit with the deciding number."""
-    given = tuple(steps)
-    place = next((step for step in given if step.facet == Facet.PLACE), None)
-    plan = price(draft(question, given), place)
-    short = shortfall(plan)
-    if short is not None:
-        raise DoesNotFit(short)
-    return plan
-
-
-def shortfall(plan: Plan) -> str | None:
-    """Which limit the plan breaks at its bad end, in words; None when it keeps all."""
-    budget, cost = plan.budget, plan.cost
-    if cost.memory_high > budget.memory_bytes:
-        return f"needs {format_bytes(cost.memory_high)}, the budget is {format_bytes(budget.memory_bytes)}"
-    if plan.degradation.high > budget.degradation:
-        return f"degradation of up to {plan.degradation.high:.3g} nats, the limit is {budget.degradation:g}"
-    if budget.first_token_s is not None and cost.first_token_s.high > budget.first_token_s:
-        return f"first token after up to {cost.first_token_s.high:.3g} s, the limit is {budget.first_token_s:g}"
-    if budget.per_token_s is not None and cost.per_token_s.high > budget.per_token_s:
-        return f"up to {cost.per_token_s.high:.3g} s per token, the limit is {budget.per_token_s:g}"
-    return None
-
-
-def rebuild_work(plan: Plan) -> Work:
-    """The work of a plan, as it was priced."""
-    work = family(plan.family).work(plan.config, plan.form, plan.budget.workload)
-    for step in plan.steps:
-        work = step.rewrite(work, plan.form)
-    return work
-
-
-def reprice(plan: Plan, question: Question) -> Plan:
-    """The same steps priced again: on another machine, or after measurements."""
-    place = next((step for step in plan.steps if step.facet == Facet.PLACE), None)
-    return replace(price(draft(question, plan.steps), place), smallest_bytes=plan.smallest_bytes)
-
-
 def _ordered(steps: Iterable[Step]) -> tuple[Step, ...]:
     ordered = tuple(sorted(steps, key=lambda step: (step.facet, step.target, step.name)))
-    for index, step in enumerate(ordered):
-        for other in ordered[index + 1 :]:
-            if step.clashes(other):
-                raise UsageError(f"{step} and {other} both decide {step.facet.name.lower()}")
+    for one, other in combinations(ordered, 2):
+        if one.facet == other.facet and one.clashes(other):
+            raise UsageError(f"{one} and {other} both decide {one.facet.name.lower()}")
     return ordered

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class Span:
 
     def inverse(self, amount: float = 1.0) -> Span:
         """Seconds for an amount become a rate."""
-        divide: Callable[[float], float] = lambda value: amount / value if value else float("inf")
-        return Span(divide(self.high), divide(self.mid), divide(self.low))
+        return Span(*(amount / value if value else inf for value in (self.high, self.mid, self.low)))
 
 
 ZERO = Span(0.0, 0.0, 0.0)
@@ -70,7 +69,11 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Everything a plan promises but quality: memory by holder, stages, opening and packing."""
+    """Everything a plan promises but quality: memory by holder, stages, opening and packing.
+
+    The stages are those of the whole workload: the prompts of all sequences one after the other, then their answers
+    side by side.
+    """
 
     holders: tuple[Holder, ...]
     stages: tuple[StageCost, ...]
@@ -90,16 +93,22 @@ class Cost:
         return next(stage for stage in self.stages if stage.name == name)
 
     @property
+    def num_sequences(self) -> int:
+        decode = self.stage("decode")
+        return decode.tokens // decode.replays
+
+    @property
     def first_token_s(self) -> Span:
-        """From the prompt's arrival to the first word, the pack being open."""
-        return self.stage("prefill").seconds
+        """From one prompt's arrival to its first word, the pack being open."""
+        return self.stage("prefill").seconds * (1 / self.num_sequences)
 
     @property
     def per_token_s(self) -> Span:
+        """From one word to the next, of every sequence."""
         decode = self.stage("decode")
         return decode.seconds * (1 / decode.replays)
 
     @property
     def total_s(self) -> Span:
-        """The workload: its prompt in, its output out."""
+        """The workload: its prompts in, its answers out."""
         return self.stage("prefill").seconds + self.stage("decode").seconds

@@ -51,6 +51,10 @@ def expected(
         return Degradation(*found, measured=True)
     for step in steps:
         bits = getattr(step, "bits", 8)
-        need(bits >= 4 or below_4_bits, f"{bits} bits rest on a prior alone; ask for it with --below-4-bits", NotApplicable)
+        need(
+            bits >= 4 or below_4_bits,
+            f"{bits} bits rest on a prior alone; ask for it with --below-4-bits",
+            NotApplicable,
+        )
     spans = [priors.of(step.key) for step in steps]
     return Degradation(sum(low for low, _ in spans), sum(high for _, high in spans))

@@ -1,17 +1,16 @@
-"""Memory by what holds it. No holder is a remainder: each is computed, or measured alone."""
+"""Memory by what holds it. No holder is a remainder: each is computed, or measured alone.
+
+What `prove` measured on this machine for this model (`Question.measured_bytes`) takes the place of an estimate.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 
 from pintpot.contract.form import Form
-from pintpot.model.tokens.memory import estimated_bytes
+from pintpot.model.tokens.memory import estimated_bytes, kept_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.question import Question
-from pintpot.program.layout import lay_out
-from pintpot.program.scratch import scratch_bytes
-from pintpot.program.spec import Work
 
 PROCESS = "interpreter and libraries"
 TOKENIZER = "tokenizer"
@@ -26,46 +25,56 @@ PROCESS_SPREAD_BYTES = 2_000_000
 """How far the resident size of one and the same process strays from run to run."""
 MANIFEST_BYTES_PER_WEIGHT = 6_000
 """What the interpreter holds for each weight: its line of the manifest, its form, its buffers and ops."""
+PAGE_BYTES = 4096
 
 
-@lru_cache(maxsize=256)
-def _laid_out(key: Hashable, work: _Unhashed, threads: int) -> tuple[Mapping[str, int], int]:
-    sizes = lay_out(work.work).sizes
-    return sizes, max(scratch_bytes(program, threads) for program in work.work.programs())
-
-
-class _Unhashed:
-    """A work that rides along beside its key."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unhashed) and (self.work.key is not None or self.work == other.work)
-
-
-def fixed_holders(question: Question, work: Work) -> tuple[Holder, ...]:
-    """Everything that a process holds beside the weights."""
-    sizes, scratch = _laid_out(work.key, _Unhashed(work), question.threads)
-    process = question.machine.process_bytes
-    info = question.model.tokenizer
-    low, high = estimated_bytes(info.vocab_size, info.num_merges)
-    manifest = MANIFEST_BYTES_PER_WEIGHT * sum(len(part.blocks) * 9 for part in question.model.parts)
+def fixed_holders(question: Question, sizes: Mapping[str, int], scratch_bytes: int) -> tuple[Holder, ...]:
+    """Everything that a process holds beside the weights; `sizes` are a layout's, by holder."""
+    manifest = MANIFEST_BYTES_PER_WEIGHT * sum(len(block.weights) for p in question.model.parts for block in p.blocks)
     return (
-        Holder(PROCESS, process - PROCESS_SPREAD_BYTES, process + PROCESS_SPREAD_BYTES),
-        Holder(TOKENIZER, low, high),
-        Holder(CACHE, sizes.get("cache", 0), sizes.get("cache", 0)),
-        Holder(BUFFERS, sizes["buffers"] + scratch, sizes["buffers"] + scratch),
-        Holder(TABLES, sizes.get("tables", 0), sizes.get("tables", 0)),
-        Holder(LOADER, manifest // 2, manifest),
+        _process(question),
+        _tokenizer(question),
+        _exactly(CACHE, sizes.get("cache", 0)),
+        _exactly(BUFFERS, sizes["buffers"] + _whole_pages(scratch_bytes)),
+        _exactly(TABLES, sizes.get("tables", 0)),
+        Holder(LOADER, *question.measured_bytes.get(LOADER, (manifest // 2, manifest))),
     )
 
 
-def weight_holders(form: Form) -> tuple[Holder, ...]:
-    """The weights that stay in RAM, and the ring through which the others pass."""
-    ring = form.ring.num_bytes if form.ring else 0
-    held = Holder(WEIGHTS, form.ram_bytes, form.ram_bytes)
-    return (held, Holder(RING, ring, ring)) if ring else (held,)
+def all_holders(fixed: tuple[Holder, ...], form: Form, loading_bytes: int) -> tuple[Holder, ...]:
+    """With the weights that stay in RAM, and the ring through which the others pass.
+
+    Where everything that comes after the tokenizer is smaller than what loading it took, the loader's peak is that.
+    """
+    weights = _exactly(WEIGHTS, form.ram_bytes)
+    held = (weights, _exactly(RING, form.ring.num_bytes)) if form.ring else (weights,)
+    short = loading_bytes - sum(holder.high for holder in fixed + held)
+    if short > 0:
+        fixed = tuple(Holder(h.name, h.low, h.high + short) if h.name == LOADER else h for h in fixed)
+    return fixed + held
+
+
+def loading_bytes(question: Question) -> int:
+    """What the process holds while the tokenizer is loaded, before anything else is; most of it is given back."""
+    info = question.model.tokenizer
+    _, most = estimated_bytes(info.vocab_size, info.num_merges)
+    return _process(question).high + max(most, _tokenizer(question).high)
+
+
+def _process(question: Question) -> Holder:
+    size = question.machine.process_bytes
+    span = (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES)
+    return Holder(PROCESS, *question.measured_bytes.get(PROCESS, span))
+
+
+def _tokenizer(question: Question) -> Holder:
+    info = question.model.tokenizer
+    return Holder(TOKENIZER, *question.measured_bytes.get(TOKENIZER, kept_bytes(info.vocab_size, info.num_merges)))
+
+
+def _exactly(name: str, num_bytes: int) -> Holder:
+    return Holder(name, num_bytes, num_bytes)
+
+
+def _whole_pages(num_bytes: int) -> int:
+    return -(-num_bytes // PAGE_BYTES) * PAGE_BYTES

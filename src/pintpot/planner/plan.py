@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.form import CacheForm, Form, RingForm, WeightForm
+from pintpot.contract.form import CacheForm, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Step, step_from_json
 from pintpot.errors import BadInput, need
 from pintpot.planner.cost import Cost, Holder, Span, StageCost
@@ -139,7 +139,7 @@ def _rejected(data: Mapping[str, Any]) -> Rejected:
 
 
 def _form(data: Mapping[str, Any]) -> Form:
-    weights = tuple(WeightForm(**{**item, "shape": tuple(item["shape"])}) for item in data["weights"])
+    weights = Weights(WeightForm(**{**item, "shape": tuple(item["shape"])}) for item in data["weights"])
     ring = RingForm(**data["ring"]) if data["ring"] else None
     return Form(weights, CacheForm(**data["cache"]), data["activation"], data["chunk"], ring)
 

@@ -1,152 +1,139 @@
 """Seconds and traffic of a stage: walks the ops that will run, and divides what they ask by what the machine gives.
 
-Lanes run side by side: a step takes the longer of computing and reading from disk, and both share the RAM.
+Lanes run side by side: a replay takes the longest of computing, reading from disk, and the RAM that both share; then
+the cost of the call is added.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
-from math import log
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
-from pintpot.machine.spec import Machine, Rate
+from pintpot.contract.form import RingForm
 from pintpot.planner.cost import ZERO, Span, StageCost
+from pintpot.planner.rates import CACHED, Rates
+from pintpot.program.alike import Alike, alike
 from pintpot.program.demand import Demand
 from pintpot.program.ops import op_module
-from pintpot.program.spec import Extent, Op, Program
+from pintpot.program.spec import Extent, Program
 
-CACHED = 1 << 20
-"""Working set at which a machine record holds a kernel's arithmetic alone."""
+RAM, ARITHMETIC, DISK, OVERHEAD = "RAM bandwidth", "arithmetic", "disk", "barriers and calls"
+RESOURCES = (RAM, ARITHMETIC, DISK, OVERHEAD)
+NO_RING = RingForm(4 << 20, 0, 4)
+"""How the disk is read where no ring is: in large pieces, while opening."""
+FAR = 1.1
+"""A product that takes so much longer from RAM than from the caches waits for the RAM."""
 
 
 @dataclass(frozen=True, slots=True)
+class OpPrice:
+    """One op at one extent: compute-lane seconds, what it moves, and the mid seconds of each resource by itself."""
+
+    seconds: Span
+    ram_bytes: float
+    disk_bytes: float
+    multiply_adds: float
+    arithmetic_s: float
+    ram_s: float
+    overhead_s: float
+
+
+@dataclass(frozen=True)
 class Prices:
-    """The rates of one machine as a plan uses them: `threads` threads over `footprint` bytes a step."""
+    """Prices of ops at the rates of one machine; each kind of op is priced once for each extent."""
 
-    machine: Machine
-    threads: int
-    footprint: int
-    slot_bytes: int = 1 << 20
-    in_flight: int = 4
+    rates: Rates
+    _known: dict[tuple[Hashable, Extent], OpPrice] = field(default_factory=dict, repr=False, compare=False)
 
-    def seconds(self, demand: Demand) -> Span:
-        """Compute-lane seconds of one op."""
-        arithmetic = ZERO
+    def of(self, item: Alike, program: Program, extent: Extent) -> OpPrice:
+        key = (item.signature, extent)
+        found = self._known.get(key)
+        if found is None:
+            demand = op_module(item.op.kind).demand(item.op, program, extent)
+            found = self._known[key] = self._price(demand, item.op.lane == "compute")
+        return found
+
+    def _price(self, demand: Demand, computes: bool) -> OpPrice:
+        rates, num_bytes = self.rates, demand.ram_bytes
+        if not computes:
+            return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
+        work = near = ZERO
         for what, amount in demand.arithmetic:
-            arithmetic = arithmetic + self._work(what, amount, demand.rows)
-        traffic = self.ram(demand.ram_bytes)
-        return Span.largest(arithmetic, traffic) + self._rate("barrier", 0).over(demand.phases)
-
-    def ram(self, num_bytes: float) -> Span:
-        return self._rate("read", self.footprint).over(num_bytes)
-
-    def disk(self, num_bytes: float) -> Span:
-        rate = self.machine.rate("disk", threads=self.in_flight, size=self.slot_bytes)
-        return _Speed(rate).over(num_bytes) if num_bytes else ZERO
-
-    def converting(self, name: str, num_values: float) -> Span:
-        """Seconds to round or permute so many values into a format while packing, on one thread."""
-        return _Speed(self.machine.rate(f"expand/{name}", threads=1)).over(num_values)
-
-    def per_call(self) -> Span:
-        return self._rate("call", 0).over(1)
-
-    def _rate(self, what: str, size: int) -> _Speed:
-        return _Speed(self.machine.rate(what, threads=self.threads, size=size))
-
-    def _work(self, what: str, amount: float, rows: int) -> Span:
-        kind, _, name = what.partition("/")
-        if kind != "matmul":
-            return self._measured(what, self.footprint).over(amount)
-        return self._matmul(name, rows).over(amount)
-
-    def _matmul(self, name: str, rows: int) -> _Speed:
-        """Multiply-adds a second at `rows` rows, between the measured ones on a logarithmic scale."""
-        known: list[tuple[int, _Speed]] = [(1, self._measured(f"matvec/{name}", CACHED))]
-        sizes = sorted({r.size for r in self.machine.rates if r.what == f"matmul/{name.removesuffix('x2')}"})
-        known += [(size, self._measured(f"matmul/{name}", size)) for size in sizes]
-        below = [item for item in known if item[0] <= rows][-1]
-        above = next((item for item in known if item[0] >= rows), known[-1])
-        if above[0] <= below[0]:
-            return below[1]
-        return below[1].between(above[1], log(rows / below[0]) / log(above[0] / below[0]))
-
-    def _measured(self, what: str, size: int) -> _Speed:
-        """A rate by name; two planes cost twice one, and wide attention what the float peak allows, unless measured."""
-        rate = self.machine.rate(what, threads=self.threads, size=size)
-        if rate is None and what.endswith("x2"):
-            return self._measured(what.removesuffix("x2"), size).times(0.5)
-        if rate is None and what.startswith("attend_many/"):
-            return self._rate("float_peak", 0).times(0.2)
-        return _Speed(rate)
-
-
-@dataclass(frozen=True, slots=True)
-class _Speed:
-    """A rate that may be missing: work at a missing rate takes no time, for another bound decides then."""
-
-    rate: Rate | None
-
-    def over(self, amount: float) -> Span:
-        if self.rate is None or not amount:
-            return ZERO
-        return Span(amount / self.rate.high, amount / self.rate.mid, amount / self.rate.low)
-
-    def times(self, factor: float) -> _Speed:
-        r = self.rate
-        return self if r is None else _Speed(replace(r, low=r.low * factor, mid=r.mid * factor, high=r.high * factor))
-
-    def between(self, other: _Speed, share: float) -> _Speed:
-        one, two = self.rate, other.rate
-        if one is None or two is None:
-            return other if one is None else self
-        blend = {key: getattr(one, key) ** (1 - share) * getattr(two, key) ** share for key in ("low", "mid", "high")}
-        return _Speed(replace(one, **blend))
+            kind, _, name = what.partition("/")
+            if kind == "matmul":
+                speed = rates.product(name, demand.rows)
+                each = close = ZERO if speed is None else speed.over(amount)
+            else:
+                each, close = rates.over(what, amount, rates.footprint), rates.over(what, amount, CACHED)
+            work, near = work + each, near + close
+        traffic, waiting = rates.ram(num_bytes), rates.over("barrier", demand.phases)
+        seconds = Span.largest(work, traffic) + waiting
+        # A kernel's rate from RAM contains the RAM's; what it takes from the caches is its arithmetic.
+        far = work.mid > FAR * near.mid
+        ram_s = max(traffic.mid, work.mid) if far else traffic.mid
+        return OpPrice(seconds, num_bytes, demand.disk_bytes, demand.multiply_adds, near.mid, ram_s, waiting.mid)
 
 
 def price_stage(
-    program: Program, prices: Prices, extents: tuple[tuple[Extent, int], ...], fixed_s: Span = ZERO
+    program: Program,
+    prices: Prices,
+    extents: tuple[tuple[Extent, int], ...],
+    ring: RingForm | None = None,
 ) -> StageCost:
-    """The cost of replaying a program at each extent so many times; `fixed_s` is added to every replay."""
+    """The cost of replaying a program at each extent so many times."""
+    rates, groups = prices.rates, alike(program)
     total, ram, disk, multiply_adds = ZERO, 0.0, 0.0, 0.0
-    bounds: Counter[str] = Counter()
-    signatures = Counter(_signature(op, program) for op in program.ops)
-    ops = {_signature(op, program): op for op in program.ops}
+    alone = dict.fromkeys(RESOURCES, 0.0)
+    critical = dict.fromkeys(RESOURCES, 0.0)
+    call = rates.over("call", 1)
+    knobs = ring or NO_RING
     for extent, times in extents:
-        compute, moved, fetched = ZERO, 0.0, 0.0
-        traffic_s = arithmetic_s = 0.0
-        for signature, count in signatures.items():
-            demand = op_module(ops[signature].kind).demand(ops[signature], program, extent)
-            moved += count * demand.ram_bytes
-            fetched += count * demand.disk_bytes
-            multiply_adds += times * count * demand.multiply_adds
-            if ops[signature].lane == "compute":
-                seconds = prices.seconds(demand)
-                compute = compute + seconds * count
-                traffic_s += count * prices.ram(demand.ram_bytes).mid
-                arithmetic_s += count * seconds.mid
-        reading, shared = prices.disk(fetched), prices.ram(moved)
-        step = Span.largest(compute, reading, shared) + prices.per_call() + fixed_s
-        total = total + step * times
-        ram, disk = ram + times * moved, disk + times * fetched
-        bounds["RAM bandwidth"] += times * max(traffic_s, shared.mid)  # type: ignore[assignment]
-        bounds["arithmetic"] += times * arithmetic_s  # type: ignore[assignment]
-        bounds["disk"] += times * reading.mid  # type: ignore[assignment]
+        step = _Step()
+        for item in groups:
+            step.add(prices.of(item, program, extent), item.count)
+        reading, shared = rates.disk(step.disk_bytes, knobs.slot_bytes, knobs.in_flight), rates.ram(step.ram_bytes)
+        total = total + (Span.largest(step.compute, reading, shared) + call) * times
+        ram, disk = ram + times * step.ram_bytes, disk + times * step.disk_bytes
+        multiply_adds += times * step.multiply_adds
+        step.own[RAM] = max(step.own[RAM], shared.mid)
+        step.own[DISK] = reading.mid
+        for what, seconds in step.own.items():
+            alone[what] += times * seconds
+        for what, seconds in step.shares(reading.mid, shared.mid).items():
+            critical[what] += times * seconds
+        for table in (alone, critical):
+            table[OVERHEAD] += times * call.mid
     replays = sum(times for _, times in extents)
     tokens = sum(extent.tokens * times for extent, times in extents)
-    binds = _binding(bounds)
-    return StageCost(program.name, tokens, replays, total, ram, disk, multiply_adds, binds, tuple(bounds.items()))
+    binds = max(RESOURCES, key=lambda what: critical[what])
+    return StageCost(program.name, tokens, replays, total, ram, disk, multiply_adds, binds, tuple(alone.items()))
 
 
-def _binding(bounds: Counter[str]) -> str:
-    """The resource whose own time is longest; arithmetic only where it clearly exceeds the traffic it contains."""
-    if bounds["disk"] >= max(bounds["arithmetic"], bounds["RAM bandwidth"]):
-        return "disk"
-    return "RAM bandwidth" if bounds["RAM bandwidth"] >= 0.8 * bounds["arithmetic"] else "arithmetic"
+@dataclass
+class _Step:
+    """One replay, summed over its ops."""
 
+    compute: Span = ZERO
+    ram_bytes: float = 0.0
+    disk_bytes: float = 0.0
+    multiply_adds: float = 0.0
+    own: dict[str, float] = field(default_factory=lambda: dict.fromkeys(RESOURCES, 0.0))
+    critical: dict[str, float] = field(default_factory=lambda: dict.fromkeys(RESOURCES, 0.0))
 
-def _signature(op: Op, program: Program) -> tuple[object, ...]:
-    """Ops that ask for the same: kind, knobs, and the shapes and formats of what they touch."""
-    buffers = program.by_name
-    touched = tuple((role, buffers[name].shape, buffers[name].format) for role, name in op.reads)
-    return (op.kind, op.attributes, touched, tuple(buffers[name].shape for _, name in op.writes))
+    def add(self, price: OpPrice, count: int) -> None:
+        self.compute = self.compute + price.seconds * count
+        self.ram_bytes += count * price.ram_bytes
+        self.disk_bytes += count * price.disk_bytes
+        self.multiply_adds += count * price.multiply_adds
+        self.own[ARITHMETIC] += count * price.arithmetic_s
+        self.own[RAM] += count * price.ram_s
+        self.own[OVERHEAD] += count * price.overhead_s
+        longest = RAM if price.ram_s >= price.arithmetic_s else ARITHMETIC
+        self.critical[longest] += count * (price.seconds.mid - price.overhead_s)
+        self.critical[OVERHEAD] += count * price.overhead_s
+
+    def shares(self, reading_s: float, shared_s: float) -> dict[str, float]:
+        """The replay's seconds by the resource that they wait for."""
+        if reading_s >= max(self.compute.mid, shared_s):
+            return {DISK: reading_s}
+        return {RAM: shared_s} if shared_s > self.compute.mid else self.critical

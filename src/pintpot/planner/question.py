@@ -13,13 +13,17 @@ from pintpot.planner.degradation import Priors
 
 @dataclass(frozen=True)
 class Question:
-    """`measured` maps the key of a plan's steps to the degradation that `prove` measured for them (low, high)."""
+    """`measured` maps the key of a plan's steps to the degradation that `prove` measured for them (low, high).
+
+    `measured_bytes` does the same for holders of memory whose size no choice changes, by name.
+    """
 
     model: Model
     machine: Machine
     budget: Budget
     priors: Priors
     measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    measured_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def threads(self) -> int:

@@ -17,16 +17,21 @@ from pintpot.techniques import classes
 
 NEEDED = (Facet.FORMAT, Facet.BATCHING)
 """Facets that every plan must decide; the others may be left alone."""
-Choice = tuple[Step | None, ...]
+Option = Step | None
+Choice = tuple[Option, ...]
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """What can be chosen for one facet of one target; exactly one option is."""
+    """What can be chosen for one facet of one target; exactly one option is.
+
+    `hopeful` are the options that may keep the budget's degradation; the others are priced only to say what they cost.
+    """
 
     facet: Facet
     target: str
-    options: tuple[Step | None, ...]
+    options: tuple[Option, ...]
+    hopeful: tuple[Option, ...]
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,22 @@ class Space:
 
     @property
     def size(self) -> int:
-        return prod(len(dimension.options) for dimension in self.dimensions)
+        """The number of hopeful choices."""
+        return prod(len(dimension.hopeful) for dimension in self.dimensions)
 
     def all(self) -> Iterator[Choice]:
         return product(*(dimension.options for dimension in self.dimensions))
 
+    def hopeful(self) -> Iterator[Choice]:
+        return product(*(dimension.hopeful for dimension in self.dimensions))
+
     def first(self) -> Choice:
-        return tuple(dimension.options[0] for dimension in self.dimensions)
+        return tuple((dimension.hopeful or dimension.options)[0] for dimension in self.dimensions)
 
 
 def build_space(question: Question) -> Space:
-    """Every offer of every technique that applies and keeps the budget's degradation by itself."""
-    offers: dict[tuple[Facet, str], list[Step | None]] = {}
+    """Every offer of every technique that applies to the model."""
+    offers: dict[tuple[Facet, str], list[Option]] = {}
     places: list[Step] = []
     ruled_out: list[Rejected] = []
     for cls in classes().values():
@@ -63,21 +72,28 @@ def build_space(question: Question) -> Space:
                 offers.setdefault((step.facet, step.target), []).append(step)
             else:
                 ruled_out.append(Rejected(str(step), reason, step=step))
-    for (facet, _), options in offers.items():
-        if facet not in NEEDED:
-            options.append(None)
-    dimensions = tuple(Dimension(facet, target, tuple(offers[facet, target])) for facet, target in sorted(offers))
+    dimensions = tuple(_dimension(question, *key, offers[key]) for key in sorted(offers))
     return Space(dimensions, tuple(places), tuple(ruled_out))
+
+
+def _dimension(question: Question, facet: Facet, target: str, offers: list[Option]) -> Dimension:
+    options = (*offers, None) if facet not in NEEDED else tuple(offers)
+    return Dimension(facet, target, options, tuple(option for option in options if _may_keep(question, option)))
 
 
 def _reason_against(question: Question, step: Step) -> str | None:
     try:
         if step.facet == Facet.FORMAT:
             step.check(question.model, source_form(question.model))
-        degradation = expected((step,), question.priors, question.measured, question.budget.below_4_bits)
+        expected((step,), question.priors, question.measured, question.budget.below_4_bits)
     except NotApplicable as reason:
         return str(reason)
-    # A measurement of the whole plan may be better than the sum of its priors, so only hopeless steps go here.
-    if degradation.low > question.budget.degradation:
-        return f"degradation of at least {degradation.low:.3g} nats, the limit is {question.budget.degradation:g}"
     return None
+
+
+def _may_keep(question: Question, option: Option) -> bool:
+    """Whether some plan with this option keeps the budget's degradation: by its own prior, or as measured beside others."""
+    if option is None or question.priors.of(option.key)[1] <= question.budget.degradation:
+        return True
+    limit = question.budget.degradation
+    return any(str(option) in key.split("; ") and high <= limit for key, (_, high) in question.measured.items())

@@ -1,30 +1,43 @@
-"""The cost of a workload: a prompt in, an answer out, the opening of the pack, and its making."""
+"""The cost of a workload: prompts in, answers out, the opening of the pack, and its making."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+from pintpot.budget import Workload
 from pintpot.contract.form import Form
-from pintpot.planner.cost import Cost, Holder, Span
-from pintpot.planner.price import Prices, price_stage
-from pintpot.planner.question import Question
+from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
+from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.program.spec import Extent, Work
 
 STARTING_S = Span(0.15, 0.25, 0.5)
 """From the start of a process to the first read of a pack: interpreter, libraries, tokenizer."""
 
 
-def price_workload(question: Question, form: Form, work: Work, holders: tuple[Holder, ...]) -> Cost:
-    """Prefill over the prompt's chunks, decode at the middle of the answer, for the budget's workload."""
-    workload, ring = question.budget.workload, form.ring
-    ring_knobs = (ring.slot_bytes, ring.in_flight) if ring else (4 << 20, 4)
-    prices = Prices(question.machine, question.threads, form.ram_bytes, *ring_knobs)
-    chunks = _chunks(min(workload.prompt, workload.context), form.chunk)
-    middle = min(workload.context, workload.prompt + workload.output // 2)
-    step = Extent(workload.batch, workload.batch, workload.batch, middle)
-    prefill = price_stage(work.stage("prefill").program(form.chunk), prices, chunks)
-    decode = price_stage(work.stage("decode").program(workload.batch), prices, ((step, workload.output),))
-    opening = prices.disk(form.ram_bytes) + STARTING_S
-    moved = prices.disk(form.weight_bytes + question.model.num_bytes)
-    return Cost(holders, (prefill, decode), opening, moved + _converting(prices, form), pack_bytes(form))
+def lengths(workload: Workload) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer that are priced: both fit the context, the answer goes first."""
+    output = min(workload.output, max(1, workload.context // 2))
+    return min(workload.prompt, workload.context - output), output
+
+
+def price_stages(workload: Workload, form: Form, work: Work, prices: Prices) -> tuple[StageCost, StageCost]:
+    """Prefill of each sequence's prompt in chunks; decode of all side by side, at the middle of the answer."""
+    prompt, output = lengths(workload)
+    chunks = _chunks(prompt, form.chunk, workload.batch)
+    # What attention reads grows evenly with the answer, so its middle stands for all of it.
+    step = Extent(workload.batch, workload.batch, workload.batch, prompt + output // 2)
+    prefill = price_stage(work.stage("prefill").program(form.chunk), prices, chunks, form.ring)
+    decode = price_stage(work.stage("decode").program(workload.batch), prices, ((step, output),), form.ring)
+    return prefill, decode
+
+
+def price_workload(
+    stages: tuple[StageCost, ...], form: Form, source_bytes: int, prices: Prices, holders: tuple[Holder, ...]
+) -> Cost:
+    """Stages and holders, with the opening and making of the pack: source read, weights converted, pack written."""
+    opening = _read(prices, form.ram_bytes) + STARTING_S
+    making = _read(prices, form.weight_bytes + source_bytes) + _converting(prices, form)
+    return Cost(holders, stages, opening, making, pack_bytes(form))
 
 
 def pack_bytes(form: Form) -> int:
@@ -32,19 +45,21 @@ def pack_bytes(form: Form) -> int:
     return round(form.weight_bytes * 1.002) + 8_000_000
 
 
-def _chunks(prompt: int, chunk: int) -> tuple[tuple[Extent, int], ...]:
+def _chunks(prompt: int, chunk: int, batch: int) -> tuple[tuple[Extent, int], ...]:
     full, rest = divmod(prompt, chunk)
     # Attention's cost is linear in the context, so whole chunks are priced at their mean.
-    whole = ((Extent(chunk, context=chunk * (full - 1) // 2), full),) if full else ()
-    return whole + (((Extent(rest, context=chunk * full), 1),) if rest else ())
+    whole = ((Extent(chunk, context=chunk * (full - 1) // 2), full * batch),) if full else ()
+    return whole + (((Extent(rest, context=chunk * full), batch),) if rest else ())
+
+
+def _read(prices: Prices, num_bytes: int) -> Span:
+    return prices.rates.disk(num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
 
 
 def _converting(prices: Prices, form: Form) -> Span:
-    values: dict[str, int] = {}
+    """Seconds to round or permute every weight into its format, on one thread."""
+    values: Counter[str] = Counter()
     for weight in form.weights:
         if weight.is_matrix:
-            values[weight.format] = values.get(weight.format, 0) + weight.shape[0] * weight.shape[1]
-    seconds = Span.exactly(0.0)
-    for name, count in values.items():
-        seconds = seconds + prices.converting(name, count)
-    return seconds
+            values[weight.format] += weight.shape[0] * weight.shape[1]
+    return sum((prices.rates.converting(name, count) for name, count in values.items()), ZERO)

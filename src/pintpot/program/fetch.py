@@ -3,43 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pintpot.errors import UsageError, need
-from pintpot.program.spec import Buffer, Op, Program, Segment
+from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Work
 
 RING = "ring"
 ALIGN = 4096
 
 
-def insert_fetches(program: Program, disk: Mapping[str, tuple[int, int]]) -> Program:
-    """The program with a fetch before each op that needs rows of a weight that rest on disk.
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """What of one weight rests on disk: `num_bytes` in strips of `strip_bytes`, of `num_strips` that the weight has."""
 
-    `disk` gives, for each such weight, the bytes of its streamed rows and of one strip. An embedding reads one strip
-    for each token that falls among the streamed rows.
+    num_bytes: int
+    strip_bytes: int
+    num_strips: int
+
+
+def insert_fetches(work: Work, disk: Mapping[str, Streaming]) -> Work:
+    """The work with a fetch before each op that needs rows of a weight that rest on disk.
+
+    A product needs them all in every pass; an embedding reads the strip of each token that falls among them.
     """
-    ops: list[Op] = []
-    starts: list[int] = []
-    for op in program.ops:
+    ring = Buffers((Buffer(RING, (0,), "uint8", "ring", "ring"),))
+    made: dict[tuple[str, bool], Op] = {}
+
+    def fetch(name: str, looked_up: bool) -> Op:
+        if (name, looked_up) not in made:
+            made[name, looked_up] = _fetch(name, disk[name], looked_up)
+        return made[name, looked_up]
+
+    def streamed(program: Program) -> Program:
+        ops: list[Op] = []
+        starts: list[int] = []
+        for op in program.ops:
+            starts.append(len(ops))
+            wanted = [name for role, name in op.reads if role == "weight" and name in disk]
+            ops += [fetch(name, op.kind == "embed") for name in wanted]
+            ops.append(op)
         starts.append(len(ops))
-        ops.extend(_fetch(op, name, *disk[name], program) for name in op.read_all("weight") if name in disk)
-        ops.append(op)
-    starts.append(len(ops))
-    ring = Buffer(RING, (0,), "uint8", "ring", "ring")
-    segments = tuple(Segment(starts[s.first], starts[s.stop], s.slot) for s in program.segments)
-    return replace(program, buffers=(*program.buffers, ring), ops=tuple(ops), segments=segments)
+        parts = program.buffers.parts if isinstance(program.buffers, Buffers) else (Buffers(program.buffers),)
+        segments = tuple(Segment(starts[s.first], starts[s.stop], s.slot) for s in program.segments)
+        return Program(program.name, program.bounds, Buffers.join(*parts, ring), tuple(ops), segments)
 
-
-def _fetch(op: Op, name: str, disk_bytes: int, strip_bytes: int, program: Program) -> Op:
-    per_token = op.kind == "embed"
-    num_bytes = disk_bytes
-    if per_token:
-        rows = program.shape(name)[0]
-        share = disk_bytes / (strip_bytes * -(-rows // 16))
-        num_bytes = round(share * (strip_bytes + ALIGN - 1) // ALIGN * ALIGN) if share < 1 else _aligned(strip_bytes)
-    return Op(
-        "fetch", (("weight", name),), (("ring", RING),), (("bytes", num_bytes), ("per_token", per_token)), lane="read"
+    return Work(
+        tuple(Stage(s.name, s.part, tuple(streamed(p) for p in s.programs), s.repeats) for s in work.stages),
+        # Fetches touch nothing that a layout places.
+        work.key,
     )
+
+
+def _mean_read(item: Streaming) -> int:
+    """Bytes read for one token on average: its strip, in whole disk blocks, if it is one of those on disk."""
+    share = item.num_bytes / (item.strip_bytes * item.num_strips)
+    return round(share * _aligned(item.strip_bytes + ALIGN))
+
+
+def _fetch(name: str, item: Streaming, looked_up: bool) -> Op:
+    attributes = (("bytes", _mean_read(item) if looked_up else item.num_bytes), ("per_token", looked_up))
+    return Op("fetch", (("weight", name),), (("ring", RING),), attributes, lane="read")
 
 
 def _aligned(num_bytes: int) -> int:

@@ -1,60 +1,82 @@
-"""Scratch memory that a replay on the native backend needs beside a program's buffers.
-
-The same sums as the engine's own, so that plans count them without the compiled part; a test holds them together.
-"""
+"""Scratch memory that the native backend needs beside a program's buffers: one region, used by one op at a time."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pintpot.formats import encoding
-from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
+from pintpot.program.alike import alike
+from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, bound_rows
 from pintpot.program.spec import Op, Program
 
 BLOCK = 4096
+LINE = 64
 FEW_TOKENS = 4
-PANEL_TOKENS = 8
 SEGMENT_TOKENS = 512
-VERIFY_BYTES = 256 << 10
-QUANTIZED_GROUP_BYTES = {1: 48, 2: 88}
+PANEL_TOKENS = 8
+QUANTIZED_BYTES = {0: 0, 1: 48, 2: 88}
+"""Of 32 activations, by planes."""
+VERIFIED_BYTES = 256 << 10
+"""Single strips are verified in reads of at least so much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Bytes that the threads of an op share, of each thread's own, and of its own where it reads rows from disk."""
+
+    shared: int = 0
+    own: int = 0
+    own_reading: int = 0
+
+    def total(self, threads: int, lookups: bool) -> int:
+        own = max(self.own, self.own_reading) if lookups else self.own
+        return _aligned(self.shared, BLOCK) + threads * _aligned(own, BLOCK)
 
 
 def scratch_bytes(program: Program, threads: int) -> int:
-    """Bytes of one region that serves every op: what all threads of an op share, and each thread's own."""
-    needs = [_need(op, program) for op in program.ops]
-    shared, own = max(need[0] for need in needs), max(need[1] for need in needs)
-    return _up(shared, BLOCK) + threads * _up(own, BLOCK)
+    """Bytes that any op of this program may use."""
+    lookups = any(op.get("per_token") for op in program.ops if op.kind == "fetch")
+    return scratch(program, threads).total(threads, lookups)
 
 
-def _need(op: Op, program: Program) -> tuple[int, int]:
-    """Bytes shared by all threads of one op, and bytes of each thread's own."""
+def scratch(program: Program, threads: int) -> Scratch:
+    """The most of each sort that an op of this program needs."""
+    needs = [_needs(item.op, program, threads) for item in alike(program)]
+    return Scratch(
+        max((need.shared for need in needs), default=0),
+        max((need.own for need in needs), default=0),
+        max((need.own_reading for need in needs), default=0),
+    )
+
+
+def _needs(op: Op, program: Program, threads: int) -> Scratch:
     if op.kind == "linear":
         return _linear(op, program)
     if op.kind == "attend":
         segments = -(-program.bound("context") // SEGMENT_TOKENS)
-        tokens, width = min(program.bound("tokens"), FEW_TOKENS), op.get("head_dim") + 16
-        return (tokens * op.get("heads") * width * segments * 4 if segments > 1 else 0), 0
+        splits = threads > 1 and segments > 1 and op.get("kv_heads") < 3 * threads
+        per_token = 4 * op.get("heads") * (op.get("head_dim") + 16) * segments
+        return Scratch(min(program.bound("tokens"), FEW_TOKENS) * per_token if splits else 0)
+    if op.kind == "sample":
+        return Scratch(own=4 * program.shape(str(op.read("logits")))[-1])
     if op.kind == "embed":
         weight = program.by_name[str(op.read("weight"))]
-        # As if rows rested on disk, which is decided after this is counted.
-        strip = _up(encoding(weight.format).strip_bytes(program.shape(weight.name)[1]), BLOCK)
-        return 0, strip + max(strip + 2 * BLOCK, VERIFY_BYTES)
-    if op.kind == "sample":
-        return 0, _up(4 * program.shape(str(op.read("logits")))[-1], 64)
-    return 0, 0
+        strip = _aligned(encoding(weight.format).strip_bytes(program.shape(weight.name)[1]), BLOCK)
+        return Scratch(own_reading=strip + max(strip + 2 * BLOCK, VERIFIED_BYTES))
+    return Scratch()
 
 
-def _linear(op: Op, program: Program) -> tuple[int, int]:
-    weights = op.read_all("weight")
-    rows, columns = program.shape(str(op.write("out")))[0], program.shape(weights[0])[1]
-    planes, prologue = PLANES[op.get("activation", "float32")], op.get("prologue", "none") != "none"
-    is_float = [planes == 0 or program.by_name[name].format in FLOAT_FORMATS for name in weights]
-    shared = own = 0
-    if any(is_float) and prologue:
-        shared += _up(4 * rows * columns, 64)
-    if not all(is_float):
-        shared += rows * -(-columns // 32) * QUANTIZED_GROUP_BYTES[planes]
-        own = 4 * min(rows, PANEL_TOKENS) * columns if prologue and not any(is_float) else 0
-    return shared, own
+def _linear(op: Op, program: Program) -> Scratch:
+    names = op.read_all("weight")
+    columns = program.shape(names[0])[1]
+    rows, planes = bound_rows(op, program), PLANES[op.get("activation", "float32")]
+    is_float = [program.by_name[name].format in FLOAT_FORMATS for name in names]
+    floats, int8 = planes == 0 or any(is_float), planes > 0 and not all(is_float)
+    prepared = op.get("prologue", "none") != "none"
+    shared = _aligned(4 * rows * columns, LINE) if floats and prepared else 0
+    shared += rows * -(-columns // 32) * QUANTIZED_BYTES[planes] if int8 else 0
+    return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * columns if int8 and not floats and prepared else 0)
 
 
-def _up(num_bytes: int, unit: int) -> int:
-    return -(-num_bytes // unit) * unit
+def _aligned(num_bytes: int, to: int) -> int:
+    return -(-num_bytes // to) * to

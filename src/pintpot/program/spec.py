@@ -9,13 +9,26 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, TypeVar
 
 AXES = ("tokens", "rows", "sequences", "context")
 """Tokens of one replay, rows of it whose logits are wanted, sequences side by side, positions a sequence can hold."""
 
 Life = Literal["pack", "session", "step", "ring"]
 Lane = Literal["compute", "read", "write", "copy", "exchange"]
+Item = TypeVar("Item")
+
+
+class Table(tuple[Item, ...]):
+    """A tuple that many owners share: it knows its hash, so that what was found out about it is found again cheaply."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,25 @@ class Segment:
     slot: str | None = None
 
 
+class Buffers(Table[Buffer]):
+    """Named buffers; `parts` are the tables that they were joined from, in order."""
+
+    parts: tuple[Buffers, ...] = ()
+
+    @classmethod
+    def join(cls, *parts: Buffers) -> Buffers:
+        joined = cls(chain.from_iterable(parts))
+        joined.parts = parts
+        return joined
+
+    @cached_property
+    def by_name(self) -> dict[str, Buffer]:
+        found: dict[str, Buffer] = {}
+        for part in self.parts:
+            found.update(part.by_name)
+        return found if self.parts else {buffer.name: buffer for buffer in self}
+
+
 @dataclass(frozen=True)
 class Program:
     """Ops over buffers, in the order in which they take effect. `bounds` gives every axis name its bound."""
@@ -86,15 +118,19 @@ class Program:
 
     @cached_property
     def by_name(self) -> dict[str, Buffer]:
-        return {buffer.name: buffer for buffer in self.buffers}
+        return self.buffers.by_name if isinstance(self.buffers, Buffers) else Buffers(self.buffers).by_name
+
+    @cached_property
+    def _bounds(self) -> dict[str, int]:
+        return dict(self.bounds)
 
     def bound(self, axis: str) -> int:
-        return dict(self.bounds)[axis]
+        return self._bounds[axis]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A buffer's shape with every axis at its bound."""
-        bounds = dict(self.bounds)
-        return tuple(axis if isinstance(axis, int) else bounds[axis] for axis in self.by_name[name].shape)
+        bounds = self._bounds
+        return tuple([axis if isinstance(axis, int) else bounds[axis] for axis in self.by_name[name].shape])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +164,8 @@ class Stage:
 class Work:
     """Everything that will be computed, stage by stage.
 
-    Works of the same `key` (None: no promise) have the same buffers but for their weights, and so the same layout.
+    Works of the same `key` (None: no promise) have the same buffers with the same lives but for their weights, and so
+    the same layout.
     """
 
     stages: tuple[Stage, ...]

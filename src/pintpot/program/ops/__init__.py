@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Protocol, cast
 
-from pintpot.errors import UsageError
+from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand
 from pintpot.program.spec import Extent, Op, Program
 
@@ -46,6 +46,5 @@ def check(program: Program) -> None:
     """Raise UsageError unless every op of a program finds its buffers in the right shapes."""
     for op in program.ops:
         for _, name in (*op.reads, *op.writes):
-            if name not in program.by_name:
-                raise UsageError(f"{program.name}: {op.kind} names {name!r}, which is no buffer")
+            need(name in program.by_name, f"{program.name}: {op.kind} names {name!r}, which is no buffer", UsageError)
         op_module(op.kind).check(op, program)

@@ -7,10 +7,13 @@ Reads qkv [T, (H + 2 KV) * hd]; rotates and stores the new keys and values in th
 
 from __future__ import annotations
 
-from pintpot.errors import UsageError, need
+from pintpot.errors import UnsupportedModel, UsageError, need
 from pintpot.formats import encoding
 from pintpot.program.demand import Demand
 from pintpot.program.spec import Extent, Op, Program
+
+HEAD_STEP, MOST_HEAD_COLUMNS = 32, 256
+"""Native kernels scale the cache in groups of 32, and keep one head's sums at hand."""
 
 
 def check(op: Op, program: Program) -> None:
@@ -20,8 +23,19 @@ def check(op: Op, program: Program) -> None:
     need(qkv[-1] == (heads + 2 * kv_heads) * head_dim, "attend: qkv has another width than its heads", UsageError)
     need(out[-1] == heads * head_dim, "attend: out has another width than its heads", UsageError)
     for role in ("k", "v"):
-        need(program.shape(str(op.read(role)))[1::2] == (kv_heads, head_dim), "attend: pages of another shape", UsageError)
+        pages = program.shape(str(op.read(role)))
+        need(pages[1::2] == (kv_heads, head_dim), "attend: pages of another shape", UsageError)
     need(op.get("rope", "half") in ("half", "interleaved"), f"no rope layout {op.get('rope')!r}", UsageError)
+
+
+def check_native(op: Op) -> None:
+    """Raise UnsupportedModel for heads that the native kernels do not take."""
+    head_dim = op.get("head_dim")
+    need(
+        head_dim % HEAD_STEP == 0 and 0 < head_dim <= MOST_HEAD_COLUMNS,
+        f"heads of {head_dim} columns; native attention takes multiples of {HEAD_STEP} up to {MOST_HEAD_COLUMNS}",
+        UnsupportedModel,
+    )
 
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:

@@ -27,19 +27,20 @@ def check(op: Op, program: Program) -> None:
         need(shape[1] == width, f"linear: a weight of {shape[1]} columns meets an input of {width}", UsageError)
     total = sum(shape[0] for shape in weights)
     need(program.shape(str(out))[-1] == total, f"linear writes {total} columns, its output has another", UsageError)
-    need((op.get("prologue") == "rmsnorm") == (op.read("norm") is not None), "rmsnorm and its weight come together", UsageError)
+    normed = op.get("prologue") == "rmsnorm"
+    need(normed == (op.read("norm") is not None), "rmsnorm and its weight come together", UsageError)
     need(len(op.read_all("bias")) in (0, len(weights)), "linear has one bias for each weight, or none", UsageError)
 
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     rows = num_rows(op, program, extent)
+    planes = PLANES[op.get("activation", "float32")]
     arithmetic: dict[str, float] = {}
     ram_bytes = 0.0
     for name in op.read_all("weight"):
         weight = program.by_name[name]
         num_outputs, width = program.shape(name)
-        planes = PLANES[op.get("activation", "float32")] if weight.format not in FLOAT_FORMATS else 0
-        key = f"{'matvec' if rows == 1 else 'matmul'}/{weight.format}" + ("x2" if planes == 2 else "")
+        key = f"{'matvec' if rows == 1 else 'matmul'}/{weight.format}{suffix(weight.format, planes)}"
         arithmetic[key] = arithmetic.get(key, 0.0) + float(rows) * num_outputs * width
         ram_bytes += encoding(weight.format).packed_bytes(num_outputs, width)
     for _, name in (*op.reads, *op.writes):
@@ -49,6 +50,20 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     return Demand(tuple(arithmetic.items()), rows, multiply_adds, ram_bytes, phases=1 if rows <= 4 else 2)
 
 
+def suffix(name: str, planes: int) -> str:
+    """What follows a format in a rate's name: low-bit weights meet int8 rows in one plane unless it says x0 or x2."""
+    return "" if planes == 1 or name in FLOAT_FORMATS else f"x{planes}"
+
+
 def num_rows(op: Op, program: Program, extent: Extent) -> int:
     """Activation rows of this op: all new tokens, or only those whose logits are wanted."""
-    return extent.rows if program.by_name[str(op.write("out"))].shape[0] == "rows" else extent.tokens
+    return extent.rows if _over_rows(op, program) else extent.tokens
+
+
+def bound_rows(op: Op, program: Program) -> int:
+    """The most activation rows that this op ever has."""
+    return program.bound("rows" if _over_rows(op, program) else "tokens")
+
+
+def _over_rows(op: Op, program: Program) -> bool:
+    return program.by_name[str(op.write("out"))].shape[0] == "rows"

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import STRIP_ROWS, Form, RingForm
+from pintpot.contract.form import STRIP_ROWS, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
-from pintpot.program.fetch import insert_fetches
-from pintpot.program.spec import Stage, Work
+from pintpot.program.fetch import Streaming, insert_fetches
+from pintpot.program.spec import Work
 
 RINGS = ((4 << 20, 6, 4), (1 << 20, 6, 4), (256 << 10, 6, 4), (128 << 10, 4, 3))
 
@@ -42,7 +42,7 @@ class Streamed(Step):
     def check(self, model: Model, form: Form) -> None:
         need(self.slot_bytes % 4096 == 0, "slots are a multiple of 4096 bytes", NotApplicable)
         need(self.num_slots > self.in_flight, "a ring needs more slots than reads in flight", NotApplicable)
-        largest = max(weight.strip_bytes for weight in form.weights if weight.is_matrix)
+        largest = form.weights.largest_strip_bytes
         need(largest <= self.slot_bytes, f"a strip of {largest} bytes is larger than a slot", NotApplicable)
 
     def promise(self, form: Form) -> Form:
@@ -50,29 +50,30 @@ class Streamed(Step):
 
         An embedding that is not also the head is only ever looked up by row, and rests on disk whole.
         """
-        untied = any(weight.name == "head" for weight in form.weights)
-        passing = [w for w in form.weights if w.is_matrix and not (untied and w.name == "embed")]
-        total = sum(weight.num_bytes for weight in passing)
-        share = min(1.0, max(0.0, self.resident_bytes / total))
-        wanted = kept = 0.0
-        rows: dict[str, int] = {"embed": 0} if untied else {}
-        for weight in passing:
-            wanted += share * weight.num_bytes
-            strips = min(weight.num_strips, max(0, int((wanted - kept) // weight.strip_bytes)))
-            kept += strips * weight.strip_bytes
-            rows[weight.name] = min(weight.shape[0], strips * STRIP_ROWS)
-        weights = tuple(replace(w, ram_rows=rows[w.name]) if w.name in rows else w for w in form.weights)
+        total = form.weights.passing_bytes
+        resident = min(self.resident_bytes, total)
+        looked_up = form.weights.looked_up
+        passed = kept = 0
+        weights: list[WeightForm] = []
+        for weight in form.weights:
+            if not weight.is_matrix:
+                weights.append(weight)
+                continue
+            strips, strip_bytes = 0, weight.strip_bytes
+            if weight.name not in looked_up:
+                passed += weight.num_strips * strip_bytes
+                # Whole numbers: a share in floating point could keep a strip too many.
+                strips = min(weight.num_strips, (resident * passed // total - kept) // strip_bytes)
+                kept += strips * strip_bytes
+            rows = min(weight.shape[0], strips * STRIP_ROWS)
+            weights.append(WeightForm(weight.name, weight.shape, weight.source, weight.format, rows, weight.packed))
         ring = RingForm(self.slot_bytes, self.num_slots, self.in_flight) if kept < total else None
-        return replace(form, weights=weights, ring=ring)
+        return replace(form, weights=Weights(weights), ring=ring)
 
     def rewrite(self, work: Work, form: Form) -> Work:
-        disk = {weight.name: (weight.disk_bytes, weight.strip_bytes) for weight in form.weights if weight.disk_bytes}
-        return Work(
-            tuple(
-                Stage(s.name, s.part, tuple(insert_fetches(p, disk) for p in s.programs), s.repeats)
-                for s in work.stages
-            )
-        )
+        partly = [weight for weight in form.weights if weight.ram_rows < weight.shape[0]]
+        disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in partly}
+        return insert_fetches(work, disk) if disk else work
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:

@@ -1,0 +1,137 @@
+"""The speeds of one machine as a plan uses them: looked up once, and what nobody measured taken from its like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from math import log
+
+from pintpot.formats import encoding
+from pintpot.machine.spec import CACHE_FORMATS, Machine, Rate
+from pintpot.planner.cost import ZERO, Span
+
+CACHED = 1 << 20
+"""Working set at which a machine record holds a kernel's arithmetic alone."""
+TWO_PLANES = 0.5
+"""Of the speed with int8 rows in one plane, for rows in two."""
+FLOAT_ROWS = 0.8
+"""Of the speed of float weights, for low-bit weights expanded to meet float rows."""
+WIDE_ATTENTION = 0.2
+"""Of the float peak, for attention over many new tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Units a second, low..high."""
+
+    low: float
+    mid: float
+    high: float
+
+    def over(self, amount: float) -> Span:
+        return Span(amount / self.high, amount / self.mid, amount / self.low)
+
+    def times(self, factor: float) -> Speed:
+        return Speed(self.low * factor, self.mid * factor, self.high * factor)
+
+    def between(self, other: Speed, share: float) -> Speed:
+        """The geometric mean, `share` of the way to the other."""
+        near, far = 1 - share, share
+        return Speed(
+            self.low**near * other.low**far, self.mid**near * other.mid**far, self.high**near * other.high**far
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Speeds with `threads` threads; `footprint` bytes are touched in every pass, so kernels find them that far away.
+
+    Work at a rate that is not known takes no time: a record without it says so in its notes.
+    """
+
+    machine: Machine
+    threads: int
+    footprint: int
+    _found: dict[tuple[object, ...], Speed | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def over(self, what: str, amount: float, size: int = 0) -> Span:
+        speed = self.speed(what, size)
+        return ZERO if speed is None or not amount else speed.over(amount)
+
+    def ram(self, num_bytes: float) -> Span:
+        return self.over("read", num_bytes, self.footprint)
+
+    def disk(self, num_bytes: float, slot_bytes: int, in_flight: int) -> Span:
+        key = ("disk", slot_bytes, in_flight)
+        if key not in self._found:
+            self._found[key] = _speed(self.machine.rate("disk", threads=in_flight, size=slot_bytes))
+        speed = self._found[key]
+        return ZERO if speed is None or not num_bytes else speed.over(num_bytes)
+
+    def converting(self, name: str, num_values: float) -> Span:
+        """Seconds to round or permute so many values into a format while packing, on one thread."""
+        rate = _speed(self.machine.rate(f"expand/{name}", threads=1)) or self._slowest_like("expand", name, 0)
+        return ZERO if rate is None else rate.over(num_values)
+
+    def speed(self, what: str, size: int) -> Speed | None:
+        key = (what, size)
+        if key not in self._found:
+            self._found[key] = self._look_up(what, size)
+        return self._found[key]
+
+    def product(self, name: str, rows: int) -> Speed | None:
+        """Multiply-adds a second at `rows` rows with weights at hand, between the measured ones on a logarithmic scale."""
+        key = ("product", name, rows)
+        if key not in self._found:
+            self._found[key] = self._between(name, rows)
+        return self._found[key]
+
+    def _between(self, name: str, rows: int) -> Speed | None:
+        base = name.removesuffix("x0").removesuffix("x2")
+        sizes = sorted({rate.size for rate in self.machine.rates if rate.what == f"matmul/{base}"}) or [rows]
+        known = [(1, self.speed(f"matvec/{name}", CACHED))]
+        known += [(size, self.speed(f"matmul/{name}", size)) for size in sizes]
+        speeds = [(size, speed) for size, speed in known if speed is not None]
+        if not speeds:
+            return None
+        below = next((item for item in reversed(speeds) if item[0] <= rows), speeds[0])
+        above = next((item for item in speeds if item[0] >= rows), speeds[-1])
+        if above[0] <= below[0]:
+            return below[1]
+        return below[1].between(above[1], log(rows / below[0]) / log(above[0] / below[0]))
+
+    def _look_up(self, what: str, size: int) -> Speed | None:
+        rate = _speed(self.machine.rate(what, threads=self.threads, size=size))
+        if rate is not None or "/" not in what:
+            return rate
+        kind, _, name = what.partition("/")
+        at = partial(self.speed, size=size)
+        if name.endswith("x2"):
+            return _times(at(f"{kind}/{name.removesuffix('x2')}"), TWO_PLANES)
+        if name.endswith("x0"):
+            return _times(at(f"{kind}/f32"), FLOAT_ROWS)
+        if kind == "attend_many":
+            return _times(self.speed("float_peak", 0), WIDE_ATTENTION)
+        return self._slowest_like(kind, name, size)
+
+    def _slowest_like(self, kind: str, name: str, size: int) -> Speed | None:
+        """The slowest measured format of the same sort: a quick probe measures a few of each."""
+        names = {rate.what.partition("/")[2] for rate in self.machine.rates if rate.what.startswith(f"{kind}/")}
+        rates = [self.machine.rate(f"{kind}/{n}", threads=self.threads, size=size) for n in names if _same(n, name)]
+        return _speed(min((rate for rate in rates if rate), key=lambda rate: (rate.mid, rate.what), default=None))
+
+
+def _same(one: str, other: str) -> bool:
+    if one in CACHE_FORMATS and other in CACHE_FORMATS:
+        return True
+    if one.endswith(("x0", "x2")):
+        return False
+    return (encoding(one).kind == "float") == (encoding(other).kind == "float")
+
+
+def _speed(rate: Rate | None) -> Speed | None:
+    return None if rate is None else Speed(rate.low, rate.mid, rate.high)
+
+
+def _times(speed: Speed | None, factor: float) -> Speed | None:
+    return None if speed is None else speed.times(factor)
