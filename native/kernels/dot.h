@@ -45,7 +45,10 @@ struct Dot {
     if (N % kQuads == kQuads - 1) flush();
   }
   INLINE void flush() { total = _mm256_add_epi32(total, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
-  INLINE VI value(int32_t sum) const { return (VI)total - splat(sum * ZERO); }
+  INLINE VI value(int32_t sum) const {
+    if constexpr (ZERO == 0) return (VI)total;
+    return (VI)_mm256_sub_epi32(total, _mm256_slli_epi32(_mm256_set1_epi32(sum), __builtin_ctz(ZERO)));
+  }
 };
 
 // 8 bits: |w| * (a with w's sign), so that a pair stays within 128 * 127 * 2.

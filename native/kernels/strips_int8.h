@@ -57,7 +57,7 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
     const int32_t* sums = (const int32_t*)(panel + WIDTH * P::kSums) + first;
-    UNROLL for (int part = 0; part < kParts; ++part) {
+    _Pragma("GCC unroll 2") for (int part = 0; part < kParts; ++part) {
       D dots[S][T][PLANES][F::kHalves];
       each_quad([&](auto index) {
         constexpr int kQ = decltype(index)::value, kHalf = F::kHalves == 2 ? kQ / 4 : 0;
