@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pintpot.proof.proof import Proof
 
 _BAR = 18
+_MOST_OPS = 24
 
 
 @click.command(
@@ -26,8 +27,9 @@ _BAR = 18
 @click.option(
     "--text", type=click.Path(path_type=Path), help="A text to judge quality by.  [one that comes with Pintpot]"
 )
-@click.option("--html", type=click.Path(path_type=Path), help="Where the report goes.  [into the pack's folder]")
+@click.option("--html", type=click.Path(path_type=Path), help="Where the report goes.  [beside the pack]")
 @click.option("--runs", **COUNT, help="How often it is run; medians are judged.  [5]")
+@click.option("--threads", **COUNT, help="Threads that compute.  [those of the plan]")
 @click.option("--profile", is_flag=True, help="Also where the time of a step goes, op by op.")
 @common
 def prove_command(terminal: Terminal, pack: Path, **how: Any) -> None:
@@ -91,9 +93,13 @@ def _holders(proof: Proof) -> Table:
 def _profile(proof: Proof) -> Table:
     from pintpot.cli.tables import table
 
-    made = table("op", "seconds", "share", title="where the time of a step goes", right=(1, 2))
-    for name, seconds, share in proof.profile:
-        made.add_row(safe(name), amount(seconds, "seconds"), f"{share:.1%}")
+    made = table("op", "took", "at least", title="where the time of a decode step goes", right=(1, 2))
+    longest = sorted(proof.profile, key=lambda row: -row[1])[:_MOST_OPS]
+    for name, seconds, floor in longest:
+        made.add_row(safe(name), amount(seconds, "seconds"), amount(floor, "seconds"))
+    rest = sum(seconds for _, seconds, _ in proof.profile) - sum(seconds for _, seconds, _ in longest)
+    made.caption = f"all other ops together: {amount(rest, 'seconds')}"
+    made.caption_justify = "left"
     return made
 
 
