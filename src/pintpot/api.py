@@ -101,21 +101,22 @@ def plan(
 def pack(
     model: str | Path | Model,
     plan: Plan | None = None,
-    output: str | Path | None = None,
+    folder: str | Path | None = None,
     *,
     progress: Progress | None = None,
     **asked: Any,
 ) -> Path:
     """Pack a model by a plan (made from `asked`, as `plan` takes it, when there is none) and return the folder.
 
-    Without `output` the pack is kept under PINTPOT_HOME and found again by the same question.
+    Without `folder` the pack is kept under PINTPOT_HOME and found again by the same question.
     """
     from pintpot.packer.pack import write_pack
 
     described = _local(model if isinstance(model, Model) else describe(model))
     made = plan or _plan(described, asked, progress)
-    folder = Path(output) if output is not None else _kept_place(described, made)
-    return write_pack(described, made, folder, _bytes_progress(progress, "packing"))
+    kept = _place(described, asked) if plan is None else _kept_place(described, made)
+    place = kept if folder is None else Path(folder)
+    return write_pack(described, made, place, _bytes_progress(progress, "packing"))
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
@@ -166,7 +167,7 @@ def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Pla
 
 def _place(model: Model, asked: dict[str, Any]) -> Path:
     """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
-    given = {key: value for key, value in sorted(asked.items()) if value}
+    given = {key: value for key, value in sorted(asked.items()) if value is not None and value is not False}
     return place_for(model.name, {"model": _identity(model), "asked": given})
 
 

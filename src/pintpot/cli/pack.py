@@ -31,7 +31,7 @@ def pack_command(terminal: Terminal, model: str, folder: Path | None, asked: dic
     import pintpot
 
     with terminal.progress() as progress:
-        made = pintpot.pack(model, output=folder, progress=progress, **asked)
+        made = pintpot.pack(model, folder=folder, progress=progress, **asked)
     from pintpot.packer.manifest import read_manifest
 
     manifest, digest = read_manifest(made)
