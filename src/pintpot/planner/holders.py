@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pintpot.contract.form import Form
-from pintpot.model.tokens.memory import estimated_bytes, kept_bytes
+from pintpot.model.tokens.memory import estimated_bytes, loaded_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.question import Question
 
@@ -69,7 +69,7 @@ def _process(question: Question) -> Holder:
 
 def _tokenizer(question: Question) -> Holder:
     info = question.model.tokenizer
-    return Holder(TOKENIZER, *question.measured_bytes.get(TOKENIZER, kept_bytes(info.vocab_size, info.num_merges)))
+    return Holder(TOKENIZER, *question.measured_bytes.get(TOKENIZER, loaded_bytes(info.vocab_size, info.num_merges)))
 
 
 def _exactly(name: str, num_bytes: int) -> Holder:

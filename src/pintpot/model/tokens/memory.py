@@ -8,6 +8,8 @@ _MERGE_SLOT_BYTES = 17
 """One hash table, two ids to rank and id."""
 _MERGES_PER_WORD = (0.95, 2.2)
 """Byte-level vocabularies have about one merge a word; Llama 3 and SentencePiece about two."""
+_LIBRARY_BYTES = 7_100_000
+"""What importing the library adds to a process."""
 _REMEMBERED_BYTES = 3_000_000
 """The library remembers up to ten thousand words that it has cut; this much after 2,000 lines of text."""
 
@@ -24,9 +26,18 @@ def estimated_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int
 
 def kept_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int]:
     """What of it stays resident (VmRSS) when the unused memory was given back after loading, low and high, in bytes."""
+    return _kept(vocab_size, num_merges, _LIBRARY_BYTES)
+
+
+def loaded_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int]:
+    """The same for a process that has imported the library already."""
+    return _kept(vocab_size, num_merges, 0)
+
+
+def _kept(vocab_size: int, num_merges: int | None, library_bytes: int) -> tuple[int, int]:
     fewest, most = _merges(vocab_size, num_merges)
     low, high = (
-        7_100_000 + table_bytes(vocab_size, merges) + 120 * vocab_size + 8 * merges for merges in (fewest, most)
+        library_bytes + table_bytes(vocab_size, merges) + 120 * vocab_size + 8 * merges for merges in (fewest, most)
     )
     return round(0.93 * low), round(1.05 * high) + _REMEMBERED_BYTES
 
