@@ -1,4 +1,4 @@
-"""Places: what of a choice stays in RAM. Everything when it fits, else the same share of each matrix, the rest streamed."""
+"""Places: what of a choice stays in RAM. Everything when it fits, else the same share of each matrix."""
 
 from __future__ import annotations
 
@@ -81,17 +81,22 @@ def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> list[Streamed]:
     return rings
 
 
-def _reading(bench: Bench, made: Draft, ring: Streamed) -> Span:
-    """Seconds of the disk in one pass, but for what rounding to strips and looking up rows add."""
-    num_bytes = max(0, made.form.weights.passing_bytes - ring.resident_bytes)
-    return bench.prices(made.form).rates.disk(num_bytes, ring.slot_bytes, ring.in_flight)
+def _reading(bench: Bench, made: Draft, ring: Streamed, logits: bool = True) -> Span:
+    """Seconds of the disk in one pass at least, with or without the weights that only logits need."""
+    weights = made.form.weights
+    num_bytes = float(weights.passing_bytes - ring.resident_bytes)
+    if not logits:
+        # The running share leaves each run of weights its part of what is streamed, to one strip.
+        share = 1 - made.logit_bytes / weights.passing_bytes
+        num_bytes = share * num_bytes - weights.largest_strip_bytes
+    return bench.prices(made.form).rates.disk(max(0.0, num_bytes), ring.slot_bytes, ring.in_flight)
 
 
 def _placing(bench: Bench, made: Draft, ring: Streamed | None) -> Placing:
     prefill, decode = made.stages
-    seconds = [prefill.seconds, decode.seconds]
+    seconds, batch = [prefill.seconds, decode.seconds], decode.tokens // decode.replays
     if ring is not None:
-        reading = _reading(bench, made, ring)
-        seconds = [Span.largest(stage.seconds, reading * stage.replays) for stage in made.stages]
-    batch = decode.tokens // decode.replays
+        whole, part = _reading(bench, made, ring), _reading(bench, made, ring, logits=False)
+        readings = (whole * batch + part * (prefill.replays - batch), whole * decode.replays)
+        seconds = [Span.largest(*pair) for pair in zip(seconds, readings, strict=True)]
     return Placing(made, ring, seconds[0] + seconds[1], seconds[0] * (1 / batch), seconds[1] * (1 / decode.replays))

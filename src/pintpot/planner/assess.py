@@ -15,7 +15,7 @@ from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, UsageError
 from pintpot.nets import family
 from pintpot.planner.cost import Cost, Holder, StageCost
-from pintpot.planner.degradation import expected
+from pintpot.planner.degradation import expected, steps_key
 from pintpot.planner.holders import all_holders, fixed_holders, loading_bytes
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import Prices
@@ -25,6 +25,7 @@ from pintpot.planner.workload import price_stages, price_workload
 from pintpot.program.alike import alike
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
+from pintpot.program.ops.linear import over_rows
 from pintpot.program.scratch import scratch
 from pintpot.program.spec import Work
 from pintpot.units import format_bytes
@@ -58,6 +59,14 @@ class Draft:
         """What a process holds when no strip has its place in RAM; vectors always have theirs."""
         return sum(holder.high for holder in self.fixed_streaming) + self.form.weights.vector_bytes
 
+    @cached_property
+    def logit_bytes(self) -> int:
+        """Bytes of the weights that are only needed where logits are wanted."""
+        program = self.work.stage("prefill").programs[-1]
+        found = (item for item in alike(program) if item.op.kind == "linear" and over_rows(item.op, program))
+        weights = {weight.name: weight.num_bytes for weight in self.form.weights}
+        return sum(item.count * sum(weights[name] for name in item.op.read_all("weight")) for item in found)
+
     @property
     def whole_bytes(self) -> int:
         """The budget at which everything stays in RAM."""
@@ -85,7 +94,7 @@ class Bench:
         return expected(tuple(steps), question.priors, question.measured, question.budget.below_4_bits)
 
     def draft(self, steps: Iterable[Step]) -> Draft:
-        """Check the steps and fold them. Raises NotApplicable with a step's reason, UsageError where two steps clash."""
+        """Check and fold the steps. Raises NotApplicable with a step's reason, UsageError where two steps clash."""
         key = tuple(step for step in steps if step.facet != Facet.PLACE)
         found = self._drafts.get(key)
         if found is None:
@@ -152,7 +161,7 @@ class Bench:
 
 
 def assess(question: Question, steps: Iterable[Step]) -> Plan:
-    """The plan that these steps make. Raises NotApplicable with a step's reason, DoesNotFit with the deciding number."""
+    """The plan of these steps. Raises NotApplicable with a step's reason, DoesNotFit with the deciding number."""
     plan = _walk(question, tuple(steps))
     short = shortfall(plan, question.budget.memory_bytes)
     if short is not None:
@@ -161,8 +170,10 @@ def assess(question: Question, steps: Iterable[Step]) -> Plan:
 
 
 def reprice(plan: Plan, question: Question) -> Plan:
-    """The same steps priced again: on another machine, or after measurements."""
-    return replace(_walk(question, plan.steps), smallest_bytes=plan.smallest_bytes)
+    """The same steps priced again: on another machine, or after measurements. What they do to quality stays."""
+    known = {steps_key(plan.steps): (plan.degradation.low, plan.degradation.high)}
+    priced = _walk(replace(question, measured=known), plan.steps)
+    return replace(priced, degradation=plan.degradation, smallest_bytes=plan.smallest_bytes)
 
 
 def rebuild_work(plan: Plan) -> Work:

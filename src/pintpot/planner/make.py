@@ -63,7 +63,7 @@ def alternative(plan: Plan, rejected: Rejected) -> tuple[Step, ...]:
 
 
 def reassess(question: Question, plan: Plan, rejected: Rejected) -> Plan:
-    """The plan that an alternative would have been, whatever limits it breaks. Raises as `place` and `Bench.draft` do."""
+    """The plan that an alternative would have been, whatever limits it breaks. Raises as `assess` does."""
     bench = Bench(question)
     memory = plan.smallest_bytes if plan.budget.prefer == "memory" else plan.budget.memory_bytes
     made = bench.draft(alternative(plan, rejected))

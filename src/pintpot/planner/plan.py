@@ -1,4 +1,4 @@
-"""The plan: which steps, what they promise, and why the others lost. JSON both ways, the same bytes for the same input."""
+"""The plan: which steps, what they promise, and why the others lost; JSON both ways, the same bytes each time."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Rates:
         return self._found[key]
 
     def product(self, name: str, rows: int) -> Speed | None:
-        """Multiply-adds a second at `rows` rows with weights at hand, between the measured ones on a logarithmic scale."""
+        """Multiply-adds a second at `rows` rows, weights at hand; between measured ones on a logarithmic scale."""
         key = ("product", name, rows)
         if key not in self._found:
             self._found[key] = self._between(name, rows)

@@ -1,4 +1,4 @@
-"""The choice of a plan: every choice is weighed by what it could at best be, and placed and priced while it may still win.
+"""The choice of a plan: each is weighed by what it could be at best, and placed and priced while it may still win.
 
 Greedy and search go through the same `Bench`, the one road from steps to a plan.
 """

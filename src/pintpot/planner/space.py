@@ -92,7 +92,7 @@ def _reason_against(question: Question, step: Step) -> str | None:
 
 
 def _may_keep(question: Question, option: Option) -> bool:
-    """Whether some plan with this option keeps the budget's degradation: by its own prior, or as measured beside others."""
+    """Whether some plan with this option may keep the budget's degradation: by its prior, or as measured with others."""
     if option is None or question.priors.of(option.key)[1] <= question.budget.degradation:
         return True
     limit = question.budget.degradation

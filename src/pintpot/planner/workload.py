@@ -46,10 +46,11 @@ def pack_bytes(form: Form) -> int:
 
 
 def _chunks(prompt: int, chunk: int, batch: int) -> tuple[tuple[Extent, int], ...]:
-    full, rest = divmod(prompt, chunk)
-    # Attention's cost is linear in the context, so whole chunks are priced at their mean.
-    whole = ((Extent(chunk, context=chunk * (full - 1) // 2), full * batch),) if full else ()
-    return whole + (((Extent(rest, context=chunk * full), batch),) if rest else ())
+    """The chunks of every sequence's prompt; logits are wanted of the last alone."""
+    before, last = divmod(prompt - 1, chunk)
+    # Attention's cost is linear in the context, so the chunks before the last are priced at their mean.
+    whole = ((Extent(chunk, rows=0, context=chunk * (before - 1) // 2), before * batch),) if before else ()
+    return (*whole, (Extent(last + 1, context=chunk * before), batch))
 
 
 def _read(prices: Prices, num_bytes: int) -> Span:

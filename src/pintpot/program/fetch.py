@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pintpot.errors import UsageError, need
+from pintpot.program.ops.linear import over_rows
 from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Work
 
 RING = "ring"
@@ -20,19 +21,33 @@ class Streaming:
     strip_bytes: int
     num_strips: int
 
+    def pass_bytes(self, slot_bytes: int) -> int:
+        """Bytes that a pass reads: slots hold whole strips and are read in whole blocks."""
+        filled = slot_bytes // self.strip_bytes * self.strip_bytes
+        return round(self.num_bytes * _aligned(filled) / filled)
 
-def insert_fetches(work: Work, disk: Mapping[str, Streaming]) -> Work:
+    @property
+    def lookup_bytes(self) -> int:
+        """Bytes that one token reads on average: its strip, with the blocks it begins and ends in, if it is on disk."""
+        share = self.num_bytes / (self.strip_bytes * self.num_strips)
+        return round(share * _aligned(self.strip_bytes + ALIGN))
+
+
+def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -> Work:
     """The work with a fetch before each op that needs rows of a weight that rest on disk.
 
-    A product needs them all in every pass; an embedding reads the strip of each token that falls among them.
+    A product needs them all in every pass, the head's only where logits are wanted; an embedding reads the strip of
+    each token that falls among them.
     """
     ring = Buffers((Buffer(RING, (0,), "uint8", "ring", "ring"),))
-    made: dict[tuple[str, bool], Op] = {}
+    made: dict[tuple[str, str], Op] = {}
 
-    def fetch(name: str, looked_up: bool) -> Op:
-        if (name, looked_up) not in made:
-            made[name, looked_up] = _fetch(name, disk[name], looked_up)
-        return made[name, looked_up]
+    def fetch(name: str, each: str) -> Op:
+        if (name, each) not in made:
+            num_bytes = disk[name].lookup_bytes if each == "token" else disk[name].pass_bytes(slot_bytes)
+            attributes = (("bytes", num_bytes), ("per_token", each == "token"), ("over_rows", each == "rows"))
+            made[name, each] = Op("fetch", (("weight", name),), (("ring", RING),), attributes, lane="read")
+        return made[name, each]
 
     def streamed(program: Program) -> Program:
         ops: list[Op] = []
@@ -40,7 +55,9 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming]) -> Work:
         for op in program.ops:
             starts.append(len(ops))
             wanted = [name for role, name in op.reads if role == "weight" and name in disk]
-            ops += [fetch(name, op.kind == "embed") for name in wanted]
+            if wanted:
+                each = "token" if op.kind == "embed" else "rows" if over_rows(op, program) else "pass"
+                ops += [fetch(name, each) for name in wanted]
             ops.append(op)
         starts.append(len(ops))
         parts = program.buffers.parts if isinstance(program.buffers, Buffers) else (Buffers(program.buffers),)
@@ -54,24 +71,13 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming]) -> Work:
     )
 
 
-def _mean_read(item: Streaming) -> int:
-    """Bytes read for one token on average: its strip, in whole disk blocks, if it is one of those on disk."""
-    share = item.num_bytes / (item.strip_bytes * item.num_strips)
-    return round(share * _aligned(item.strip_bytes + ALIGN))
-
-
-def _fetch(name: str, item: Streaming, looked_up: bool) -> Op:
-    attributes = (("bytes", _mean_read(item) if looked_up else item.num_bytes), ("per_token", looked_up))
-    return Op("fetch", (("weight", name),), (("ring", RING),), attributes, lane="read")
-
-
 def _aligned(num_bytes: int) -> int:
     return -(-num_bytes // ALIGN) * ALIGN
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive strips of one weight in one slot: `num_strips` from strip `first_strip` on, at `offset` in the slot."""
+    """Consecutive strips of one weight in one slot: `num_strips` from `first_strip` on, at `offset` in the slot."""
 
     weight: str
     first_strip: int

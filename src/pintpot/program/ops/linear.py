@@ -34,6 +34,8 @@ def check(op: Op, program: Program) -> None:
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     rows = num_rows(op, program, extent)
+    if rows == 0:
+        return Demand()
     planes = PLANES[op.get("activation", "float32")]
     arithmetic: dict[str, float] = {}
     ram_bytes = 0.0
@@ -57,13 +59,14 @@ def suffix(name: str, planes: int) -> str:
 
 def num_rows(op: Op, program: Program, extent: Extent) -> int:
     """Activation rows of this op: all new tokens, or only those whose logits are wanted."""
-    return extent.rows if _over_rows(op, program) else extent.tokens
+    return extent.rows if over_rows(op, program) else extent.tokens
 
 
 def bound_rows(op: Op, program: Program) -> int:
     """The most activation rows that this op ever has."""
-    return program.bound("rows" if _over_rows(op, program) else "tokens")
+    return program.bound("rows" if over_rows(op, program) else "tokens")
 
 
-def _over_rows(op: Op, program: Program) -> bool:
+def over_rows(op: Op, program: Program) -> bool:
+    """Whether this op computes only the rows whose logits are wanted."""
     return program.by_name[str(op.write("out"))].shape[0] == "rows"

@@ -73,7 +73,7 @@ class Streamed(Step):
     def rewrite(self, work: Work, form: Form) -> Work:
         partly = [weight for weight in form.weights if weight.ram_rows < weight.shape[0]]
         disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in partly}
-        return insert_fetches(work, disk) if disk else work
+        return insert_fetches(work, disk, self.slot_bytes) if disk else work
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
