@@ -59,6 +59,8 @@ class PageTable:
 
     def _release(self, seen: Ranges, position: int) -> None:
         size = self._pool.page_tokens
+        if seen[0][1] >= position:
+            return
         for index in range(min(len(self.pages), position // size)):
             low, high = index * size, (index + 1) * size
             if not any(first < high and low < stop for first, stop in seen):
