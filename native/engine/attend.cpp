@@ -69,13 +69,17 @@ void Attend::store(Context& context, int32_t token) const {
     context.kernels->rope_store(&record_.rope, qkv, call.positions[i], call.pages_of(call.sequence[i]), qkv);
 }
 
-void Attend::begin(Context& context) {
+int64_t Attend::begin(Context& context, int phase) {
     const Call& call = *context.call;
-    tasks_.clear();
     bool few = call.num_tokens <= kFewTokens;
-    if (few)
+    if (phase == 0 && !few) return (call.num_tokens + kTokensOfChunk - 1) / kTokensOfChunk;
+    if (phase == 0) {
         for (int32_t token = 0; token < call.num_tokens; ++token) store(context, token);
+        return 0;
+    }
+    tasks_.clear();
     few && may_split(threads_) ? plan_segments(call) : plan_blocks(call);
+    return int64_t(tasks_.size()) * record_.rope.cache.kv_heads;
 }
 
 void Attend::plan_segments(const Call& call) {
@@ -100,19 +104,14 @@ void Attend::plan_blocks(const Call& call) {
     }
 }
 
-bool Attend::run(Context& context, int thread, const Finish& finish) {
-    int32_t tokens = context.call->num_tokens;
-    if (tokens > kFewTokens) {
-        bool go_on = context.pool->phase(thread, (tokens + kTokensOfChunk - 1) / kTokensOfChunk, [&](int64_t chunk) {
-            int32_t first = int32_t(chunk) * kTokensOfChunk;
-            for (int32_t token = first; token < std::min(tokens, first + kTokensOfChunk); ++token) store(context, token);
-        });
-        if (!go_on) return false;
+void Attend::work(Context& context, int phase, int64_t chunk, int) {
+    if (phase == 1) {
+        int64_t heads = record_.rope.cache.kv_heads;
+        attend(context, tasks_[size_t(chunk / heads)], int32_t(chunk % heads));
+        return;
     }
-    int64_t heads = record_.rope.cache.kv_heads;
-    return context.pool->phase(
-        thread, int64_t(tasks_.size()) * heads,
-        [&](int64_t chunk) { attend(context, tasks_[size_t(chunk / heads)], int32_t(chunk % heads)); }, finish);
+    int32_t first = int32_t(chunk) * kTokensOfChunk, stop = std::min(context.call->num_tokens, first + kTokensOfChunk);
+    for (int32_t token = first; token < stop; ++token) store(context, token);
 }
 
 AttendCall Attend::call_of(const Context& context, const Task& task, int32_t kv_head) const {

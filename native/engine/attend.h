@@ -23,9 +23,9 @@ class Attend final : public Op {
     const char* kind() const override { return "attend"; }
     ScratchNeed scratch(const Bounds& bounds, int threads) const override;
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
-    void begin(Context& context) override;
-    bool is_parallel(const Context&) const override { return true; }
-    bool run(Context& context, int thread, const Finish& finish) override;
+    int num_phases() const override { return 2; }
+    int64_t begin(Context& context, int phase) override;
+    void work(Context& context, int phase, int64_t chunk, int thread) override;
     Visible visible() const { return {record_.window, record_.sinks, record_.num_pages}; }
 
   private:

@@ -13,25 +13,45 @@ namespace {
 
 constexpr size_t kChunk = size_t(256) << 10;
 
-// rounds passes over the chunks, claimed one by one, with a barrier after each pass.
-template <class Work>
-double claimed(Pool& pool, int rounds, int64_t chunks, Work&& work) {
+using Work = std::function<void(int64_t)>;
+
+// The same phases over and over, as the ops of a replay follow each other.
+struct Rounds final : Job {
+    struct Phase {
+        int64_t chunks;
+        Work work;
+    };
+    Rounds(int rounds, std::vector<Phase> phases_) : phases(std::move(phases_)), left(int64_t(rounds) * int64_t(phases.size())) {}
+    int64_t next() override {
+        if (left-- == 0) return 0;
+        current = (current + 1) % phases.size();
+        return phases[current].chunks;
+    }
+    void work(int, int64_t chunk) override { phases[current].work(chunk); }
+    std::vector<Phase> phases;
+    int64_t left;
+    size_t current = phases.size() - 1;
+};
+
+double seconds_of(Pool& pool, int rounds, std::vector<Rounds::Phase> phases) {
+    Rounds job(rounds, std::move(phases));
     int64_t start = now_ns();
-    pool.run([&](int thread) {
-        for (int round = 0; round < rounds; ++round)
-            if (!pool.phase(thread, chunks, work)) return;
-    });
+    pool.run(job);
     return double(now_ns() - start) * 1e-9;
 }
 
-// Every thread does its own part `rounds` times; no barrier but the last.
-template <class Work>
-double apart(Pool& pool, int rounds, Work&& work) {
-    int64_t start = now_ns();
-    pool.run([&](int thread) {
-        for (int round = 0; round < rounds; ++round) work(thread);
-    });
-    return double(now_ns() - start) * 1e-9;
+// rounds passes over the chunks, claimed one by one.
+double claimed(Pool& pool, int rounds, int64_t chunks, const Work& work) { return seconds_of(pool, rounds, {{chunks, work}}); }
+
+// Every thread does a part of its own `rounds` times.
+double apart(Pool& pool, int rounds, const Work& work) {
+    std::atomic<int> arrived{0};
+    auto part = [&](int64_t mine) {
+        // Nobody takes two parts while another thread is still asleep.
+        for (++arrived; arrived < pool.size();) std::this_thread::yield();
+        for (int round = 0; round < rounds; ++round) work(mine);
+    };
+    return seconds_of(pool, 1, {{pool.size(), part}});
 }
 
 double read_seconds(Pool& pool, Arena& arena, size_t bytes, int rounds) {
@@ -57,7 +77,7 @@ double copy_seconds(Pool& pool, Arena& arena, size_t bytes, int rounds) {
 // (multiply-adds, seconds) of all threads.
 std::pair<double, double> peak_seconds(Pool& pool, bool is_float, uint64_t rounds) {
     std::atomic<uint64_t> operations{0};
-    double seconds = apart(pool, 1, [&](int) {
+    double seconds = apart(pool, 1, [&](int64_t) {
         uint64_t mine = 0;
         volatile uint64_t kept = is_float ? kernels().float_peak(rounds, &mine) : kernels().int8_peak(rounds, &mine);
         (void)kept;
@@ -127,23 +147,17 @@ double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int h
         int64_t segments = (context + kSegmentTokens - 1) / kSegmentTokens;
         int64_t piece = heads / kv_heads * (head_dim + 16);
         std::vector<float> partials(size_t(kv_heads * segments * piece));
-        int64_t start = now_ns();
-        pool.run([&](int thread) {
-            for (int round = 0; round < rounds; ++round) {
-                auto segment = [&](int64_t chunk) {
-                    AttendCall mine = call;
-                    mine.kv_head = int32_t(chunk / segments);
-                    kernels().attend_segment(&mine, chunk % segments, partials.data() + chunk * piece);
-                };
-                auto merge = [&](int64_t kv_head) {
-                    AttendCall mine = call;
-                    mine.kv_head = int32_t(kv_head);
-                    kernels().attend_merge(&mine, partials.data() + kv_head * segments * piece, segments);
-                };
-                if (!pool.phase(thread, kv_heads * segments, segment) || !pool.phase(thread, kv_heads, merge)) return;
-            }
-        });
-        return double(now_ns() - start) * 1e-9;
+        auto segment = [&](int64_t chunk) {
+            AttendCall mine = call;
+            mine.kv_head = int32_t(chunk / segments);
+            kernels().attend_segment(&mine, chunk % segments, partials.data() + chunk * piece);
+        };
+        auto merge = [&](int64_t kv_head) {
+            AttendCall mine = call;
+            mine.kv_head = int32_t(kv_head);
+            kernels().attend_merge(&mine, partials.data() + kv_head * segments * piece, segments);
+        };
+        return seconds_of(pool, rounds, {{kv_heads * segments, segment}, {kv_heads, merge}});
     }
     constexpr int64_t kBlockTokens = 16;
     int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;

@@ -29,34 +29,48 @@ PyType_Slot arena_slots[] = {
     {0, nullptr},
 };
 
-double barrier_seconds(Pool& pool, int rounds) {
-    int64_t start = now_ns();
-    pool.run([&](int thread) {
-        for (int i = 0; i < rounds; ++i) pool.barrier(thread);
-    });
-    return double(now_ns() - start) * 1e-9 / rounds;
-}
-
-double run_seconds(Pool& pool, int rounds) {
-    int64_t start = now_ns();
-    for (int i = 0; i < rounds; ++i) pool.run([](int) {});
-    return double(now_ns() - start) * 1e-9 / rounds;
-}
-
-// Every chunk of every phase is claimed once, and no phase starts before the last has ended.
-bool check_phases(Pool& pool, int phases, int chunks) {
-    std::vector<std::atomic<int>> claimed(static_cast<size_t>(chunks));
+// Phases of as many chunks each, all told apart; `wrong` counts what was claimed twice, left out, or taken too early.
+struct Phases final : Job {
+    Phases(int phases_, int chunks_) : left(phases_), chunks(chunks_), claimed(size_t(chunks_)) {}
+    int64_t next() override {
+        for (std::atomic<int>& count : claimed) wrong += count != begun;
+        return left-- > 0 ? (++begun, chunks) : 0;
+    }
+    void work(int, int64_t chunk) override {
+        if (claimed[size_t(chunk)].fetch_add(1) != begun - 1) ++wrong;
+    }
+    int left, chunks, begun = 0;
+    std::vector<std::atomic<int>> claimed;
     std::atomic<int> wrong{0};
-    pool.run([&](int thread) {
-        for (int phase = 0; phase < phases; ++phase) {
-            bool go_on = pool.phase(thread, chunks, [&](int64_t chunk) {
-                if (claimed[size_t(chunk)].fetch_add(1) != phase) ++wrong;
-            });
-            if (!go_on) return;
-        }
-    });
-    for (std::atomic<int>& count : claimed) wrong += count != phases;
-    return wrong == 0;
+};
+
+bool check_phases(Pool& pool, int phases, int chunks) {
+    need(phases >= 0 && chunks > 0, "phases have chunks");
+    Phases job(phases, chunks);
+    pool.run(job);
+    return job.wrong == 0 && job.begun == phases;
+}
+
+// Of a phase with one empty chunk for each thread.
+double phase_seconds(Pool& pool, int rounds) {
+    struct Empty final : Job {
+        int64_t next() override { return left-- > 0 ? chunks : 0; }
+        void work(int, int64_t) override {}
+        int left = 0, chunks = 0;
+    } job;
+    need(rounds > 0, "one round or more");
+    job.left = rounds, job.chunks = pool.size();
+    int64_t start = now_ns();
+    pool.run(job);
+    return double(now_ns() - start) * 1e-9 / rounds;
+}
+
+// Of a job of one phase, started and ended.
+double run_seconds(Pool& pool, int rounds) {
+    need(rounds > 0, "one round or more");
+    int64_t start = now_ns();
+    for (int i = 0; i < rounds; ++i) pool.run(pool.size(), [](int, int64_t) {});
+    return double(now_ns() - start) * 1e-9 / rounds;
 }
 
 }  // namespace
@@ -80,7 +94,7 @@ void bind_memory(nb::module_& module) {
     nb::class_<Pool>(module, "Pool")
         .def(nb::init<int, const std::vector<int>&>(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>())
         .def_prop_ro("size", &Pool::size)
-        .def("barrier_seconds", &barrier_seconds, nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>())
+        .def("barrier_seconds", &phase_seconds, nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>())
         .def("run_seconds", &run_seconds, nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>())
         .def("check_phases", &check_phases, nb::arg("phases"), nb::arg("chunks"),
              nb::call_guard<nb::gil_scoped_release>());

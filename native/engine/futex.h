@@ -1,4 +1,4 @@
-// Sleeping and waking on one 32-bit word, and the pause between two looks at it.
+// Sleeping and waking on half of a 64-bit word, and the pause between two looks at it.
 #pragma once
 
 #include <atomic>
@@ -10,14 +10,21 @@
 
 namespace pintpot {
 
-static_assert(sizeof(std::atomic<uint32_t>) == 4, "a futex is one 32-bit word");
+static_assert(sizeof(std::atomic<uint64_t>) == 8, "a futex is one half of a 64-bit word");
 
-inline void futex_wait(std::atomic<uint32_t>& word, uint32_t expected) {
-    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+// The upper half of a 64-bit word, as the kernel sees it.
+inline uint32_t* upper_half(std::atomic<uint64_t>& word) {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "written for little-endian machines");
+    return reinterpret_cast<uint32_t*>(&word) + 1;
 }
 
-inline void futex_wake_all(std::atomic<uint32_t>& word) {
-    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+// Sleeps while *word is `expected`; may wake without a reason.
+inline void futex_wait(uint32_t* word, uint32_t expected) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nullptr, nullptr, 0);
+}
+
+inline void futex_wake_all(uint32_t* word) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
 inline void pause() {

@@ -112,24 +112,24 @@ void Linear::add_chunks(bool streamed, int threads) {
     }
 }
 
-void Linear::begin(Context& context) {
+int64_t Linear::begin(Context& context, int phase) {
     int64_t rows = count(context);
-    if (rows > 0 && rows <= kFewTokens) prepare_panel(context, 0, rows, rows, context.scratch_of(0));
+    if (rows == 0) return 0;
+    if (phase == 1) return int64_t(chunks_.size());
+    if (!keeps_floats() && !uses_int8_) return 0;
+    if (rows > kFewTokens) return (rows + kPanelTokens - 1) / kPanelTokens;
+    // Any thread's own scratch will do: no other thread is inside the replay.
+    prepare_panel(context, 0, rows, rows, context.scratch_of(0));
+    return 0;
 }
 
-bool Linear::run(Context& context, int thread, const Finish& finish) {
-    Pool& pool = *context.pool;
-    int64_t rows = count(context);
-    if (rows > kFewTokens) {
-        int64_t panels = (rows + kPanelTokens - 1) / kPanelTokens;
-        bool go_on = pool.phase(thread, panels, [&](int64_t panel) {
-            int64_t first = panel * kPanelTokens;
-            prepare_panel(context, first, std::min(first + kPanelTokens, rows), rows, context.scratch_of(thread));
-        });
-        if (!go_on) return false;
+void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
+    if (phase == 1) {
+        multiply(context, chunks_[size_t(chunk)], thread);
+        return;
     }
-    return pool.phase(
-        thread, int64_t(chunks_.size()), [&](int64_t chunk) { multiply(context, chunks_[size_t(chunk)], thread); }, finish);
+    int64_t rows = count(context), first = chunk * kPanelTokens;
+    prepare_panel(context, first, std::min(first + kPanelTokens, rows), rows, context.scratch_of(thread));
 }
 
 void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) const {

@@ -28,9 +28,9 @@ class Linear final : public Op {
     const char* kind() const override { return "linear"; }
     ScratchNeed scratch(const Bounds& bounds, int threads) const override;
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
-    void begin(Context& context) override;
-    bool is_parallel(const Context& context) const override { return count(context) > 0; }
-    bool run(Context& context, int thread, const Finish& finish) override;
+    int num_phases() const override { return 2; }
+    int64_t begin(Context& context, int phase) override;
+    void work(Context& context, int phase, int64_t chunk, int thread) override;
 
     bool over_rows() const { return record_.over_rows; }
     // Without a select the rows with logits are all tokens, or none.

@@ -14,8 +14,8 @@
 
 namespace pintpot {
 
-// Up to this many tokens the part of an op that comes before its product is done by one thread while the others wait at
-// the barrier that they pass anyway; from there on it is a phase of its own.
+// Up to this many tokens the part of an op that comes before its product is done by the thread that begins the phase;
+// from there on it is a phase of its own.
 constexpr int32_t kFewTokens = 4;
 
 struct ScratchNeed {
@@ -48,8 +48,6 @@ class Memory {
     virtual void check(const void* address, int64_t bytes, size_t alignment, const char* what) const = 0;
 };
 
-using Finish = std::function<void()>;
-
 class Op {
   public:
     virtual ~Op() = default;
@@ -58,15 +56,11 @@ class Op {
     // Checks the record against what it is bound to. Throws std::invalid_argument.
     virtual void bind(const Memory&, const Bounds&, Ring*, int threads) { (void)threads; }
 
-    // One thread alone, after everything before is done and before any thread is in `run`.
-    virtual void begin(Context&) {}
-    // Whether `run` has anything left to do after `begin`.
-    virtual bool is_parallel(const Context&) const { return false; }
-    // All threads. Its last phase ends with `finish`, called by one thread before any of them goes on. False: leave.
-    virtual bool run(Context&, int thread, const Finish& finish) {
-        (void)thread, (void)finish;
-        return true;
-    }
+    virtual int num_phases() const { return 1; }
+    // One thread alone, after everything before is done: prepares a phase, or does what is too little to share, and
+    // says how many chunks are left for `work`.
+    virtual int64_t begin(Context&, int phase) = 0;
+    virtual void work(Context&, int phase, int64_t chunk, int thread) { (void)phase, (void)chunk, (void)thread; }
 };
 
 inline size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }

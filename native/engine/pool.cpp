@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <pthread.h>
 #include <sched.h>
+#include <utility>
 
 #include "engine/errors.h"
 #include "engine/futex.h"
@@ -50,74 +51,97 @@ Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), s
 
 Pool::~Pool() {
     closing_.store(true);
-    job_.fetch_add(1);
-    futex_wake_all(job_);
+    ticket_.fetch_add(kOnePhase);
+    futex_wake_all(upper_half(ticket_));
     for (std::thread& thread : threads_) thread.join();
 }
 
-void Pool::run(const std::function<void(int)>& body, const std::function<void()>* between_chunks) {
+void Pool::run(Job& job) {
     std::lock_guard<std::mutex> only(one_caller_);
     stop_.store(false);
-    go_on_ = true;
-    next_.store(0);
     error_ = nullptr;
-    body_ = &body;
-    between_chunks_ = between_chunks;
-    if (num_threads_ > 1) {
-        job_.fetch_add(1);
-        futex_wake_all(job_);
+    job_ = &job;
+    begin_next(0);
+    for (;;) {
+        Ticket ticket = take_part(0);
+        if (ticket.chunks() == 0) break;
+        wait_beyond(ticket, 0);
     }
-    body(0);
-    if (num_threads_ > 1) barrier(0);
-    body_ = nullptr;
+    job_ = nullptr;
     if (error_ != nullptr) std::rethrow_exception(error_);
 }
 
-void Pool::worker(int thread) noexcept {
-    uint32_t seen = 0;
-    for (;;) {
-        uint32_t job = job_.load();
-        if (job == seen) {
-            futex_wait(job_, seen);
-            continue;
-        }
-        seen = job;
-        if (closing_.load()) return;
-        (*body_)(thread);
-        barrier(thread);
+void Pool::run(int64_t chunks, const std::function<void(int, int64_t)>& work) {
+    struct OnePhase final : Job {
+        OnePhase(int64_t chunks, const std::function<void(int, int64_t)>& work) : left(chunks), call(work) {}
+        int64_t next() override { return std::exchange(left, 0); }
+        void work(int thread, int64_t chunk) override { call(thread, chunk); }
+        int64_t left;
+        const std::function<void(int, int64_t)>& call;
+    } job(chunks, work);
+    run(job);
+}
+
+void Pool::worker(int thread) {
+    while (!closing_.load()) {
+        Ticket ticket = take_part(thread);
+        wait_beyond(ticket, thread);
     }
 }
 
-bool Pool::barrier(int thread, const std::function<void()>& finish) {
-    uint32_t generation = generation_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == num_threads_) {
-        if (finish != nullptr && !stopping()) {
+Pool::Ticket Pool::take_part(int thread) {
+    for (;;) {
+        Ticket ticket(ticket_.load(std::memory_order_acquire));
+        if (!ticket.has_chunk()) return ticket;
+        ticket = Ticket(ticket_.fetch_add(1, std::memory_order_acq_rel));
+        if (!ticket.has_chunk()) return ticket;
+        if (!stopping()) {
             try {
-                finish();
+                job_->work(thread, ticket.next());
             } catch (...) {
                 fail(std::current_exception());
             }
         }
-        arrived_.store(0, std::memory_order_relaxed);
-        next_.store(0, std::memory_order_relaxed);
-        go_on_ = !stop_.load(std::memory_order_relaxed);
-        generation_.store(generation + 1);
-        if (sleepers_.load() > 0) futex_wake_all(generation_);
-        return go_on_;
+        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == ticket.chunks()) begin_next(thread);
     }
-    int& budget = spins_[size_t(thread)].budget;
-    for (int i = 0; i < budget; ++i) {
-        pause();
-        if (generation_.load(std::memory_order_acquire) != generation) {
-            budget = std::min(budget + kFewestSpins, max_spins_);
-            return go_on_;
+}
+
+// By the only thread that is inside the job at this moment.
+void Pool::begin_next(int thread) {
+    int64_t chunks = 0;
+    if (!stopping()) {
+        try {
+            chunks = job_->next();
+            need(chunks >= 0 && chunks <= kMostChunks, text("a phase of %lld chunks", static_cast<long long>(chunks)));
+        } catch (...) {
+            fail(std::current_exception());
+            chunks = 0;
         }
     }
-    budget = std::min(std::max(budget / 2, kFewestSpins), max_spins_);
+    if (stopping()) chunks = 0;
+    done_.store(0, std::memory_order_relaxed);
+    uint64_t phase = ticket_.load(std::memory_order_relaxed) / kOnePhase;
+    ticket_.store((phase + 1) * kOnePhase + (uint64_t(chunks) << 20));
+    // A single chunk is for this thread; the end of a job matters only to the caller.
+    bool concerns_others = chunks == 0 ? thread != 0 : chunks > 1;
+    if (concerns_others && sleepers_.load() > 0) futex_wake_all(upper_half(ticket_));
+}
+
+void Pool::wait_beyond(const Ticket& ticket, int thread) {
+    int& budget = spins_[size_t(thread)].budget;
+    auto unchanged = [&] { return Ticket(ticket_.load()).upper() == ticket.upper(); };
+    if (ticket.chunks() > 0) {
+        for (int i = 0; i < budget; ++i) {
+            pause();
+            if (unchanged()) continue;
+            budget = std::min(budget + kFewestSpins, max_spins_);
+            return;
+        }
+        budget = std::min(std::max(budget / 2, kFewestSpins), max_spins_);
+    }
     sleepers_.fetch_add(1);
-    while (generation_.load() == generation) futex_wait(generation_, generation);
+    while (unchanged() && !closing_.load()) futex_wait(upper_half(ticket_), ticket.upper());
     sleepers_.fetch_sub(1);
-    return go_on_;
 }
 
 void Pool::fail(std::exception_ptr error) {

@@ -1,4 +1,4 @@
-// The threads of a replay: all run the same body in lockstep, phase by phase, with chunks claimed from a counter.
+// The threads of a replay: they take chunks of one phase after another, and no thread waits for one that has none.
 #pragma once
 
 #include <atomic>
@@ -11,11 +11,24 @@
 
 namespace pintpot {
 
-// A pool runs one body at a time on all its threads; the caller is thread 0. Inside the body `phase` hands out chunks
-// and ends in a barrier. A waiting thread looks at the barrier's word for a bounded time and then sleeps; between
-// bodies it sleeps at once. When looking does not pay (the machine is shared), the time it looks shrinks.
+// Work in phases: all chunks of a phase are done before the next phase begins.
+class Job {
+  public:
+    virtual ~Job() = default;
+    // One thread alone, after the last chunk of a phase (and once before the first): how many chunks the next phase has,
+    // 0 when the job is done.
+    virtual int64_t next() = 0;
+    virtual void work(int thread, int64_t chunk) = 0;
+};
+
+// Chunks are claimed from a counter; who finishes the last one of a phase begins the next. A phase therefore waits only
+// for threads that hold a chunk: one that sleeps, or that the scheduler has put aside for somebody else's work, joins
+// when it is back. A thread without a chunk looks for the next phase for a bounded time and then sleeps; between jobs
+// it sleeps at once. When looking does not pay (the machine is shared), the time it looks shrinks.
 class Pool {
   public:
+    static constexpr int64_t kMostChunks = (int64_t(1) << 20) - 4096;
+
     // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them.
     Pool(int threads, const std::vector<int>& cpus);
     ~Pool();
@@ -24,39 +37,35 @@ class Pool {
 
     int size() const { return num_threads_; }
 
-    // Runs body(thread) on every thread and returns when all have ended. The body throws only inside `phase` (a thread
-    // that left alone would keep the others waiting); the first exception is rethrown here.
-    // `between_chunks` is called by the caller's own thread whenever it claims a chunk.
-    void run(const std::function<void(int)>& body, const std::function<void()>* between_chunks = nullptr);
-
-    // Claims chunks 0..num_chunks-1, calls work(chunk) for each, then waits for the others. Every thread of the body
-    // calls it, in the same order with the same number. False, on all threads alike, once stop() was called.
-    // `finish` is called by the thread that came last, before any of them goes on.
-    template <class Work>
-    bool phase(int thread, int64_t num_chunks, Work&& work, const std::function<void()>& finish = nullptr) {
-        while (!stop_.load(std::memory_order_relaxed)) {
-            if (thread == 0 && between_chunks_ != nullptr) (*between_chunks_)();
-            int64_t chunk = next_.fetch_add(1, std::memory_order_relaxed);
-            if (chunk >= num_chunks) break;
-            try {
-                work(chunk);
-            } catch (...) {
-                fail(std::current_exception());
-            }
-        }
-        return barrier(thread, finish);
-    }
-
-    // Waits for all threads; resets the chunk counter. Returns whether to go on.
-    bool barrier(int thread, const std::function<void()>& finish = nullptr);
-
-    // Asks all threads to leave at the next barrier.
+    // Runs the job to its end; the caller is thread 0. The first exception of next() or work() ends it early and is
+    // rethrown here.
+    void run(Job& job);
+    // Asks for an early end: chunks not yet begun are passed over.
     void stop() { stop_.store(true, std::memory_order_relaxed); }
     bool stopping() const { return stop_.load(std::memory_order_relaxed); }
-    void fail(std::exception_ptr error);
+
+    // One phase: work(thread, chunk) for each chunk.
+    void run(int64_t chunks, const std::function<void(int, int64_t)>& work);
 
   private:
-    void worker(int thread) noexcept;
+    // Phase number (24 bits), chunks of the phase (20), next chunk (20): one word, so that who claims a chunk knows whose
+    // it is. The upper half stays as it is during a phase; sleepers wait for it to change.
+    struct Ticket {
+        explicit Ticket(uint64_t value) : word(value) {}
+        uint64_t word;
+        int64_t chunks() const { return int64_t(word >> 20 & 0xFFFFF); }
+        int64_t next() const { return int64_t(word & 0xFFFFF); }
+        bool has_chunk() const { return next() < chunks(); }
+        uint32_t upper() const { return uint32_t(word >> 32); }
+    };
+    static constexpr uint64_t kOnePhase = uint64_t(1) << 40;
+
+    void worker(int thread);
+    // Takes part until `ticket` has no chunk to give; returns it.
+    Ticket take_part(int thread);
+    void begin_next(int thread);
+    void wait_beyond(const Ticket& ticket, int thread);
+    void fail(std::exception_ptr error);
 
     struct alignas(64) Spin {
         int budget;
@@ -64,16 +73,12 @@ class Pool {
 
     const int num_threads_;
     int max_spins_;
-    alignas(64) std::atomic<int64_t> next_{0};
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<uint32_t> generation_{0};
-    std::atomic<int> sleepers_{0};
-    std::atomic<bool> go_on_{true};
+    alignas(64) std::atomic<uint64_t> ticket_{0};
+    alignas(64) std::atomic<int64_t> done_{0};
+    alignas(64) std::atomic<int> sleepers_{0};
     alignas(64) std::atomic<bool> stop_{false};
-    alignas(64) std::atomic<uint32_t> job_{0};
     std::atomic<bool> closing_{false};
-    const std::function<void(int)>* body_ = nullptr;
-    const std::function<void()>* between_chunks_ = nullptr;
+    Job* job_ = nullptr;
     std::mutex one_caller_;
     std::mutex error_mutex_;
     std::exception_ptr error_;

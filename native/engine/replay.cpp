@@ -116,25 +116,20 @@ bool Replay::run(Call& call, int first, int stop, const std::function<bool()>& p
     if (every_row_) call.check_every_row();
     begin_pass(call, first);
     context_.call = &call;
-    current_ = first, stop_ = stop;
+    current_ = first, phase_ = -1, stop_ = stop;
     done_.store(0, std::memory_order_relaxed);
     given_up_.store(false);
     poll_ = &poll;
     last_poll_ns_ = op_start_ns_ = now_ns();
     ++calls_;
-    const std::function<void()> between_chunks = [this] {
-        if (++looks_ % kLooksPerClock == 0) look_around();
-    };
-    bool whole = false;
     try {
-        advance();
-        if (current_ < stop_ && !given_up_.load()) pool_.run([this](int thread) { body(thread); }, &between_chunks);
-        whole = !given_up_.load();
+        pool_.run(*this);
     } catch (...) {
         if (in_pass_) ring_->end_pass(false);
         in_pass_ = false;
         throw;
     }
+    bool whole = !given_up_.load();
     if (in_pass_ && (!whole || stop == num_ops())) {
         ring_->end_pass(whole);
         in_pass_ = false;
@@ -142,27 +137,25 @@ bool Replay::run(Call& call, int first, int stop, const std::function<bool()>& p
     return whole;
 }
 
-void Replay::body(int thread) {
-    const Finish finish = [this] {
-        op_done();
-        advance();
-    };
-    while (current_ < stop_)
-        if (!list_->ops[size_t(current_)]->run(context_, thread, finish)) return;
+// One thread alone: the next phase that has chunks, with everything before it that needs no other thread.
+int64_t Replay::next() {
+    while (current_ < stop_) {
+        if (cancel_.set.load(std::memory_order_relaxed)) given_up_.store(true);
+        if (given_up_.load(std::memory_order_relaxed)) return 0;
+        Op& op = *list_->ops[size_t(current_)];
+        if (++phase_ == op.num_phases()) {
+            op_done();
+            continue;
+        }
+        int64_t chunks = op.begin(context_, phase_);
+        if (chunks > 0) return chunks;
+    }
+    return 0;
 }
 
-// One thread alone: starts the next op, and finishes those that need no other thread.
-void Replay::advance() {
-    for (; current_ < stop_; op_done()) {
-        if (cancel_.set.load(std::memory_order_relaxed)) given_up_.store(true);
-        if (given_up_.load(std::memory_order_relaxed)) {
-            pool_.stop();
-            return;
-        }
-        Op& op = *list_->ops[size_t(current_)];
-        op.begin(context_);
-        if (op.is_parallel(context_)) return;
-    }
+void Replay::work(int thread, int64_t chunk) {
+    if (thread == 0 && ++looks_ % kLooksPerClock == 0 && !look_around()) return;
+    list_->ops[size_t(current_)]->work(context_, phase_, chunk, thread);
 }
 
 void Replay::op_done() {
@@ -172,6 +165,7 @@ void Replay::op_done() {
         op_start_ns_ = now;
     }
     ++current_;
+    phase_ = -1;
     done_.fetch_add(1, std::memory_order_relaxed);
 }
 

@@ -17,6 +17,7 @@ namespace pintpot {
 class Elsewhere final : public Op {
   public:
     const char* kind() const override { return "elsewhere"; }
+    int64_t begin(Context&, int) override { return 0; }
 };
 
 // Ops in the order of the program, with the bounds they were recorded for.
@@ -35,7 +36,7 @@ struct CancelFlag {
     std::atomic<bool> set{false};
 };
 
-class Replay {
+class Replay final : Job {
   public:
     // Checks every record. `scratch` holds scratch_bytes(pool.size()) bytes. Throws std::invalid_argument.
     Replay(std::unique_ptr<OpList> list, const KernelTable& kernels, Pool& pool, Ring* ring, const Memory& memory,
@@ -63,8 +64,8 @@ class Replay {
     void bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes);
     void count_strips();
     void begin_pass(const Call& call, int first);
-    void body(int thread);
-    void advance();
+    int64_t next() override;
+    void work(int thread, int64_t chunk) override;
     void op_done();
     bool look_around();
 
@@ -83,7 +84,8 @@ class Replay {
     bool streams_ = false, in_pass_ = false;
     bool with_rows_ = false, every_row_ = false;
 
-    int current_ = 0, stop_ = 0;
+    // The op and the phase under way; phase -1 before the first.
+    int current_ = 0, phase_ = -1, stop_ = 0;
     std::atomic<int> done_{0};
     std::atomic<bool> given_up_{false};
     const std::function<bool()>* poll_ = nullptr;

@@ -41,20 +41,20 @@ void Embed::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int) {
     check_floats(memory, record_.out, bounds.tokens * record_.weight.columns, "the output of an embed");
 }
 
-void Embed::begin(Context& context) {
-    if (is_parallel(context)) return;
-    for (int32_t i = 0; i < context.call->num_tokens; ++i) look_up(context, i, context.scratch_of(0));
+// A row on disk is a chunk of its own, so that the reads are spread over the threads.
+int64_t Embed::tokens_of_chunk() const { return record_.weight.rests_whole() ? kTokensOfChunk : 1; }
+
+int64_t Embed::begin(Context& context, int) {
+    int32_t tokens = context.call->num_tokens;
+    if (tokens > kFewTokens) return (tokens + tokens_of_chunk() - 1) / tokens_of_chunk();
+    for (int32_t i = 0; i < tokens; ++i) look_up(context, i, context.scratch_of(0));
+    return 0;
 }
 
-bool Embed::run(Context& context, int thread, const Finish& finish) {
-    int64_t tokens = context.call->num_tokens, size = record_.weight.rests_whole() ? kTokensOfChunk : 1;
-    return context.pool->phase(
-        thread, (tokens + size - 1) / size,
-        [&](int64_t chunk) {
-            for (int64_t i = chunk * size; i < std::min(tokens, (chunk + 1) * size); ++i)
-                look_up(context, int32_t(i), context.scratch_of(thread));
-        },
-        finish);
+void Embed::work(Context& context, int, int64_t chunk, int thread) {
+    int64_t first = chunk * tokens_of_chunk();
+    int64_t stop = std::min<int64_t>(context.call->num_tokens, first + tokens_of_chunk());
+    for (int64_t i = first; i < stop; ++i) look_up(context, int32_t(i), context.scratch_of(thread));
 }
 
 void Embed::look_up(Context& context, int32_t index, uint8_t* own) const {
@@ -76,11 +76,12 @@ void Select::bind(const Memory& memory, const Bounds& bounds, Ring*, int) {
     check_floats(memory, record_.out, bounds.rows * record_.columns, "the output of a select");
 }
 
-void Select::begin(Context& context) {
+int64_t Select::begin(Context& context, int) {
     const Call& call = *context.call;
     for (int32_t row = 0; row < call.num_rows; ++row)
         std::memmove(record_.out + row * record_.columns, record_.x + call.rows[size_t(row)] * record_.columns,
                      size_t(record_.columns) * sizeof(float));
+    return 0;
 }
 
 ScratchNeed Sample::scratch(const Bounds&, int) const {
@@ -96,14 +97,15 @@ void Sample::bind(const Memory& memory, const Bounds& bounds, Ring*, int) {
     if (record_.logprob != nullptr) check_floats(memory, record_.logprob, bounds.rows, "the log probabilities");
 }
 
-void Sample::begin(Context& context) {
-    if (context.call->num_rows == 1) choose(context, 0, reinterpret_cast<float*>(context.scratch_of(0)));
+int64_t Sample::begin(Context& context, int) {
+    int32_t rows = context.call->num_rows;
+    if (rows != 1) return rows;
+    choose(context, 0, reinterpret_cast<float*>(context.scratch_of(0)));
+    return 0;
 }
 
-bool Sample::run(Context& context, int thread, const Finish& finish) {
-    return context.pool->phase(
-        thread, context.call->num_rows,
-        [&](int64_t row) { choose(context, int32_t(row), reinterpret_cast<float*>(context.scratch_of(thread))); }, finish);
+void Sample::work(Context& context, int, int64_t chunk, int thread) {
+    choose(context, int32_t(chunk), reinterpret_cast<float*>(context.scratch_of(thread)));
 }
 
 }  // namespace pintpot

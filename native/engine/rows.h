@@ -20,14 +20,14 @@ class Embed final : public Op {
     const char* kind() const override { return "embed"; }
     ScratchNeed scratch(const Bounds& bounds, int threads) const override;
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
-    void begin(Context& context) override;
-    bool is_parallel(const Context& context) const override { return context.call->num_tokens > kFewTokens; }
-    bool run(Context& context, int thread, const Finish& finish) override;
+    int64_t begin(Context& context, int phase) override;
+    void work(Context& context, int phase, int64_t chunk, int thread) override;
     int64_t vocabulary() const { return record_.weight.rows; }
 
   private:
     size_t strip_room() const { return round_up(size_t(record_.weight.strip_bytes), kBlock); }
     size_t read_room() const;
+    int64_t tokens_of_chunk() const;
     void look_up(Context& context, int32_t index, uint8_t* own) const;
 
     EmbedRecord record_;
@@ -45,7 +45,7 @@ class Select final : public Op {
     explicit Select(const SelectRecord& record) : record_(record) {}
     const char* kind() const override { return "select"; }
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
-    void begin(Context& context) override;
+    int64_t begin(Context& context, int phase) override;
 
   private:
     SelectRecord record_;
@@ -66,9 +66,8 @@ class Sample final : public Op {
     const char* kind() const override { return "sample"; }
     ScratchNeed scratch(const Bounds& bounds, int threads) const override;
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
-    void begin(Context& context) override;
-    bool is_parallel(const Context& context) const override { return context.call->num_rows > 1; }
-    bool run(Context& context, int thread, const Finish& finish) override;
+    int64_t begin(Context& context, int phase) override;
+    void work(Context& context, int phase, int64_t chunk, int thread) override;
     int64_t vocabulary() const { return record_.vocabulary; }
 
   private:
