@@ -31,7 +31,17 @@ struct Dot {
 #elif defined(__AVX2__)
 
 typedef VI Quad;
-INLINE Quad broadcast(const int8_t* a) { return (VI)_mm256_set1_epi32(load32(a)); }
+// Volatile, so that it stays where it is: 16 registers cannot hold what the compiler would like to keep of them.
+INLINE Quad broadcast(const int8_t* a) {
+  VI quad;
+  asm volatile("vpbroadcastd %1, %0" : "=x"(quad) : "m"(*(const int32_t*)a));
+  return quad;
+}
+// Keeps GCC from adding in a tree, for the same reason.
+INLINE __m256i in_order(__m256i sum) {
+  asm("" : "+x"(sum));
+  return sum;
+}
 
 // vpmaddubsw adds pairs in 16 bits with saturation: how many quads fit before widening depends on the bits.
 template <int BITS, int ZERO>
@@ -41,7 +51,7 @@ struct Dot {
   template <int N>
   INLINE void step(VU w, Quad a) {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)a);
-    narrow = N % kQuads == 0 ? pairs : _mm256_add_epi16(narrow, pairs);
+    narrow = N % kQuads == 0 ? pairs : in_order(_mm256_add_epi16(narrow, pairs));
     if (N % kQuads == kQuads - 1) flush();
   }
   INLINE void flush() { total = _mm256_add_epi32(total, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
@@ -60,7 +70,7 @@ struct Dot<8, 128> {
     const __m256i centred = (__m256i)(w ^ 0x80808080u);
     const __m256i signs = _mm256_sign_epi8((__m256i)a, centred);
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), signs);
-    total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    total = in_order(_mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
   }
   INLINE VI value(int32_t) const { return (VI)total; }
 };
