@@ -25,11 +25,10 @@ def list_command(terminal: Terminal) -> None:
     from pintpot.cli.terminal import safe
     from pintpot.units import format_bytes
 
-    made = table("name", "model", "disk", "memory", "steps", right=(2, 3), wide=4)
+    made = table("name", "disk", "memory", "steps", right=(1, 2), wide=3)
     for one in packs:
         steps = ", ".join(dict.fromkeys(one.steps))
-        amounts = format_bytes(one.num_bytes), format_bytes(one.memory_bytes)
-        made.add_row(one.folder.name, safe(one.model), *amounts, safe(steps))
+        made.add_row(safe(one.folder.name), format_bytes(one.num_bytes), format_bytes(one.memory_bytes), safe(steps))
     console = terminal.console()
     console.print(made)
     terminal.say(f"{format_bytes(sum(one.num_bytes for one in packs))} in {shelf()}")
