@@ -17,7 +17,7 @@ constexpr int kStripsAtOnce = 1;
 constexpr int kBlock = 2;
 constexpr int kStripsAtOnce = 1;
 #endif
-constexpr int64_t kAhead = 2048;      // bytes
+constexpr int64_t kAhead = 4096;      // bytes
 constexpr int64_t kChunkGroups = 32;  // expanded at a time: 16 KiB of bytes stay in the first cache
 
 // For a single token the memory decides: the strip's lines are asked for ahead of their use, in the order of addresses
