@@ -10,7 +10,8 @@ from pintpot.errors import UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import available
 from pintpot.model.spec import Model
-from pintpot.packer.shelf import is_pack, place_for
+from pintpot.packer.pack import is_pack
+from pintpot.packer.shelf import place_for
 from pintpot.planner.plan import Plan
 from pintpot.units import parse_bytes, parse_seconds
 
@@ -42,12 +43,9 @@ def probe(path: Path | None = None, *, quick: bool = False, progress: Progress |
 
 def this_machine(path: Path | None = None, progress: Progress | None = None) -> Machine:
     """What is known of this machine; where it was never probed, a quick probe is taken."""
-    from pintpot.machine.features import fingerprint
-    from pintpot.machine.remember import load
-    from pintpot.meter.home import home
+    from pintpot.machine.here import this_machine as find
 
-    known = load(fingerprint(path or home()))
-    return known if known is not None else probe(path, quick=True, progress=progress)
+    return find(path, progress)
 
 
 def plan(
@@ -74,8 +72,8 @@ def plan(
     machine otherwise. Raises DoesNotFit with the smallest budget that would do.
     """
     from pintpot.planner.defaults import make_budget
-    from pintpot.planner.degradation import recalled
     from pintpot.planner.make import make_plan
+    from pintpot.planner.memory import recall
 
     described = model if isinstance(model, Model) else describe(model)
     here = _machine(machine, progress)
@@ -95,7 +93,8 @@ def plan(
         threads=threads,
         below_4_bits=below_4_bits,
     )
-    return make_plan(described, here, budget, measured=recalled(described))
+    known = recall(described.digest, here.fingerprint)
+    return make_plan(described, here, budget, measured=known.degradation, measured_bytes=known.holders)
 
 
 def pack(
@@ -121,7 +120,7 @@ def pack(
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session."""
-    from pintpot.runtime.session import open_session
+    from pintpot.runtime.opening import open_session
 
     threads = asked.get("threads")
     if is_pack(Path(model_or_pack)):

@@ -11,6 +11,8 @@ from pintpot.errors import PintpotError, need
 from pintpot.formats import chunk_rows
 from pintpot.model.spec import Model, Weight
 from pintpot.model.store import Store
+from pintpot.packer.checks import crc32c
+from pintpot.packer.sink import Sink
 from pintpot.program.fetch import Slot
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ class Builder:
             yield from self._strips(weight, 0, weight.ram_strips)
         else:
             yield self._vector(weight)
+
+    def write_slot(self, sink: Sink, slot: Slot) -> int:
+        """Write one slot and return its CRC-32C."""
+        data = self.slot(slot).data
+        sink.write(data)
+        return crc32c(data)
 
     def slot(self, slot: Slot) -> Bytes:
         """One slot [num_bytes], its padding zero."""

@@ -84,9 +84,7 @@ def _looked_up(form: Form, passing: tuple[Slot, ...]) -> tuple[tuple[str, int, i
     return tuple((w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in weights)
 
 
-def _resident_tensors(
-    form: Form, residents: tuple[Resident, ...], end: int
-) -> list[tuple[str, str, list[int], int]]:
+def _resident_tensors(form: Form, residents: tuple[Resident, ...], end: int) -> list[tuple[str, str, list[int], int]]:
     weights = {weight.name: weight for weight in form.weights}
     tensors: list[tuple[str, str, list[int], int]] = []
     for index, item in enumerate(residents):

@@ -1,28 +1,25 @@
-"""The packs that are kept under PINTPOT_HOME: found by what was asked for, listed, and removed when nobody uses them."""
+"""The packs kept under PINTPOT_HOME: found by what was asked for, listed, and removed when nobody uses them."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pintpot.errors import BadInput, BadPack, InUse, UsageError, need
+from pintpot.errors import BadInput, UsageError, need
 from pintpot.meter.home import home
-from pintpot.packer.manifest import WEIGHTS, read_raw
-from pintpot.packer.pack import PARTIAL, is_pack, sweep
+from pintpot.packer.draft import discard, is_draft, sweep
+from pintpot.packer.manifest import read_raw
+from pintpot.packer.pack import is_pack
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A pack under PINTPOT_HOME: its folder, its model's name, its bytes on disk, and the steps of its plan in words."""
+    """A pack under PINTPOT_HOME: its folder, its model, its bytes on disk and in memory, and the steps of its plan."""
 
     folder: Path
     model: str
@@ -47,44 +44,21 @@ def kept_packs() -> tuple[Kept, ...]:
     """All packs under PINTPOT_HOME, by name; what is no pack is passed over."""
     if not shelf().is_dir():
         return ()
-    folders = sorted(path for path in shelf().iterdir() if path.is_dir() and PARTIAL not in path.name)
+    folders = sorted(path for path in shelf().iterdir() if path.is_dir() and not is_draft(path))
     return tuple(found for found in map(_kept, folders) if found is not None)
 
 
 def remove_pack(name: str) -> Path:
-    """Remove a kept pack by its folder's name. Raises UsageError when there is none, InUse while a process has it open."""
-    need(name == Path(name).name and name not in ("", ".", ".."), f"{name!r} is not the name of a kept pack", UsageError)
+    """Remove a kept pack by its folder's name. Raises UsageError when there is none, InUse while it is open."""
+    plain = name == Path(name).name and name not in ("", ".", "..")
+    need(plain, f"{name!r} is not the name of a kept pack", UsageError)
     folder = shelf() / name
     if not folder.is_dir() or not is_pack(folder):
         names = ", ".join(kept.folder.name for kept in kept_packs()) or "none are kept"
         raise UsageError(f"no pack is kept under the name {name!r}; there are: {names}")
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Out of sight first, so that nobody opens half a pack; what a kill leaves here, the next sweep removes.
-        doomed = folder.with_name(f"{folder.name}{PARTIAL}-removed-{os.getpid()}")
-        os.rename(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-    except BlockingIOError as error:
-        raise InUse(f"{name} is in use by another process; stop it first") from error
-    finally:
-        os.close(lock)
+    discard(folder)
     sweep(shelf())
     return folder
-
-
-@contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Hold a pack against removal. Raises BadPack when it is not there."""
-    try:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise BadPack(f"{folder} is no pack: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _kept(folder: Path) -> Kept | None:
@@ -97,8 +71,3 @@ def _kept(folder: Path) -> Kept | None:
         return Kept(folder, str(plan["model_name"]), size, memory, steps)
     except (BadInput, KeyError, TypeError, OSError):
         return None
-
-
-def weights_file(folder: Path) -> Path:
-    """The file of a pack that holds its weights."""
-    return folder / WEIGHTS

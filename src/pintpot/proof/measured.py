@@ -12,7 +12,7 @@ from pintpot.api import this_machine
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes
 from pintpot.runtime.request import Request, Sampling
-from pintpot.runtime.session import open_session
+from pintpot.runtime.opening import open_session
 
 STEADY_STEPS = 2
 """Decode steps at the start of a run that are not counted: the readers run ahead of the first."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.contract.slots import Slots
+from pintpot.errors import UsageError, need
 from pintpot.kernels.native.bind import Replay as BoundReplay
 from pintpot.planner.plan import Plan
 from pintpot.program.spec import Work
@@ -35,31 +36,51 @@ class Timing:
 
 
 class Engine:
-    """One sequence over an open pack. `cached` are the tokens whose keys and values the cache holds, in order."""
+    """One sequence over an open pack. `cached` are the tokens whose keys and values the cache holds, in order.
+
+    `progress(done, total)` is told tokens of a prompt that takes more than one chunk. Only `cancel` may be called from
+    another thread.
+    """
 
     def __init__(self, plan: Plan, work: Work, stages: Stages) -> None:
-        self.plan, self._stages = plan, stages
+        self.plan = plan
         self.context = plan.budget.workload.context
         self.cached: list[int] = []
         self.timing = Timing()
         self.ended = ""
+        self.progress: Callable[[int, int], None] | None = None
         slots = Slots()
         for step in plan.steps:
             step.install(slots)
         pages = work.stage("prefill").programs[0].shape("layers.0.k_cache")[0]
-        self._pool = PagePool(pages, plan.form.cache.page_tokens)
-        self._table = PageTable(self._pool, slots.cache_keep)
+        self._table = PageTable(PagePool(pages, plan.form.cache.page_tokens), slots.cache_keep)
+        self._cancel = stages.cancel
+        self._stages: Stages | None = stages
         self._calls: dict[str, Call] = {stage: stages[stage].call(self.context) for stage in ("prefill", "decode")}
-        self.progress: Callable[[int, int], None] | None = None
+        self._turn = 0
 
     def generate(self, request: Request, end: frozenset[int]) -> Iterator[int]:
-        """Tokens one by one, the end token among them. What of the prompt is cached already is not computed again."""
+        """Tokens one by one, the end token among them. What of the prompt is cached already is not computed again.
+
+        An answer that was under way is over with this. Raises UsageError for a prompt that leaves no room, DoesNotFit
+        and BadPack while it runs; the cache then holds what it held before the replay that failed.
+        """
+        count = len(request.tokens)
+        need(
+            count < self.context,
+            f"the prompt has {count} tokens and the context holds {self.context}, its answer included; "
+            f"shorten it, or plan with a larger --context",
+            UsageError,
+        )
+        self._turn += 1
+        self._cancel.clear()
         self.timing, self.ended = Timing(), "cancelled"
-        self._stages.cancel.clear()
+        return self._tokens(request, frozenset() if request.ignore_end else end, self._turn)
+
+    def _tokens(self, request: Request, end: frozenset[int], turn: int) -> Iterator[int]:
+        self._check_turn(turn)
         known = self._reuse(request.tokens)
-        ends = frozenset() if request.ignore_end else end
-        chunk = self.plan.form.chunk
-        loop = decode(request.tokens[known:], known, self.context, chunk, request.max_tokens, ends)
+        loop = decode(request.tokens[known:], known, self.context, self.plan.form.chunk, request.max_tokens, end)
         history = list(request.tokens)
         try:
             replay = next(loop)
@@ -70,33 +91,48 @@ class Engine:
                 if replay.last:
                     history.append(token)
                     yield token
+                    self._check_turn(turn)
                 elif self.progress is not None:
                     self.progress(replay.position + len(replay.tokens), len(request.tokens))
                 replay = loop.send(token)
         except StopIteration as stop:
             self.ended = str(stop.value)
 
+    def _check_turn(self, turn: int) -> None:
+        need(turn == self._turn, "another answer has begun since, or the session was closed", UsageError)
+
+    def close(self) -> None:
+        """Let go of the memory; nothing can be generated any more."""
+        self._turn += 1
+        self._stages = None
+
     def stage(self, name: str) -> BoundReplay:
-        """The bound program of a stage."""
+        """The bound program of a stage. Raises UsageError once the session is closed."""
+        if self._stages is None:
+            raise UsageError("the session is closed")
         return self._stages[name]
 
-    def hidden(self, tokens: tuple[int, ...]) -> NDArray[np.float32]:
-        """States after the last block of a text that fits the context: float32 [len(tokens), D]; the cache is lost."""
+    def hidden(self, tokens: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
+        """States after the last block of a text that fits the context, chunk by chunk: float32 [n, D].
+
+        The cache is lost. Each part is valid until the next one is asked for.
+        """
+        need(len(tokens) <= self.context, f"{len(tokens)} tokens do not fit a context of {self.context}", UsageError)
+        self._turn += 1
+        self._cancel.clear()
         self._forget(0)
-        bound, call, chunk = self._stages["prefill"], self._calls["prefill"], self.plan.form.chunk
+        bound, call, chunk = self.stage("prefill"), self._calls["prefill"], self.plan.form.chunk
         final = next(str(op.read("x")) for op in bound.program.ops if op.kind == "select")
-        parts = []
         for first in range(0, len(tokens), chunk):
             replay = Replay("prefill", tokens[first : first + chunk], first, last=False)
             self._fill(call, replay, self._table.extend(first, first + len(replay.tokens)))
             bound.run(call)
-            parts.append(bound.floats(final)[: len(replay.tokens)].copy())
+            yield bound.floats(final)[: len(replay.tokens)]
         self._forget(0)
-        return np.concatenate(parts)
 
     def cancel(self) -> None:
         """End the answer under way; may be called from a signal handler or another thread."""
-        self._stages.cancel.set()
+        self._cancel.set()
 
     def reset(self) -> None:
         """Forget everything that is cached."""
@@ -121,7 +157,7 @@ class Engine:
 
     def _replay(self, replay: Replay, request: Request, history: list[int]) -> int | None:
         """Replay one stage; None when it was cancelled. The cache then holds what it held before."""
-        bound, call = self._stages[replay.stage], self._calls[replay.stage]
+        bound, call = self.stage(replay.stage), self._calls[replay.stage]
         count = len(replay.tokens)
         pages = self._table.extend(replay.position, replay.position + count)
         self._fill(call, replay, pages)

@@ -1,4 +1,4 @@
-"""Imports all that a run of a language model uses, so that its memory is one number, known before anything is loaded."""
+"""Imports all that a run of a language model uses, so that its memory is one number, known before anything loads."""
 
 import jinja2.sandbox
 import numpy
@@ -12,6 +12,7 @@ import pintpot.model.tokens.template_sandbox
 import pintpot.runtime.bound
 import pintpot.runtime.engine
 import pintpot.runtime.memory
+import pintpot.runtime.session
 import pintpot.techniques
 
 __all__ = ["jinja2", "numpy", "pintpot", "tokenizers"]

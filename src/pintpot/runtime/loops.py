@@ -1,11 +1,9 @@
-"""The loops of the kinds of work, as generators without a device: they yield what to replay and are sent what came out."""
+"""The loops of the kinds of work, as generators without a device: they yield what to replay and are sent the result."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-
-from pintpot.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +21,10 @@ def decode(
 ) -> Generator[Replay, int, str]:
     """Read a prompt in chunks, then one token after another. Sent the token that each replay drew (any, for chunks).
 
-    Returns why it ended: "end", "length" or "context". Raises UsageError for a prompt that leaves no room.
+    Returns why it ended: "end", "length" or "context". `position` tokens are in the cache already, and at least one
+    position is left after the prompt.
     """
     stop = position + len(tokens)
-    if stop >= context:
-        raise UsageError(
-            f"the prompt takes {len(tokens)} tokens and {position} are in the cache; the context holds {context}. "
-            f"Shorten it, or plan with a larger --context"
-        )
     drawn = 0
     for first in range(0, len(tokens), chunk):
         part = tokens[first : first + chunk]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pintpot.errors import BadPack
+from pintpot.errors import BadPack, need
 from pintpot.nets._rope import rope_table
 from pintpot.packer.checks import crc32c
 from pintpot.packer.manifest import CHECK_BYTES, Manifest
@@ -28,77 +30,98 @@ Mark = Callable[[str], None]
 LABELS = {"cache": CACHE, "buffers": BUFFERS, "tables": TABLES}
 LOAD_BYTES = 32 << 20
 """Resident weights are read and verified in runs of so many bytes, so that a person sees them come."""
-
+LEAST_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class PackMemory:
-    """Arenas by holder; `weights` gives the address of each resident weight; `ring` streams the others."""
+    """Arenas by holder; `weights` gives the address of each resident weight; `ring` streams the others.
+
+    `direct` is False where the filesystem sent what was read through the page cache.
+    """
 
     arenas: Mapping[str, Arena]
     weights: Mapping[str, int]
     ring: Ring | None
+    direct: bool
 
     def address(self, holder: str, offset: int) -> int:
-        return int(self.arenas[holder].address) + offset
-
-    def close(self) -> None:
-        """Give everything back; replays over it must be gone."""
-        if self.ring is not None:
-            self.ring.close()
+        return self.arenas[holder].address + offset
 
 
+def memory_bytes(manifest: Manifest, layout: Layout, scratch_bytes: int) -> int:
+    """What `open_memory` takes."""
+    ring = manifest.plan.form.ring
+    streamed = ring.num_bytes if ring is not None else 0
+    return sum(layout.sizes.values()) + scratch_bytes + manifest.resident_bytes + streamed
+
+
+@contextmanager
 def open_memory(
-    folder: Path,
-    manifest: Manifest,
-    layout: Layout,
-    scratch_bytes: int,
-    mark: Mark,
-    progress: Progress | None,
-) -> PackMemory:
-    """Take and fill all memory that a pack needs; `mark(holder)` is told when a holder's memory has been taken.
+    folder: Path, manifest: Manifest, layout: Layout, scratch_bytes: int, mark: Mark, progress: Progress | None
+) -> Iterator[PackMemory]:
+    """Take and fill all memory that a pack needs; at the end it is given back, once no replay uses it.
 
-    Raises BadPack for changed bytes, DoesNotFit where none is given.
+    `mark(holder)` is told when a holder's memory has been taken. Raises BadPack for changed bytes, DoesNotFit where
+    the machine gives no memory.
     """
     file = folder / WEIGHTS_FILE
-    found = file.stat().st_size if file.exists() else -1
-    if found != manifest.file_bytes:
-        raise BadPack(f"{file} has {found} bytes, the manifest says {manifest.file_bytes}")
-    arenas: dict[str, Arena] = {}
-    for holder, size in layout.sizes.items():
-        if size:
-            arenas[holder] = open_arena(size)
-            mark(LABELS[holder])
-    arenas["scratch"] = open_arena(max(scratch_bytes, 4096))
-    mark(BUFFERS)
-    arenas["weights"] = open_arena(max(manifest.resident_bytes, 4096), huge=True)
-    _load(file, manifest, arenas["weights"], progress)
-    mark(WEIGHTS)
-    _fill_tables(manifest, layout, arenas)
-    mark(TABLES)
-    base = int(arenas["weights"].address)
-    weights = {item.name: base + item.offset for item in manifest.residents}
-    ring = _ring(file, manifest, arenas)
-    mark(RING)
-    return PackMemory(arenas, weights, ring)
+    found = file.stat().st_size if file.exists() else None
+    need(found is not None, f"{file} is missing", BadPack)
+    need(found == manifest.file_bytes, f"{file} has {found} bytes, the manifest says {manifest.file_bytes}", BadPack)
+    with ExitStack() as stack:
+        arenas: dict[str, Arena] = {}
+
+        def take(name: str, num_bytes: int, holder: str, huge: bool = False) -> None:
+            arenas[name] = open_arena(max(num_bytes, LEAST_BYTES), huge=huge)
+            stack.callback(arenas[name].close)
+            mark(holder)
+
+        for name, size in layout.sizes.items():
+            take(name, size, LABELS[name])
+        take("scratch", scratch_bytes, BUFFERS)
+        take("weights", manifest.resident_bytes, WEIGHTS, huge=True)
+        direct = _load(file, manifest, arenas["weights"], progress)
+        mark(WEIGHTS)
+        _fill_tables(manifest, layout, arenas)
+        mark(TABLES)
+        form = manifest.plan.form.ring
+        if form is not None:
+            take("ring", form.num_bytes, RING)
+        ring = _ring(file, manifest, arenas) if manifest.slots else None
+        if ring is not None:
+            stack.callback(ring.close)
+            direct = direct and ring.direct
+        mark(RING)
+        base = arenas["weights"].address
+        yield PackMemory(arenas, {item.name: base + item.offset for item in manifest.residents}, ring, direct)
 
 
-def _load(file: Path, manifest: Manifest, arena: Arena, progress: Progress | None) -> None:
-    view = memoryview(arena)
-    total = manifest.resident_bytes
+def _load(file: Path, manifest: Manifest, arena: Arena, progress: Progress | None) -> bool:
+    """Read and verify the resident weights; whether they came past the page cache."""
+    view, total, direct = memoryview(arena), manifest.resident_bytes, True
     for first in range(0, total, LOAD_BYTES):
         part = view[first : min(first + LOAD_BYTES, total)]
-        read_into(file, manifest.resident_offset + first, part)
+        direct = read_into(file, manifest.resident_offset + first, part).direct and direct
         _verify(file, manifest, part, first)
         if progress is not None:
             progress((first + len(part)) / total, "loading")
+    return direct
 
 
 def _verify(file: Path, manifest: Manifest, part: memoryview, first: int) -> None:
     for at in range(0, len(part), CHECK_BYTES):
         index = (first + at) // CHECK_BYTES
         if crc32c(part[at : at + CHECK_BYTES]) != manifest.resident_crcs[index]:
-            raise BadPack(f"{file}: bytes {first + at} and on of the resident weights were changed after packing")
+            names = ", ".join(_names(manifest, index * CHECK_BYTES))
+            raise BadPack(f"{file}: the resident weights ({names}) were changed after packing")
+
+
+def _names(manifest: Manifest, first: int) -> list[str]:
+    """Weights that lie in the checked run that begins at `first`; at most three."""
+    stop = first + CHECK_BYTES
+    found = [item.name for item in manifest.residents if item.offset < stop and first < item.offset + item.num_bytes]
+    return found[:3] + ["..."] * (len(found) > 3)
 
 
 def _fill_tables(manifest: Manifest, layout: Layout, arenas: Mapping[str, Arena]) -> None:
@@ -108,21 +131,21 @@ def _fill_tables(manifest: Manifest, layout: Layout, arenas: Mapping[str, Arena]
     factors = None
     if "rope_freqs" in resident:
         item = resident["rope_freqs"]
-        factors = np.frombuffer(arenas["weights"], np.float32, item.num_bytes // 4, item.offset)
+        factors = _floats(arenas["weights"], item.offset, item.num_bytes // 4)
     table = rope_table(plan.config, plan.budget.workload.context, factors)
-    target = np.frombuffer(arenas[holder], np.float32, table.size, offset)
-    target[:] = table.reshape(-1)
+    _floats(arenas[holder], offset, table.size)[:] = table.reshape(-1)
 
 
-def _ring(file: Path, manifest: Manifest, arenas: dict[str, Arena]) -> Ring | None:
-    if not manifest.slots:
-        return None
+def _floats(arena: Arena, offset: int, count: int) -> NDArray[np.float32]:
+    return np.frombuffer(memoryview(arena), np.float32, count, offset)
+
+
+def _ring(file: Path, manifest: Manifest, arenas: Mapping[str, Arena]) -> Ring:
+    """The ring of the slots that every pass reads; without any it only serves rows that are looked up."""
     slots = [RingSlot(offset, slot.num_bytes, crc) for offset, crc, slot in manifest.slots]
-    form = manifest.plan.form.ring
-    order = range(manifest.num_passing)
+    form, order = manifest.plan.form.ring, range(manifest.num_passing)
     if form is None:
-        return open_ring(file, slots, arenas["scratch"], offset=0, num_buffers=0, slot_bytes=4096, order=order)
-    arenas["ring"] = open_arena(form.num_bytes)
+        return open_ring(file, slots, arenas["scratch"], offset=0, num_buffers=0, slot_bytes=LEAST_BYTES, order=order)
     return open_ring(
         file,
         slots,

@@ -33,7 +33,7 @@ class PagePool:
 
 
 class PageTable:
-    """The pages of one sequence, by position. `keep(position)` says which earlier positions are still seen from there."""
+    """The pages of one sequence, by position. `keep(position)` says which earlier positions are seen from there."""
 
     def __init__(self, pool: PagePool, keep: Callable[[int], Ranges]) -> None:
         self._pool, self._keep = pool, keep

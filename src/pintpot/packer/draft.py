@@ -1,0 +1,108 @@
+"""A folder that appears whole or not at all: it is filled under a name of its own, and what the dead left is swept."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pintpot.packer.locks import alone, is_still
+
+_DRAFT = re.compile(r"\..+\.pintpot-draft-[0-9a-f]{16}")
+_AT_CWD, _EXCHANGE = -100, 2
+
+
+@contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """A locked draft beside the folder that it is to become; it is gone at the end, unless it was moved away."""
+    sweep(folder.parent)
+    while True:
+        draft = _draft_name(folder)
+        draft.mkdir()
+        descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Before it was locked, another process may have swept it.
+        if is_still(draft, descriptor):
+            break
+        os.close(descriptor)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(descriptor)
+
+
+def settle(draft: Path, folder: Path) -> None:
+    """Put a finished draft in its place in one step. Raises InUse while somebody uses what is there."""
+    try:
+        os.rename(draft, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        with alone(folder):
+            _exchange(draft, folder)
+    _flush(folder.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, out of sight in one step. Raises InUse while somebody uses it."""
+    with alone(folder):
+        doomed = _draft_name(folder)
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed processes left in a folder; what a living one still fills is locked, and stays."""
+    for path in parent.iterdir():
+        if not _DRAFT.fullmatch(path.name) or path.is_symlink():
+            continue
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a name is that of a draft."""
+    return _DRAFT.fullmatch(path.name) is not None
+
+
+def _draft_name(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.pintpot-draft-{secrets.token_hex(8)}")
+
+
+def _exchange(draft: Path, folder: Path) -> None:
+    """Swap two folders; where the filesystem cannot do that at once, the old one steps aside first."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(draft), os.fsencode(folder)
+    if libc.renameat2(_AT_CWD, names[0], _AT_CWD, names[1], _EXCHANGE) == 0:
+        return
+    aside = _draft_name(folder)
+    os.rename(folder, aside)
+    os.rename(draft, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Wait until a folder's entries rest on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
