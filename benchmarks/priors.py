@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from pintpot.formats.tiles import unpack
 from pintpot.kernels.reference import Call, run
 from pintpot.kernels.reference.linear import rms_norm
 from pintpot.meter.agreement import Comparison
+from pintpot.model.gguf import open_gguf
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -52,8 +54,8 @@ TARGET = ROOT / "src" / "pintpot" / "planner" / "priors.json"
 FORMATS = ("sym8", "sym6", "aff6", "sym5", "aff5", "sym4", "aff4", "sym3", "aff3", "sym2", "aff2")
 LOWER, UPPER = 0.1, 2.0
 RULE = (
-    f"low = {LOWER:g} x the lower end, high = {UPPER:g} x the upper end of the 95% interval of the mean over texts. One "
-    "very small model was measured: others of its kind may lose twice as much, and large ones lose several times less. "
+    f"low = {LOWER:g} x the lower end, high = {UPPER:g} x the upper end of the 95% interval of the mean over texts. "
+    "One very small model was measured: others of its kind may lose twice as much, large ones lose several times less. "
     "The low of a window is 0, for a text inside it loses nothing; its high is over the positions that it hides "
     "something from."
 )
@@ -63,6 +65,7 @@ WINDOW, SINKS = 256, 4
 """Half of a context of 512, as the planner offers it."""
 COMBINED = ("blocks/sym5", "vocabulary/sym6", "activation/int8", "cache/sym8c")
 EXACT_NATS = 1e-5
+FLOAT_CACHE = CacheForm("f32")
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ class Change:
     target: str = ""
     format: str = ""
     activation: str = "float32"
-    cache: CacheForm = CacheForm("f32")
+    cache: CacheForm = FLOAT_CACHE
 
     @classmethod
     def of(cls, *keys: str) -> tuple[Change, ...]:
         """One change for each key of the table; those of activations and cache are joined to the last."""
-        activation, cache, weights = "float32", CacheForm("f32"), []
+        activation, cache, weights = "float32", FLOAT_CACHE, []
         for key in keys:
             kind, _, name = key.partition("/")
             if kind == "activation":
@@ -245,8 +248,6 @@ def main() -> int:
     asked = options.parse_args()
     record = Record("priors", fresh=asked.fresh)
     model = describe(str(smollm2()))
-    from pintpot.model.gguf import open_gguf
-
     tokenizer = Tokenizer.load(from_gguf(open_gguf(smollm2())))
     texts = token_texts(tokenizer, asked.texts, asked.length)
     weights = read_weights(model)
@@ -302,8 +303,6 @@ def show(record: Record, found: dict[str, Case], stored: dict[str, Case]) -> Non
 
 def write(path: Path, model: Model, spans: dict[str, list[float]]) -> None:
     """The table as the planner reads it."""
-    import time
-
     head = {
         "command": "python benchmarks/priors.py",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -1,4 +1,4 @@
-"""Texts that benchmarks read: the one that comes with the package, and articles of an extract of the English Wikipedia."""
+"""Texts that benchmarks read: the one that comes with the package, and prose of the English Wikipedia."""
 
 from __future__ import annotations
 
