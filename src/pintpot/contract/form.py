@@ -71,8 +71,12 @@ class Weights(Table[WeightForm]):
     """The weights of a form, in the model's order, and what is often asked of all of them."""
 
     @cached_property
+    def by_name(self) -> dict[str, WeightForm]:
+        return {weight.name: weight for weight in self}
+
+    @cached_property
     def names(self) -> frozenset[str]:
-        return frozenset(weight.name for weight in self)
+        return frozenset(self.by_name)
 
     @cached_property
     def ram_bytes(self) -> int:
@@ -86,6 +90,11 @@ class Weights(Table[WeightForm]):
     def vector_bytes(self) -> int:
         """Norms and biases, which are always in RAM."""
         return sum(weight.ram_bytes for weight in self if not weight.is_matrix)
+
+    @cached_property
+    def unpacked(self) -> tuple[str, ...]:
+        """Matrices that no step has given one of the packed formats."""
+        return tuple(weight.name for weight in self if weight.is_matrix and not weight.packed)
 
     @cached_property
     def largest_strip_bytes(self) -> int:

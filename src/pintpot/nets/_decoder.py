@@ -44,13 +44,14 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> W
     shape = _shape(config, form.weights.names)
     pages = num_pages(form.cache, workload, form.chunk)
     weights = _weight_buffers(form.weights)
+    window = form.cache.window or shape.window
     prompt_chunks = -(-workload.prompt // form.chunk) * workload.batch
 
     def stage(name: str, tokens: int, sequences: int, repeats: int) -> Stage:
         prefill = name == "prefill"
         bounds = (("tokens", tokens), ("rows", sequences), ("sequences", sequences), ("context", workload.context))
-        ops = _ops(shape, form.activation, form.cache, prefill)
-        buffers = Buffers.join(weights, _buffers(shape, form.cache, pages, prefill))
+        ops = _ops(shape, form.activation, window, form.cache.sinks, prefill)
+        buffers = _joined(weights, _buffers(shape, form.cache, pages, prefill))
         program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
         return Stage(name, "language", (program,), (repeats, repeats))
 
@@ -96,11 +97,16 @@ def _weight_buffers(weights: Weights) -> Buffers:
     return Buffers(Buffer(w.name, w.shape, w.format, "weights", "pack") for w in weights)
 
 
+@lru_cache(maxsize=256)
+def _joined(weights: Buffers, others: Buffers) -> Buffers:
+    return Buffers.join(weights, others)
+
+
 @lru_cache(maxsize=64)
-def _ops(shape: Shape, activation: str, cache: CacheForm, prefill: bool) -> Table[Op]:
+def _ops(shape: Shape, activation: str, window: int, sinks: int, prefill: bool) -> Table[Op]:
     ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
     for layer in range(shape.layers):
-        ops.extend(_block(shape, activation, cache, layer))
+        ops.extend(_block(shape, activation, window, sinks, layer))
     final = f"x.{2 * shape.layers}"
     if prefill:
         ops.append(Op("select", (("x", final),), (("out", "last"),)))
@@ -115,7 +121,7 @@ def _linear(activation: str, prologue: str, eps: float) -> tuple[tuple[str, Any]
     return (("prologue", prologue), ("activation", activation), ("eps", eps))
 
 
-def _block(shape: Shape, activation: str, cache: CacheForm, layer: int) -> tuple[Op, ...]:
+def _block(shape: Shape, activation: str, window: int, sinks: int, layer: int) -> tuple[Op, ...]:
     at = f"layers.{layer}."
     x, middle, out = f"x.{2 * layer}", f"x.{2 * layer + 1}", f"x.{2 * layer + 2}"
 
@@ -123,10 +129,9 @@ def _block(shape: Shape, activation: str, cache: CacheForm, layer: int) -> tuple
         found = tuple(("weight", at + role) for role in roles)
         return found + tuple(("bias", f"{at}{role}_bias") for role in roles if role in shape.biases)
 
-    window = cache.window or shape.window
     attend = (
         ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
-        ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", cache.sinks),
+        ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", sinks),
     )  # fmt: skip
     norms = (("q_norm", at + "q_norm"), ("k_norm", at + "k_norm")) if shape.qk_norm else ()
     pages = (("k", at + "k_cache"), ("v", at + "v_cache"))

@@ -17,7 +17,7 @@ FINE = 0.001
 def smallest_budget(search: Search) -> int | None:
     """The smallest memory budget for which some plan keeps all other limits; None where no memory would do."""
     places = search.space.places
-    floors = [(smallest_bytes(search.bench, made, places), made.whole_bytes) for _, made in search.drafts()]
+    floors = [(smallest_bytes(search.bench, made, places), made.whole_bytes) for made in search.drafts()]
     if not floors:
         return None
     low, high = min(floor for floor, _ in floors), max(whole for _, whole in floors)
@@ -64,7 +64,7 @@ def why_not(search: Search, smallest: int | None) -> str:
 def _nearest(search: Search) -> str:
     """By how much the best plans miss the limit that decides."""
     budget = search.budget
-    made = [draft for _, draft in search.drafts()]
+    made = list(search.drafts())
     if not made:
         least = min((search.bench.degradation([s for s in c if s]).high for c in search.space.all()), default=0.0)
         return f"the least degradation to be had is {least:.3g} nats, the limit is {budget.degradation:g}"
@@ -86,7 +86,7 @@ def _fits(search: Search, memory_bytes: int) -> bool:
 
 
 def _best(search: Search, memory_bytes: int) -> tuple[Choice, Plan] | None:
-    return joint(Search(search.bench, search.space, memory_bytes))
+    return joint(search.within(memory_bytes))
 
 
 def _next_change(search: Search, plan: Plan) -> int | None:
@@ -94,7 +94,7 @@ def _next_change(search: Search, plan: Plan) -> int | None:
     prefer = search.budget.prefer
     mine = rank(plan, "speed" if prefer == "memory" else prefer)[0]
     better = []
-    for _, made in search.drafts():
+    for made in search.drafts():
         seconds = made.stages[0].seconds.mid + made.stages[1].seconds.mid
         first = made.degradation.high if prefer == "quality" else seconds
         if made.whole_bytes > search.memory_bytes and first < MATTERS * mine:

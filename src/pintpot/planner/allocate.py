@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import cast
 
 from pintpot.contract.step import Step
-from pintpot.errors import DoesNotFit, NotApplicable
+from pintpot.errors import DoesNotFit
 from pintpot.planner.assess import Bench, Draft
 from pintpot.planner.cost import Span
 from pintpot.planner.plan import Plan
@@ -23,19 +22,23 @@ class TooLarge(DoesNotFit):
         self.smallest_bytes = smallest_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placing:
     """A draft with the place that suits a memory budget; `place` None keeps everything in RAM.
 
-    `total_s`, `first_token_s` and `per_token_s` are what its plan cannot be faster than; where everything is in RAM,
-    they are what it takes.
+    Its plan cannot be faster than `prefill_s` and `decode_s`, all prompts and all steps; where everything is in RAM,
+    that is what it takes.
     """
 
     draft: Draft
     place: Streamed | None
-    total_s: Span
-    first_token_s: Span
-    per_token_s: Span
+    prefill_s: Span
+    decode_s: Span
+
+    @property
+    def least_bytes(self) -> int:
+        """Its plan takes no less memory; a ring takes what there is."""
+        return self.draft.whole_bytes if self.place is None else 0
 
     def plan(self, bench: Bench) -> Plan:
         return bench.price(self.draft, self.place)
@@ -43,16 +46,23 @@ class Placing:
 
 def place(bench: Bench, made: Draft, places: Iterable[Step], memory_bytes: int) -> Placing:
     """The fastest place of a draft in so much memory. Raises TooLarge with the number that decides."""
+    prefill, decode = made.stages
     if made.whole_bytes <= memory_bytes:
-        return _placing(bench, made, None)
+        return Placing(made, None, prefill.seconds, decode.seconds)
     rings = _rings(bench, made, places)
     room = memory_bytes - made.fixed_streaming_bytes
-    fitting = [replace(r, resident_bytes=room - r.ring_bytes) for r in rings if r.ring_bytes <= room]
+    fitting = [ring for ring in rings if ring.ring_bytes <= room]
     if not fitting or made.loading_bytes > memory_bytes:
         smallest = _smallest(made, rings)
         why = f"needs at least {format_bytes(smallest)}, the budget is {format_bytes(memory_bytes)}"
         raise TooLarge(why if rings else f"{why}, and nothing can be streamed here", smallest)
-    return _placing(bench, made, min(fitting, key=lambda ring: (_reading(bench, made, ring).mid, ring.ring_bytes)))
+    streamed = made.form.weights.passing_bytes - room
+
+    def slowness(ring: Streamed) -> tuple[float, int]:
+        return _disk(made, ring, streamed + ring.ring_bytes).mid, ring.ring_bytes
+
+    ring = min(fitting, key=slowness)
+    return _placing(made, replace(ring, resident_bytes=room - ring.ring_bytes))
 
 
 def smallest_bytes(bench: Bench, made: Draft, places: Iterable[Step]) -> int:
@@ -60,43 +70,33 @@ def smallest_bytes(bench: Bench, made: Draft, places: Iterable[Step]) -> int:
     return _smallest(made, _rings(bench, made, places))
 
 
-def _smallest(made: Draft, rings: list[Streamed]) -> int:
+def _smallest(made: Draft, rings: tuple[Streamed, ...]) -> int:
     if not rings:
         return made.whole_bytes
     least = made.fixed_streaming_bytes + min(ring.ring_bytes for ring in rings)
     return min(made.whole_bytes, max(made.loading_bytes, least))
 
 
-def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> list[Streamed]:
+def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed, ...]:
     """The rings that can hold a strip of every weight; none where nobody knows how fast the disk is."""
-    if not bench.can_stream:
-        return []
-    rings = []
-    for ring in cast(Iterable[Streamed], places):
-        try:
-            ring.check(bench.question.model, made.form)
-        except NotApplicable:
-            continue
-        rings.append(ring)
-    return rings
+    return bench.rings(places, made.form) if bench.can_stream else ()
 
 
-def _reading(bench: Bench, made: Draft, ring: Streamed, logits: bool = True) -> Span:
-    """Seconds of the disk in one pass at least, with or without the weights that only logits need."""
-    weights = made.form.weights
-    num_bytes = float(weights.passing_bytes - ring.resident_bytes)
-    if not logits:
-        # The running share leaves each run of weights its part of what is streamed, to one strip.
-        share = 1 - made.logit_bytes / weights.passing_bytes
-        num_bytes = share * num_bytes - weights.largest_strip_bytes
-    return bench.prices(made.form).rates.disk(max(0.0, num_bytes), ring.slot_bytes, ring.in_flight)
+def _placing(made: Draft, ring: Streamed) -> Placing:
+    """Lanes run side by side, so a stage takes no less than its reading."""
+    weights, (prefill, decode) = made.form.weights, made.stages
+    streamed = weights.passing_bytes - ring.resident_bytes
+    # The running share leaves each run of weights its part of what is streamed, to one strip.
+    without_logits = streamed * (1 - made.logit_bytes / weights.passing_bytes) - weights.largest_strip_bytes
+    whole, part = _disk(made, ring, streamed), _disk(made, ring, without_logits)
+    batch = decode.tokens // decode.replays
+    return Placing(
+        made,
+        ring,
+        Span.largest(prefill.seconds, whole * batch + part * (prefill.replays - batch)),
+        Span.largest(decode.seconds, whole * decode.replays),
+    )
 
 
-def _placing(bench: Bench, made: Draft, ring: Streamed | None) -> Placing:
-    prefill, decode = made.stages
-    seconds, batch = [prefill.seconds, decode.seconds], decode.tokens // decode.replays
-    if ring is not None:
-        whole, part = _reading(bench, made, ring), _reading(bench, made, ring, logits=False)
-        readings = (whole * batch + part * (prefill.replays - batch), whole * decode.replays)
-        seconds = [Span.largest(*pair) for pair in zip(seconds, readings, strict=True)]
-    return Placing(made, ring, seconds[0] + seconds[1], seconds[0] * (1 / batch), seconds[1] * (1 / decode.replays))
+def _disk(made: Draft, ring: Streamed, num_bytes: float) -> Span:
+    return made.prices.rates.disk(max(0.0, num_bytes), ring.slot_bytes, ring.in_flight)

@@ -12,11 +12,11 @@ from itertools import combinations
 
 from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Facet, Step
-from pintpot.errors import DoesNotFit, UsageError
+from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import family
 from pintpot.planner.cost import Cost, Holder, StageCost
 from pintpot.planner.degradation import expected, steps_key
-from pintpot.planner.holders import all_holders, fixed_holders, loading_bytes
+from pintpot.planner.holders import all_holders, constant_holders, loading_bytes, work_holders
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
@@ -26,8 +26,9 @@ from pintpot.program.alike import alike
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
 from pintpot.program.ops.linear import over_rows
-from pintpot.program.scratch import scratch
-from pintpot.program.spec import Work
+from pintpot.program.scratch import Scratch, scratch
+from pintpot.program.spec import Program, Work
+from pintpot.techniques.place.streamed import Streamed
 from pintpot.units import format_bytes
 
 NATIVE_PART = "language"
@@ -48,6 +49,7 @@ class Draft:
     fixed_streaming: tuple[Holder, ...]
     loading_bytes: int
     degradation: Degradation
+    prices: Prices
     stages: tuple[StageCost, ...]
 
     @cached_property
@@ -64,8 +66,8 @@ class Draft:
         """Bytes of the weights that are only needed where logits are wanted."""
         program = self.work.stage("prefill").programs[-1]
         found = (item for item in alike(program) if item.op.kind == "linear" and over_rows(item.op, program))
-        weights = {weight.name: weight.num_bytes for weight in self.form.weights}
-        return sum(item.count * sum(weights[name] for name in item.op.read_all("weight")) for item in found)
+        weights = self.form.weights.by_name
+        return sum(item.count * sum(weights[name].num_bytes for name in item.op.read_all("weight")) for item in found)
 
     @property
     def whole_bytes(self) -> int:
@@ -80,18 +82,26 @@ class Bench:
         self.question = question
         self._source = source_form(question.model)
         self.can_stream = question.machine.rate("disk") is not None
+        self._constant = constant_holders(question)
         self._loading_bytes = loading_bytes(question)
         self._forms: dict[tuple[Step, ...], Form] = {}
         self._drafts: dict[tuple[Step, ...], Draft] = {}
         self._sizes: dict[Hashable, Mapping[str, int]] = {}
         self._prices: dict[int, Prices] = {}
+        self._needs: dict[Hashable, tuple[object, Scratch]] = {}
+        self._degradations: dict[tuple[Step, ...], Degradation] = {}
+        self._rings: dict[int, tuple[Streamed, ...]] = {}
         sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
         self._footprints = sorted(sizes) or [0]
 
     def degradation(self, steps: Iterable[Step]) -> Degradation:
         """What these steps are expected to cost in quality. Raises NotApplicable for what nobody may assume."""
-        question = self.question
-        return expected(tuple(steps), question.priors, question.measured, question.budget.below_4_bits)
+        key, question = tuple(steps), self.question
+        found = self._degradations.get(key)
+        if found is None:
+            found = expected(key, question.priors, question.measured, question.budget.below_4_bits)
+            self._degradations[key] = found
+        return found
 
     def draft(self, steps: Iterable[Step]) -> Draft:
         """Check and fold the steps. Raises NotApplicable with a step's reason, UsageError where two steps clash."""
@@ -112,33 +122,53 @@ class Bench:
         if form.disk_bytes and place is not None:
             fixed = made.fixed_streaming
             work = place.rewrite(made.work, form)
-            stages = price_stages(question.budget.workload, form, work, self.prices(form))
+            stages = price_stages(question.budget.workload, form, work, made.prices)
         holders = all_holders(fixed, form, made.loading_bytes)
-        cost = price_workload(stages, form, question.model.num_bytes, self.prices(form), holders)
+        cost = price_workload(stages, form, question.model.num_bytes, made.prices, holders)
         return _plan(question, steps, form, cost, made.degradation)
 
     def prices(self, form: Form) -> Prices:
         """The machine's prices where every pass touches as many bytes as this form has."""
-        footprint = min(self._footprints, key=lambda size: abs(size - form.weight_bytes))
+        num_bytes = form.weight_bytes
+        footprint = min(self._footprints, key=lambda size: abs(size - num_bytes))
         if footprint not in self._prices:
             self._prices[footprint] = Prices(Rates(self.question.machine, self.question.threads, footprint))
         return self._prices[footprint]
+
+    def rings(self, places: Iterable[Step], form: Form) -> tuple[Streamed, ...]:
+        """Those of the places that apply to a form: nothing but its largest strip can stand against one."""
+        key = form.weights.largest_strip_bytes
+        found = self._rings.get(key)
+        if found is None:
+            found = tuple(place for place in places if isinstance(place, Streamed) and self._applies(place, form))
+            self._rings[key] = found
+        return found
+
+    def _applies(self, step: Step, form: Form) -> bool:
+        try:
+            step.check(self.question.model, form)
+        except NotApplicable:
+            return False
+        return True
 
     def _draft(self, steps: tuple[Step, ...]) -> Draft:
         question = self.question
         degradation = self.degradation(steps)
         form = self._promised(steps)
+        loose = form.weights.unpacked
+        need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
         part = question.model.part(NATIVE_PART)
         work = family(part.family).work(part.config, form, question.budget.workload)
         for step in steps:
             work = step.rewrite(work, form)
-        stages = price_stages(question.budget.workload, form, work, self.prices(form))
-        needs = [scratch(program, question.threads) for program in work.programs()]
+        prices = self.prices(form)
+        stages = price_stages(question.budget.workload, form, work, prices)
+        needs, sizes = [self._scratch(program) for program in work.programs()], self._layout_sizes(work)
         fixed, streaming = (
-            fixed_holders(question, self._layout_sizes(work), max(n.total(question.threads, looks) for n in needs))
+            self._constant + work_holders(sizes, max(need.total(question.threads, looks) for need in needs))
             for looks in (False, True)
         )
-        return Draft(steps, form, work, fixed, streaming, self._loading_bytes, degradation, stages)
+        return Draft(steps, form, work, fixed, streaming, self._loading_bytes, degradation, prices, stages)
 
     def _promised(self, steps: tuple[Step, ...]) -> Form:
         if not steps:
@@ -149,6 +179,15 @@ class Bench:
             steps[-1].check(self.question.model, before)
             found = self._forms[steps] = steps[-1].promise(before)
         return found
+
+    def _scratch(self, program: Program) -> Scratch:
+        # Groups are the same object for programs of the same ops and buffers, and kept so that none takes their place.
+        groups = alike(program)
+        key = (id(groups), program.bounds)
+        found = self._needs.get(key)
+        if found is None:
+            found = self._needs[key] = (groups, scratch(program, self.question.threads))
+        return found[1]
 
     def _layout_sizes(self, work: Work) -> Mapping[str, int]:
         sizes = self._sizes.get(work.key) if work.key is not None else None

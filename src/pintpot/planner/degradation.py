@@ -46,7 +46,7 @@ def expected(
     steps: tuple[Step, ...], priors: Priors, measured: Mapping[str, tuple[float, float]], below_4_bits: bool
 ) -> Degradation:
     """What these steps cost in quality. Raises NotApplicable for under 4 bits that nobody measured or asked for."""
-    found = measured.get(steps_key(steps))
+    found = measured.get(steps_key(steps)) if measured else None
     if found is not None:
         return Degradation(*found, measured=True)
     for step in steps:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pintpot.contract.form import Form
-from pintpot.model.tokens.memory import estimated_bytes, loaded_bytes
+from pintpot.model.tokens.memory import estimated_bytes, kept_bytes, loaded_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.question import Question
 
@@ -23,21 +23,25 @@ LOADER = "opening the pack"
 
 PROCESS_SPREAD_BYTES = 2_000_000
 """How far the resident size of one and the same process strays from run to run."""
+MEASURED_SPREAD_BYTES = 500_000
+"""The same for a holder that was measured on this machine with this model."""
 MANIFEST_BYTES_PER_WEIGHT = 6_000
 """What the interpreter holds for each weight: its line of the manifest, its form, its buffers and ops."""
 PAGE_BYTES = 4096
 
 
-def fixed_holders(question: Question, sizes: Mapping[str, int], scratch_bytes: int) -> tuple[Holder, ...]:
-    """Everything that a process holds beside the weights; `sizes` are a layout's, by holder."""
+def constant_holders(question: Question) -> tuple[Holder, Holder, Holder]:
+    """What no choice changes: the process, the tokenizer, and what opening a pack leaves behind."""
     manifest = MANIFEST_BYTES_PER_WEIGHT * sum(len(block.weights) for p in question.model.parts for block in p.blocks)
+    return _process(question), _tokenizer(question), _measured(question, LOADER, (manifest // 2, manifest))
+
+
+def work_holders(sizes: Mapping[str, int], scratch_bytes: int) -> tuple[Holder, ...]:
+    """What the work itself needs beside the weights; `sizes` are a layout's, by holder."""
     return (
-        _process(question),
-        _tokenizer(question),
         _exactly(CACHE, sizes.get("cache", 0)),
         _exactly(BUFFERS, sizes["buffers"] + _whole_pages(scratch_bytes)),
         _exactly(TABLES, sizes.get("tables", 0)),
-        Holder(LOADER, *question.measured_bytes.get(LOADER, (manifest // 2, manifest))),
     )
 
 
@@ -56,20 +60,28 @@ def all_holders(fixed: tuple[Holder, ...], form: Form, loading_bytes: int) -> tu
 
 def loading_bytes(question: Question) -> int:
     """What the process holds while the tokenizer is loaded, before anything else is; most of it is given back."""
-    info = question.model.tokenizer
-    _, most = estimated_bytes(info.vocab_size, info.num_merges)
+    size = question.model.tokenizer.vocab_size, question.model.tokenizer.num_merges
+    # The estimate is for a process without the library; the machine's own has it.
+    most = estimated_bytes(*size)[1] - (kept_bytes(*size)[1] - loaded_bytes(*size)[1])
     return _process(question).high + max(most, _tokenizer(question).high)
 
 
 def _process(question: Question) -> Holder:
     size = question.machine.process_bytes
-    span = (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES)
-    return Holder(PROCESS, *question.measured_bytes.get(PROCESS, span))
+    return _measured(question, PROCESS, (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES))
 
 
 def _tokenizer(question: Question) -> Holder:
     info = question.model.tokenizer
-    return Holder(TOKENIZER, *question.measured_bytes.get(TOKENIZER, loaded_bytes(info.vocab_size, info.num_merges)))
+    return _measured(question, TOKENIZER, loaded_bytes(info.vocab_size, info.num_merges))
+
+
+def _measured(question: Question, name: str, estimate: tuple[int, int]) -> Holder:
+    """A holder as it was measured, a little more to either side; as it is estimated where it never was."""
+    if name not in question.measured_bytes:
+        return Holder(name, *estimate)
+    low, high = question.measured_bytes[name]
+    return Holder(name, max(0, low - MEASURED_SPREAD_BYTES), high + MEASURED_SPREAD_BYTES)
 
 
 def _exactly(name: str, num_bytes: int) -> Holder:

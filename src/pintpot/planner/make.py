@@ -45,7 +45,7 @@ def make_plan(
     if smallest is None or smallest > budget.memory_bytes:
         raise DoesNotFit(why_not(search, smallest))
     if budget.prefer == "memory":
-        search = Search(search.bench, search.space, smallest)
+        search = search.within(smallest)
     found = strategy(search)
     if found is None:
         raise DoesNotFit(why_not(search, smallest))

@@ -6,7 +6,7 @@ the cost of the call is added.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from pintpot.contract.form import RingForm
@@ -38,19 +38,62 @@ class OpPrice:
     overhead_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class ReplayPrice:
+    """The ops of one replay, summed: as `OpPrice`, with the mid seconds of each resource alone, and as they bind."""
+
+    compute: Span
+    ram_bytes: float
+    disk_bytes: float
+    multiply_adds: float
+    alone: tuple[float, float, float]
+    binding: tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Prices:
-    """Prices of ops at the rates of one machine; each kind of op is priced once for each extent."""
+    """Prices at the rates of one machine; each kind of op and each replay is priced once for each extent."""
 
     rates: Rates
-    _known: dict[tuple[Hashable, Extent], OpPrice] = field(default_factory=dict, repr=False, compare=False)
+    _ops: dict[tuple[Hashable, Extent], OpPrice] = field(default_factory=dict, repr=False, compare=False)
+    _replays: dict[tuple[int, Extent], tuple[object, ReplayPrice]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def of(self, item: Alike, program: Program, extent: Extent) -> OpPrice:
+    def replay(self, program: Program, extent: Extent) -> ReplayPrice:
+        groups = alike(program)
+        # Groups are kept beside their price, so that no other ones get their identity.
+        key = (id(groups), extent)
+        found = self._replays.get(key)
+        if found is None:
+            found = self._replays[key] = (groups, self._sum(groups, program, extent))
+        return found[1]
+
+    def _sum(self, groups: Iterable[Alike], program: Program, extent: Extent) -> ReplayPrice:
+        low = mid = high = ram = disk = multiply_adds = 0.0
+        arithmetic_s = ram_s = overhead_s = bound_by_arithmetic = bound_by_ram = 0.0
+        for item in groups:
+            price, count = self._op(item, program, extent), item.count
+            seconds = price.seconds
+            low, mid, high = low + count * seconds.low, mid + count * seconds.mid, high + count * seconds.high
+            ram, disk = ram + count * price.ram_bytes, disk + count * price.disk_bytes
+            multiply_adds += count * price.multiply_adds
+            arithmetic_s, ram_s = arithmetic_s + count * price.arithmetic_s, ram_s + count * price.ram_s
+            overhead_s += count * price.overhead_s
+            waiting = count * (seconds.mid - price.overhead_s)
+            if price.ram_s >= price.arithmetic_s:
+                bound_by_ram += waiting
+            else:
+                bound_by_arithmetic += waiting
+        alone, binding = (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, overhead_s)
+        return ReplayPrice(Span(low, mid, high), ram, disk, multiply_adds, alone, binding)
+
+    def _op(self, item: Alike, program: Program, extent: Extent) -> OpPrice:
         key = (item.signature, extent)
-        found = self._known.get(key)
+        found = self._ops.get(key)
         if found is None:
             demand = op_module(item.op.kind).demand(item.op, program, extent)
-            found = self._known[key] = self._price(demand, item.op.lane == "compute")
+            found = self._ops[key] = self._price(demand, item.op.lane == "compute")
         return found
 
     def _price(self, demand: Demand, computes: bool) -> OpPrice:
@@ -75,65 +118,36 @@ class Prices:
 
 
 def price_stage(
-    program: Program,
-    prices: Prices,
-    extents: tuple[tuple[Extent, int], ...],
-    ring: RingForm | None = None,
+    program: Program, prices: Prices, extents: tuple[tuple[Extent, int], ...], ring: RingForm | None = None
 ) -> StageCost:
     """The cost of replaying a program at each extent so many times."""
-    rates, groups = prices.rates, alike(program)
+    rates, knobs = prices.rates, ring or NO_RING
     total, ram, disk, multiply_adds = ZERO, 0.0, 0.0, 0.0
-    alone = dict.fromkeys(RESOURCES, 0.0)
-    critical = dict.fromkeys(RESOURCES, 0.0)
+    alone, binding = dict.fromkeys(RESOURCES, 0.0), dict.fromkeys(RESOURCES, 0.0)
     call = rates.over("call", 1)
-    knobs = ring or NO_RING
     for extent, times in extents:
-        step = _Step()
-        for item in groups:
-            step.add(prices.of(item, program, extent), item.count)
-        reading, shared = rates.disk(step.disk_bytes, knobs.slot_bytes, knobs.in_flight), rates.ram(step.ram_bytes)
-        total = total + (Span.largest(step.compute, reading, shared) + call) * times
-        ram, disk = ram + times * step.ram_bytes, disk + times * step.disk_bytes
-        multiply_adds += times * step.multiply_adds
-        step.own[RAM] = max(step.own[RAM], shared.mid)
-        step.own[DISK] = reading.mid
-        for what, seconds in step.own.items():
-            alone[what] += times * seconds
-        for what, seconds in step.shares(reading.mid, shared.mid).items():
-            critical[what] += times * seconds
-        for table in (alone, critical):
-            table[OVERHEAD] += times * call.mid
+        replay = prices.replay(program, extent)
+        reading = rates.disk(replay.disk_bytes, knobs.slot_bytes, knobs.in_flight)
+        shared = rates.ram(replay.ram_bytes)
+        total = total + (Span.largest(replay.compute, reading, shared) + call) * times
+        ram, disk = ram + times * replay.ram_bytes, disk + times * replay.disk_bytes
+        multiply_adds += times * replay.multiply_adds
+        ram_s, arithmetic_s, overhead_s = replay.alone
+        own = (max(ram_s, shared.mid), arithmetic_s, reading.mid, overhead_s + call.mid)
+        for table, seconds in ((alone, own), (binding, _binding(replay, reading.mid, shared.mid, call.mid))):
+            for what, value in zip(RESOURCES, seconds, strict=True):
+                table[what] += times * value
     replays = sum(times for _, times in extents)
     tokens = sum(extent.tokens * times for extent, times in extents)
-    binds = max(RESOURCES, key=lambda what: critical[what])
+    binds = max(RESOURCES, key=lambda what: binding[what])
     return StageCost(program.name, tokens, replays, total, ram, disk, multiply_adds, binds, tuple(alone.items()))
 
 
-@dataclass
-class _Step:
-    """One replay, summed over its ops."""
-
-    compute: Span = ZERO
-    ram_bytes: float = 0.0
-    disk_bytes: float = 0.0
-    multiply_adds: float = 0.0
-    own: dict[str, float] = field(default_factory=lambda: dict.fromkeys(RESOURCES, 0.0))
-    critical: dict[str, float] = field(default_factory=lambda: dict.fromkeys(RESOURCES, 0.0))
-
-    def add(self, price: OpPrice, count: int) -> None:
-        self.compute = self.compute + price.seconds * count
-        self.ram_bytes += count * price.ram_bytes
-        self.disk_bytes += count * price.disk_bytes
-        self.multiply_adds += count * price.multiply_adds
-        self.own[ARITHMETIC] += count * price.arithmetic_s
-        self.own[RAM] += count * price.ram_s
-        self.own[OVERHEAD] += count * price.overhead_s
-        longest = RAM if price.ram_s >= price.arithmetic_s else ARITHMETIC
-        self.critical[longest] += count * (price.seconds.mid - price.overhead_s)
-        self.critical[OVERHEAD] += count * price.overhead_s
-
-    def shares(self, reading_s: float, shared_s: float) -> dict[str, float]:
-        """The replay's seconds by the resource that they wait for."""
-        if reading_s >= max(self.compute.mid, shared_s):
-            return {DISK: reading_s}
-        return {RAM: shared_s} if shared_s > self.compute.mid else self.critical
+def _binding(replay: ReplayPrice, reading_s: float, shared_s: float, call_s: float) -> tuple[float, ...]:
+    """The seconds of a replay by the resource that they wait for, in the order of `RESOURCES`."""
+    if reading_s >= max(replay.compute.mid, shared_s):
+        return 0.0, 0.0, reading_s, call_s
+    if shared_s > replay.compute.mid:
+        return shared_s, 0.0, 0.0, call_s
+    ram_s, arithmetic_s, overhead_s = replay.binding
+    return ram_s, arithmetic_s, 0.0, overhead_s + call_s

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
+from math import inf
+from operator import itemgetter
 
 from pintpot.budget import Budget, Prefer
+from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit, NotApplicable
-from pintpot.planner.allocate import Placing, place
+from pintpot.planner.allocate import TooLarge, place, smallest_bytes
 from pintpot.planner.assess import Bench, Draft, shortfall
 from pintpot.planner.plan import Plan
 from pintpot.planner.space import Choice, Dimension, Space
 
-EXHAUSTIVE = 1200
+EXHAUSTIVE = 2000
 """Spaces up to this size are searched whole; in larger ones, one or two choices are changed at a time."""
 
 Rank = tuple[float, ...]
@@ -33,6 +36,11 @@ class Search:
     failures: dict[Choice, str] = field(default_factory=dict)
     nearest: dict[Choice, Plan] = field(default_factory=dict)
     _best: tuple[Rank, Choice] | None = None
+    _drafts: dict[Choice, Draft | None] = field(default_factory=dict)
+
+    def within(self, memory_bytes: int) -> Search:
+        """A search in another amount of memory, which begins with what does not depend on it."""
+        return Search(self.bench, self.space, memory_bytes, _drafts=self._drafts)
 
     @property
     def budget(self) -> Budget:
@@ -42,52 +50,75 @@ class Search:
         """The plan of a choice, None when it breaks a limit; remembered either way."""
         if choice not in self.plans and choice not in self.failures:
             try:
-                self._settle(choice, self._placed(choice).plan(self.bench))
+                made = self.bench.draft([step for step in choice if step is not None])
+                self._settle(choice, place(self.bench, made, self.space.places, self.memory_bytes).plan(self.bench))
             except (NotApplicable, DoesNotFit) as error:
                 self.failures[choice] = str(error)
         return self.plans.get(choice)
 
     def try_all(self, choices: Iterable[Choice]) -> None:
         """Every choice that could be better than the best one found, the most promising first."""
-        hopes = [(hope, index, choice) for index, choice in enumerate(choices) if (hope := self.hope(choice))]
-        for hope, _, choice in sorted(hopes, key=lambda item: item[:2]):
+        hopes = [(hope, choice) for choice in choices if (hope := self.hope(choice)) is not None]
+        # Sorting keeps the order of equals.
+        for hope, choice in sorted(hopes, key=itemgetter(0)):
             if self._best is not None and hope >= self._best[0]:
                 return
             self.try_choice(choice)
 
     def hope(self, choice: Choice) -> Rank | None:
         """The best rank that the plan of a choice could have, None where it surely breaks a limit."""
+        made, budget = self.draft(choice), self.budget
+        if made is None:
+            return None
         try:
-            placing = self._placed(choice, hopeless=self.budget.degradation)
-        except (NotApplicable, DoesNotFit):
+            placing = place(self.bench, made, self.space.places, self.memory_bytes)
+        except TooLarge:
             return None
-        budget, late = self.budget, placing.first_token_s.high
-        if budget.first_token_s is not None and late > budget.first_token_s:
+        prefill_s, decode_s = placing.prefill_s, placing.decode_s
+        if budget.first_token_s is not None and prefill_s.high > budget.first_token_s * budget.workload.batch:
             return None
-        if budget.per_token_s is not None and placing.per_token_s.high > budget.per_token_s:
+        if budget.per_token_s is not None and decode_s.high > budget.per_token_s * made.stages[1].replays:
             return None
-        memory = placing.draft.whole_bytes if placing.place is None else 0
-        return _rank(placing.total_s.mid, placing.draft.degradation.high, memory, budget.prefer)
+        return _rank(prefill_s.mid + decode_s.mid, made.degradation.high, placing.least_bytes, budget.prefer)
 
     def best(self) -> tuple[Choice, Plan] | None:
         return None if self._best is None else (self._best[1], self.plans[self._best[1]])
 
-    def drafts(self) -> Iterator[tuple[Choice, Draft]]:
-        """Every choice of the space that may keep the budget's degradation, unless there are too many to look at."""
-        for choice in self.space.hopeful() if self.space.size <= EXHAUSTIVE else tuple(self.plans):
-            try:
-                yield choice, self._draft(choice, self.budget.degradation)
-            except (NotApplicable, DoesNotFit):
-                continue
+    def draft(self, choice: Choice) -> Draft | None:
+        """A choice without a place, None where a step does not apply or the degradation is beyond the budget's."""
+        if choice not in self._drafts:
+            self._drafts[choice] = self._draft([step for step in choice if step is not None])
+        return self._drafts[choice]
 
-    def _draft(self, choice: Choice, most: float | None = None) -> Draft:
-        steps = [step for step in choice if step is not None]
-        if most is not None and self.bench.degradation(steps).high > most:
-            raise DoesNotFit(f"degradation beyond {most:g} nats")
-        return self.bench.draft(steps)
+    def drafts(self) -> Iterable[Draft]:
+        """Those of the whole space; where it is too large, of the ways to the smallest and to what was looked at."""
+        if self.space.size <= EXHAUSTIVE:
+            for choice in self.space.hopeful():
+                self.draft(choice)
+        elif not self._drafts:
+            self._descend_to_smallest()
+        return [made for made in self._drafts.values() if made is not None]
 
-    def _placed(self, choice: Choice, hopeless: float | None = None) -> Placing:
-        return place(self.bench, self._draft(choice, hopeless), self.space.places, self.memory_bytes)
+    def _descend_to_smallest(self) -> None:
+        """From the first choice to that of its neighbours with the smallest floor, until none is smaller."""
+
+        def floor(choice: Choice) -> float:
+            made = self.draft(choice)
+            return inf if made is None else smallest_bytes(self.bench, made, self.space.places)
+
+        at = self.space.first()
+        while True:
+            best = min((at, *_two_changes(self.space.dimensions, at)), key=floor)
+            if floor(best) >= floor(at):
+                return
+            at = best
+
+    def _draft(self, steps: list[Step]) -> Draft | None:
+        try:
+            beyond = self.bench.degradation(steps).high > self.budget.degradation
+            return None if beyond else self.bench.draft(steps)
+        except NotApplicable:
+            return None
 
     def _settle(self, choice: Choice, plan: Plan) -> None:
         short = shortfall(plan, self.memory_bytes)

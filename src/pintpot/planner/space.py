@@ -11,6 +11,7 @@ from pintpot.contract.form import source_form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable
 from pintpot.planner.degradation import expected
+from pintpot.planner.dominance import undominated
 from pintpot.planner.plan import Rejected
 from pintpot.planner.question import Question
 from pintpot.techniques import classes
@@ -25,7 +26,8 @@ Choice = tuple[Option, ...]
 class Dimension:
     """What can be chosen for one facet of one target; exactly one option is.
 
-    `hopeful` are the options that may keep the budget's degradation; the others are priced only to say what they cost.
+    `hopeful` are the options that may keep the budget's degradation, and of formats those that no other one beats in
+    everything; the others are priced only to say what they cost.
     """
 
     facet: Facet
@@ -78,7 +80,10 @@ def build_space(question: Question) -> Space:
 
 def _dimension(question: Question, facet: Facet, target: str, offers: list[Option]) -> Dimension:
     options = (*offers, None) if facet not in NEEDED else tuple(offers)
-    return Dimension(facet, target, options, tuple(option for option in options if _may_keep(question, option)))
+    hopeful = [option for option in options if _may_keep(question, option)]
+    if facet == Facet.FORMAT:
+        hopeful = undominated(question, [option for option in hopeful if option is not None])
+    return Dimension(facet, target, options, tuple(hopeful))
 
 
 def _reason_against(question: Question, step: Step) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 from pintpot.budget import Workload
 from pintpot.contract.form import Form
@@ -24,10 +25,9 @@ def price_stages(workload: Workload, form: Form, work: Work, prices: Prices) -> 
     """Prefill of each sequence's prompt in chunks; decode of all side by side, at the middle of the answer."""
     prompt, output = lengths(workload)
     chunks = _chunks(prompt, form.chunk, workload.batch)
-    # What attention reads grows evenly with the answer, so its middle stands for all of it.
-    step = Extent(workload.batch, workload.batch, workload.batch, prompt + output // 2)
+    steps = _steps(prompt, output, workload.batch)
     prefill = price_stage(work.stage("prefill").program(form.chunk), prices, chunks, form.ring)
-    decode = price_stage(work.stage("decode").program(workload.batch), prices, ((step, output),), form.ring)
+    decode = price_stage(work.stage("decode").program(workload.batch), prices, steps, form.ring)
     return prefill, decode
 
 
@@ -45,12 +45,19 @@ def pack_bytes(form: Form) -> int:
     return round(form.weight_bytes * 1.002) + 8_000_000
 
 
+@lru_cache(maxsize=64)
 def _chunks(prompt: int, chunk: int, batch: int) -> tuple[tuple[Extent, int], ...]:
     """The chunks of every sequence's prompt; logits are wanted of the last alone."""
     before, last = divmod(prompt - 1, chunk)
     # Attention's cost is linear in the context, so the chunks before the last are priced at their mean.
     whole = ((Extent(chunk, rows=0, context=chunk * (before - 1) // 2), before * batch),) if before else ()
     return (*whole, (Extent(last + 1, context=chunk * before), batch))
+
+
+@lru_cache(maxsize=64)
+def _steps(prompt: int, output: int, batch: int) -> tuple[tuple[Extent, int], ...]:
+    """The steps of the answers: what attention reads grows evenly with them, so their middle stands for all."""
+    return ((Extent(batch, batch, batch, prompt + output // 2), output),)
 
 
 def _read(prices: Prices, num_bytes: int) -> Span:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
-from pintpot.program.spec import Buffer, Buffers, Op, Program, Table
+from pintpot.program.spec import Buffers, Op, Program, Table
 
 Families = Mapping[Hashable, list[tuple[Op, tuple[str, ...]]]]
 
@@ -55,25 +56,27 @@ def _families(ops: Iterable[Op]) -> Families:
 
 
 def _grouped(families: Families, parts: Iterable[Buffers]) -> Sequence[Alike]:
-    kinds: dict[str, Hashable] = {}
+    kinds: dict[str, int] = {}
     for part in parts:
         kinds.update(_kinds(part))
     groups: list[Alike] = []
     for key, members in families.items():
-        count: dict[tuple[Hashable, ...], int] = {}
-        first: dict[tuple[Hashable, ...], Op] = {}
+        found: dict[tuple[int, ...], list[Op]] = {}
         for op, names in members:
-            touched = tuple([kinds[name] for name in names])
-            count[touched] = count.get(touched, 0) + 1
-            first.setdefault(touched, op)
-        groups += [Alike(Table((key, touched)), first[touched], number) for touched, number in count.items()]
+            found.setdefault(tuple([kinds[name] for name in names]), []).append(op)
+        groups += [Alike(Table((key, touched)), ops[0], len(ops)) for touched, ops in found.items()]
     return groups
 
 
 @lru_cache(maxsize=256)
-def _kinds(part: Buffers) -> Mapping[str, Hashable]:
-    return {buffer.name: _kind(buffer) for buffer in part}
+def _kinds(part: Buffers) -> Mapping[str, int]:
+    return {buffer.name: _kind(buffer.shape, buffer.format, buffer.life) for buffer in part}
 
 
-def _kind(buffer: Buffer) -> Hashable:
-    return buffer.shape, buffer.format, buffer.life
+@lru_cache(maxsize=None)
+def _kind(shape: tuple[int | str, ...], name: str, life: str) -> int:
+    """A number of its own for each sort of buffer: numbers are compared faster than what they stand for."""
+    return next(_NUMBERS)
+
+
+_NUMBERS = count()

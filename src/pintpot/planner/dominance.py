@@ -1,0 +1,82 @@
+"""Formats that another one beats in everything: no plan with them can be the best, whatever the other choices are.
+
+A plan's price only ever falls with fewer bytes, with faster rates and with less degradation. So a format that has more
+bytes of every weight, no faster a kernel and no better a prior need not be searched; it is still priced for the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from pintpot.contract.form import Form, source_form
+from pintpot.contract.step import Step
+from pintpot.formats import encoding
+from pintpot.machine.spec import MATMUL_ROWS
+from pintpot.planner.question import Question
+from pintpot.planner.rates import CACHED, Rates, Speed
+
+ROW_KINDS = ("", "x0", "x2")
+
+
+def undominated(question: Question, options: Sequence[Step]) -> list[Step | None]:
+    """The options but those that another one beats; of two that are equal in everything, the first stays."""
+    source = source_form(question.model)
+    forms = [option.promise(source) for option in options]
+    rates = _rates(question)
+    beaten: set[int] = set()
+    for worse, option in enumerate(options):
+        if _is_measured(question, option):
+            continue
+        for better, other in enumerate(options):
+            if better == worse or better in beaten or not _is_as_good(question, other, option):
+                continue
+            if _is_as_small_and_fast(rates, forms[better], forms[worse]):
+                beaten.add(worse)
+                break
+    return [option for index, option in enumerate(options) if index not in beaten]
+
+
+def _rates(question: Question) -> list[Rates]:
+    """One for each working set at which the machine's RAM was measured."""
+    sizes = sorted({rate.size for rate in question.machine.rates if rate.what == "read"})
+    return [Rates(question.machine, question.threads, size) for size in sizes or [0]]
+
+
+def _is_as_good(question: Question, step: Step, other: Step) -> bool:
+    (low, high), (other_low, other_high) = question.priors.of(step.key), question.priors.of(other.key)
+    return low <= other_low and high <= other_high
+
+
+def _is_as_small_and_fast(rates: list[Rates], form: Form, other: Form) -> bool:
+    pairs = {(a.format, b.format, a.shape[1]) for a, b in zip(form.weights, other.weights, strict=True) if a != b}
+    if any(encoding(a).strip_bytes(columns) > encoding(b).strip_bytes(columns) for a, b, columns in pairs):
+        return False
+    # Fewer bytes may lie nearer, which must not be slower either.
+    reading = [item.speed("read", item.footprint) for item in rates]
+    if any(not _at_least(near, far) for near, far in pairwise(reading)):
+        return False
+    return all(_is_as_fast(item, a, b) for a, b in {pair[:2] for pair in pairs} for item in rates)
+
+
+def _is_as_fast(rates: Rates, name: str, other: str) -> bool:
+    """Whether every kernel of a format is as fast as the other's, near and far, at every width."""
+    for rows in ROW_KINDS:
+        one, two = f"{name}{rows}", f"{other}{rows}"
+        for size in (rates.footprint, CACHED):
+            if not _at_least(rates.speed(f"matvec/{one}", size), rates.speed(f"matvec/{two}", size)):
+                return False
+        for width in MATMUL_ROWS:
+            if not _at_least(rates.product(one, width), rates.product(two, width)):
+                return False
+    return True
+
+
+def _at_least(one: Speed | None, other: Speed | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.low >= other.low and one.mid >= other.mid and one.high >= other.high
+
+
+def _is_measured(question: Question, step: Step) -> bool:
+    return any(str(step) in key.split("; ") for key in question.measured)

@@ -1,0 +1,130 @@
+"""What `prove` measured, kept by model in `<home>/measured`, so that the next plan is nearer to the truth.
+
+A file is read and replaced whole under a lock of its own, so that two processes on one home lose nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pintpot.errors import BadInput, need
+from pintpot.meter.home import home
+from pintpot.planner.degradation import steps_key
+from pintpot.planner.holders import LOADER, PROCESS, TOKENIZER
+from pintpot.planner.plan import Plan
+
+VERSION = 1
+KEPT = 24
+"""Measurements of one thing that are kept; older ones fall out."""
+HOLDERS = (PROCESS, TOKENIZER, LOADER)
+"""Holders that are estimated; the others are computed exactly."""
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What is known of a model: degradation (nats, low..high) and seconds by the key of the steps, bytes by holder."""
+
+    degradation: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    holders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+
+
+def remember(
+    plan: Plan,
+    fingerprint: str,
+    *,
+    degradation: tuple[float, float] | None = None,
+    holders: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
+
+    Quality belongs to model and steps, whatever the machine; bytes and seconds to the machine too. Raises BadInput
+    where the home cannot be written or holds a file that is none of ours.
+    """
+    key = steps_key(plan.steps)
+    with _locked(_path(plan.model_digest, folder)) as path:
+        data = _read(path)
+        if degradation is not None:
+            data["degradation"][key] = list(degradation)
+        here = data["machines"].setdefault(fingerprint, {"holders": {}, "seconds": {}})
+        for name, num_bytes in (holders or {}).items():
+            if name in HOLDERS:
+                _append(here["holders"], name, num_bytes)
+        for stage, value in (seconds or {}).items():
+            _append(here["seconds"].setdefault(key, {}), stage, value)
+        _write(path, data)
+
+
+def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -> Recalled:
+    """Everything known of a model on a machine; nothing where nothing was measured. Raises BadInput for a bad file."""
+    path = _path(model_digest, folder)
+    data = _read(path)
+    try:
+        here = data["machines"].get(fingerprint, {"holders": {}, "seconds": {}})
+        return Recalled(
+            {key: (float(low), float(high)) for key, (low, high) in data["degradation"].items()},
+            {name: (min(seen), max(seen)) for name, seen in here["holders"].items()},
+            {key: {s: (min(seen), max(seen)) for s, seen in found.items()} for key, found in here["seconds"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is not a record of measurements ({error!r}); remove it") from error
+
+
+def _append(table: dict[str, list[float]], name: str, value: float) -> None:
+    table[name] = [*table.get(name, []), value][-KEPT:]
+
+
+def _path(model_digest: str, folder: Path | None) -> Path:
+    need(model_digest.isalnum(), f"{model_digest!r} is no digest")
+    return (home() if folder is None else folder) / "measured" / f"{model_digest}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {"version": VERSION, "degradation": {}, "machines": {}}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is not a record of measurements ({error}); remove it") from error
+    whole = isinstance(data, dict) and isinstance(data.get("degradation"), dict)
+    whole = whole and isinstance(data.get("machines"), dict)
+    need(whole, f"{path} is not a record of measurements; remove it")
+    version = data.get("version")
+    need(version == VERSION, f"{path} has version {version!r}, this program reads {VERSION}; remove it")
+    return dict(data)
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(data, file, indent=0, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+    except OSError as error:
+        why = f"{path.parent} cannot be written ({error.strerror}); make room, or set PINTPOT_HOME to another folder"
+        raise BadInput(why) from error
