@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from pintpot._native import kernels as native
 
+from pintpot._native import kernels as native
 from pintpot.errors import PintpotError, need
 from pintpot.formats.registry import KERNEL_FORMATS, encoding
 from pintpot.formats.tiles import unpack

@@ -13,7 +13,7 @@ constexpr uint32_t add_zeros(uint32_t crc, int bytes) {
   return crc;
 }
 
-// of[b][v]: byte b of a remainder having value v, moved on by `start + step * b'` zero bytes (b' = b or 3 - b ...).
+// of[row][v]: what the byte v of a remainder becomes after some zero bytes; `make_tables` is told which by `step`.
 template <int ROWS>
 struct Tables {
   uint32_t of[ROWS][256];
@@ -37,7 +37,8 @@ constexpr Tables<4> kShift =
     make_tables<4>([](int row, uint32_t value) { return add_zeros(value << 8 * row, kStream); });
 
 INLINE uint32_t shift_stream(uint32_t crc) {
-  return kShift.of[0][crc & 255] ^ kShift.of[1][crc >> 8 & 255] ^ kShift.of[2][crc >> 16 & 255] ^ kShift.of[3][crc >> 24];
+  return kShift.of[0][crc & 255] ^ kShift.of[1][crc >> 8 & 255] ^ kShift.of[2][crc >> 16 & 255] ^
+         kShift.of[3][crc >> 24];
 }
 INLINE uint32_t three_streams(uint32_t crc, const uint8_t* p) {
   uint64_t a = crc, b = 0, c = 0;

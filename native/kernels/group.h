@@ -93,8 +93,8 @@ struct Q6K {
   }
 };
 
-// What many tokens read: a stretch of a strip expanded once, a byte a value, scales as float32 [half or m][16]. Codes are
-// moved up to the zero of the widest format of their class (4, 6 or 8 bits), which then shares its products.
+// What many tokens read: a stretch of a strip expanded once, a byte a value, scales as float32 [half or m][16]. Codes
+// are moved up to the zero of the widest format of their class (4, 6 or 8 bits), which then shares its products.
 template <int BITS, bool AFFINE, int HALVES>
 struct Expanded {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = HALVES;
@@ -120,7 +120,8 @@ struct Index {
 };
 template <class F>
 INLINE void each_quad(F f) {
-  f(Index<0>{}), f(Index<1>{}), f(Index<2>{}), f(Index<3>{}), f(Index<4>{}), f(Index<5>{}), f(Index<6>{}), f(Index<7>{});
+  f(Index<0>{}), f(Index<1>{}), f(Index<2>{}), f(Index<3>{});
+  f(Index<4>{}), f(Index<5>{}), f(Index<6>{}), f(Index<7>{});
 }
 
 template <class F>

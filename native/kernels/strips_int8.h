@@ -172,6 +172,7 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index) {
   alignas(64) uint8_t scales[S * kScales];
   const int64_t groups = (c.k + 31) / 32, bytes = format_strip_bytes<F>(c.k);
   const int64_t left = c.num_rows - (index + S - 1) * 16, group_bytes = PanelOf<PLANES>::kTokenBytes;
+  const uint8_t* tokens = (const uint8_t*)c.quantized;
   for (int64_t g = 0; g < groups; g += kChunk) {
     const int64_t n = groups - g < kChunk ? groups - g : kChunk;
     for (int i = 0; i < S; ++i) {
@@ -180,7 +181,7 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index) {
     }
     for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
       dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
-                                             (const uint8_t*)c.quantized + (t * groups + g * kPanelTokens) * group_bytes,
+                                             tokens + (t * groups + g * kPanelTokens) * group_bytes,
                                              kPanelTokens * groups * group_bytes,
                                              c.out + t * c.out_stride + index * 16, c.out_stride,
                                              left < 16 ? left : 16, g == 0});
