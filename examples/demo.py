@@ -1,4 +1,7 @@
-"""What `make demo` runs: one real language model in three memory budgets, each planned, packed, run and proved."""
+"""What `make demo` runs: one real language model in three memory budgets, each planned, packed, run and proved.
+
+`python examples/demo.py [MODEL] [--quick]`: quick takes a probe of two seconds and one run for each proof.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ from pintpot.units import format_bytes, format_rate, format_seconds
 COMFORTABLE = 300_000_000
 CONTEXT, PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128, 64
 PROMPT = "Why is the sky blue? Answer in two sentences."
-RUNS = 3
+QUICK = "--quick" in sys.argv
+RUNS = 1 if QUICK else 3
 WIDTH = 100
 
 out = Console(width=min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
@@ -49,7 +53,7 @@ def main() -> None:
 def show_machine() -> None:
     """Measure this machine for the sharper promises, and say what was found."""
     with progress() as tell:
-        machine = pintpot.probe(progress=tell)
+        machine = pintpot.probe(quick=QUICK, progress=tell)
     read, disk = machine.rate("read", threads=machine.cpu.threads), machine.rate("disk", threads=4)
     rates = [f"{what} {format_bytes(rate.low)} to {format_bytes(rate.high)}/s"
              for what, rate in (("RAM", read), ("disk", disk)) if rate is not None]  # fmt: skip

