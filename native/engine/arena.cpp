@@ -20,6 +20,18 @@ size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * 
 
 size_t physical_bytes() { return size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)); }
 
+// What lies around the aligned part is given back, so that no huge page reaches beyond it.
+uint8_t* map_aligned(size_t bytes, int flags) {
+    size_t mapped = bytes + Arena::kAlignment;
+    void* mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    if (mapping == MAP_FAILED) throw std::bad_alloc();
+    auto* start = static_cast<uint8_t*>(mapping);
+    size_t before = round_up(reinterpret_cast<uintptr_t>(start), Arena::kAlignment) - reinterpret_cast<uintptr_t>(start);
+    if (before > 0) munmap(start, before);
+    if (before < Arena::kAlignment) munmap(start + before + bytes, Arena::kAlignment - before);
+    return start + before;
+}
+
 // Kernels before 5.14 do not know MADV_POPULATE_WRITE: there the pages are touched one by one.
 void touch(uint8_t* data, size_t bytes) {
     if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return;
@@ -33,23 +45,20 @@ Arena::Arena(size_t bytes, bool huge, bool prefault) : bytes_(round_up(bytes, kP
     need(bytes > 0, "an arena of 0 bytes");
     // A kernel that overcommits would give it, and kill somebody while it is touched.
     if (bytes_ < bytes || bytes_ > physical_bytes()) throw std::bad_alloc();
-    mapped_ = bytes_ + kAlignment;
-    mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (prefault ? 0 : MAP_NORESERVE), -1, 0);
-    if (mapping_ == MAP_FAILED) throw std::bad_alloc();
-    data_ = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uintptr_t>(mapping_), kAlignment));
-    // Without this the kernel may round a small arena up to huge pages, which the plan has not counted.
-    madvise(mapping_, mapped_, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    data_ = map_aligned(bytes_, prefault ? 0 : MAP_NORESERVE);
+    // Where huge pages are on for everybody, an arena that is touched little by little would grow by whole ones.
+    madvise(data_, bytes_, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     if (!prefault) return;
     try {
         touch(data_, bytes_);
     } catch (...) {
-        munmap(mapping_, mapped_);
+        munmap(data_, bytes_);
         throw;
     }
 }
 
 Arena::~Arena() {
-    if (data_ != nullptr) munmap(mapping_, mapped_);
+    if (data_ != nullptr) munmap(data_, bytes_);
 }
 
 bool Arena::holds(uintptr_t address, size_t bytes) const {
@@ -60,7 +69,7 @@ bool Arena::holds(uintptr_t address, size_t bytes) const {
 
 bool Arena::close() {
     if (users_.load() > 0) return false;
-    if (data_ != nullptr) munmap(mapping_, mapped_);
+    if (data_ != nullptr) munmap(data_, bytes_);
     data_ = nullptr;
     return true;
 }

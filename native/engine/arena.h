@@ -11,8 +11,9 @@ class Arena {
   public:
     static constexpr size_t kAlignment = size_t(2) << 20;
 
-    // Maps `bytes` at a 2 MiB boundary. `huge` asks for huge pages; `prefault` touches every page, so that a plan that
-    // started never runs out. Throws std::bad_alloc when the kernel refuses.
+    // Maps `bytes`, rounded up to 4 KiB and no further, at a 2 MiB boundary. `huge` asks for huge pages where whole ones
+    // fit: a direct read into them is one piece for the disk instead of hundreds. `prefault` touches every page, so that
+    // a plan that started never runs out. Throws std::bad_alloc when the kernel refuses.
     Arena(size_t bytes, bool huge, bool prefault);
     ~Arena();
     Arena(const Arena&) = delete;
@@ -33,8 +34,6 @@ class Arena {
     bool close();
 
   private:
-    void* mapping_ = nullptr;
-    size_t mapped_ = 0;
     uint8_t* data_ = nullptr;
     size_t bytes_ = 0;
     std::atomic<int> users_{0};

@@ -83,7 +83,7 @@ void bind_memory(nb::module_& module) {
                 nb::gil_scoped_release released;
                 new (self) Arena(bytes, huge, prefault);
             },
-            nb::arg("num_bytes"), nb::arg("huge") = false, nb::arg("prefault") = true)
+            nb::arg("num_bytes"), nb::arg("huge") = true, nb::arg("prefault") = true)
         .def_prop_ro("address", &Arena::address)
         .def_prop_ro("nbytes", &Arena::size)
         .def_prop_ro("is_open", &Arena::is_open)

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fcntl.h>
-#include <new>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,14 +29,6 @@ bool direct_refused_by_environment() {
     const char* value = std::getenv("PINTPOT_NO_DIRECT");
     return value != nullptr && std::strcmp(value, "1") == 0;
 }
-
-AlignedBuffer::AlignedBuffer(size_t bytes)
-    : data_(static_cast<uint8_t*>(std::aligned_alloc(kBlock, (std::max<size_t>(bytes, 1) + kBlock - 1) / kBlock * kBlock))),
-      bytes_(bytes) {
-    if (data_ == nullptr) throw std::bad_alloc();
-}
-
-AlignedBuffer::~AlignedBuffer() { std::free(data_); }
 
 File::File(const std::string& path) : path_(path) {
     if (!direct_refused_by_environment()) {

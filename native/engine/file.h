@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "engine/arena.h"
+
 namespace pintpot {
 
 constexpr size_t kBlock = 4096;
@@ -18,18 +20,13 @@ struct Scratch {
 // Memory that direct reads may go to; freed with the object. Throws std::bad_alloc.
 class AlignedBuffer {
   public:
-    explicit AlignedBuffer(size_t bytes);
-    ~AlignedBuffer();
-    AlignedBuffer(AlignedBuffer&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
-    AlignedBuffer(const AlignedBuffer&) = delete;
-    AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-    uint8_t* data() const { return data_; }
-    size_t size() const { return bytes_; }
-    Scratch scratch() const { return {data_, bytes_ / kBlock * kBlock}; }
+    explicit AlignedBuffer(size_t bytes) : arena_(bytes, true, true) {}
+    uint8_t* data() const { return arena_.data(); }
+    size_t size() const { return arena_.size(); }
+    Scratch scratch() const { return {data(), size()}; }
 
   private:
-    uint8_t* data_;
-    size_t bytes_;
+    Arena arena_;
 };
 
 class File {
