@@ -14,7 +14,7 @@ from pintpot._native import Arena, CancelFlag, Pool, Ring, crc32c
 from pintpot.formats import encoding
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
-from pintpot.kernels.native.bind import BoundWeight, Lookup, Piece, Replay, bind, scratch_bytes
+from pintpot.kernels.native.bind import BoundWeight, Piece, Replay, bind, scratch_bytes
 from pintpot.program.fetch import lay_slots
 from pintpot.program.layout import lay_out
 from pintpot.program.spec import Buffer, Op, Program, Segment, Stage, Work
@@ -225,10 +225,11 @@ def make(
     ring, weights = None, _resident(decoder, arena, at, ram)
     if on_disk:
         assert file is not None
-        slots, weights = _stream(decoder, strips, ram, weights, file, slot_bytes)
+        slots, passing, weights = _stream(decoder, strips, ram, weights, file, slot_bytes)
         ring = open_ring(
-            file, slots, arena, offset=ring_at, num_buffers=num_buffers, slot_bytes=slot_bytes, in_flight=in_flight
-        )
+            file, slots, arena, offset=ring_at, num_buffers=num_buffers, slot_bytes=slot_bytes, in_flight=in_flight,
+            order=range(passing),
+        )  # fmt: skip
     session = {
         name: arena.address + at[f"holder.{holder}"] + offset for name, (holder, offset) in layout.session.items()
     }
@@ -296,49 +297,34 @@ def _stream(
     ram: dict[str, int],
     weights: dict[str, BoundWeight],
     file: Path,
-    slot_bytes: int,
-) -> tuple[list[RingSlot], dict[str, BoundWeight]]:  # fmt: skip
-    """Writes what does not rest in memory and says where it lies; an untied embedding comes last, to be looked up."""
-    order = [name for name in decoder.matrices() if name != "embed"] + (["embed"] if decoder.tied else [])
-    streamed = []
-    for name in order:
+    size: int,
+) -> tuple[list[RingSlot], int, dict[str, BoundWeight]]:
+    """Writes what does not rest in memory; returns its slots, how many of them a pass takes, and where weights lie.
+
+    An untied embedding comes last, in slots that no pass takes.
+    """
+
+    def part(name: str) -> tuple[str, int, int, int]:
         rows, columns, form = decoder.matrices()[name]
-        if ram[name] < rows:
-            streamed.append(
-                (name, ram[name] // 16, len(strips[name]) - ram[name] // 16, encoding(form).strip_bytes(columns))
-            )
-    table, pieces = [], {name: [] for name in weights}
+        first = -(-ram[name] // 16)
+        return name, first, -(-rows // 16) - first, encoding(form).strip_bytes(columns)
+
+    multiplied = [name for name in decoder.matrices() if name != "embed"] + ["embed"] * decoder.tied
+    passing = lay_slots([part(name) for name in multiplied], size)
+    slots = passing + (() if decoder.tied else lay_slots([part("embed")], size))
+    table: list[RingSlot] = []
+    pieces: dict[str, list[Piece]] = {name: [] for name in weights}
     with Writer(file, 65536) as writer:
-        for index, slot in enumerate(lay_slots(streamed, slot_bytes)):
+        for index, slot in enumerate(slots):
             raw = bytearray(slot.num_bytes)
             for piece in slot.pieces:
-                part = strips[piece.weight][piece.first_strip : piece.first_strip + piece.num_strips].tobytes()
-                raw[piece.offset : piece.offset + len(part)] = part
-                rows = decoder.matrices()[piece.weight][0]
-                first = piece.first_strip * 16
+                packed = strips[piece.weight][piece.first_strip : piece.first_strip + piece.num_strips].tobytes()
+                raw[piece.offset : piece.offset + len(packed)] = packed
+                first, rows = piece.first_strip * 16, decoder.matrices()[piece.weight][0]
                 pieces[piece.weight].append(Piece(index, piece.offset, first, min(piece.num_strips * 16, rows - first)))
             table.append(RingSlot(writer.position, len(raw), crc32c(raw)))
             writer.write(raw)
-        lookup = None
-        if not decoder.tied and ram["embed"] < decoder.matrices()["embed"][0]:
-            rest = strips["embed"][ram["embed"] // 16 :]
-            lookup = Lookup(writer.position, [crc32c(strip.tobytes()) for strip in rest])
-            writer.write(rest.tobytes())
-            writer.pad_to(4096)
-    placed = {}
-    for name, weight in weights.items():
-        found = lookup if name == "embed" and not decoder.tied else None
-        placed[name] = BoundWeight(
-            name,
-            weight.format,
-            weight.rows,
-            weight.columns,
-            weight.address,
-            weight.resident_rows,
-            tuple(pieces[name]),
-            found,
-        )
-    return table, placed
+    return table, len(passing), {name: replace(weight, pieces=tuple(pieces[name])) for name, weight in weights.items()}
 
 
 def fill_call(

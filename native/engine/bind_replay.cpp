@@ -31,8 +31,7 @@ int32_t format_of(const std::string& name) {
 using PieceTuple = std::tuple<uint32_t, uint32_t, int64_t, int64_t>;
 
 Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintptr_t address, int64_t resident_rows,
-                 const std::vector<PieceTuple>& pieces,
-                 const std::optional<std::pair<uint64_t, std::vector<uint32_t>>>& lookup) {
+                 const std::vector<PieceTuple>& pieces) {
     constexpr int64_t kMost = int64_t(1) << 31;
     need(rows > 0 && rows < kMost && columns > 0 && columns < kMost, "a weight has rows and columns, fewer than 2^31");
     auto whole = [&](int64_t row) { return row % kStripRows == 0 || row == rows; };
@@ -43,8 +42,6 @@ Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintp
     weight.rows = rows, weight.columns = columns;
     weight.resident = pointer<const uint8_t>(address);
     weight.resident_strips = strips(resident_rows);
-    weight.has_lookup = lookup.has_value();
-    if (lookup) std::tie(weight.lookup_offset, weight.lookup_crcs) = *lookup;
     for (const auto& [slot, offset, first, count] : pieces) {
         need(first >= 0 && count > 0 && count <= rows - first && first % kStripRows == 0 && whole(first + count),
              "the rows of a piece are whole strips");
@@ -217,12 +214,11 @@ void bind_builder(nb::module_& module) {
         .def(
             "__init__",
             [](Weight* self, const std::string& format, int64_t rows, int64_t columns, uintptr_t address,
-               int64_t resident_rows, const std::vector<PieceTuple>& pieces,
-               const std::optional<std::pair<uint64_t, std::vector<uint32_t>>>& lookup) {
-                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces, lookup));
+               int64_t resident_rows, const std::vector<PieceTuple>& pieces) {
+                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces));
             },
             nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("address"), nb::arg("resident_rows"),
-            nb::arg("pieces"), nb::arg("lookup").none());
+            nb::arg("pieces"));
     nb::class_<Builder>(module, "Builder")
         .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string&>(), nb::arg("tokens"), nb::arg("rows"),
              nb::arg("sequences"), nb::arg("context"), nb::arg("isa") = "")

@@ -226,17 +226,6 @@ void Ring::read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* de
     if (!file_.read_any(destination, bytes, whole.offset + begin, scratch)) check(slot, 0, 0);
 }
 
-void Ring::read_alone(uint64_t offset, uint32_t bytes, const uint32_t* crc, uint8_t* destination, Scratch scratch) {
-    auto at = static_cast<unsigned long long>(offset);
-    if (!file_.read_any(destination, bytes, offset, scratch))
-        throw SlotError(text("%s ends before byte %llu", file_.path().c_str(), at + bytes));
-    if (crc == nullptr) return;
-    uint32_t found = checksum_(0, destination, bytes);
-    if (found != *crc)
-        throw SlotError(text("%u bytes of %s at byte %llu have checksum %08x where the pack says %08x", bytes,
-                             file_.path().c_str(), at, found, *crc));
-}
-
 // Under the mutex: adds the time since the last change to the bucket of reads that were in flight.
 void Ring::count_in_flight(int change) {
     if (!in_pass_) return;

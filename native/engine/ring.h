@@ -65,10 +65,6 @@ class Ring {
     // a slot verifies all of it. Throws like wait().
     void read_piece(uint32_t slot, uint32_t begin, uint32_t bytes, uint8_t* destination, Scratch scratch);
 
-    // Bytes at `offset` that belong to no slot, with their own CRC-32C unless `crc` is null.
-    void read_alone(uint64_t offset, uint32_t bytes, const uint32_t* crc, uint8_t* destination, Scratch scratch);
-
-    size_t file_bytes() const { return file_.size(); }
     const std::vector<Slot>& slots() const { return slots_; }
     const std::vector<uint32_t>& order() const { return order_; }
     size_t slot_bytes() const { return slot_bytes_; }

@@ -31,10 +31,7 @@ ScratchNeed Embed::scratch(const Bounds&, int) const {
 }
 
 // A strip may begin and end inside a block.
-size_t Embed::read_room() const {
-    size_t window = strip_room() + 2 * kBlock;
-    return record_.weight.has_lookup ? window : std::max(window, kVerifyBytes);
-}
+size_t Embed::read_room() const { return std::max(strip_room() + 2 * kBlock, kVerifyBytes); }
 
 void Embed::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int) {
     record_.weight.bind(memory, ring, false);

@@ -19,10 +19,6 @@ const Piece& Weight::piece_of(int64_t strip) const {
 void Weight::bind(const Memory& memory, const Ring* ring, bool in_pass) {
     need(resident_strips >= 0 && resident_strips <= num_strips(), "a weight rests with more rows than it has");
     if (resident_strips > 0) memory.check(resident, resident_strips * strip_bytes, 1, "a weight");
-    if (has_lookup) {
-        bind_lookup(ring, in_pass);
-        return;
-    }
     int64_t next = resident_strips;
     for (Piece& piece : pieces) {
         need(piece.first_strip == next && piece.num_strips > 0 && piece.num_strips <= num_strips() - next,
@@ -41,25 +37,10 @@ void Weight::bind(const Memory& memory, const Ring* ring, bool in_pass) {
     need(next == num_strips(), text("of %lld strips of a weight %lld are nowhere", (long long)num_strips(), (long long)(num_strips() - next)));
 }
 
-void Weight::bind_lookup(const Ring* ring, bool in_pass) const {
-    int64_t strips = num_strips() - resident_strips;
-    need(!in_pass && pieces.empty(), "rows that are looked up cannot be multiplied");
-    need(ring != nullptr, "a weight has rows on disk, and there is no ring");
-    need(lookup_offset <= ring->file_bytes() && strips <= int64_t(ring->file_bytes() - lookup_offset) / strip_bytes,
-         text("%lld strips at byte %llu lie beyond the file", (long long)strips, (unsigned long long)lookup_offset));
-    need(lookup_crcs.empty() || int64_t(lookup_crcs.size()) == strips, "looked-up strips have one checksum each, or none");
-}
-
 void Weight::read_strip(Ring& ring, int64_t strip, uint8_t* destination, Scratch scratch) const {
-    if (has_lookup) {
-        int64_t index = strip - resident_strips;
-        const uint32_t* crc = lookup_crcs.empty() ? nullptr : &lookup_crcs[size_t(index)];
-        ring.read_alone(lookup_offset + uint64_t(index * strip_bytes), uint32_t(strip_bytes), crc, destination, scratch);
-    } else {
-        const Piece& piece = piece_of(strip);
-        uint32_t begin = piece.offset + uint32_t((strip - piece.first_strip) * strip_bytes);
-        ring.read_piece(piece.slot, begin, uint32_t(strip_bytes), destination, scratch);
-    }
+    const Piece& piece = piece_of(strip);
+    uint32_t begin = piece.offset + uint32_t((strip - piece.first_strip) * strip_bytes);
+    ring.read_piece(piece.slot, begin, uint32_t(strip_bytes), destination, scratch);
 }
 
 }  // namespace pintpot

@@ -17,18 +17,12 @@ struct Piece {
     uint32_t position = 0;  // of the slot in the ring's order, where the op reads it through the ring
 };
 
-class Weight {
-  public:
+struct Weight {
     int32_t format;
     int64_t rows, columns;
     const uint8_t* resident;
     int64_t resident_strips;
     std::vector<Piece> pieces;
-    // Instead of pieces, for rows that are only looked up: the other strips one after the other from `lookup_offset` of
-    // the file on, with a CRC-32C for each or none.
-    bool has_lookup = false;
-    uint64_t lookup_offset = 0;
-    std::vector<uint32_t> lookup_crcs;
     int64_t strip_bytes = 0;
 
     int64_t num_strips() const { return (rows + kStripRows - 1) / kStripRows; }
@@ -42,9 +36,6 @@ class Weight {
     // Checks that memory and pieces hold all rows, and finds the pieces' positions in the order of the ring where
     // `in_pass`. Throws std::invalid_argument.
     void bind(const Memory& memory, const Ring* ring, bool in_pass);
-
-  private:
-    void bind_lookup(const Ring* ring, bool in_pass) const;
 };
 
 }  // namespace pintpot

@@ -125,7 +125,6 @@ class Weight:
         address: int,
         resident_rows: int,
         pieces: Sequence[tuple[int, int, int, int]],
-        lookup: tuple[int, Sequence[int]] | None,
     ) -> None: ...
 
 class Builder:

@@ -36,22 +36,11 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """Strips read one at a time by token: all that do not rest in memory, from `offset` of the file on.
-
-    `crcs` holds the CRC-32C of each, or nothing.
-    """
-
-    offset: int
-    crcs: Sequence[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class BoundWeight:
     """A packed matrix [rows, columns]: its first `resident_rows` (whole strips) lie at `address`, the others on disk.
 
-    Those that a pass multiplies come in `pieces`, in row order; those that are only looked up may be a `lookup`. A tied
-    embedding uses the head's pieces.
+    Those lie in `pieces`, in row order; a tied embedding uses the head's. Slots of rows that are only looked up by
+    token need not be in the ring's order.
     """
 
     name: str
@@ -61,12 +50,10 @@ class BoundWeight:
     address: int
     resident_rows: int
     pieces: tuple[Piece, ...] = ()
-    lookup: Lookup | None = None
 
     def native(self) -> NativeWeight:
         pieces = [(piece.slot, piece.offset, piece.first_row, piece.num_rows) for piece in self.pieces]
-        lookup = None if self.lookup is None else (self.lookup.offset, list(self.lookup.crcs))
-        return NativeWeight(self.format, self.rows, self.columns, self.address, self.resident_rows, pieces, lookup)
+        return NativeWeight(self.format, self.rows, self.columns, self.address, self.resident_rows, pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +141,9 @@ def scratch_bytes(program: Program, threads: int) -> int:
     """
     builder = _builder(program, "")
     on_disk = {op.read("weight") for op in program.ops if op.kind == "fetch"}
-    multiplied = {name for op in program.ops if op.kind == "linear" for name in op.read_all("weight")}
     weights = [buffer.name for buffer in program.buffers if buffer.holder == "weights"]
     try:
-        unplaced = {name: _unplaced(program, name, name in on_disk, name in multiplied) for name in weights}
+        unplaced = {name: _unplaced(program, name, name in on_disk) for name in weights}
         record(builder, program, dict.fromkeys(program.by_name, 0), unplaced)
         return builder.scratch_bytes(threads)
     except ValueError as error:
@@ -198,14 +184,13 @@ def _builder(program: Program, isa: str) -> Builder:
     return Builder(bound("tokens"), bound("rows"), bound("sequences"), bound("context"), isa)
 
 
-def _unplaced(program: Program, name: str, on_disk: bool, multiplied: bool) -> NativeWeight | None:
+def _unplaced(program: Program, name: str, on_disk: bool) -> NativeWeight | None:
     shape = program.shape(name)
     if len(shape) != 2:
         return None
     rows, columns = shape
-    pieces = [(0, 0, 0, rows)] if on_disk and multiplied else []
-    lookup = (0, ()) if on_disk and not multiplied else None
-    return NativeWeight(program.by_name[name].format, rows, columns, 0, 0 if on_disk else rows, pieces, lookup)
+    pieces = [(0, 0, 0, rows)] if on_disk else []
+    return NativeWeight(program.by_name[name].format, rows, columns, 0, 0 if on_disk else rows, pieces)
 
 
 def _count(shape: Sequence[int]) -> int:
