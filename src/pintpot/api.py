@@ -10,8 +10,6 @@ from pintpot.errors import UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import available
 from pintpot.model.spec import Model
-from pintpot.packer.pack import is_pack
-from pintpot.packer.shelf import place_for
 from pintpot.planner.plan import Plan
 from pintpot.units import parse_bytes, parse_seconds
 
@@ -107,25 +105,27 @@ def pack(
 ) -> Path:
     """Pack a model by a plan (made from `asked`, as `plan` takes it, when there is none) and return the folder.
 
-    Without `folder` the pack is kept under PINTPOT_HOME and found again by the same question.
+    Without `folder` the pack is kept under PINTPOT_HOME and found again by the same question. It is packed in a process
+    of its own, inside the plan's budget.
     """
-    from pintpot.packer.pack import write_pack
+    from pintpot.packer.apart import pack_apart
 
     described = _local(model if isinstance(model, Model) else describe(model))
     made = plan or _plan(described, asked, progress)
-    kept = _place(described, asked) if plan is None else _kept_place(described, made)
-    place = kept if folder is None else Path(folder)
-    return write_pack(described, made, place, _bytes_progress(progress, "packing"))
+    if folder is None:
+        folder = _place(described, asked) if plan is None else _kept_place(described, made)
+    return pack_apart(described, made, Path(folder), _bytes_progress(progress, "packing"))
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session."""
+    from pintpot.packer.pack import is_pack
     from pintpot.runtime.opening import open_session
 
     threads = asked.get("threads")
     if is_pack(Path(model_or_pack)):
         asked.pop("threads", None)
-        need(not any(value for value in asked.values()), "a pack has its plan; these options belong to a model", UsageError)
+        need(not any(asked.values()), "a pack has its plan; these options belong to a model", UsageError)
         return open_session(Path(model_or_pack), this_machine(progress=progress), threads=threads, progress=progress)
     described = _local(describe(model_or_pack))
     folder = _found(described, asked)
@@ -166,6 +166,8 @@ def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Pla
 
 def _place(model: Model, asked: dict[str, Any]) -> Path:
     """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
+    from pintpot.packer.shelf import place_for
+
     given = {key: value for key, value in sorted(asked.items()) if value is not None and value is not False}
     return place_for(model.name, {"model": _identity(model), "asked": given})
 
@@ -179,12 +181,15 @@ def _identity(model: Model) -> str:
 
 
 def _kept_place(model: Model, made: Plan) -> Path:
+    from pintpot.packer.shelf import place_for
+
     return place_for(model.name, {"model": _identity(model), "steps": [step.to_json() for step in made.steps]})
 
 
 def _found(model: Model, asked: dict[str, Any]) -> Path | None:
     """The kept pack of this question, unless it would no longer fit what is free."""
     from pintpot.packer.manifest import read_manifest
+    from pintpot.packer.pack import is_pack
 
     folder = _place(model, asked)
     if not is_pack(folder):

@@ -1,18 +1,18 @@
 """One tree of errors. Whatever goes wrong inside is raised as one of these, with the number that decides.
 
-    PintpotError
-    ├── UsageError              exit 2   the command or call cannot be meant like this
-    │   ├── UnsupportedPlatform          not Linux, or a machine without what is needed
-    │   └── InUse                        another process holds the pack
-    ├── DoesNotFit              exit 3   no plan keeps the budget
-    │   └── DiskTooSmall                 the disk has no room for what would be written
-    ├── BadInput                exit 4   a file, folder or value from outside is not what it should be
-    │   ├── BadFile                      truncated, inconsistent or hostile
-    │   ├── UnsupportedModel             an architecture, tokenizer or format without a home here
-    │   └── BadPack                      changed, incomplete, or of a newer format
-    ├── PromiseBroken           exit 1   measured against promised, and it did not hold
-    ├── NotApplicable                    a technique's reason for not applying (planning catches it)
-    └── Interrupted             exit 130 the person pressed Ctrl-C
+PintpotError
+├── UsageError              exit 2   the command or call cannot be meant like this
+│   ├── UnsupportedPlatform          not Linux, or a machine without what is needed
+│   └── InUse                        another process holds the pack
+├── DoesNotFit              exit 3   no plan keeps the budget
+│   └── DiskTooSmall                 the disk has no room for what would be written
+├── BadInput                exit 4   a file, folder or value from outside is not what it should be
+│   ├── BadFile                      truncated, inconsistent or hostile
+│   ├── UnsupportedModel             an architecture, tokenizer or format without a home here
+│   └── BadPack                      changed, incomplete, or of a newer format
+├── PromiseBroken           exit 1   measured against promised, and it did not hold
+├── NotApplicable                    a technique's reason for not applying (planning catches it)
+└── Interrupted             exit 130 the person pressed Ctrl-C
 """
 
 from __future__ import annotations
@@ -88,3 +88,9 @@ def need(condition: bool, why: str, error: type[PintpotError] = BadInput) -> Non
     """Raise `error(why)` unless `condition` holds."""
     if not condition:
         raise error(why)
+
+
+def error_named(name: str) -> type[PintpotError]:
+    """The error of this name, as another process reports it; the root for any other name."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, PintpotError) else PintpotError

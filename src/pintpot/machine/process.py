@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from pintpot.errors import UnsupportedPlatform
 
-RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.session", "pintpot.runtime.everything")
+RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.opening")
 """What `pintpot run` has imported by the time weights are loaded."""
 
 _SCRIPT = """

@@ -17,8 +17,14 @@ from pintpot.errors import UnsupportedModel
 Floats = NDArray[np.float32]
 
 
-def rope_table(config: Mapping[str, Any], context: int, factors: Floats | None = None) -> Floats:
-    """Cosines, then sines, of every position: float32 [context, rope_dim].
+POSITIONS = 128
+"""The float64 angles of so many positions are made at once."""
+
+
+def rope_table(
+    config: Mapping[str, Any], context: int, factors: Floats | None = None, out: Floats | None = None
+) -> Floats:
+    """Cosines, then sines, of every position: float32 [context, rope_dim], in front of the flat `out` where given.
 
     `factors` [rope_dim / 2] divide the frequencies (a GGUF file stores Llama 3.1's scaling so).
     """
@@ -29,12 +35,12 @@ def rope_table(config: Mapping[str, Any], context: int, factors: Floats | None =
     frequencies, gain = _scaled(frequencies, base, dim, config)
     if factors is not None:
         frequencies = frequencies / factors.astype(np.float64)
-    table = np.empty((context, dim), np.float32)
-    # In runs of positions, so that the float64 angles never take more than the table.
-    for first in range(0, context, 1024):
-        angles = np.arange(first, min(first + 1024, context), dtype=np.float64)[:, None] * frequencies
-        table[first : first + 1024, : dim // 2] = np.cos(angles) * gain
-        table[first : first + 1024, dim // 2 :] = np.sin(angles) * gain
+    table = np.empty((context, dim), np.float32) if out is None else out[: context * dim].reshape(context, dim)
+    for first in range(0, context, POSITIONS):
+        stop = min(first + POSITIONS, context)
+        angles = np.arange(first, stop, dtype=np.float64)[:, None] * frequencies
+        table[first:stop, : dim // 2] = np.cos(angles) * gain
+        table[first:stop, dim // 2 :] = np.sin(angles) * gain
     return table
 
 

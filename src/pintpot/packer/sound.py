@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pintpot.contract.form import PAGE_TOKENS, Form, RingForm, WeightForm
 from pintpot.errors import need
 from pintpot.formats import encoding
+from pintpot.machine.spec import CACHE_FORMATS
 from pintpot.packer.types import check_types
 from pintpot.planner.plan import Plan
 from pintpot.program.fetch import ALIGN
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 50
 MOST_TOKENS = 1 << 28
 MOST_THREADS = 1 << 12
-CACHES = ("f16", "sym8c", "f32")
 _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size", "num_hidden_layers")
 
 
@@ -61,7 +61,7 @@ def _check_form(form: Form) -> None:
     need(0 < form.chunk <= MOST_TOKENS, f"chunks of {form.chunk} tokens")
     need(form.activation in PLANES, f"activations in {form.activation!r:.60}")
     cache = form.cache
-    need(cache.format in CACHES and cache.page_tokens == PAGE_TOKENS, f"a cache of {cache}")
+    need(cache.format in CACHE_FORMATS and cache.page_tokens == PAGE_TOKENS, f"a cache of {cache}")
     need(0 <= cache.window <= MOST_TOKENS and 0 <= cache.sinks <= MOST_TOKENS, f"a cache of {cache}")
     if form.ring is not None:
         _check_ring(form.ring)

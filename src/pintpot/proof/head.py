@@ -53,7 +53,7 @@ class PackedHead:
     def _normed(self, states: Floats) -> Floats:
         weight = np.empty(states.shape[1], np.float32)
         item = next(item for item in self._manifest.residents if item.name == "norm")
-        read_into(self._file, self._manifest.resident_offset + item.offset, weight)
+        read_into(self._file, self._manifest.resident_offset + item.offset, weight.data)
         normed = np.empty_like(states)
         eps = self._manifest.plan.config["rms_norm_eps"]
         for row in range(len(states)):
@@ -73,7 +73,7 @@ class PackedHead:
             for start in range(0, count, per_chunk):
                 number = min(per_chunk, count - start)
                 strips = np.empty((number, self._form.strip_bytes), np.uint8)
-                read_into(self._file, offset + start * self._form.strip_bytes, strips)
+                read_into(self._file, offset + start * self._form.strip_bytes, strips.data)
                 yield first + start, strips
 
 

@@ -50,4 +50,4 @@ class Answerer:
     def _read_seconds(self) -> float:
         once = measure.read(self._pool, self._arena, self._bytes, 1)
         rounds = max(1, round(READ_SECONDS / once))
-        return float(measure.read(self._pool, self._arena, self._bytes, rounds)) / rounds
+        return float(measure.read(self._pool, self._arena, self._bytes, rounds) / rounds)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pintpot.api import this_machine
+from pintpot.machine.here import this_machine
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes
-from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.opening import open_session
+from pintpot.runtime.request import Request, Sampling
 
 STEADY_STEPS = 2
 """Decode steps at the start of a run that are not counted: the readers run ahead of the first."""
@@ -31,11 +31,13 @@ class Answerer:
 
     def opened(self) -> dict[str, Any]:
         """Seconds and memory of the opening, by holder."""
-        return {"open_s": self._open_s, "held": self._session.held.by_holder, "notes": self._session.notes}
+        session = self._session
+        direct = session.ring is None or session.ring.direct
+        return {"open_s": self._open_s, "held": session.held, "notes": session.notes, "direct": direct}
 
     def run(self, tokens: list[int]) -> dict[str, Any]:
         """One prompt and answer of the plan's workload: seconds, bytes from disk, and the peak so far."""
-        session, ring = self._session, self._session.memory.ring
+        session, ring = self._session, self._session.ring
         session.engine.reset()
         prompt = tuple(np.resize(np.array(tokens), self._prompt).tolist())
         if ring is not None:
@@ -63,13 +65,12 @@ class Answerer:
     def hidden(self, texts: list[list[int]], path: str) -> dict[str, Any]:
         """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file."""
         width = self._session.plan.config["hidden_size"]
-        shape = (sum(map(len, texts)), width)
-        states = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        at = 0
-        for text in texts:
-            states[at : at + len(text)] = self._session.engine.hidden(tuple(text))
-            at += len(text)
-        states.flush()
+        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(map(len, texts)), width)}
+        with Path(path).open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for text in texts:
+                for states in self._session.engine.hidden(tuple(text)):
+                    file.write(states.data)
         return {"peak_bytes": peak_bytes()}
 
     def profile(self, tokens: list[int]) -> dict[str, Any]:

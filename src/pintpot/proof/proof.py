@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class HolderRow:
-    """Memory of one holder: promised low..high and measured alone, in bytes; None where it has no process of its own."""
+    """Memory of one holder: promised low..high and measured alone, in bytes; None where it was not."""
 
     name: str
     promised_low: int
@@ -81,7 +81,8 @@ class Proof:
     def shortfalls(self) -> tuple[str, ...]:
         """The promises that were not held, each with its numbers."""
         broken = [
-            f"{row.what}: measured {row.measured:.4g} {row.unit}, promised {row.promised_low:.4g} to {row.promised_high:.4g}"
+            f"{row.what}: measured {row.measured:.4g} {row.unit}, "
+            f"promised {row.promised_low:.4g} to {row.promised_high:.4g}"
             for row in self.rows
             if row.holds is False and row.measured is not None
         ]

@@ -7,16 +7,15 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pintpot import __version__
-from pintpot.api import this_machine
 from pintpot.errors import BadInput, UsageError, need
+from pintpot.machine.here import this_machine
 from pintpot.meter.agreement import Agreement, Interval
-from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
 from pintpot.proof.judge import Measured, judge
@@ -45,28 +44,46 @@ def prove(
     """Measure a pack against its plan's promises, each over the median of `runs` runs, and write an HTML report.
 
     Every process of the proof keeps to the budget and has its own line. When the source is gone, speed and memory are
-    proved and the proof says so. Raises BadPack, UsageError for a text that is too short.
+    proved and the proof says so. Raises BadPack, DoesNotFit, UsageError for a text that is too short.
     """
     need(runs >= 1, f"{runs} runs measure nothing; use 1 or more", UsageError)
+    pack = pack.resolve()
     manifest, digest = read_manifest(pack)
     tell = progress or (lambda share, what: None)
-    tokenizer = Tokenizer.load(from_folder(pack))
-    texts = _texts(text, tokenizer, manifest.plan)
+    peaks = {"packing": manifest.packing.peak_bytes}
+    notes: list[str] = []
+    _plan_again(pack, peaks, notes)
+    texts = _texts(pack, text, manifest.plan, peaks)
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
         states = Path(scratch) / "states.npy"
-        measured = _measure(pack, manifest, texts, states, runs, profile, threads, tell)
-        agreement, notes = _quality(pack, texts, states, measured, tell)
+        measured = _measure(pack, manifest, texts, states, _Asked(runs, profile, threads), peaks, tell)
+        agreement = _quality(pack, texts, states, peaks, notes, tell)
     proof = judge(pack, digest, manifest.plan, measured, agreement, runs)
-    proof = replace(proof, environment=_environment(), notes=(*proof.notes, *notes))
-    machine = this_machine()
-    remember_proof(machine, manifest.plan, proof, measured)
+    proof = replace(proof, environment=_environment(manifest.plan, threads), notes=(*proof.notes, *notes))
+    remember_proof(this_machine(), manifest.plan, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)
 
 
-def _texts(text: Path | None, tokenizer: Tokenizer, plan: Plan) -> Texts:
-    """Texts of equal length for the comparison: consecutive pieces of one file."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How to measure: how often, whether each op is timed, and with how many threads (None: as planned)."""
+
+    runs: int
+    profile: bool
+    threads: int | None
+
+
+def _plan_again(pack: Path, peaks: dict[str, int], notes: list[str]) -> None:
+    try:
+        with Worker("planning", pack) as worker:
+            peaks["planning"] = worker.ask("plan")["peak_bytes"]
+    except BadInput as error:
+        notes.append(f"planning was not measured: {error}")
+
+
+def _texts(pack: Path, text: Path | None, plan: Plan, peaks: dict[str, int]) -> Texts:
     if text is None:
         words = files("pintpot.proof").joinpath("text.txt").read_text(encoding="utf-8")
     else:
@@ -74,12 +91,12 @@ def _texts(text: Path | None, tokenizer: Tokenizer, plan: Plan) -> Texts:
             words = text.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{text} cannot be read as text: {error}") from error
-    tokens = tokenizer.encode(words, add_special=False)
     length = min(TEXT_TOKENS, plan.budget.workload.context)
-    whole = [tokens[first : first + length] for first in range(0, len(tokens), length)]
-    texts = [piece for piece in whole if len(piece) == length][:MAX_TEXTS]
-    need(bool(texts), f"the text has {len(tokens)} tokens; at least {length} are needed", UsageError)
-    return texts
+    with Worker("texts", pack) as worker:
+        found = worker.ask("cut", words=words, length=length, most=MAX_TEXTS)
+    need(found["texts"], f"the text has {found['num_tokens']} tokens; at least {length} are needed", UsageError)
+    peaks["cutting the texts"] = found["peak_bytes"]
+    return cast(Texts, found["texts"])
 
 
 def _measure(
@@ -87,42 +104,40 @@ def _measure(
     manifest: Manifest,
     texts: Texts,
     states: Path,
-    runs: int,
-    profile: bool,
-    threads: int | None,
+    asked: _Asked,
+    peaks: dict[str, int],
     tell: Progress,
 ) -> Measured:
-    plan = manifest.plan
+    plan, ring = manifest.plan, manifest.plan.form.ring
     passing = manifest.slots[: manifest.num_passing]
     disk = {
         "disk_offset": passing[0][0] if passing else 0,
         "disk_bytes": sum(slot.num_bytes for _, _, slot in passing),
-        "slot_bytes": plan.form.ring.slot_bytes if plan.form.ring else 4 << 20,
-        "in_flight": plan.form.ring.in_flight if plan.form.ring else 4,
+        "slot_bytes": ring.slot_bytes if ring else 4 << 20,
+        "in_flight": ring.in_flight if ring else 4,
     }
     prompt = [token for piece in texts for token in piece]
-    used = threads or plan.threads
-    with Worker("measured", pack, str(threads or 0)) as worker:
+    found: list[dict[str, Any]] = []
+    limits: list[dict[str, Any]] = []
+    with Worker("measured", pack, str(asked.threads or 0)) as worker:
         opened = worker.ask("opened")
-        found: list[dict[str, Any]] = []
-        limits: list[dict[str, Any]] = []
-        with Worker("limit", pack, str(plan.form.ram_bytes), str(used)) as limit:
+        with Worker("limit", pack, str(plan.form.ram_bytes), str(asked.threads or plan.threads)) as limit:
             worker.ask("run", tokens=prompt)
-            for index in range(runs):
-                tell(0.05 + 0.5 * index / runs, f"run {index + 1} of {runs}")
+            for index in range(asked.runs):
+                tell(0.05 + 0.5 * index / asked.runs, f"run {index + 1} of {asked.runs}")
                 limits.append(limit.ask("measure", **disk))
                 found.append(worker.ask("run", tokens=prompt))
-        ops = worker.ask("profile", tokens=prompt) if profile else None
+        peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
+        ops = worker.ask("profile", tokens=prompt) if asked.profile else None
         tell(0.6, "answers of the pack")
-        hidden = worker.ask("hidden", texts=texts, path=str(states))
-        peak = max(hidden["peak_bytes"], found[-1]["peak_bytes"])
-    return Measured(opened, tuple(found), tuple(limits), {"measured run": peak}, ops)
+        peaks["answers of the pack"] = worker.ask("hidden", texts=texts, path=str(states))["peak_bytes"]
+    return Measured(opened, tuple(found), tuple(limits), peaks, ops)
 
 
 def _quality(
-    pack: Path, texts: Texts, states: Path, measured: Measured, tell: Progress
-) -> tuple[Agreement | None, tuple[str, ...]]:
-    """The agreement with the unpacked model, None with the reason when its files are gone."""
+    pack: Path, texts: Texts, states: Path, peaks: dict[str, int], notes: list[str], tell: Progress
+) -> Agreement | None:
+    """The agreement with the unpacked model; None, with a note that says why, when its files are gone."""
     key = hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
     try:
         with Worker("quality", pack) as worker:
@@ -131,16 +146,18 @@ def _quality(
             tell(0.9, "comparing")
             answer = worker.ask("compare", texts=texts, path=str(states))
     except BadInput as error:
-        return None, (f"quality was not measured: {error}",)
-    measured.peaks["reference"] = answer["peak_bytes"]
+        notes.append(f"quality was not measured: {error}")
+        return None
+    peaks["reference"] = answer["peak_bytes"]
     fields = answer["agreement"]
-    return Agreement(**{**fields, "kl": Interval(**fields["kl"])}), ()
+    return Agreement(**{**fields, "kl": Interval(**fields["kl"])})
 
 
-def _environment() -> dict[str, str]:
+def _environment(plan: Plan, threads: int | None) -> dict[str, str]:
     return {
         "pintpot": __version__,
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "threads": str(len(os.sched_getaffinity(0))),
+        "threads": str(threads or plan.threads),
+        "cores": str(len(os.sched_getaffinity(0))),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.api import describe
-from pintpot.errors import BadInput, need
+from pintpot.errors import need
 from pintpot.meter.agreement import Comparison, TokenScores
 from pintpot.meter.home import home
 from pintpot.meter.memory import peak_bytes
@@ -20,6 +20,7 @@ from pintpot.model.store import Store
 from pintpot.packer.manifest import read_manifest
 from pintpot.proof.head import PackedHead
 from pintpot.proof.reference import head_rows, hidden_states, texts_per_pass
+from pintpot.proof.source import source_model
 
 Floats = NDArray[np.float32]
 
@@ -30,7 +31,7 @@ class Answerer:
     def __init__(self, pack: Path) -> None:
         self._pack = pack
         self._manifest, _ = read_manifest(pack)
-        self._model = source_model(self._manifest.source.path, self._manifest.plan.model_digest)
+        self._model = source_model(self._manifest.source, self._manifest.plan.model_digest)
         self._states: Floats | None = None
 
     def reference(self, texts: list[list[int]], key: str) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class Answerer:
         else:
             self._states = np.concatenate(self._passes(texts))
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{id(self)}.partial.npy")
+            partial = path.with_suffix(f".{os.getpid()}.partial.npy")
             np.save(partial, self._states, allow_pickle=False)
             partial.replace(path)
         return {"peak_bytes": peak_bytes()}
@@ -68,14 +69,6 @@ class Answerer:
             _stream_logits(stream, self._model, reference[part], PackedHead(self._pack, self._manifest), test[part])
             comparison.add_scores(_without_last(stream.scores()))
         return {"agreement": asdict(comparison.result()), "peak_bytes": peak_bytes()}
-
-
-def source_model(path: str, digest: str) -> Model:
-    """The model that a pack was made from. Raises BadInput when it is gone or another."""
-    model = describe(path)
-    if model.digest != digest:
-        raise BadInput(f"{path} is no longer the model that was packed")
-    return model
 
 
 def _stream_logits(stream: VocabularyStream, model: Model, reference: Floats, head: PackedHead, test: Floats) -> None:

@@ -1,4 +1,4 @@
-"""The unpacked model, streamed: float32 arithmetic over weights that are read some rows at a time, all texts in one pass.
+"""The unpacked model, streamed: float32 arithmetic over weights read some rows at a time, all texts in one pass.
 
 This is what a packed model's answers are compared with. Nothing of the packed path is used but the program itself.
 """

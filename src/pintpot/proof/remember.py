@@ -4,28 +4,40 @@ from __future__ import annotations
 
 from pintpot.machine.remember import record_run
 from pintpot.machine.spec import Machine, Rate
+from pintpot.meter.clock import median
+from pintpot.planner.memory import remember
 from pintpot.planner.plan import Plan
 from pintpot.proof.judge import Measured
 from pintpot.proof.proof import Proof
 
 
 def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measured) -> None:
-    """Keep the limits that were measured beside the runs, and the degradation of these very steps."""
-    size = plan.form.ram_bytes
+    """Keep the limits measured beside the runs, and the bytes, seconds and degradation of these very steps."""
+    if machine.origin != "catalog":
+        record_run(machine.fingerprint, _rates(machine, plan, measured))
+    kl = None if proof.agreement is None else proof.agreement.kl
+    remember(
+        plan,
+        machine.fingerprint,
+        degradation=None if kl is None else (max(0.0, kl.low), kl.high),
+        holders={name: num_bytes for name, num_bytes in measured.opened["held"].items() if num_bytes > 0},
+        seconds={
+            "prefill": median([run["first_token_s"] for run in measured.runs]),
+            "decode": median([run["step_s"] for run in measured.runs]),
+        },
+    )
+
+
+def _rates(machine: Machine, plan: Plan, measured: Measured) -> list[Rate]:
+    size = _nearest(machine, "read", plan.form.ram_bytes)
     rates = []
     for limit in measured.limits:
         ram, disk = limit["ram_bytes_per_s"], limit["disk_bytes_per_s"]
-        rates.append(Rate("read", ram, ram, ram, plan.threads, _nearest(machine, "read", size)))
+        rates.append(Rate("read", ram, ram, ram, plan.threads, size))
         if disk and plan.form.ring:
             ring = plan.form.ring
             rates.append(Rate("disk", disk, disk, disk, ring.in_flight, ring.slot_bytes))
-    if machine.origin != "catalog":
-        record_run(machine.fingerprint, rates)
-    if proof.agreement is not None:
-        from pintpot.planner.memory import remember
-
-        kl = proof.agreement.kl
-        remember(plan, machine.fingerprint, degradation=(kl.low, kl.high))
+    return rates
 
 
 def _nearest(machine: Machine, what: str, size: int) -> int:

@@ -38,7 +38,9 @@ def _sections(proof: Proof, plan: Plan) -> list[Section]:
     sections.append(_rows_table(proof))
     sections += _memory(proof, plan)
     sections += _quality(proof)
-    sections.append(Text("The plan", (*(f"{step}   {step.paper}" for step in plan.steps), f"binds: {proof.binds}"), True))
+    sections.append(
+        Text("The plan", (*(f"{step}   {step.paper}" for step in plan.steps), f"binds: {proof.binds}"), True)
+    )
     sections += _profile(proof)
     if proof.notes:
         sections.append(Text("Notes", proof.notes))
@@ -108,7 +110,12 @@ def _memory(proof: Proof, plan: Plan) -> list[Section]:
         for h in proof.holders
     )
     peaks = tuple(
-        (p.process, format_bytes(p.peak_bytes), format_bytes(p.budget_bytes), Verdict("within" if p.holds else "over", p.holds))
+        (
+            p.process,
+            format_bytes(p.peak_bytes),
+            format_bytes(p.budget_bytes),
+            Verdict("within" if p.holds else "over", p.holds),
+        )
         for p in proof.peaks
     )
     return [

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pintpot.errors import BadInput, DoesNotFit, PintpotError
+from pintpot.errors import DoesNotFit, PintpotError, error_named
 
 
 class Worker:
@@ -22,7 +23,14 @@ class Worker:
         command = [sys.executable, "-m", "pintpot.proof.worker", kind, str(pack), *arguments]
         pipe = subprocess.PIPE
         self.kind = kind
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self._process = subprocess.Popen(
+            # In a group of its own: Ctrl-C is for this process, which then ends that one.
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+            process_group=0,
+        )
 
     def __enter__(self) -> Worker:
         return self
@@ -57,18 +65,20 @@ class Worker:
             raise PintpotError(f"the {self.kind} process ended with code {code}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise BadInput(answer["error"])
+            raise error_named(answer["kind"])(answer["error"])
         return answer
 
 
-def serve(answerer: Any) -> None:
-    """Answer the requests on standard input with the methods of `answerer`."""
+def serve(make: Callable[[], Any]) -> None:
+    """Answer the requests on standard input with the methods of what `make` gives, or with why it gave nothing."""
+    answerer: Any = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
+            answerer = answerer or make()
             answer = getattr(answerer, request.pop("what"))(**request)
         except PintpotError as error:
-            answer = {"error": str(error)}
+            answer = {"kind": type(error).__name__, "error": str(error)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -79,7 +89,7 @@ def main(arguments: list[str]) -> None:
 
     kind, pack, *rest = arguments
     module = importlib.import_module(f"pintpot.proof.{kind}")
-    serve(module.Answerer(Path(pack), *rest))
+    serve(lambda: module.Answerer(Path(pack), *rest))
 
 
 if __name__ == "__main__":

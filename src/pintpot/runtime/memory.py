@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,11 +56,16 @@ def memory_bytes(manifest: Manifest, layout: Layout, scratch_bytes: int) -> int:
     return sum(layout.sizes.values()) + scratch_bytes + manifest.resident_bytes + streamed
 
 
-@contextmanager
 def open_memory(
-    folder: Path, manifest: Manifest, layout: Layout, scratch_bytes: int, mark: Mark, progress: Progress | None
-) -> Iterator[PackMemory]:
-    """Take and fill all memory that a pack needs; at the end it is given back, once no replay uses it.
+    folder: Path,
+    manifest: Manifest,
+    layout: Layout,
+    scratch_bytes: int,
+    closing: ExitStack,
+    mark: Mark,
+    progress: Progress | None,
+) -> PackMemory:
+    """Take and fill all memory that a pack needs; `closing` gives it back, once no replay uses it.
 
     `mark(holder)` is told when a holder's memory has been taken. Raises BadPack for changed bytes, DoesNotFit where
     the machine gives no memory.
@@ -69,32 +74,39 @@ def open_memory(
     found = file.stat().st_size if file.exists() else None
     need(found is not None, f"{file} is missing", BadPack)
     need(found == manifest.file_bytes, f"{file} has {found} bytes, the manifest says {manifest.file_bytes}", BadPack)
-    with ExitStack() as stack:
-        arenas: dict[str, Arena] = {}
+    arenas: dict[str, Arena] = {}
 
-        def take(name: str, num_bytes: int, holder: str, huge: bool = False) -> None:
-            arenas[name] = open_arena(max(num_bytes, LEAST_BYTES), huge=huge)
-            stack.callback(arenas[name].close)
-            mark(holder)
+    def take(name: str, num_bytes: int, holder: str, huge: bool = False) -> None:
+        arenas[name] = open_arena(max(num_bytes, LEAST_BYTES), huge=huge)
+        closing.callback(_give_back, arenas[name])
+        mark(holder)
 
-        for name, size in layout.sizes.items():
-            take(name, size, LABELS[name])
-        take("scratch", scratch_bytes, BUFFERS)
-        take("weights", manifest.resident_bytes, WEIGHTS, huge=True)
-        direct = _load(file, manifest, arenas["weights"], progress)
-        mark(WEIGHTS)
-        _fill_tables(manifest, layout, arenas)
-        mark(TABLES)
-        form = manifest.plan.form.ring
-        if form is not None:
-            take("ring", form.num_bytes, RING)
-        ring = _ring(file, manifest, arenas) if manifest.slots else None
-        if ring is not None:
-            stack.callback(ring.close)
-            direct = direct and ring.direct
+    for name, size in layout.sizes.items():
+        take(name, size, LABELS[name])
+    take("scratch", scratch_bytes, BUFFERS)
+    take("weights", manifest.resident_bytes, WEIGHTS, huge=True)
+    direct = _load(file, manifest, arenas["weights"], progress)
+    mark(WEIGHTS)
+    _fill_tables(manifest, layout, arenas)
+    mark(TABLES)
+    ring = None
+    if manifest.slots:
+        if manifest.plan.form.ring is not None:
+            take("ring", manifest.plan.form.ring.num_bytes, RING)
+        ring = _ring(file, manifest, arenas)
+        closing.callback(ring.close)
+        direct = direct and ring.direct
         mark(RING)
-        base = arenas["weights"].address
-        yield PackMemory(arenas, {item.name: base + item.offset for item in manifest.residents}, ring, direct)
+    base = arenas["weights"].address
+    return PackMemory(arenas, {item.name: base + item.offset for item in manifest.residents}, ring, direct)
+
+
+def _give_back(arena: Arena) -> None:
+    try:
+        arena.close()
+    except BufferError:
+        # Somebody still looks at it; it goes when that view goes.
+        return
 
 
 def _load(file: Path, manifest: Manifest, arena: Arena, progress: Progress | None) -> bool:
@@ -132,8 +144,8 @@ def _fill_tables(manifest: Manifest, layout: Layout, arenas: Mapping[str, Arena]
     if "rope_freqs" in resident:
         item = resident["rope_freqs"]
         factors = _floats(arenas["weights"], item.offset, item.num_bytes // 4)
-    table = rope_table(plan.config, plan.budget.workload.context, factors)
-    _floats(arenas[holder], offset, table.size)[:] = table.reshape(-1)
+    out = _floats(arenas[holder], offset, (arenas[holder].nbytes - offset) // 4)
+    rope_table(plan.config, plan.budget.workload.context, factors, out)
 
 
 def _floats(arena: Arena, offset: int, count: int) -> NDArray[np.float32]:

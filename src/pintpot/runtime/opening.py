@@ -65,7 +65,7 @@ def open_session(
         held.mark(LOADER)
         tokenizer = Tokenizer.load(from_folder(folder))
         held.mark(TOKENIZER)
-        memory = stack.enter_context(open_memory(folder, manifest, layout, scratch, held.mark, progress))
+        memory = open_memory(folder, manifest, layout, scratch, stack, held.mark, progress)
         stages = bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa)
         engine = Engine(plan, work, stages)
         stack.callback(engine.close)

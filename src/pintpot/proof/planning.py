@@ -1,0 +1,26 @@
+"""The planning of a proof: the same question asked again in a process of its own, for its memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pintpot.machine.here import this_machine
+from pintpot.meter.memory import peak_bytes
+from pintpot.packer.manifest import read_manifest
+from pintpot.planner.make import make_plan
+from pintpot.proof.source import source_model
+
+
+class Answerer:
+    """Request `plan`."""
+
+    def __init__(self, pack: Path) -> None:
+        self._manifest, _ = read_manifest(pack)
+
+    def plan(self) -> dict[str, Any]:
+        """Plan the pack's model inside its budget again. Raises BadInput when the source is gone."""
+        plan = self._manifest.plan
+        model = source_model(self._manifest.source, plan.model_digest)
+        made = make_plan(model, this_machine(), plan.budget)
+        return {"peak_bytes": peak_bytes(), "steps": [str(step) for step in made.steps]}
