@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -54,7 +53,7 @@ class SourceRows:
 
 
 @dataclass(frozen=True)
-class Step(ABC):
+class Step:
     """The base of every technique; a technique is a frozen dataclass whose fields are its knobs.
 
     `paper` is where the idea comes from, `needs` the statistics that `convert` wants. All verbs do nothing by default.

@@ -12,7 +12,7 @@ from pintpot.model.spec import Model
 from pintpot.units import format_bytes
 
 PROMPT_SHARE = 0.25
-"""Where nobody says how long prompts and answers are: a quarter of the context in, up to 512, and as much out, up to 128."""
+"""Of the context, for prompts (up to 512) and for answers (up to 128) of which nobody says how long they are."""
 
 
 def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: Any) -> Budget:

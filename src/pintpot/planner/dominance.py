@@ -1,7 +1,7 @@
 """Formats that another one beats in everything: no plan with them can be the best, whatever the other choices are.
 
-A plan's price only ever falls with fewer bytes, with faster rates and with less degradation. So a format that has more
-bytes of every weight, no faster a kernel and no better a prior need not be searched; it is still priced for the reasons.
+A plan only gets better with fewer bytes, with faster rates and with less degradation. So a format that has more bytes of
+every weight, no faster a kernel and no better a prior need not be searched; it is still priced for the reasons.
 """
 
 from __future__ import annotations

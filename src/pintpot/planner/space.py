@@ -97,7 +97,7 @@ def _reason_against(question: Question, step: Step) -> str | None:
 
 
 def _may_keep(question: Question, option: Option) -> bool:
-    """Whether some plan with this option may keep the budget's degradation: by its prior, or as measured with others."""
+    """Whether some plan with this option may keep the budget's degradation: by its prior, or as measured."""
     if option is None or question.priors.of(option.key)[1] <= question.budget.degradation:
         return True
     limit = question.budget.degradation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import count
 
 from pintpot.program.spec import Buffers, Op, Program, Table
@@ -73,7 +73,7 @@ def _kinds(part: Buffers) -> Mapping[str, int]:
     return {buffer.name: _kind(buffer.shape, buffer.format, buffer.life) for buffer in part}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kind(shape: tuple[int | str, ...], name: str, life: str) -> int:
     """A number of its own for each sort of buffer: numbers are compared faster than what they stand for."""
     return next(_NUMBERS)

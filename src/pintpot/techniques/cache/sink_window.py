@@ -33,7 +33,7 @@ class SinkWindow(Step):
     def check(self, model: Model, form: Form) -> None:
         need(self.window >= PAGE_TOKENS, f"a window of {self.window} is under one page of {PAGE_TOKENS}", NotApplicable)
         need(self.window + self.sinks < model.context, "the window holds the model's whole context", NotApplicable)
-        own = form.cache.window
+        own = model.part("language").config.get("sliding_window") or 0
         need(not own or own > self.window, f"the model's own window of {own} is no larger", NotApplicable)
 
     def promise(self, form: Form) -> Form:
