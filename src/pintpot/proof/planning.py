@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pintpot.errors import DoesNotFit
 from pintpot.machine.here import this_machine
 from pintpot.meter.memory import peak_bytes
 from pintpot.packer.manifest import read_manifest
 from pintpot.planner.make import make_plan
+from pintpot.planner.memory import recall
 from pintpot.proof.source import source_model
 
 
@@ -19,8 +21,16 @@ class Answerer:
         self._manifest, _ = read_manifest(pack)
 
     def plan(self) -> dict[str, Any]:
-        """Plan the pack's model inside its budget again. Raises BadInput when the source is gone."""
+        """Plan the pack's model inside its budget again. Raises BadInput when the source is gone.
+
+        What was measured since may leave the budget too small; the peak is what is asked for, and no steps are told.
+        """
         plan = self._manifest.plan
         model = source_model(self._manifest.source, plan.model_digest)
-        made = make_plan(model, this_machine(), plan.budget)
+        here = this_machine()
+        known = recall(model.digest, here.fingerprint)
+        try:
+            made = make_plan(model, here, plan.budget, measured=known.degradation, measured_bytes=known.holders)
+        except DoesNotFit:
+            return {"peak_bytes": peak_bytes(), "steps": []}
         return {"peak_bytes": peak_bytes(), "steps": [str(step) for step in made.steps]}
