@@ -20,10 +20,11 @@ from smollm2 import model
 import pintpot
 from pintpot.cli.plan_view import memory
 from pintpot.cli.progress import Bar, nothing
+from pintpot.cli.prove import span
 from pintpot.cli.terminal import Progress
 from pintpot.errors import PintpotError
 from pintpot.meter.home import home
-from pintpot.units import format_bytes, format_rate, format_seconds
+from pintpot.units import format_bytes, format_seconds
 
 COMFORTABLE = 300_000_000
 CONTEXT, PROMPT_TOKENS, OUTPUT_TOKENS = 512, 128, 64
@@ -31,6 +32,7 @@ PROMPT = "Why is the sky blue? Answer in two sentences."
 QUICK = "--quick" in sys.argv
 RUNS = 1 if QUICK else 3
 WIDTH = 100
+NUM_BUDGETS = 7
 
 out = Console(width=min(WIDTH, Console().width) if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
 
@@ -41,13 +43,22 @@ def main() -> None:
     out.print(Rule("Pintpot: a quart into a pint pot", style="cyan"))
     show_machine()
     name = model()
-    receipts = [receipt(name, label, budget) for label, budget in budgets(name)]
+    # All plans first: a proof teaches the planner, and then the same question may have another answer.
+    with progress() as tell:
+        plans = three_plans(name)
+        speeds = curve(name, plans, tell)
+    folders = [show(name, label, plan) for label, plan in plans.items()]
+    with progress() as tell:
+        proofs = [pintpot.prove(folder, runs=RUNS, progress=tell) for folder in folders]
+    receipts = [Receipt(label, plan, proof) for (label, plan), proof in zip(plans.items(), proofs, strict=True)]
     out.print(Rule("promised and measured", style="cyan"))
     out.print(summary_table(receipts))
-    with progress() as tell:
-        report = write_demo_report(home() / "demo" / "report.html", receipts, curve(name, receipts, tell))
-    out.print(f"report with plots: {report}", style="bold")
-    out.print(f"{format_seconds(time.perf_counter() - began)} in all; packs and reports are in {report.parent}")
+    report = write_demo_report(home() / "demo" / "report.html", receipts, speeds)
+    out.print(f"report with plots: {report}", style="bold", soft_wrap=True)
+    out.print(
+        f"{format_seconds(time.perf_counter() - began)} in all; packs and reports are in {report.parent}",
+        soft_wrap=True,
+    )
 
 
 def show_machine() -> None:
@@ -60,37 +71,31 @@ def show_machine() -> None:
     out.print(f"{machine.name}, {machine.cpu.threads} threads, {', '.join(rates)}\n")
 
 
-def budgets(name: str) -> Iterator[tuple[str, int]]:
+def three_plans(name: str) -> dict[str, pintpot.Plan]:
     """Comfortable, tight, and the smallest that the plan says is possible."""
     roomy = plan_for(name, COMFORTABLE)
-    smallest = roomy.smallest_bytes
-    yield "comfortable", COMFORTABLE
-    yield "tight", (smallest + roomy.cost.memory_high) // 2
-    yield "smallest", smallest
+    tight = (roomy.smallest_bytes + roomy.cost.memory_high) // 2
+    return {"comfortable": roomy, "tight": plan_for(name, tight), "smallest": plan_for(name, roomy.smallest_bytes)}
 
 
 def plan_for(name: str, budget: int) -> pintpot.Plan:
     return pintpot.plan(name, memory=budget, context=CONTEXT, prompt=PROMPT_TOKENS, output=OUTPUT_TOKENS)
 
 
-def receipt(name: str, label: str, budget: int) -> Receipt:
-    """One budget, from its plan to its proof."""
-    out.print(Rule(f"{label}: {format_bytes(budget)}", style="cyan"))
-    plan = plan_for(name, budget)
+def show(name: str, label: str, plan: pintpot.Plan) -> Path:
+    """One budget: what is promised, and its words. Returns the pack."""
+    out.print(Rule(f"{label}: {format_bytes(plan.budget.memory_bytes)}", style="cyan"))
     out.print(memory(plan, out.width))
-    decode = plan.cost.stage("decode").tokens_per_s
-    speed = f"{format_rate(decode.low, '')}to {format_rate(decode.high, 'tokens a second')}"
-    out.print(f"promised: {speed}; {plan.cost.stage('decode').binds} binds")
+    decode = plan.cost.stage("decode")
+    out.print(f"promised: {span(decode.tokens_per_s.low, decode.tokens_per_s.high, 'tokens/s')}; {decode.binds} binds")
     with progress() as tell:
         started = time.perf_counter()
         folder = pintpot.pack(name, plan, home() / "demo" / label, progress=tell)
     out.print(f"packed in {format_seconds(time.perf_counter() - started)}\n")
     out.print(f"> {PROMPT}", style="bold")
     answer(folder)
-    with progress() as tell:
-        proof = pintpot.prove(folder, runs=RUNS, progress=tell)
     out.print()
-    return Receipt(label, plan, proof)
+    return folder
 
 
 def answer(folder: Path) -> None:
@@ -100,13 +105,13 @@ def answer(folder: Path) -> None:
     subprocess.run([*command, "--max-tokens", str(OUTPUT_TOKENS)], check=True)
 
 
-def curve(name: str, receipts: list[Receipt], tell: Progress) -> list[tuple[float, float, float]]:
-    """Promised decode speed (budget, low, high) at budgets between the smallest and the comfortable one."""
-    smallest, enough = receipts[-1].plan.budget.memory_bytes, receipts[0].plan.cost.memory_high
+def curve(name: str, plans: dict[str, pintpot.Plan], tell: Progress) -> list[tuple[float, float, float]]:
+    """Promised decode speed (budget, low, high) at budgets from the smallest to all that the comfortable plan takes."""
+    smallest, enough = plans["smallest"].budget.memory_bytes, plans["comfortable"].cost.memory_high
     points = []
-    for index in range(7):
-        budget = smallest + (enough - smallest) * index // 6
-        tell(index / 7, "budgets between")
+    for index in range(NUM_BUDGETS):
+        budget = smallest + (enough - smallest) * index // (NUM_BUDGETS - 1)
+        tell(index / NUM_BUDGETS, "planning")
         speed = plan_for(name, budget).cost.stage("decode").tokens_per_s
         points.append((float(budget), speed.low, speed.high))
     return points
