@@ -24,6 +24,7 @@ from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 MACHINE = null_machine()
 FREE = Priors({})
@@ -31,13 +32,16 @@ FREE = Priors({})
 
 EXACT = (AsStored("all"), PrefillChunk(tokens=16))
 """Weights as they come, float32 activations: nothing that rounds but the cache."""
-INT8 = (AsStored("all"), Int8Activations(planes=1), PrefillChunk(tokens=16))
+INT8 = (RoundToNearest("all", 8), Int8Activations(planes=1), PrefillChunk(tokens=16))
+"""For float sources: both sides of every product in 8 bits."""
+BLOCKS = (AsStored("all"), Int8Activations(planes=1), PrefillChunk(tokens=16))
+"""For GGUF files: their own blocks meet activations in 8 bits."""
 STREAMED = Streamed(resident_bytes=0, slot_bytes=128 << 10, num_slots=4, in_flight=3)
 
 
 def plan_of(
     model: Model,
-    steps: tuple[Step, ...] = INT8,
+    steps: tuple[Step, ...] = EXACT,
     *,
     context: int = 128,
     threads: int = 1,
@@ -52,15 +56,10 @@ def plan_of(
     return plan if change is None else replace(plan, form=change(plan.form))
 
 
-def pack_of(source: Path, folder: Path, steps: tuple[Step, ...] = INT8, **how: object) -> Path:
+def pack_of(source: Path, folder: Path, steps: tuple[Step, ...] = EXACT, **how: object) -> Path:
     """A model's file or folder packed with these steps."""
     model = describe(str(source))
     return write_pack(model, plan_of(model, steps, **how), folder)  # type: ignore[arg-type]
-
-
-def f32_cache(form: Form) -> Form:
-    """Keys and values that nobody rounds."""
-    return replace(form, cache=replace(form.cache, format="f32"))
 
 
 def opened(folder: Path, *, threads: int | None = None, isa: str = "") -> Session:

@@ -5,7 +5,8 @@ The digest shows accidents; this bounds what a manifest made by somebody else ca
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pintpot.contract.form import PAGE_TOKENS, Form, RingForm, WeightForm
 from pintpot.errors import need
@@ -49,8 +50,14 @@ def _check_plan(plan: Plan, context: int) -> None:
     for key in _SIZES:
         value = plan.config.get(key)
         need(type(value) is int and 0 < value < MOST_TOKENS, f"{key} is {value!r:.60}")
+    embed, wanted = [w.shape for w in plan.form.weights if w.name == "embed"], _embed_shape(plan.config)
+    need(embed == [wanted], f"an embedding of {embed}, not {wanted}")
     layers, blocks = plan.config["num_hidden_layers"], _num_blocks(plan.form)
     need(layers == blocks, f"{layers} layers, and weights of {blocks}")
+
+
+def _embed_shape(config: Mapping[str, Any]) -> tuple[int, int]:
+    return config["vocab_size"], config["hidden_size"]
 
 
 def _num_blocks(form: Form) -> int:

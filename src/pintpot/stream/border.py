@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pintpot._native import SlotError
 from pintpot.errors import BadFile, DiskTooSmall, DoesNotFit, PintpotError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
