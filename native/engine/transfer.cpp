@@ -81,12 +81,15 @@ Transfer disk_rate(const std::string& path, uint64_t offset, size_t bytes, int i
     const uint64_t num_blocks = bytes / block;
     std::atomic<uint64_t> next{0};
     std::atomic<int64_t> total{0};
+    std::atomic<size_t> place{0};
+    // One region for all, as the ring has it: smaller ones would have no huge pages.
+    AlignedBuffer buffers(size_t(in_flight) * block);
     int64_t start = now_ns(), stop = start + int64_t(seconds * 1e9);
     side_by_side(in_flight, [&] {
-        AlignedBuffer buffer(block);
+        uint8_t* mine = buffers.data() + place++ * block;
         while (now_ns() < stop) {
             uint64_t at = offset + next++ % num_blocks * block;
-            if (file.read(buffer.data(), block, at) < block)
+            if (file.read(mine, block, at) < block)
                 throw SlotError(text("%s ends before byte %llu", path.c_str(), (unsigned long long)(at + block)));
             total += int64_t(block);
         }
