@@ -44,7 +44,16 @@ def described(net: Net | None = None, **changes: Any) -> Model:
     tokenizer = TokenizerInfo("gpt2", net.vocab, net.vocab, 1)
     ties = (("head", "embed"),) if net.tied else ()
     source = Source("gguf", "m.gguf", ("m.gguf",))
-    return Model("drawn", "llm", (part,), ties, net.context, source, tokenizer, f"{net.family}{net.layers}{net.matrix}".replace("_", ""))
+    return Model(
+        "drawn",
+        "llm",
+        (part,),
+        ties,
+        net.context,
+        source,
+        tokenizer,
+        f"{net.family}{net.layers}{net.matrix}".replace("_", ""),
+    )
 
 
 def _block(net: Net, at: str) -> Block:

@@ -129,7 +129,9 @@ def test_a_batch_shares_the_weights(batch: int) -> None:
     prefill, alone = plan.cost.stage("prefill"), one.cost.stage("prefill")
     assert (prefill.tokens, prefill.replays) == (batch * alone.tokens, batch * alone.replays)
     assert plan.cost.first_token_s.mid == pytest.approx(one.cost.first_token_s.mid)
-    cache = {plan.cost.num_sequences: next(h.high for h in plan.cost.holders if h.name == CACHE) for plan in (plan, one)}
+    cache = {
+        plan.cost.num_sequences: next(h.high for h in plan.cost.holders if h.name == CACHE) for plan in (plan, one)
+    }
     assert cache[batch] == batch * cache[1]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pintpot.budget import Budget, Workload
 from pintpot.contract.form import CacheForm, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Step, step_from_json
-from pintpot.errors import BadInput, need
+from pintpot.errors import BadInput, UsageError, need
 from pintpot.planner.cost import Cost, Holder, Span, StageCost
 from pintpot.techniques import classes
 
@@ -119,7 +119,7 @@ class Plan:
             fields["advice"] = tuple(Advice(**item) for item in fields["advice"])
             fields["notes"] = tuple(fields["notes"])
             return cls(**fields)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise BadInput(f"not a plan: {error!r}") from error
 
     def without_reasons(self) -> Plan:

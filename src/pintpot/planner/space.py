@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -74,11 +74,12 @@ def build_space(question: Question) -> Space:
                 offers.setdefault((step.facet, step.target), []).append(step)
             else:
                 ruled_out.append(Rejected(str(step), reason, step=step))
-    dimensions = tuple(_dimension(question, *key, offers[key]) for key in sorted(offers))
+    dimensions = tuple(dimension_of(question, *key, offers[key]) for key in sorted(offers))
     return Space(dimensions, tuple(places), tuple(ruled_out))
 
 
-def _dimension(question: Question, facet: Facet, target: str, offers: list[Option]) -> Dimension:
+def dimension_of(question: Question, facet: Facet, target: str, offers: Sequence[Option]) -> Dimension:
+    """What can be chosen where these are offered: one of them, or nothing where nothing is needed."""
     options = (*offers, None) if facet not in NEEDED else tuple(offers)
     hopeful = [option for option in options if _may_keep(question, option)]
     if facet == Facet.FORMAT:
