@@ -1,4 +1,4 @@
-"""Packs for tests: a model planned with the steps a test wants, packed, and opened, on a machine that nobody measured."""
+"""Packs for tests: a model planned with the steps a test wants, packed, and opened, on a machine nobody measured."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_gguf_files_are_packed_from_their_own_blocks(quantization: str, tmp_path
     assert formats == {expected}
 
 
-# --- Folders that are not ours -----------------------------------------------------------------------------------------
+# --- Folders that are not ours ------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_something_else_is_left_alone(source: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_source_that_shrank_leaves_nothing(source: Path, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-# --- A full disk -------------------------------------------------------------------------------------------------------
+# --- A full disk --------------------------------------------------------------------------------------------------
 
 
 def test_room_is_asked_for_before_anything_is_written(
@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_nothing(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-# --- What the dead leave -----------------------------------------------------------------------------------------------
+# --- What the dead leave ------------------------------------------------------------------------------------------
 
 
 def test_only_drafts_of_the_dead_are_swept(tmp_path: Path) -> None:

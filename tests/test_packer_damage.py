@@ -114,7 +114,7 @@ def test_folders_of_something_else_are_no_packs(tmp_path: Path) -> None:
             opened(path)
 
 
-# --- A manifest with a digest that is right and numbers that are not -----------------------------------------------------
+# --- A manifest with a digest that is right and numbers that are not ------------------------------------------------
 
 
 def rewrite(pack: Path, edit: Any) -> None:
