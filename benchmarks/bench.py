@@ -16,14 +16,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pintpot.errors import UsageError, need
+from pintpot.errors import DoesNotFit, PintpotError, UsageError, need
+from pintpot.meter.cap import Cap, why_no_cap
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get("PINTPOT_BENCH_OUT", ROOT / "out"))
@@ -182,6 +186,52 @@ def probed_machine() -> Any:
 
     known = api.this_machine()
     return known if known.origin == "measured" else api.probe(OUT)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A process that ended. `peak_bytes` is the most it had resident, `killed` whether its cap ended it."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    peak_bytes: int
+    killed: bool
+
+    def needed(self, what: str) -> Done:
+        """Itself. Raises DoesNotFit where the cap killed it, PintpotError where it failed."""
+        need(not self.killed, f"{what} was killed by its cap", DoesNotFit)
+        need(self.code == 0, f"{what} ended with {self.code}: {self.err[-600:]}", PintpotError)
+        return self
+
+
+def capped(command: Sequence[str], limit_bytes: int | None, stdin: str = "") -> Done:
+    """Run to the end inside a hard memory cap (None: without one), and see what the kernel counted for it alone."""
+    with ExitStack() as stack:
+        out, err = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2))
+        given = stack.enter_context(tempfile.TemporaryFile("w+"))
+        given.write(stdin)
+        given.seek(0)
+        cap = None if limit_bytes is None else stack.enter_context(Cap(limit_bytes))
+        start = time.perf_counter()
+        streams = {"stdin": given, "stdout": out, "stderr": err}
+        process = subprocess.Popen(command, **streams) if cap is None else cap.popen(command, **streams)
+        _, status, spent = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        err.seek(0)
+        texts = out.read(), err.read()
+    killed = process.returncode == -9 or (cap is not None and cap.report.killed)
+    return Done(process.returncode, *texts, seconds, spent.ru_maxrss * 1024, killed)
+
+
+def caps_work(record: Record) -> bool:
+    """Whether real memory caps can be set here; says so."""
+    reason = why_no_cap()
+    record.say("every process runs inside a control group limited to the budget" if reason is None else reason)
+    return reason is None
 
 
 def drop_pages(paths: Iterable[Path]) -> None:

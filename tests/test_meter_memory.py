@@ -120,3 +120,9 @@ def test_a_refused_reset_says_why(tmp_path: Path) -> None:
 def test_this_machine_has_memory_left() -> None:
     found = memory.available()
     assert 0 < found.num_bytes <= found.limit_bytes
+
+
+def test_what_a_process_holds_already_is_attainable(tmp_path: Path) -> None:
+    proc = machine(tmp_path, "", "")
+    write(proc / "self/status", "VmRSS: 3000 kB\nRssAnon: 1000 kB\n")
+    assert memory.attainable_bytes(proc) == memory.available(proc).num_bytes + 3000 * 1024

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pintpot.errors import UsageError, need
 from pintpot.machine.spec import Machine
-from pintpot.meter.memory import available
+from pintpot.meter.memory import attainable_bytes
 from pintpot.model.spec import Model
 from pintpot.planner.plan import Plan
 from pintpot.units import parse_bytes, parse_seconds
@@ -78,7 +78,7 @@ def plan(
     budget = make_budget(
         described,
         here,
-        available().num_bytes,
+        attainable_bytes(),
         memory_bytes=None if memory is None else parse_bytes(memory),
         context=context,
         batch=batch,
@@ -195,7 +195,7 @@ def _found(model: Model, asked: dict[str, Any]) -> Path | None:
     if not is_pack(folder):
         return None
     manifest, _ = read_manifest(folder)
-    return folder if manifest.plan.cost.memory_high <= available().num_bytes else None
+    return folder if manifest.plan.cost.memory_high <= attainable_bytes() else None
 
 
 def _bytes_progress(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:

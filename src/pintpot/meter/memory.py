@@ -92,6 +92,11 @@ def available(proc: Path = PROC) -> Available:
     return Available(least.num_bytes, min(room.limit_bytes for room in found), least.holder)
 
 
+def attainable_bytes(proc: Path = PROC) -> int:
+    """What this process may hold in all: what it may still take, and what it holds already."""
+    return available(proc).num_bytes + resident_bytes(proc=proc)
+
+
 def _room(memory: Groups, level: Path) -> Available | None:
     stat = read_table(level / "memory.stat")
     if memory.version == 1:

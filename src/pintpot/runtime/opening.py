@@ -11,7 +11,7 @@ import pintpot.runtime.everything  # noqa: F401  (all of it before memory is fir
 from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
-from pintpot.meter.memory import available
+from pintpot.meter.memory import attainable_bytes
 from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.packer.locks import in_use
 from pintpot.packer.manifest import Manifest, check_files, read_manifest
@@ -101,7 +101,7 @@ def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:
 
 
 def _refuse_too_large(plan: Plan, num_bytes: int) -> None:
-    room, due = available().num_bytes, max(plan.cost.memory_high, num_bytes)
+    room, due = attainable_bytes(), max(plan.cost.memory_high, num_bytes)
     need(
         due <= room,
         f"the pack needs {format_bytes(due)} and {format_bytes(room)} are free; free some memory, or plan for less",
