@@ -16,7 +16,7 @@ from pintpot.proof import html
 from pintpot.proof.proof import Row
 from pintpot.proof.scale import Axis
 from pintpot.proof.svg import Promise, Series, Stack, line_chart, memory_stacks, promise_bars
-from pintpot.units import format_bytes, format_rate
+from pintpot.units import format_bytes
 
 JUDGED = ("memory", "first token", "prefill", "decode", "degradation")
 COLOURS = {True: "green", False: "red", None: ""}
@@ -106,9 +106,9 @@ def _stacks(receipts: list[Receipt]) -> list[Stack]:
 
 def _frontier(receipts: list[Receipt], curve: list[tuple[float, float, float]]) -> str:
     measured = [
-        (float(one.plan.budget.memory_bytes), row.measured, one.label)
+        (min(float(one.plan.budget.memory_bytes), curve[-1][0]), row.measured, one.label)
         for one in receipts
-        if (row := one.proof.row("decode")).measured is not None and one.plan.budget.memory_bytes <= curve[-1][0]
+        if (row := one.proof.row("decode")).measured is not None
     ]
     series = [
         Series("promised, at least", tuple((budget, low) for budget, low, _ in curve)),
@@ -117,7 +117,7 @@ def _frontier(receipts: list[Receipt], curve: list[tuple[float, float, float]]) 
     if measured:
         points, labels = tuple((x, y) for x, y, _ in measured), tuple(label for _, _, label in measured)
         series.append(Series("measured", points, line=False, labels=labels))
-    return line_chart(series, Axis("memory", format_bytes), Axis("tok/s", lambda y: format_rate(y, ""), zero=True))
+    return line_chart(series, Axis("memory", format_bytes), Axis("tok/s", lambda y: f"{y:.3g}", log=True))
 
 
 def _table(receipts: list[Receipt]) -> html.Table:

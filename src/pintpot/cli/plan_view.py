@@ -67,7 +67,8 @@ def memory(plan: Plan, width: int) -> Text:
 
     holders = [(holder.name, float(holder.high)) for holder in plan.cost.holders if holder.high > 0]
     lines = memory_bar(holders, plan.budget.memory_bytes, width).splitlines()
-    text = Text("\nmemory, at most\n", STRONG)
+    text = Text("\n")
+    text.append("memory, at most\n", STRONG)
     for index, line in enumerate(lines):
         style = _COLOURS[index % len(_COLOURS)] if index < len(holders) else STRONG
         for letter in line:
