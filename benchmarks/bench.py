@@ -181,11 +181,16 @@ def drawn_model(shape: str, dtype: str, *, hf: bool = False, headers: bool = Fal
 
 
 def probed_machine() -> Any:
-    """This machine as a full probe knows it; probed now where it never was."""
+    """This machine as a full probe knows it; probed now where these sources never did: their process has a size, too."""
     from pintpot import api
 
-    known = api.this_machine()
-    return known if known.origin == "measured" else api.probe(OUT)
+    mark = Path(os.environ["PINTPOT_HOME"]) / "probed-with"
+    known, code = api.this_machine(), code_digest()
+    if known.origin == "measured" and mark.exists() and mark.read_text() == code:
+        return known
+    found = api.probe(OUT)
+    mark.write_text(code)
+    return found
 
 
 @dataclass(frozen=True)
