@@ -253,7 +253,7 @@ def test_limits_of_speed_and_quality_are_kept_at_their_bad_end() -> None:
     limit = free.cost.per_token_s.high * 1.01
     held = make_plan(model, wide, Budget(60 * MB, WORKLOAD, degradation=0.2, per_token_s=limit))
     assert held.cost.per_token_s.high <= limit
-    with pytest.raises(DoesNotFit, match="whatever the memory: a token takes .* at least, the limit is"):
+    with pytest.raises(DoesNotFit, match=r"whatever the memory: a token takes .* at least, the limit is"):
         make_plan(model, wide, Budget(60 * MB, WORKLOAD, degradation=0.2, per_token_s=free.cost.per_token_s.low / 3))
     with pytest.raises(DoesNotFit, match="the first token takes"):
         make_plan(model, wide, Budget(60 * MB, WORKLOAD, first_token_s=1e-6))

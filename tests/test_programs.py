@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -34,7 +35,10 @@ def form_of(net: Net, bits: int | None = None, **changes: Any) -> Form:
     return replace(form, **changes)
 
 
-def work_of(net: Net, form: Form, workload: Workload = Workload(256, prompt=100, output=20)) -> Work:
+WORKLOAD = Workload(256, prompt=100, output=20)
+
+
+def work_of(net: Net, form: Form, workload: Workload = WORKLOAD) -> Work:
     return family(net.family).work(described(net).part("language").config, form, workload)
 
 
@@ -178,7 +182,7 @@ def test_slots_hold_every_strip_once_and_in_order(drawn: list[tuple[int, int, in
         assert at <= slot.num_bytes <= slot_bytes
         assert slot.num_bytes - at < ALIGN
         assert slot.pieces
-    for slot, after in zip(slots, slots[1:], strict=False):
+    for slot, after in pairwise(slots):
         used = sum(piece.num_strips * strip_bytes[piece.weight] for piece in slot.pieces)
         assert used + strip_bytes[after.pieces[0].weight] > slot_bytes, (
             "a strip that still fitted went to the next slot"

@@ -1,6 +1,6 @@
 """Formats that another one beats in everything: no plan with them can be the best, whatever the other choices are.
 
-A plan only gets better with fewer bytes, with faster rates and with less degradation. So a format that has more bytes of
+A plan only gets better with fewer bytes, faster rates and less degradation. So a format that has more bytes of
 every weight, no faster a kernel and no better a prior need not be searched; it is still priced for the reasons.
 """
 

@@ -1,0 +1,112 @@
+"""What was measured comes back, whoever wrote at the same time; damaged files are refused by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from described import described
+
+from pintpot.budget import Budget, Workload
+from pintpot.errors import BadInput
+from pintpot.machine.null import null_machine
+from pintpot.planner.degradation import steps_key
+from pintpot.planner.holders import PROCESS, TOKENIZER, WEIGHTS
+from pintpot.planner.make import make_plan
+from pintpot.planner.memory import KEPT, recall, remember
+from pintpot.planner.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(described(), null_machine(), Budget(200_000_000, Workload(256)))
+
+
+def test_what_was_remembered_is_recalled(plan: Plan, tmp_path: Path) -> None:
+    digest, key = plan.model_digest, steps_key(plan.steps)
+    nothing = recall(digest, "here", folder=tmp_path)
+    assert (nothing.degradation, nothing.holders, nothing.seconds) == ({}, {}, {})
+    remember(plan, "here", degradation=(0.001, 0.002), holders={PROCESS: 50, WEIGHTS: 7}, folder=tmp_path)
+    remember(plan, "here", holders={PROCESS: 60, TOKENIZER: 9}, seconds={"decode": 0.5}, folder=tmp_path)
+    known = recall(digest, "here", folder=tmp_path)
+    assert known.degradation == {key: (0.001, 0.002)}
+    assert known.holders == {PROCESS: (50, 60), TOKENIZER: (9, 9)}, "what is computed exactly is not kept"
+    assert known.seconds == {key: {"decode": (0.5, 0.5)}}
+
+
+def test_quality_belongs_to_the_model_and_bytes_to_the_machine(plan: Plan, tmp_path: Path) -> None:
+    remember(plan, "here", degradation=(0.0, 0.1), holders={PROCESS: 50}, folder=tmp_path)
+    there = recall(plan.model_digest, "there", folder=tmp_path)
+    assert list(there.degradation.values()) == [(0.0, 0.1)]
+    assert there.holders == {}
+    assert recall("other", "here", folder=tmp_path).degradation == {}
+
+
+def test_old_measurements_fall_out(plan: Plan, tmp_path: Path) -> None:
+    for size in range(KEPT + 5):
+        remember(plan, "here", holders={PROCESS: size}, folder=tmp_path)
+    assert recall(plan.model_digest, "here", folder=tmp_path).holders == {PROCESS: (5, KEPT + 4)}
+
+
+def test_the_next_plan_is_nearer(plan: Plan, tmp_path: Path) -> None:
+    remember(plan, "here", degradation=(0.0, 0.0001), holders={PROCESS: 40_000_000}, folder=tmp_path)
+    known = recall(plan.model_digest, "here", folder=tmp_path)
+    again = make_plan(
+        described(), null_machine(), plan.budget, measured=known.degradation, measured_bytes=known.holders
+    )
+    assert again.steps == plan.steps
+    assert again.degradation.measured
+    assert again.cost.memory_high == plan.cost.memory_high - 62_000_000 + 40_500_000
+
+
+WRITE = """
+import json, sys
+from pathlib import Path
+from pintpot.planner.memory import remember
+from pintpot.planner.plan import Plan
+plan = Plan.from_json(json.loads(Path(sys.argv[1]).read_text()))
+for index in range(10):
+    remember(plan, sys.argv[3], holders={"tokenizer": int(sys.argv[4]) + index}, folder=Path(sys.argv[2]))
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan.dumps())
+    files = [str(tmp_path / "plan.json"), str(tmp_path / "home")]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, *files, fingerprint, first])
+        for fingerprint, first in (("here", "100"), ("here", "500"), ("there", "900"))
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    data = json.loads((tmp_path / "home" / "measured" / f"{plan.model_digest}.json").read_text())
+    seen = {name: machine["holders"]["tokenizer"] for name, machine in data["machines"].items()}
+    assert sorted(seen["here"]) == [*range(100, 110), *range(500, 510)]
+    assert seen["there"] == list(range(900, 910))
+    assert not list((tmp_path / "home" / "measured").glob(".*json.*")), "nothing half-written stays"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not a record"),
+        ("[]", "not a record"),
+        ('{"version": 9, "degradation": {}, "machines": {}}', "version 9, this program reads 1"),
+        ('{"version": 1, "degradation": {"x": 3}, "machines": {}}', "not a record"),
+        ('{"version": 1, "degradation": {}, "machines": {"here": {"holders": 3, "seconds": {}}}}', "not a record"),
+    ],
+)
+def test_files_of_others_are_refused(plan: Plan, tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "measured" / f"{plan.model_digest}.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(BadInput, match=reason):
+        recall(plan.model_digest, "here", folder=tmp_path)
+
+
+def test_a_home_that_cannot_be_written_says_so(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "measured").write_text("a file")
+    with pytest.raises(BadInput, match="set PINTPOT_HOME to another folder"):
+        remember(plan, "here", degradation=(0.0, 0.1), folder=tmp_path)
