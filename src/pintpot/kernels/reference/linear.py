@@ -32,8 +32,7 @@ def project(x: NDArray[Any], weight: Any) -> NDArray[Any]:
     """x [T, K] times a weight's transpose: an array [N, K], or (first row, rows) pairs of one that is never whole."""
     if isinstance(weight, np.ndarray):
         return np.asarray(x @ weight.T)
-    parts = [x @ rows.T for _, rows in weight]
-    return np.concatenate(parts, axis=-1)
+    return np.concatenate([np.asarray(x @ rows.T) for _, rows in weight], axis=-1)
 
 
 def prologue(op: Op, memory: Memory) -> NDArray[Any]:
