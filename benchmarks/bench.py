@@ -181,7 +181,7 @@ def drawn_model(shape: str, dtype: str, *, hf: bool = False, headers: bool = Fal
 
 
 def probed_machine() -> Any:
-    """This machine as a full probe knows it; probed now where these sources never did: their process has a size, too."""
+    """This machine as a full probe of these very sources knows it; probed now where there is none."""
     from pintpot import api
 
     mark = Path(os.environ["PINTPOT_HOME"]) / "probed-with"

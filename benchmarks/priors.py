@@ -56,8 +56,8 @@ LOWER, UPPER = 0.1, 2.0
 RULE = (
     f"low = {LOWER:g} x the lower end, high = {UPPER:g} x the upper end of the 95% interval of the mean over texts. "
     "One very small model was measured: others of its kind may lose twice as much, large ones lose several times less "
-    "(Frantar et al. 2022, arXiv:2210.17323). The low of a window is 0, for a text inside it loses nothing; its high is "
-    "over the positions that a window of 256 hides something from, in texts of 512."
+    "(Frantar et al. 2022, arXiv:2210.17323). The low of a window is 0, for a text inside it loses nothing; its high "
+    "is over the positions that a window of 256 hides something from, in texts of 512."
 )
 SCALE = 0.2
 """Columns are multiplied by up to exp(0.2), or divided by it."""
