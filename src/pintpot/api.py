@@ -168,7 +168,12 @@ def _place(model: Model, asked: dict[str, Any]) -> Path:
     """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
     from pintpot.packer.shelf import place_for
 
-    given = {key: value for key, value in sorted(asked.items()) if value is not None and value is not False}
+    amounts = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds}
+    given = {
+        key: amounts.get(key, lambda same: same)(value)
+        for key, value in sorted(asked.items())
+        if value is not None and value is not False
+    }
     return place_for(model.name, {"model": _identity(model), "asked": given})
 
 

@@ -44,7 +44,7 @@ def prologue(op: Op, memory: Memory) -> NDArray[Any]:
     if kind == "swiglu":
         gate, up = np.split(x, 2, axis=-1)
         return np.asarray(gate / (1 + np.exp(-gate)) * up)
-    return x
+    return np.asarray(x)
 
 
 def rms_norm(x: NDArray[Any], weight: NDArray[Any], eps: float) -> NDArray[Any]:
