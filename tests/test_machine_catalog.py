@@ -77,7 +77,8 @@ def test_names_are_found_in_any_spelling() -> None:
 def test_the_rules_of_derivation_are_what_the_notes_say(tmp_path: Path) -> None:
     machine = load_machine(own(tmp_path))
     matvec, copy = machine.rate("matvec/f32"), machine.rate("copy")
-    assert matvec is not None and copy is not None
+    assert matvec is not None
+    assert copy is not None
     assert (matvec.low, matvec.mid) == pytest.approx((30e9 / 4, 40e9 / 4))
     assert copy.mid == 20e9
     assert machine.rate("barrier") is None

@@ -23,7 +23,8 @@ def test_its_rates_are_round_and_known() -> None:
 def test_a_matvec_is_bound_by_ram_or_by_arithmetic() -> None:
     machine = null_machine(ram_bw=20e9)
     from_ram, cached = machine.rate("matvec/f32", threads=2), machine.rate("matvec/f32", threads=2, size=1 << 20)
-    assert from_ram is not None and cached is not None
+    assert from_ram is not None
+    assert cached is not None
     assert (from_ram.mid, cached.mid) == (5e9, 20e9)
 
 

@@ -45,7 +45,10 @@ def test_a_quick_probe_prices_what_plans_ask_for(machine: Machine) -> None:
 def test_rates_make_sense_together(machine: Machine) -> None:
     ram, cached = machine.rate("matvec/sym4"), machine.rate("matvec/sym4", size=1 << 20)
     copy, read = machine.rate("copy"), machine.rate("read")
-    assert ram and cached and copy and read
+    assert ram
+    assert cached
+    assert copy
+    assert read
     assert ram.mid < 2 * cached.high
     assert copy.low > 1e8
     assert read.high < 1e13

@@ -13,7 +13,7 @@ from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
 from pintpot.model.read import describe
 from pintpot.nets import families
 
-TOKENS = [5, 9, 200, 17, 3, 88, 41, 7, 120, 65, 2, 19, 33, 90, 14, 250, 77, 6, 8, 11, 12, 13, 101, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45]
+TOKENS = [*range(5, 250, 13), *range(54, 39, -1)]
 
 
 def torch_logits(model: Any, tokens: list[int]) -> np.ndarray:

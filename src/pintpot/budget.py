@@ -54,4 +54,5 @@ class Budget:
         for name in ("first_token_s", "per_token_s"):
             value = getattr(self, name)
             need(value is None or value > 0, f"{name} is more than 0 seconds", UsageError)
-        need(self.prefer in ("speed", "quality", "memory"), f"prefer is speed, quality or memory, not {self.prefer!r}", UsageError)
+        known = self.prefer in ("speed", "quality", "memory")
+        need(known, f"prefer is speed, quality or memory, not {self.prefer!r}", UsageError)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import count
 
-from pintpot.program.spec import Buffers, Op, Program, Table
+from pintpot.program.spec import Buffers, Op, Ops, Program, Table
 
-Families = Mapping[Hashable, list[tuple[Op, tuple[str, ...]]]]
+Names = Table[tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,57 +25,104 @@ class Alike:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Ops of the same kind, knobs, lane and roles, and the names that each touches, in the order of the roles."""
+
+    key: Hashable
+    ops: tuple[Op, ...]
+    names: Names
+
+
 def alike(program: Program) -> Sequence[Alike]:
-    """The ops of a program, grouped, in the order of their first."""
+    """The ops of a program, grouped."""
     buffers = program.buffers if isinstance(program.buffers, Buffers) else Buffers(program.buffers)
     parts = buffers.parts or (buffers,)
-    if isinstance(program.ops, Table):
-        return _shared(program.ops, *parts)
-    return _grouped(_families(program.ops), parts)
+    if isinstance(program.ops, Ops) and program.ops.parts:
+        shared, inserted = program.ops.parts
+        return (*_shared(shared, *parts), *_grouped(_families(inserted), [_sorts(part) for part in parts]))
+    return _shared(program.ops if isinstance(program.ops, Table) else Table(program.ops), *parts)
 
 
 @lru_cache(maxsize=1024)
-def _shared(ops: Table[Op], *parts: Buffers) -> Sequence[Alike]:
-    return _grouped(_shared_families(ops), parts)
+def _shared(ops: Table[Op], *parts: Buffers) -> tuple[Alike, ...]:
+    """The groups of ops that many programs share: what each table of buffers says of them is found once."""
+    groups: list[Alike] = []
+    for family in _shared_families(ops):
+        splits = [_split(family.names, part) for part in parts]
+        many = [split for split in splits if len(split.groups) > 1]
+        if len(many) > 1:
+            groups += _grouped([family], [_sorts(part) for part in parts])
+            continue
+        # Where all tables but one see no difference, its groups are the groups.
+        deciding = many[0] if many else splits[0]
+        for number, (first, size) in deciding.groups.items():
+            key = tuple([number if split is deciding else next(iter(split.groups)) for split in splits])
+            groups.append(Alike(Table((family.key, key)), family.ops[first], size))
+    return tuple(groups)
 
 
 @lru_cache(maxsize=64)
-def _shared_families(ops: Table[Op]) -> Families:
-    return _families(ops)
-
-
-def _families(ops: Iterable[Op]) -> Families:
-    """Ops of the same kind, knobs, lane and roles, each with the names that it touches."""
-    found: dict[Hashable, list[tuple[Op, tuple[str, ...]]]] = {}
-    for op in ops:
-        touched = (*op.reads, *op.writes)
-        roles = tuple([role for role, _ in touched])
-        names = tuple([name for _, name in touched])
-        found.setdefault((op.kind, op.attributes, op.lane, len(op.reads), roles), []).append((op, names))
-    return found
-
-
-def _grouped(families: Families, parts: Iterable[Buffers]) -> Sequence[Alike]:
-    kinds: dict[str, int] = {}
-    for part in parts:
-        kinds.update(_kinds(part))
-    groups: list[Alike] = []
-    for key, members in families.items():
-        found: dict[tuple[int, ...], list[Op]] = {}
-        for op, names in members:
-            found.setdefault(tuple([kinds[name] for name in names]), []).append(op)
-        groups += [Alike(Table((key, touched)), ops[0], len(ops)) for touched, ops in found.items()]
-    return groups
-
-
-@lru_cache(maxsize=256)
-def _kinds(part: Buffers) -> Mapping[str, int]:
-    return {buffer.name: _kind(buffer.shape, buffer.format, buffer.life) for buffer in part}
+def _shared_families(ops: Table[Op]) -> list[Family]:
+    return [Family(family.key, family.ops, _interned(family.names)) for family in _families(ops)]
 
 
 @cache
-def _kind(shape: tuple[int | str, ...], name: str, life: str) -> int:
-    """A number of its own for each sort of buffer: numbers are compared faster than what they stand for."""
+def _interned(names: Names) -> Names:
+    """One object for equal names, so that finding what is known of them compares nothing."""
+    return names
+
+
+def _families(ops: Iterable[Op]) -> list[Family]:
+    found: dict[Hashable, tuple[list[Op], list[tuple[str, ...]]]] = {}
+    for op in ops:
+        touched = op.reads + op.writes
+        key = (op.kind, op.attributes, op.lane, len(op.reads), tuple([role for role, _ in touched]))
+        members = found.get(key)
+        if members is None:
+            members = found[key] = ([], [])
+        members[0].append(op)
+        members[1].append(tuple([name for _, name in touched]))
+    return [Family(key, tuple(members), Table(names)) for key, (members, names) in found.items()]
+
+
+def _grouped(families: Iterable[Family], parts: Sequence[Mapping[str, int]]) -> list[Alike]:
+    groups: list[Alike] = []
+    for family in families:
+        found: dict[tuple[int, ...], list[int]] = {}
+        for index, touched in enumerate(family.names):
+            key = tuple([_number(tuple([sorts.get(name) for name in touched])) for sorts in parts])
+            found.setdefault(key, []).append(index)
+        groups += [Alike(Table((family.key, key)), family.ops[at[0]], len(at)) for key, at in found.items()]
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Ops by the sorts of buffers that they touch in one table: (first of them, how many) by the sorts' number."""
+
+    groups: Mapping[int, tuple[int, int]]
+
+
+@lru_cache(maxsize=4096)
+def _split(names: Names, part: Buffers) -> Split:
+    sorts = _sorts(part)
+    groups: dict[int, tuple[int, int]] = {}
+    for index, touched in enumerate(names):
+        number = _number(tuple([sorts.get(name) for name in touched]))
+        first, size = groups.get(number, (index, 0))
+        groups[number] = (first, size + 1)
+    return Split(groups)
+
+
+@lru_cache(maxsize=256)
+def _sorts(part: Buffers) -> Mapping[str, int]:
+    return {buffer.name: _number((buffer.shape, buffer.format, buffer.life)) for buffer in part}
+
+
+@cache
+def _number(what: Hashable) -> int:
+    """A number of its own for each thing: numbers are compared faster than what they stand for."""
     return next(_NUMBERS)
 
 

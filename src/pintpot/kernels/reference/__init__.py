@@ -37,7 +37,7 @@ class Sampling:
 class Call:
     """True lengths and contents of one replay.
 
-    `tokens`, `positions` and `sequences` have one entry for each token; `rows` lists the tokens whose logits are wanted;
+    `tokens`, `positions` and `sequences` have one entry for each token; `rows` lists the tokens with logits;
     `page_tables[s][i]` is the page of positions i * page_tokens and on of sequence s. `uniform` gives, for each row,
     the number in [0, 1) that a random draw uses, `history` the tokens already seen by each sequence.
     """
