@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SETTLED_S = 0.03
-SAMPLE_S = 0.01
+SAMPLES, SAMPLE_S = 3, 0.01
 ARENA_BYTES = 400_000_000
 
 
@@ -83,12 +83,17 @@ class Rates:
         self._rounds = [max(1, round(SAMPLE_S / max(loop.run(1)[1], 1e-8))) for loop in self._loops]
 
     def sample(self) -> list[dict[str, Any]]:
-        """One sample of every loop: what, threads, size, and units a second."""
-        found = []
-        for loop, rounds in zip(self._loops, self._rounds, strict=True):
-            units, seconds = loop.run(rounds)
-            found.append({"what": loop.what, "threads": loop.threads, "size": loop.size, "rate": units / seconds})
-        return found
+        """What, threads, size, and units a second of every loop, over samples that take turns."""
+        units, seconds = [0.0] * len(self._loops), [0.0] * len(self._loops)
+        for _ in range(SAMPLES):
+            for index, (loop, rounds) in enumerate(zip(self._loops, self._rounds, strict=True)):
+                more, took = loop.run(rounds)
+                units[index] += more
+                seconds[index] += took
+        return [
+            {"what": loop.what, "threads": loop.threads, "size": loop.size, "rate": units[index] / seconds[index]}
+            for index, loop in enumerate(self._loops)
+        ]
 
     @staticmethod
     def _matters(what: str, formats: list[str]) -> bool:
