@@ -62,5 +62,10 @@ def pack_of(source: Path, folder: Path, steps: tuple[Step, ...] = EXACT, **how: 
     return write_pack(model, plan_of(model, steps, **how), folder)  # type: ignore[arg-type]
 
 
+def f32_cache(form: Form) -> Form:
+    """Keys and values that nobody rounds: with exact activations nothing at all is rounded but float32 itself."""
+    return replace(form, cache=replace(form.cache, format="f32"))
+
+
 def opened(folder: Path, *, threads: int | None = None, isa: str = "") -> Session:
     return open_session(folder, MACHINE, threads=threads, isa=isa)

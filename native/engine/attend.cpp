@@ -13,7 +13,7 @@ constexpr int32_t kTokensOfChunk = 4;
 
 int64_t page_bytes(const CacheView& cache) {
     int64_t values = kPageTokens * cache.head_dim;
-    return cache.format == kCacheF16 ? values * 2 : values + values / 32 * 2;
+    return cache.format == kCacheF32 ? values * 4 : cache.format == kCacheF16 ? values * 2 : values + values / 32 * 2;
 }
 
 int64_t num_segments(int64_t positions) { return (positions + kSegmentTokens - 1) / kSegmentTokens; }
@@ -28,7 +28,7 @@ Attend::Attend(const AttendRecord& record) : record_(record) {
          text("heads of %d columns; multiples of 32 up to %d will do", rope.cache.head_dim, int(kMaxHeadDim)));
     need(rope.rope_dim >= 0 && rope.rope_dim % 2 == 0 && rope.rope_dim <= rope.cache.head_dim,
          text("%d rotated columns of %d", rope.rope_dim, rope.cache.head_dim));
-    need(rope.cache.format == kCacheF16 || rope.cache.format == kCacheSym8c, "a cache of no known format");
+    need(rope.cache.format >= kCacheF16 && rope.cache.format <= kCacheF32, "a cache of no known format");
     need(record_.window >= 0 && record_.sinks >= 0 && record_.num_pages > 0, "a window, sinks or pages below 0");
     unfinished_.reset(new std::atomic<int32_t>[size_t(kFewTokens * rope.cache.kv_heads)]());
 }
@@ -55,8 +55,8 @@ void Attend::bind(const Memory& memory, const Bounds& bounds, Ring*, int threads
     if (rope.q_norm != nullptr) floats(rope.q_norm, head_dim, "a norm of queries");
     if (rope.k_norm != nullptr) floats(rope.k_norm, head_dim, "a norm of keys");
     int64_t bytes = int64_t(record_.num_pages) * rope.cache.kv_heads * page_bytes(rope.cache);
-    memory.check(rope.cache.k, bytes, 2, "the cache of keys");
-    memory.check(rope.cache.v, bytes, 2, "the cache of values");
+    memory.check(rope.cache.k, bytes, 4, "the cache of keys");
+    memory.check(rope.cache.v, bytes, 4, "the cache of values");
     threads_ = threads;
     tasks_.reserve(size_t(bounds.tokens) / kQueryBlock + size_t(bounds.sequences) +
                    size_t(kFewTokens * num_segments(bounds.context)));

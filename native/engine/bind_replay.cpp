@@ -27,6 +27,11 @@ int32_t format_of(const std::string& name) {
     throw std::invalid_argument("no packed format is called '" + name + "'");
 }
 
+CacheFormat cache_format_of(const std::string& name) {
+    need(name == "f16" || name == "f32" || name == "sym8c", "no cache format '" + name + "'");
+    return name == "f16" ? kCacheF16 : name == "f32" ? kCacheF32 : kCacheSym8c;
+}
+
 // (slot, offset, first row, rows)
 using PieceTuple = std::tuple<uint32_t, uint32_t, int64_t, int64_t>;
 
@@ -92,12 +97,11 @@ void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintpt
                 int32_t num_pages, uintptr_t table, int32_t rope_dim, const std::string& rope, uintptr_t q_norm,
                 uintptr_t k_norm, float eps, int32_t heads, int32_t kv_heads, int32_t head_dim, float scale,
                 int32_t window, int32_t sinks) {
-    need(cache_format == "f16" || cache_format == "sym8c", "no cache format '" + cache_format + "'");
     need(rope == "half" || rope == "interleaved", "no rope layout '" + rope + "'");
     AttendRecord record{};
     record.qkv = pointer<float>(qkv);
     record.out = pointer<float>(out);
-    record.rope.cache = {pointer<void>(k), pointer<void>(v), cache_format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
+    record.rope.cache = {pointer<void>(k), pointer<void>(v), cache_format_of(cache_format), kv_heads, head_dim};
     record.rope.heads = heads;
     record.rope.rope_dim = rope_dim;
     record.rope.interleaved = rope == "interleaved";

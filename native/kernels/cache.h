@@ -7,8 +7,8 @@ namespace pintpot {
 namespace {
 
 INLINE int64_t page_head_bytes(const CacheView& c) {
-  return kPageTokens * c.head_dim * (c.format == kCacheF16 ? 2 : 1) +
-         (c.format == kCacheF16 ? 0 : kPageTokens * (c.head_dim / 32) * 2);
+  const int64_t values = kPageTokens * c.head_dim;
+  return c.format == kCacheF32 ? values * 4 : c.format == kCacheF16 ? values * 2 : values + values / 32 * 2;
 }
 INLINE uint8_t* page_head(const CacheView& c, void* base, int64_t page, int64_t head) {
   return (uint8_t*)base + (page * c.kv_heads + head) * page_head_bytes(c);
@@ -28,6 +28,10 @@ INLINE float half_at(const uint8_t* p) {
 INLINE void widen_page(const CacheView& c, const uint8_t* page, int64_t n, float* to) {
   if (c.format == kCacheF16) {
     for (int64_t i = 0; i < n * c.head_dim; i += 16) store16(to + i, load16_f16(page + i * 2));
+    return;
+  }
+  if (c.format == kCacheF32) {
+    memcpy(to, page, n * c.head_dim * sizeof(float));
     return;
   }
   const uint8_t* scales = page + kPageTokens * c.head_dim;
@@ -58,6 +62,10 @@ INLINE void store_group(const float* x, int8_t* q, uint8_t* scale) {
 INLINE void store_token(const CacheView& c, uint8_t* page, int64_t slot, const float* x) {
   if (c.format == kCacheF16) {
     for (int64_t i = 0; i < c.head_dim; i += 16) store16_f16(page + (slot * c.head_dim + i) * 2, load16(x + i));
+    return;
+  }
+  if (c.format == kCacheF32) {
+    memcpy(page + slot * c.head_dim * sizeof(float), x, c.head_dim * sizeof(float));
     return;
   }
   uint8_t* scales = page + kPageTokens * c.head_dim + slot * (c.head_dim / 32) * 2;

@@ -68,10 +68,10 @@ struct StripsCall {
   int64_t num_rows;       // <= 16 * num_strips
 };
 
-enum CacheFormat : int32_t { kCacheF16, kCacheSym8c };
+enum CacheFormat : int32_t { kCacheF16, kCacheSym8c, kCacheF32 };
 
-// k and v: [pages][kv_heads][page of one head]; a page of one head is 32 * head_dim f16, or 32 * head_dim int8 and then
-// 32 * (head_dim / 32) f16 scales. head_dim is a multiple of 32.
+// k and v: [pages][kv_heads][page of one head]; a page of one head is 32 * head_dim f16 or f32, or 32 * head_dim int8 and
+// then 32 * (head_dim / 32) f16 scales. head_dim is a multiple of 32.
 struct CacheView {
   void* k;
   void* v;

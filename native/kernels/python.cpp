@@ -117,14 +117,14 @@ void scale(const std::string& isa, Row x, float factor, OutRow y) {
 // k and v are the whole caches' bytes; page numbers are checked against their size.
 CacheView view(const std::string& format, Array<uint8_t, 1> k, Array<uint8_t, 1> v, int32_t kv_heads, int32_t dim,
                Pages pages) {
-  need(format == "f16" || format == "sym8c", "the cache is f16 or sym8c");
+  need(format == "f16" || format == "f32" || format == "sym8c", "the cache is f16, f32 or sym8c");
   need(dim > 0 && dim % 32 == 0 && dim <= kMaxHeadDim && kv_heads > 0, "head_dim: a multiple of 32, at most 256");
-  const bool half = format == "f16";
-  const int64_t page = kv_heads * (half ? kPageTokens * dim * 2 : kPageTokens * (dim + dim / 32 * 2));
+  const bool half = format == "f16", whole = format == "f32";
+  const int64_t page = kv_heads * kPageTokens * (whole ? dim * 4 : half ? dim * 2 : dim + dim / 32 * 2);
   for (size_t i = 0; i < pages.shape(0); ++i)
     need(pages.data()[i] < (int64_t)k.shape(0) / page && pages.data()[i] < (int64_t)v.shape(0) / page,
          "a page lies beyond the cache");
-  return {k.data(), v.data(), half ? kCacheF16 : kCacheSym8c, kv_heads, dim};
+  return {k.data(), v.data(), whole ? kCacheF32 : half ? kCacheF16 : kCacheSym8c, kv_heads, dim};
 }
 
 void rope_store(const std::string& isa, const std::string& format, Array<uint8_t, 1> k, Array<uint8_t, 1> v,
