@@ -8,8 +8,11 @@ namespace pintpot {
 
 namespace {
 
-constexpr int64_t kLeastChunkBytes = 8 << 10;
-constexpr int64_t kMostChunkBytes = 1 << 20;
+// Of a weight, multiplied at a time. With few tokens the memory is what counts, and it gives long stretches faster; with
+// many it is arithmetic, and short parts let threads end together.
+constexpr int64_t kLongPartBytes = 1 << 20;
+constexpr int64_t kPartBytes = 128 << 10;
+constexpr int64_t kShortPartBytes = 32 << 10;
 
 bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }
 
@@ -72,42 +75,49 @@ void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int th
         record_.weights[i].bind(memory, ring, true);
         if (!record_.biases.empty() && record_.biases[i] != nullptr) floats(record_.biases[i], record_.weights[i].rows, "a bias");
     }
-    chunks_.clear();
-    add_chunks(false, threads);
-    add_chunks(true, threads);
+    few_chunks_ = cut(threads == 1 ? kLongPartBytes : kPartBytes, threads);
+    many_chunks_ = cut(kShortPartBytes, threads);
+    need(int64_t(many_chunks_.size()) <= Pool::kMostChunks, "a linear of too many strips");
 }
 
-// Large chunks first and small ones last: long runs of memory, and threads that end together.
-void Linear::add_chunks(bool streamed, int threads) {
-    std::vector<Chunk> runs;
-    int64_t left = 0, column = 0;
+// What rests in memory first, then the pieces on disk as they come through the ring.
+std::vector<Linear::Chunk> Linear::cut(int64_t part_bytes, int threads) const {
+    std::vector<Chunk> resident, streamed, chunks;
+    int64_t column = 0;
     for (size_t i = 0; i < record_.weights.size(); ++i) {
         const Weight& weight = record_.weights[i];
         const float* bias = record_.biases.empty() ? nullptr : record_.biases[i];
-        if (!streamed && weight.resident_strips > 0)
-            runs.push_back({&weight, bias, nullptr, 0, weight.resident_strips, column});
+        if (weight.resident_strips > 0) resident.push_back({&weight, bias, nullptr, 0, weight.resident_strips, column});
         for (const Piece& piece : weight.pieces)
-            if (streamed) runs.push_back({&weight, bias, &piece, piece.first_strip, piece.num_strips, column});
+            streamed.push_back({&weight, bias, &piece, piece.first_strip, piece.num_strips, column + piece.first_strip * kStripRows});
         column += weight.rows;
     }
-    std::stable_sort(runs.begin(), runs.end(), [](const Chunk& a, const Chunk& b) {
-        return (a.piece == nullptr ? 0 : a.piece->position) < (b.piece == nullptr ? 0 : b.piece->position);
-    });
-    for (const Chunk& run : runs) left += run.num_strips;
-    for (const Chunk& run : runs) {
-        // A slot is shared by all threads, so that it is free again soon.
-        int64_t run_left = run.num_strips, done = 0;
-        int64_t least = std::max<int64_t>(1, kLeastChunkBytes / run.weight->strip_bytes);
-        int64_t most = std::max<int64_t>(1, kMostChunkBytes / run.weight->strip_bytes);
-        while (run_left > 0) {
-            int64_t share = threads == 1 ? run_left : (streamed ? run_left : left) / (3 * threads);
-            int64_t strips = std::min(run_left, std::clamp(share, least, most));
-            Chunk chunk = run;
-            chunk.first_strip += done;
-            chunk.num_strips = strips;
-            chunk.column += chunk.first_strip * kStripRows;
-            chunks_.push_back(chunk);
-            done += strips, run_left -= strips, left -= strips;
+    std::stable_sort(streamed.begin(), streamed.end(),
+                     [](const Chunk& a, const Chunk& b) { return a.piece->position < b.piece->position; });
+    share_out(resident, part_bytes, threads, chunks);
+    // Each slot is shared by all threads, so that it is free again soon.
+    for (const Chunk& piece : streamed) share_out({piece}, part_bytes, threads, chunks);
+    return chunks;
+}
+
+// Cuts runs of strips into one region for each thread and each region into equal parts, and hands out the first parts of
+// all regions, then the second ones: threads that keep step each read one long stretch of memory.
+void Linear::share_out(const std::vector<Chunk>& runs, int64_t part_bytes, int threads, std::vector<Chunk>& chunks) {
+    int64_t strips = 0, bytes = 0;
+    for (const Chunk& run : runs) strips += run.num_strips, bytes += run.num_strips * run.weight->strip_bytes;
+    int64_t parts = std::max<int64_t>(1, (bytes / threads + part_bytes / 2) / part_bytes), all = parts * threads;
+    for (int64_t part = 0; part < parts; ++part) {
+        for (int64_t thread = 0; thread < threads; ++thread) {
+            int64_t index = thread * parts + part, first = strips * index / all, stop = strips * (index + 1) / all;
+            for (const Chunk& run : runs) {
+                int64_t begin = std::clamp<int64_t>(first, 0, run.num_strips), end = std::clamp<int64_t>(stop, 0, run.num_strips);
+                first -= run.num_strips, stop -= run.num_strips;
+                if (begin == end) continue;
+                chunks.push_back(run);
+                chunks.back().first_strip += begin;
+                chunks.back().num_strips = end - begin;
+                chunks.back().column += begin * kStripRows;
+            }
         }
     }
 }
@@ -115,7 +125,7 @@ void Linear::add_chunks(bool streamed, int threads) {
 int64_t Linear::begin(Context& context, int phase) {
     int64_t rows = count(context);
     if (rows == 0) return 0;
-    if (phase == 1) return int64_t(chunks_.size());
+    if (phase == 1) return int64_t(chunks(rows).size());
     if (!keeps_floats() && !uses_int8_) return 0;
     if (rows > kFewTokens) return (rows + kPanelTokens - 1) / kPanelTokens;
     // Any thread's own scratch will do: no other thread is inside the replay.
@@ -124,11 +134,11 @@ int64_t Linear::begin(Context& context, int phase) {
 }
 
 void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
+    int64_t rows = count(context), first = chunk * kPanelTokens;
     if (phase == 1) {
-        multiply(context, chunks_[size_t(chunk)], thread);
+        multiply(context, chunks(rows)[size_t(chunk)], thread);
         return;
     }
-    int64_t rows = count(context), first = chunk * kPanelTokens;
     prepare_panel(context, first, std::min(first + kPanelTokens, rows), rows, context.scratch_of(thread));
 }
 

@@ -58,12 +58,14 @@ class Linear final : public Op {
     void prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const;
     void apply_prologue(const KernelTable& kernels, int64_t row, float* to) const;
     void multiply(Context& context, const Chunk& chunk, int thread) const;
-    void add_chunks(bool streamed, int threads);
+    std::vector<Chunk> cut(int64_t part_bytes, int threads) const;
+    static void share_out(const std::vector<Chunk>& runs, int64_t part_bytes, int threads, std::vector<Chunk>& chunks);
+    const std::vector<Chunk>& chunks(int64_t rows) const { return rows > kFewTokens ? many_chunks_ : few_chunks_; }
 
     LinearRecord record_;
     int64_t columns_, width_;
     bool uses_floats_, uses_int8_;
-    std::vector<Chunk> chunks_;
+    std::vector<Chunk> few_chunks_, many_chunks_;
 };
 
 }  // namespace pintpot

@@ -24,7 +24,7 @@ class Job {
 // Chunks are claimed from a counter; who finishes the last one of a phase begins the next. A phase therefore waits only
 // for threads that hold a chunk: one that sleeps, or that the scheduler has put aside for somebody else's work, joins
 // when it is back. A thread without a chunk looks for the next phase for a bounded time and then sleeps; between jobs
-// it sleeps at once. When looking does not pay (the machine is shared), the time it looks shrinks.
+// it sleeps at once. On a machine that is shared it looks for a short time only.
 class Pool {
   public:
     static constexpr int64_t kMostChunks = (int64_t(1) << 20) - 4096;
@@ -64,11 +64,13 @@ class Pool {
     // Takes part until `ticket` has no chunk to give; returns it.
     Ticket take_part(int thread);
     void begin_next(int thread);
+    void look_at_neighbours(int thread);
     void wait_beyond(const Ticket& ticket, int thread);
     void fail(std::exception_ptr error);
 
     struct alignas(64) Spin {
-        int budget;
+        int budget = 0;
+        long preempted = 0;
     };
 
     const int num_threads_;
