@@ -51,11 +51,18 @@ class WeightForm:
 
     @property
     def ram_bytes(self) -> int:
-        return self.ram_strips * self.strip_bytes if self.is_matrix else 4 * self.shape[0]
+        shape = self.shape
+        if len(shape) != 2:
+            return 4 * shape[0]
+        return -(-self.ram_rows // STRIP_ROWS) * _strip_bytes(self.format, shape[1])
 
     @property
     def disk_bytes(self) -> int:
-        return (self.num_strips - self.ram_strips) * self.strip_bytes if self.is_matrix else 0
+        rows = self.shape[0]
+        if self.ram_rows >= rows or len(self.shape) != 2:
+            return 0
+        strips = -(-rows // STRIP_ROWS) + -self.ram_rows // STRIP_ROWS
+        return strips * _strip_bytes(self.format, self.shape[1])
 
     @property
     def num_bytes(self) -> int:
@@ -80,11 +87,11 @@ class Weights(Table[WeightForm]):
 
     @cached_property
     def ram_bytes(self) -> int:
-        return sum(weight.ram_bytes for weight in self)
+        return sum([weight.ram_bytes for weight in self])
 
     @cached_property
     def disk_bytes(self) -> int:
-        return sum(weight.disk_bytes for weight in self if weight.ram_rows < weight.shape[0])
+        return sum([weight.disk_bytes for weight in self if weight.ram_rows < weight.shape[0]])
 
     @cached_property
     def vector_bytes(self) -> int:

@@ -92,12 +92,15 @@ class Search:
 
     def drafts(self) -> Iterable[Draft]:
         """Those of the whole space; where it is too large, of the ways to the smallest and to what was looked at."""
+        return [made for choice in self.drafted() if (made := self.draft(choice)) is not None]
+
+    def drafted(self) -> list[Choice]:
+        """The choices of `drafts`, and those that lead to none."""
         if self.space.size <= EXHAUSTIVE:
-            for choice in self.space.hopeful():
-                self.draft(choice)
-        elif not self._drafts:
+            return list(self.space.hopeful())
+        if not self._drafts:
             self._descend_to_smallest()
-        return [made for made in self._drafts.values() if made is not None]
+        return list(self._drafts)
 
     def _descend_to_smallest(self) -> None:
         """From the first choice to that of its neighbours with the smallest floor, until none is smaller."""
@@ -106,7 +109,7 @@ class Search:
             made = self.draft(choice)
             return inf if made is None else smallest_bytes(self.bench, made, self.space.places)
 
-        at = self.space.first()
+        at = self.space.mildest()
         while True:
             best = min((at, *_two_changes(self.space.dimensions, at)), key=floor)
             if floor(best) >= floor(at):
@@ -167,7 +170,7 @@ def joint(search: Search) -> tuple[Choice, Plan] | None:
     if search.space.size <= EXHAUSTIVE:
         search.try_all(search.space.hopeful())
         return search.best()
-    greedy(search)
+    search.try_all(search.drafted())
     return _descend(search, _two_changes)
 
 
@@ -179,7 +182,7 @@ def _descend(search: Search, neighbours: Neighbours) -> tuple[Choice, Plan] | No
     dimensions = search.space.dimensions
     while True:
         before = search.best()
-        search.try_all(neighbours(dimensions, before[0] if before else search.space.first()))
+        search.try_all(neighbours(dimensions, before[0] if before else search.space.mildest()))
         after = search.best()
         if after is None or (before is not None and after[0] == before[0]):
             return after

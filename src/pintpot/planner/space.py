@@ -34,6 +34,7 @@ class Dimension:
     target: str
     options: tuple[Option, ...]
     hopeful: tuple[Option, ...]
+    mildest: Option
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Space:
     def hopeful(self) -> Iterator[Choice]:
         return product(*(dimension.hopeful for dimension in self.dimensions))
 
-    def first(self) -> Choice:
-        return tuple((dimension.hopeful or dimension.options)[0] for dimension in self.dimensions)
+    def mildest(self) -> Choice:
+        """The choice that changes the model least: where a search by small changes begins."""
+        return tuple(dimension.mildest for dimension in self.dimensions)
 
 
 def build_space(question: Question) -> Space:
@@ -84,7 +86,8 @@ def dimension_of(question: Question, facet: Facet, target: str, offers: Sequence
     hopeful = [option for option in options if _may_keep(question, option)]
     if facet == Facet.FORMAT:
         hopeful = undominated(question, [option for option in hopeful if option is not None])
-    return Dimension(facet, target, options, tuple(hopeful))
+    mildest = min(hopeful or options, key=lambda option: _prior(question, option))
+    return Dimension(facet, target, options, tuple(hopeful), mildest)
 
 
 def _reason_against(question: Question, step: Step) -> str | None:
@@ -97,9 +100,13 @@ def _reason_against(question: Question, step: Step) -> str | None:
     return None
 
 
+def _prior(question: Question, option: Option) -> float:
+    return 0.0 if option is None else question.priors.of(option.key)[1]
+
+
 def _may_keep(question: Question, option: Option) -> bool:
     """Whether some plan with this option may keep the budget's degradation: by its prior, or as measured."""
-    if option is None or question.priors.of(option.key)[1] <= question.budget.degradation:
-        return True
     limit = question.budget.degradation
+    if _prior(question, option) <= limit:
+        return True
     return any(str(option) in key.split("; ") and high <= limit for key, (_, high) in question.measured.items())

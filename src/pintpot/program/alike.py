@@ -40,8 +40,16 @@ def alike(program: Program) -> Sequence[Alike]:
     parts = buffers.parts or (buffers,)
     if isinstance(program.ops, Ops) and program.ops.parts:
         shared, inserted = program.ops.parts
-        return (*_shared(shared, *parts), *_grouped(_families(inserted), [_sorts(part) for part in parts]))
+        return (*_shared(shared, *parts), *_transfers(inserted))
     return _shared(program.ops if isinstance(program.ops, Table) else Table(program.ops), *parts)
+
+
+def _transfers(ops: Iterable[Op]) -> list[Alike]:
+    """Ops that only move bytes: what they ask for is in their knobs, whatever they move."""
+    found: dict[tuple[Hashable, ...], list[Op]] = {}
+    for op in ops:
+        found.setdefault((op.kind, op.attributes, op.lane), []).append(op)
+    return [Alike(Table(key), same[0], len(same)) for key, same in found.items()]
 
 
 @lru_cache(maxsize=1024)

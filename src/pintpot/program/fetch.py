@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pintpot.errors import UsageError, need
 from pintpot.program.ops.linear import over_rows
-from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Work
+from pintpot.program.spec import Buffer, Buffers, Op, Ops, Program, Segment, Stage, Table, Work
 
 RING = "ring"
 ALIGN = 4096
@@ -51,18 +51,24 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
     def streamed(program: Program) -> Program:
         ops: list[Op] = []
+        inserted: list[Op] = []
         starts: list[int] = []
         for op in program.ops:
             starts.append(len(ops))
             wanted = [name for role, name in op.reads if role == "weight" and name in disk]
             if wanted:
                 each = "token" if op.kind == "embed" else "rows" if over_rows(op, program) else "pass"
-                ops += [fetch(name, each) for name in wanted]
+                fetches = [fetch(name, each) for name in wanted]
+                ops += fetches
+                inserted += fetches
             ops.append(op)
         starts.append(len(ops))
-        parts = program.buffers.parts if isinstance(program.buffers, Buffers) else (Buffers(program.buffers),)
+        buffers = program.buffers if isinstance(program.buffers, Buffers) else Buffers(program.buffers)
         segments = tuple(Segment(starts[s.first], starts[s.stop], s.slot) for s in program.segments)
-        return Program(program.name, program.bounds, Buffers.join(*parts, ring), tuple(ops), segments)
+        joined = Ops(ops)
+        joined.parts = (program.ops if isinstance(program.ops, Table) else Table(program.ops), tuple(inserted))
+        tables = Buffers.join(*(buffers.parts or (buffers,)), ring)
+        return Program(program.name, program.bounds, tables, joined, segments)
 
     return Work(
         tuple(Stage(s.name, s.part, tuple(streamed(p) for p in s.programs), s.repeats) for s in work.stages),

@@ -87,6 +87,12 @@ class Segment:
     slot: str | None = None
 
 
+class Ops(Table[Op]):
+    """Ops in order; `parts` are ops that other programs share, and the transfers that were put between them."""
+
+    parts: tuple[Table[Op], tuple[Op, ...]] | None = None
+
+
 class Buffers(Table[Buffer]):
     """Named buffers; `parts` are the tables that they were joined from, in order."""
 

@@ -69,4 +69,4 @@ def bound_rows(op: Op, program: Program) -> int:
 
 def over_rows(op: Op, program: Program) -> bool:
     """Whether this op computes only the rows whose logits are wanted."""
-    return program.by_name[str(op.write("out"))].shape[0] == "rows"
+    return program.by_name[op.writes[0][1]].shape[0] == "rows"
