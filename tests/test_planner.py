@@ -225,7 +225,7 @@ def plans(memories: list[int], model: Model, **budget: Any) -> list[Plan]:
 
 
 def test_holders_add_up_and_the_budget_is_kept() -> None:
-    model = described(layers=5, vocab=4000)
+    model = described(layers=5, vocab=4000, matrix="q4_0", vocabulary="q8_0")
     smallest = plans([ROOMY], model)[0].smallest_bytes
     for plan in plans([smallest + step * 700_003 for step in range(4)], model):
         assert plan.cost.memory_high == sum(holder.high for holder in plan.cost.holders) <= plan.budget.memory_bytes
@@ -237,8 +237,8 @@ def test_holders_add_up_and_the_budget_is_kept() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_streamed_plan_uses_its_budget_to_one_strip(tied: bool) -> None:
-    model = described(layers=8, hidden=512, ffn=2048, heads=8, tied=tied)
-    for memory in range(77 * MB, 81 * MB, 1_234_567):
+    model = described(layers=16, hidden=512, ffn=2048, heads=8, tied=tied, matrix="q4_0", vocabulary="q8_0")
+    for memory in range(75 * MB, 79 * MB, 1_234_567):
         plan = make_plan(model, null_machine(), Budget(memory, Workload(512, prompt=128, output=32)))
         assert plan.form.disk_bytes
         strips = [weight.strip_bytes for weight in plan.form.weights if weight.is_matrix]
@@ -293,13 +293,17 @@ def test_steps_that_cannot_be_together_or_are_missing() -> None:
 @pytest.mark.parametrize("name", catalog_names())
 def test_machines_from_data_sheets_plan(name: str) -> None:
     machine = load_machine(name)
-    plan = make_plan(described(layers=8), machine, Budget(ROOMY, Workload(512)))
+    plan = make_plan(described(layers=3, matrix="q4_0", vocabulary="q8_0"), machine, Budget(ROOMY, Workload(512)))
     assert plan.machine_origin == "catalog"
     assert any("data sheets" in note for note in plan.notes)
     assert plan.cost.total_s.mid > 0
     if machine.rate("disk") is None:
         with pytest.raises(DoesNotFit, match="smallest possible budget"):
-            make_plan(described(layers=24, hidden=1024, ffn=4096, heads=16), machine, Budget(110 * MB, Workload(512)))
+            make_plan(
+                described(layers=9, hidden=1024, ffn=4096, matrix="q4_0", vocabulary="q8_0"),
+                machine,
+                Budget(80 * MB, Workload(512)),
+            )
 
 
 def test_a_record_of_few_rates_makes_no_format_free() -> None:

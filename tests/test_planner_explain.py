@@ -21,7 +21,11 @@ MB = 1_000_000
 
 def planned(memory: int = 30 * MB, machine: Machine | None = None, **budget: Any) -> Plan:
     here = machine or null_machine(process_bytes=10 * MB, spread=0.2)
-    return make_plan(described(layers=3), here, Budget(memory, Workload(512, prompt=128, output=32), **budget))
+    return make_plan(
+        described(layers=3, matrix="q4_0", vocabulary="q8_0"),
+        here,
+        Budget(memory, Workload(512, prompt=128, output=32), **budget),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +103,7 @@ def test_quality_says_whether_it_was_measured(streaming: Plan) -> None:
     budget = streaming.budget
     measured = {steps_key(streaming.steps): (0.0, 0.001)}
     here = null_machine(process_bytes=10 * MB, spread=0.2)
-    known = make_plan(described(layers=3), here, budget, measured=measured)
+    known = make_plan(described(layers=3, matrix="q4_0", vocabulary="q8_0"), here, budget, measured=measured)
     assert explain(known).quality.endswith("measured")
 
 

@@ -130,7 +130,7 @@ def test_greedy_loses_to_the_joint_search() -> None:
 
 def planned(memory: int = 30 * MB, model: Model | None = None, **budget: Any) -> Plan:
     """A plan in so much memory; less than a megabyte is meant above the smallest possible."""
-    made = model or described(layers=3)
+    made = model or described(layers=3, matrix="q4_0", vocabulary="q8_0")
     if memory < MB:
         memory += make_plan(made, machine(), Budget(60 * MB, WORKLOAD, **budget)).smallest_bytes
     return make_plan(made, machine(), Budget(memory, WORKLOAD, **budget))
@@ -142,7 +142,7 @@ TIGHT = 300_000
 @pytest.mark.parametrize("memory", [TIGHT, 40 * MB])
 @pytest.mark.parametrize("prefer", ["speed", "quality", "memory"])
 def test_rejected_plans_give_the_figures_that_were_printed(memory: int, prefer: Any) -> None:
-    model = described(layers=3)
+    model = described(layers=3, matrix="q4_0", vocabulary="q8_0")
     plan = planned(memory, model, prefer=prefer)
     asked = Question(model, machine(), plan.budget, shipped_priors())
     priced = [item for item in plan.rejected if item.total_s is not None]
@@ -232,7 +232,7 @@ def test_the_smallest_budget_of_a_space_too_large_to_enumerate(monkeypatch: pyte
 
 @pytest.mark.parametrize("memory", [TIGHT, 3 * TIGHT, 60 * MB])
 def test_at_the_budgets_of_the_advice_things_change(memory: int) -> None:
-    model = described(layers=3, hidden=512, ffn=1024, heads=8)
+    model = described(layers=3, hidden=512, ffn=1024, heads=8, matrix="q4_0", vocabulary="q8_0")
     plan = planned(memory, model)
     assert [item.what for item in plan.advice][:1] == ["10% more memory"]
     for index, item in enumerate(plan.advice):
@@ -250,7 +250,7 @@ def test_at_the_budgets_of_the_advice_things_change(memory: int) -> None:
 
 def test_limits_of_speed_and_quality_are_kept_at_their_bad_end() -> None:
     wide = machine(spread=0.3)
-    model = described(layers=3)
+    model = described(layers=3, matrix="q4_0", vocabulary="q8_0")
     free = make_plan(model, wide, Budget(60 * MB, WORKLOAD, degradation=0.2))
     limit = free.cost.per_token_s.high * 1.01
     held = make_plan(model, wide, Budget(60 * MB, WORKLOAD, degradation=0.2, per_token_s=limit))
