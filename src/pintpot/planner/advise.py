@@ -108,4 +108,5 @@ def _change(choice: Choice, plan: Plan, best: tuple[Choice, Plan]) -> str:
         return "everything stays in RAM"
     changed = [str(new) for old, new in zip(choice, other, strict=True) if new is not None and new != old]
     dropped = [f"without {old}" for old, new in zip(choice, other, strict=True) if new is None and old is not None]
-    return " and ".join(changed + dropped) or "more of the weights stay in RAM"
+    parts = ([f"with {' and '.join(changed)}"] if changed else []) + dropped
+    return ", ".join(parts) or "more of the weights stay in RAM"
