@@ -358,6 +358,24 @@ def test_a_looked_up_row_of_a_changed_slot_is_an_error(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_two_callers_take_turns(tmp_path: Path) -> None:
+    rig = rig_of(VARIANTS["plain"], ram_rows=HALF_STREAMED, file=tmp_path / "pack", slot_bytes=8192)
+    decode = rig.replays["decode"]
+    calls = [decode.call() for _ in range(2)]
+    for call in calls:
+        fill_call(call, {0: (0, [5])}, rig.decoder.num_pages())
+    assert decode.run(calls[0])
+    wanted, found = decode.floats("logits")[0].copy(), []
+    workers = [threading.Thread(target=lambda c=c: found.extend(decode.run(c) for _ in range(50))) for c in calls]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert found == [True] * 100
+    assert np.array_equal(decode.floats("logits")[0], wanted)
+    rig.close()
+
+
 # --- What cannot be --------------------------------------------------------------------------------------------------
 
 

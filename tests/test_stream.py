@@ -328,6 +328,17 @@ def test_times_of_reads_in_flight_add_up(file: Path, arena: Arena) -> None:
     ring.close()
 
 
+def test_a_ring_holds_its_memory_until_it_is_closed(file: Path, arena: Arena) -> None:
+    ring = open_ring(file, slots_of(CONTENT), arena, offset=0, num_buffers=3, slot_bytes=SLOT)
+    with pytest.raises(BufferError):
+        arena.close()
+    ring.close()
+    ring.close()
+    arena.close()
+    with pytest.raises(ValueError, match="closed"):
+        ring.wait(0, PATIENCE_S)
+
+
 def test_a_ring_that_cannot_be(file: Path, arena: Arena) -> None:
     fitting = slots_of(CONTENT)
 

@@ -123,6 +123,7 @@ struct Bound final : Memory {
           std::shared_ptr<CancelFlag> cancel_)
         : pool(std::move(pool_)), ring(std::move(ring_)), cancel(std::move(cancel_)) {
         for (const auto& arena : arenas) uses.emplace_back(arena);
+        if (ring != nullptr) uses.emplace_back(ring->arena);
         builder.get();
         replay = std::make_unique<Replay>(std::move(builder.list), builder.kernels, *pool, ring ? &ring->ring : nullptr, *this,
                                           pointer<uint8_t>(scratch), scratch_bytes, *cancel);
@@ -147,6 +148,8 @@ bool run(Bound& self, Call& call, int first, std::optional<int> stop) {
     bool interrupted = false, whole;
     {
         nb::gil_scoped_release released;
+        // Replays of one pool share their scratch.
+        std::lock_guard<std::recursive_mutex> turn(self.pool->turn());
         whole = self.replay->run(call, first, stop.value_or(self.replay->num_ops()), [&interrupted] {
             nb::gil_scoped_acquire acquired;
             interrupted = PyErr_CheckSignals() != 0;

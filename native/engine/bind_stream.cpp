@@ -36,7 +36,7 @@ nb::dict to_dict(const RingStats& stats) {
 
 // Where the slot of this position lies in the arena, or -1 after timeout_s.
 int64_t wait_for(RingHolder& self, uint32_t position, double timeout_s) {
-    need(position < self.ring.order().size(), "no such position");
+    need(position < self.ring.order().size() && self.use.has_value(), "no such position, or the ring is closed");
     int64_t stop = now_ns() + int64_t(timeout_s * 1e9);
     const uint8_t* data = self.ring.wait(position, [stop] { return now_ns() < stop; });
     return data == nullptr ? -1 : data - self.arena->data();
@@ -79,7 +79,7 @@ void bind_ring(nb::module_& module) {
             "end_pass", [](RingHolder& self, bool whole) { self.ring.end_pass(whole); }, nb::arg("whole"),
             nb::call_guard<nb::gil_scoped_release>())
         .def("rewind", [](RingHolder& self) { self.ring.rewind(); }, nb::call_guard<nb::gil_scoped_release>())
-        .def("close", [](RingHolder& self) { self.ring.close(); }, nb::call_guard<nb::gil_scoped_release>());
+        .def("close", [](RingHolder& self) { self.close(); }, nb::call_guard<nb::gil_scoped_release>());
 }
 
 void bind_writer(nb::module_& module) {

@@ -64,7 +64,7 @@ Pool::~Pool() {
 }
 
 void Pool::run(Job& job) {
-    std::lock_guard<std::mutex> only(one_caller_);
+    std::lock_guard<std::recursive_mutex> turn(turn_);
     stop_.store(false);
     error_ = nullptr;
     job_ = &job;

@@ -37,6 +37,9 @@ class Pool {
 
     int size() const { return num_threads_; }
 
+    // Held by whoever is at work with the threads and the memory behind them; run() takes it too.
+    std::recursive_mutex& turn() { return turn_; }
+
     // Runs the job to its end; the caller is thread 0. The first exception of next() or work() ends it early and is
     // rethrown here.
     void run(Job& job);
@@ -81,7 +84,7 @@ class Pool {
     alignas(64) std::atomic<bool> stop_{false};
     std::atomic<bool> closing_{false};
     Job* job_ = nullptr;
-    std::mutex one_caller_;
+    std::recursive_mutex turn_;
     std::mutex error_mutex_;
     std::exception_ptr error_;
     std::vector<Spin> spins_;

@@ -1,6 +1,8 @@
 // A ring together with the arena whose memory it uses.
 #pragma once
 
+#include <optional>
+
 #include "engine/bind.h"
 #include "engine/errors.h"
 
@@ -11,6 +13,7 @@ struct RingHolder {
                std::shared_ptr<Arena> arena_, size_t memory_offset, size_t memory_bytes, size_t slot_bytes,
                int in_flight, Ring::Checksum checksum)
         : arena(std::move(arena_)),
+          use(arena),
           ring(path, std::move(slots), std::move(order), inside(*arena, memory_offset, memory_bytes), memory_bytes,
                slot_bytes, in_flight, checksum) {}
 
@@ -20,7 +23,14 @@ struct RingHolder {
         return arena.data() + offset;
     }
 
-    ArenaUse arena;
+    // Ends the reading and lets go of the memory; replays that use the ring hold on to it for themselves.
+    void close() {
+        ring.close();
+        use.reset();
+    }
+
+    std::shared_ptr<Arena> arena;
+    std::optional<ArenaUse> use;
     std::vector<uint8_t> needed;
     Ring ring;
 };
