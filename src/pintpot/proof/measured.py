@@ -21,9 +21,9 @@ STEADY_STEPS = 2
 class Answerer:
     """Requests: `opened`, `run`, `hidden`, `profile`."""
 
-    def __init__(self, pack: Path, threads: str = "0") -> None:
+    def __init__(self, pack: Path, threads: str) -> None:
         started = time.perf_counter()
-        self._session = open_session(pack, this_machine(), threads=int(threads) or None)
+        self._session = open_session(pack, this_machine(), threads=int(threads))
         self._open_s = time.perf_counter() - started
         workload = self._session.plan.budget.workload
         self._prompt = min(workload.prompt, workload.context - workload.output)

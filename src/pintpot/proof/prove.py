@@ -23,6 +23,7 @@ from pintpot.proof.proof import Proof
 from pintpot.proof.remember import remember_proof
 from pintpot.proof.report import write_proof_report
 from pintpot.proof.worker import Worker
+from pintpot.runtime.pricing import priced_here
 
 Progress = Callable[[float, str], None]
 DEFAULT_RUNS = 5
@@ -49,6 +50,8 @@ def prove(
     need(runs >= 1, f"{runs} runs measure nothing; use 1 or more", UsageError)
     pack = pack.resolve()
     manifest, digest = read_manifest(pack)
+    machine = this_machine()
+    manifest, _ = priced_here(manifest, machine, threads)
     tell = progress or (lambda share, what: None)
     peaks = {"packing": manifest.packing.peak_bytes}
     notes: list[str] = []
@@ -56,11 +59,11 @@ def prove(
     texts = _texts(pack, text, manifest.plan, peaks)
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
         states = Path(scratch) / "states.npy"
-        measured = _measure(pack, manifest, texts, states, _Asked(runs, profile, threads), peaks, tell)
+        measured = _measure(pack, manifest, texts, states, _Asked(runs, profile), peaks, tell)
         agreement = _quality(pack, texts, states, peaks, notes, tell)
     proof = judge(pack, digest, manifest.plan, measured, agreement, runs)
-    proof = replace(proof, environment=_environment(manifest.plan, threads), notes=(*proof.notes, *notes))
-    remember_proof(this_machine(), manifest.plan, proof, measured)
+    proof = replace(proof, environment=_environment(manifest.plan), notes=(*proof.notes, *notes))
+    remember_proof(machine, manifest.plan, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)
@@ -68,11 +71,10 @@ def prove(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """How to measure: how often, whether each op is timed, and with how many threads (None: as planned)."""
+    """How often to measure, and whether each op is timed."""
 
     runs: int
     profile: bool
-    threads: int | None
 
 
 def _plan_again(pack: Path, peaks: dict[str, int], notes: list[str]) -> None:
@@ -119,9 +121,9 @@ def _measure(
     prompt = [token for piece in texts for token in piece]
     found: list[dict[str, Any]] = []
     limits: list[dict[str, Any]] = []
-    with Worker("measured", pack, str(asked.threads or 0)) as worker:
+    with Worker("measured", pack, str(plan.threads)) as worker:
         opened = worker.ask("opened")
-        with Worker("limit", pack, str(plan.form.ram_bytes), str(asked.threads or plan.threads)) as limit:
+        with Worker("limit", pack, str(plan.form.ram_bytes), str(plan.threads)) as limit:
             worker.ask("run", tokens=prompt)
             for index in range(asked.runs):
                 tell(0.05 + 0.5 * index / asked.runs, f"run {index + 1} of {asked.runs}")
@@ -153,11 +155,11 @@ def _quality(
     return Agreement(**{**fields, "kl": Interval(**fields["kl"])})
 
 
-def _environment(plan: Plan, threads: int | None) -> dict[str, str]:
+def _environment(plan: Plan) -> dict[str, str]:
     return {
         "pintpot": __version__,
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "threads": str(threads or plan.threads),
+        "threads": str(plan.threads),
         "cores": str(len(os.sched_getaffinity(0))),
     }

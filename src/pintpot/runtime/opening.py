@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pintpot.runtime.everything  # noqa: F401  (all of it before memory is first looked at)
@@ -14,13 +13,10 @@ from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
 from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.packer.locks import in_use
-from pintpot.packer.manifest import Manifest, check_files, read_manifest
-from pintpot.packer.packed_model import packed_model
-from pintpot.planner.assess import rebuild_work, reprice
-from pintpot.planner.degradation import shipped_priors
+from pintpot.packer.manifest import check_files, read_manifest
+from pintpot.planner.assess import rebuild_work
 from pintpot.planner.holders import LOADER, TOKENIZER
 from pintpot.planner.plan import Plan
-from pintpot.planner.question import Question
 from pintpot.program.layout import Layout, lay_out
 from pintpot.program.scratch import scratch_bytes
 from pintpot.program.spec import Work
@@ -28,11 +24,11 @@ from pintpot.runtime.bound import bind_stages
 from pintpot.runtime.engine import Engine
 from pintpot.runtime.held import Held
 from pintpot.runtime.memory import memory_bytes, open_memory
+from pintpot.runtime.pricing import priced_here
 from pintpot.runtime.session import Session
 from pintpot.units import format_bytes
 
 Progress = Callable[[float, str], None]
-MOST_THREADS_PER_CORE = 4
 BUFFERED = (
     "this disk takes no direct reads: weights pass through the page cache, which is dropped behind them, "
     "and streaming may be slower than promised"
@@ -58,7 +54,7 @@ def open_session(
         stack.enter_context(in_use(folder))
         manifest, _ = read_manifest(folder)
         check_files(folder, manifest)
-        manifest, notes = _here(manifest, machine, threads)
+        manifest, notes = priced_here(manifest, machine, threads)
         plan = manifest.plan
         work, layout, scratch = _measures(folder, plan)
         _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
@@ -73,21 +69,6 @@ def open_session(
         if not memory.direct:
             notes = (*notes, BUFFERED)
         return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all())
-
-
-def _here(manifest: Manifest, machine: Machine, threads: int | None) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest with its plan priced for this machine and this many threads, and what a person should know."""
-    plan, cores = manifest.plan, machine.cpu.threads
-    wanted = min(plan.threads, cores) if threads is None else threads
-    need(wanted >= 1, f"{wanted} threads compute nothing; use 1 or more", UsageError)
-    need(wanted <= MOST_THREADS_PER_CORE * cores, f"{wanted} threads are too many for {cores} cores", UsageError)
-    elsewhere = plan.machine_fingerprint != machine.fingerprint
-    if not elsewhere and wanted == plan.threads:
-        return manifest, ()
-    question = Question(packed_model(manifest), machine, replace(plan.budget, threads=wanted), shipped_priors())
-    priced = replace(reprice(plan, question), degradation=plan.degradation)
-    note = f"packed for {plan.machine_name}; priced again for {machine.name}"
-    return replace(manifest, plan=priced), (note,) if elsewhere else ()
 
 
 def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:

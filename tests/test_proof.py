@@ -1,0 +1,281 @@
+"""Proofs: every process inside the budget with its own line, verdicts by the median, and what is said when it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packing import BLOCKS, MACHINE, STREAMED, pack_of, plan_of
+from reference_model import ReferenceModel
+from tiny import Tiny, write_gguf, write_hf
+
+from pintpot.errors import BadInput, BadPack, UsageError
+from pintpot.machine.here import this_machine
+from pintpot.meter.agreement import Agreement, Interval
+from pintpot.model.read import describe
+from pintpot.packer.manifest import MANIFEST, read_manifest, with_digest
+from pintpot.planner.memory import recall
+from pintpot.planner.plan import Degradation, Plan
+from pintpot.proof.judge import Measured, judge
+from pintpot.proof.proof import Proof
+from pintpot.proof.prove import prove
+from pintpot.proof.reference import hidden_states, texts_per_pass
+from pintpot.proof.worker import Worker
+
+TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=61)
+PROCESSES = {
+    "planning", "packing", "cutting the texts", "measured run", "limit", "answers of the pack", "reference",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("proof") / "model.gguf", TINY, "q8_0")
+
+
+@pytest.fixture(scope="module")
+def pack(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("proof") / "pack"
+    return pack_of(source, folder, (*BLOCKS, STREAMED), memory_bytes=400_000_000)
+
+
+@pytest.fixture(scope="module")
+def proof(pack: Path) -> Proof:
+    return prove(pack, runs=2, profile=True)
+
+
+def test_every_promise_has_its_row(proof: Proof) -> None:
+    rows = {row.what: row for row in proof.rows}
+    assert set(rows) == {"memory", "prefill", "decode", "first token", "opening", "degradation", "disk reads per token"}
+    for row in proof.rows:
+        assert row.measured is not None
+        assert row.low is not None
+        assert row.high is not None
+        assert row.promised_low <= row.promised_high
+        assert row.low <= row.measured <= row.high
+    assert rows["memory"].holds
+    assert rows["degradation"].holds
+    assert rows["disk reads per token"].holds
+    assert 0 < rows["decode"].share_of_limit < 1.5
+    assert rows["memory"].measured == next(peak.peak_bytes for peak in proof.peaks if peak.process == "measured run")
+
+
+def test_every_process_has_its_line_inside_the_budget(proof: Proof) -> None:
+    assert {peak.process for peak in proof.peaks} == PROCESSES
+    for peak in proof.peaks:
+        assert peak.budget_bytes == 400_000_000
+        assert peak.holds
+        assert peak.peak_bytes > 20_000_000
+
+
+def test_every_holder_is_promised_and_measured(proof: Proof) -> None:
+    assert len(proof.holders) >= 8
+    for holder in proof.holders:
+        assert holder.measured is not None, holder.name
+        assert 0 <= holder.promised_low <= holder.promised_high
+
+
+def test_quality_is_measured_against_the_unpacked_model(proof: Proof) -> None:
+    assert proof.agreement is not None
+    assert 0 < proof.agreement.kl.mean < 0.05
+    assert proof.agreement.top1 > 0.8
+    assert proof.agreement.num_sequences == 6
+
+
+def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
+    plan = read_manifest(pack)[0].plan
+    found = recall(plan.model_digest, this_machine().fingerprint)
+    assert proof.agreement is not None
+    (low, high), *_ = found.degradation.values()
+    assert low <= proof.agreement.kl.mean <= high
+    assert {"interpreter and libraries", "tokenizer"} <= set(found.holders)
+    assert {"prefill", "decode"} == set(next(iter(found.seconds.values())))
+    assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
+
+
+def test_a_proof_is_json_and_a_page(proof: Proof) -> None:
+    data = json.loads(json.dumps(proof.to_json()))
+    assert data["pintpot_proof"] == 1
+    assert data["holds"] is proof.holds
+    assert {row["what"] for row in data["rows"]} == {row.what for row in proof.rows}
+    assert proof.report_path is not None
+    page = proof.report_path.read_text()
+    assert page.startswith("<!doctype html>")
+    assert all(process in page for process in PROCESSES)
+    assert "<script" not in page
+
+
+def test_a_profile_names_every_op(proof: Proof) -> None:
+    assert len(proof.profile) > 3 * 5
+    assert {name.split()[0] for name, _, _ in proof.profile} >= {"embed", "linear", "attend", "sample", "fetch"}
+    assert all(seconds >= 0 and floor >= 0 for _, seconds, floor in proof.profile)
+
+
+def test_without_its_source_speed_and_memory_are_proved(source: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(source, tmp_path / "model.gguf"))
+    folder = pack_of(copy, tmp_path / "pack", BLOCKS)
+    copy.unlink()
+    proof = prove(folder, runs=1)
+    assert proof.agreement is None
+    assert proof.row("degradation").measured is None
+    assert proof.row("degradation").holds is None
+    assert proof.row("decode").measured
+    assert proof.row("memory").holds
+    assert any("quality was not measured" in note for note in proof.notes)
+    assert any("planning was not measured" in note for note in proof.notes)
+    assert {peak.process for peak in proof.peaks} == PROCESSES - {"planning", "reference"}
+
+
+def test_another_model_in_its_place_is_no_reference(source: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(source, tmp_path / "model.gguf"))
+    folder = pack_of(copy, tmp_path / "pack", BLOCKS)
+    write_gguf(copy, replace(TINY, layers=2), "q8_0")
+    with Worker("quality", folder) as worker, pytest.raises(BadInput, match="no longer the model"):
+        worker.ask("reference", texts=[[1, 2, 3]], key="x")
+
+
+def test_a_broken_promise_ends_with_1(pack: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pack, tmp_path / "pack"))
+    data = json.loads((folder / MANIFEST).read_text())
+    del data["digest"]
+    for holder in data["plan"]["cost"]["holders"]:
+        holder["low"], holder["high"] = holder["low"] // 4, holder["high"] // 4
+    data["plan"]["machine_fingerprint"] = this_machine().fingerprint
+    (folder / MANIFEST).write_text(with_digest(data))
+    command = [sys.executable, "-m", "pintpot", "prove", str(folder), "--runs", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["holds"] is False
+    assert any(short.startswith("memory") for short in found["shortfalls"])
+    assert "memory" in done.stderr
+
+
+def test_what_cannot_be_proved_is_said(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="0 runs"):
+        prove(pack, runs=0)
+    with pytest.raises(BadPack, match="no pack"):
+        prove(tmp_path)
+    (tmp_path / "short.txt").write_text("Too short.")
+    with pytest.raises(UsageError, match="at least"):
+        prove(pack, text=tmp_path / "short.txt", runs=1)
+    with pytest.raises(BadInput, match="cannot be read as text"):
+        prove(pack, text=tmp_path / "nowhere.txt", runs=1)
+
+
+# --- Processes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_workers_error_comes_here_as_what_it_is(tmp_path: Path) -> None:
+    with Worker("quality", tmp_path) as worker, pytest.raises(BadPack, match="no pack"):
+        worker.ask("reference", texts=[[1]], key="x")
+
+
+def test_the_reference_keeps_to_a_small_budget(source: Path, tmp_path: Path) -> None:
+    """Six texts of 256 tokens inside what an interpreter, numpy and the kernels leave of 80 MB."""
+    folder = pack_of(
+        source, tmp_path / "pack", BLOCKS, memory_bytes=80_000_000, machine=replace(MACHINE, process_bytes=40_000_000)
+    )
+    rng = np.random.default_rng(0)
+    texts = rng.integers(3, 300, (6, 128)).tolist()
+    with Worker("quality", folder) as worker:
+        peak = worker.ask("reference", texts=texts, key="small")["peak_bytes"]
+    assert peak < 80_000_000
+
+
+# --- The reference ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_the_streamed_reference_is_the_whole_one(together: int, tmp_path: Path) -> None:
+    model = describe(str(write_hf(tmp_path / "model", Tiny(family="qwen3", heads=4, kv_heads=2, seed=62))))
+    rng = np.random.default_rng(1)
+    texts = rng.integers(3, 300, (4, 40)).tolist()
+    states = [s for first in range(0, 4, together) for s in hidden_states(model, texts[first : first + together])]
+    whole = ReferenceModel(model)
+    for text, state in zip(texts, states, strict=True):
+        logits = state.astype(np.float64) @ whole.memory["head"].T
+        np.testing.assert_allclose(logits, whole.logits(text), atol=1e-4)
+
+
+def test_more_budget_more_texts_in_a_pass(source: Path) -> None:
+    model = describe(str(source))
+    counts = [texts_per_pass(model, 256, budget) for budget in (1, 80_000_000, 200_000_000, 2_000_000_000)]
+    assert counts[0] == 1
+    assert counts == sorted(counts)
+    assert counts[-1] > 20 * counts[0]
+
+
+# --- Verdicts -----------------------------------------------------------------------------------------------------
+
+
+def measured_of(plan: Plan, *, slower: float = 1.0, larger: float = 1.0, direct: bool = True) -> Measured:
+    """What would be measured where everything is as promised, but for these factors."""
+    cost = plan.cost
+    step = slower / cost.stage("decode").tokens_per_s.mid
+    first = slower * cost.first_token_s.mid
+    disk = cost.stage("decode").disk_bytes / plan.budget.workload.output
+    run = {
+        "first_token_s": first, "prompt_tokens": first * cost.stage("prefill").tokens_per_s.mid / slower,
+        "step_s": step, "median_step_s": step, "disk_bytes_per_step": disk * larger,
+    }  # fmt: skip
+    outlier = {**run, "step_s": 100 * step, "first_token_s": 100 * first}
+    limit = {"ram_bytes_per_s": 1e11, "int8_per_s": 1e12, "disk_bytes_per_s": 1e10}
+    opened = {"open_s": 0.1, "held": {}, "notes": [], "direct": direct}
+    peaks = {"measured run": int(larger * cost.memory_high)}
+    return Measured(opened, (run, run, run, outlier, outlier), (limit,) * 5, peaks)
+
+
+@pytest.fixture(scope="module")
+def plan(source: Path) -> Plan:
+    made = plan_of(describe(str(source)), (*BLOCKS, STREAMED))
+    return replace(made, degradation=Degradation(0.0, 0.01))
+
+
+def agreement(mean: float) -> Agreement:
+    return Agreement(100, 2, Interval(mean, mean, mean), mean, mean, 0.9, 10.0, 10.0)
+
+
+def verdict(plan: Plan, measured: Measured, quality: Agreement | None) -> Proof:
+    return judge(Path("pack"), "digest", plan, measured, quality, 5)
+
+
+def test_promises_are_kept_by_the_median(plan: Plan) -> None:
+    proof = verdict(plan, measured_of(plan, slower=0.999), agreement(0.005))
+    assert proof.holds
+    assert proof.shortfalls == ()
+
+
+@pytest.mark.parametrize(
+    ("factors", "mean", "broken"),
+    [
+        ({"slower": 1.5}, 0.005, {"prefill", "decode", "first token"}),
+        ({"larger": 1.02}, 0.005, {"memory", "disk reads per token"}),
+        ({}, 0.02, {"degradation"}),
+    ],
+)
+def test_each_promise_can_be_broken(plan: Plan, factors: dict[str, float], mean: float, broken: set[str]) -> None:
+    proof = verdict(plan, measured_of(plan, **factors), agreement(mean))
+    assert not proof.holds
+    assert {row.what for row in proof.rows if row.holds is False} == broken
+    assert len(proof.shortfalls) >= len(broken)
+
+
+def test_a_process_above_the_budget_breaks_the_proof(plan: Plan) -> None:
+    measured = measured_of(plan)
+    measured.peaks["packing"] = plan.budget.memory_bytes + 1
+    proof = verdict(plan, measured, agreement(0.005))
+    assert not proof.holds
+    assert "packing" in proof.shortfalls[0]
+
+
+def test_disk_reads_are_not_judged_behind_a_page_cache(plan: Plan) -> None:
+    proof = verdict(plan, measured_of(plan, larger=0.5, direct=False), agreement(0.005))
+    assert proof.row("disk reads per token").holds is None
+    assert proof.holds
