@@ -20,7 +20,9 @@ from tiny import DEFAULT, write_gguf
 TESTS = Path(__file__).parent
 PROGRAM = [sys.executable, "-m", "pintpot"]
 FAKED = """
-import sys
+import signal, sys
+# Whoever runs the tests in the background may have them ignore Ctrl-C, and their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 import pintpot
 from cli_fakes import FakeSession
