@@ -76,15 +76,15 @@ def open_memory(
     need(found == manifest.file_bytes, f"{file} has {found} bytes, the manifest says {manifest.file_bytes}", BadPack)
     arenas: dict[str, Arena] = {}
 
-    def take(name: str, num_bytes: int, holder: str, huge: bool = False) -> None:
-        arenas[name] = open_arena(max(num_bytes, LEAST_BYTES), huge=huge)
+    def take(name: str, num_bytes: int, holder: str) -> None:
+        arenas[name] = open_arena(max(num_bytes, LEAST_BYTES))
         closing.callback(_give_back, arenas[name])
         mark(holder)
 
     for name, size in layout.sizes.items():
         take(name, size, LABELS[name])
     take("scratch", scratch_bytes, BUFFERS)
-    take("weights", manifest.resident_bytes, WEIGHTS, huge=True)
+    take("weights", manifest.resident_bytes, WEIGHTS)
     direct = _load(file, manifest, arenas["weights"], progress)
     mark(WEIGHTS)
     _fill_tables(manifest, layout, arenas)
