@@ -13,6 +13,7 @@ from pintpot.machine.null import null_machine
 from pintpot.machine.spec import Machine
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
+from pintpot.packer.apart import pack_apart
 from pintpot.packer.pack import write_pack
 from pintpot.planner.assess import assess
 from pintpot.planner.degradation import Priors
@@ -60,6 +61,12 @@ def pack_of(source: Path, folder: Path, steps: tuple[Step, ...] = EXACT, **how: 
     """A model's file or folder packed with these steps."""
     model = describe(str(source))
     return write_pack(model, plan_of(model, steps, **how), folder)  # type: ignore[arg-type]
+
+
+def pack_apart_of(source: Path, folder: Path, steps: tuple[Step, ...] = EXACT, **how: object) -> Path:
+    """As `pack_of`, in a process of its own, whose peak is then its own."""
+    model = describe(str(source))
+    return pack_apart(model, plan_of(model, steps, **how), folder)  # type: ignore[arg-type]
 
 
 def f32_cache(form: Form) -> Form:
