@@ -9,6 +9,7 @@ from typing import Any
 from pintpot.meter.agreement import Agreement
 from pintpot.meter.clock import median
 from pintpot.planner.cost import Span
+from pintpot.planner.holders import LOADER
 from pintpot.planner.plan import Plan
 from pintpot.proof.proof import HolderRow, Peak, Proof, Row
 
@@ -22,6 +23,13 @@ class Measured:
     limits: tuple[dict[str, Any], ...]
     peaks: dict[str, int] = field(default_factory=dict)
     profile: dict[str, Any] | None = None
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Bytes by holder; what came after the opening (code that ran for the first time) counts with it."""
+        held: dict[str, int] = dict(self.opened["held"])
+        held[LOADER] = held.get(LOADER, 0) + max(run["grown_bytes"] for run in self.runs)
+        return held
 
 
 def judge(pack: Path, digest: str, plan: Plan, measured: Measured, agreement: Agreement | None, num_runs: int) -> Proof:
@@ -37,7 +45,7 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, agreement: Ag
     ]
     if plan.form.disk_bytes:
         rows.append(_disk(plan, measured))
-    held = measured.opened["held"]
+    held = measured.held
     holders = tuple(HolderRow(h.name, h.low, h.high, held.get(h.name)) for h in cost.holders)
     peaks = tuple(Peak(name, peak, plan.budget.memory_bytes) for name, peak in measured.peaks.items())
     return Proof(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pintpot.machine.here import this_machine
+from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
-from pintpot.meter.memory import peak_bytes
+from pintpot.meter.memory import peak_bytes, resident_bytes
 from pintpot.runtime.opening import open_session
 from pintpot.runtime.request import Request, Sampling
 
@@ -25,6 +27,7 @@ class Answerer:
         started = time.perf_counter()
         self._session = open_session(pack, this_machine(), threads=int(threads))
         self._open_s = time.perf_counter() - started
+        self._resident = resident_bytes()
         workload = self._session.plan.budget.workload
         self._prompt = min(workload.prompt, workload.context - workload.output)
         self._output = min(workload.output, workload.context - self._prompt)
@@ -39,7 +42,7 @@ class Answerer:
         """One prompt and answer of the plan's workload: seconds, bytes from disk, and the peak so far."""
         session, ring = self._session, self._session.ring
         session.engine.reset()
-        prompt = tuple(np.resize(np.array(tokens), self._prompt).tolist())
+        prompt = tuple(islice(cycle(tokens), self._prompt))
         if ring is not None:
             ring.reset_stats()
         request = Request(prompt, self._output, Sampling(temperature=0.0), (), ignore_end=True)
@@ -55,11 +58,12 @@ class Answerer:
         return {
             "first_token_s": first,
             "prompt_tokens": len(prompt),
-            "step_s": float(np.mean(steady)),
-            "median_step_s": float(np.median(steady)),
+            "step_s": sum(steady) / len(steady),
+            "median_step_s": median(steady),
             "disk_bytes_per_step": read_bytes / max(1, timing.decode_tokens),
             "ring": None if ring is None else ring.stats(),
             "peak_bytes": peak_bytes(),
+            "grown_bytes": resident_bytes() - self._resident,
         }
 
     def hidden(self, texts: list[list[int]], path: str) -> dict[str, Any]:

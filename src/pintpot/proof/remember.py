@@ -20,7 +20,7 @@ def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measure
         plan,
         machine.fingerprint,
         degradation=None if kl is None else (max(0.0, kl.low), kl.high),
-        holders={name: num_bytes for name, num_bytes in measured.opened["held"].items() if num_bytes > 0},
+        holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
         seconds={
             "prefill": median([run["first_token_s"] for run in measured.runs]),
             "decode": median([run["step_s"] for run in measured.runs]),
