@@ -74,7 +74,7 @@ def test_packing_elsewhere_is_the_same_and_says_what_it_took(source: Path, tmp_p
     model, told = describe(str(source)), []
     plan = plan_of(model)
     here = write_pack(model, plan, tmp_path / "here")
-    there = pack_apart(model, plan, tmp_path / "there", lambda done, total: told.append(done / total))
+    there = pack_apart(model, plan, tmp_path / "there", lambda share, what: told.append(share))
     assert read_manifest(here)[0].same_pack(read_manifest(there)[0])
     assert told[-1] == 1.0
     packing = read_manifest(there)[0].packing

@@ -114,25 +114,49 @@ def pack(
     made = plan or _plan(described, asked, progress)
     if folder is None:
         folder = _place(described, asked) if plan is None else _kept_place(described, made)
-    return pack_apart(described, made, Path(folder), _bytes_progress(progress, "packing"))
+    return pack_apart(described, made, Path(folder), progress)
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session."""
     from pintpot.packer.pack import is_pack
-    from pintpot.runtime.opening import open_session
 
     threads = asked.get("threads")
     if is_pack(Path(model_or_pack)):
         asked.pop("threads", None)
         need(not any(asked.values()), "a pack has its plan; these options belong to a model", UsageError)
-        return open_session(Path(model_or_pack), this_machine(progress=progress), threads=threads, progress=progress)
-    described = _local(describe(model_or_pack))
+        return _open(Path(model_or_pack), threads, progress)
+    return _open(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
+
+
+def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session:
+    from pintpot.runtime.opening import open_session
+
+    return open_session(folder, this_machine(progress=progress), threads=threads, progress=progress)
+
+
+def _apart(model: str, asked: dict[str, Any], progress: Progress | None) -> str:
+    """The folder of the pack that answers a question; what planning and packing take does not stay in this process."""
+    from pintpot.packer.apart import apart
+
+    if isinstance(asked.get("machine"), Machine):
+        return str(_kept(model, asked, progress))
+    named = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
+    answer = apart("pintpot.api", {"model": model, "asked": named}, progress, _import_runtime)
+    return str(answer["folder"])
+
+
+def _import_runtime() -> None:
+    import pintpot.runtime.opening  # noqa: F401
+
+
+def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None = None) -> Path:
+    """Find the kept pack of a question, or plan and pack."""
+    described = _local(describe(model))
     folder = _found(described, asked)
     if folder is None:
-        made = _plan(described, asked, progress)
-        folder = pack(described, made, _place(described, asked), progress=progress)
-    return open_session(folder, this_machine(progress=progress), threads=threads, progress=progress)
+        folder = pack(described, _plan(described, asked, progress), _place(described, asked), progress=progress)
+    return folder
 
 
 def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progress | None = None, **how: Any) -> Proof:
@@ -203,5 +227,11 @@ def _found(model: Model, asked: dict[str, Any]) -> Path | None:
     return folder if manifest.plan.cost.memory_high <= attainable_bytes() else None
 
 
-def _bytes_progress(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(done / max(total, 1), what)
+def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    return {"folder": str(_kept(request["model"], request["asked"], progress))}
+
+
+if __name__ == "__main__":
+    from pintpot.packer.apart import serve
+
+    serve(_prepare)
