@@ -9,7 +9,7 @@ SmolLM2 in several budgets, contexts and formats, and models with the shapes of 
 - seconds, computed anew from rates that two other processes measure in turn with the run, are within 15% of what the
   run took, in 90% of the cases (each the median of its rounds, prefill and decode apart);
 - the range that the plan promised out of the stored probe holds 95% of all rounds, and is no wider than 1.2 times the
-  spread of the stored rates that it is made of.
+  spread of the stored rates that decide it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from pintpot.planner.cost import StageCost
 from pintpot.planner.defaults import make_budget
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.plan import Plan
+from pintpot.planner.price import DISK
 from pintpot.planner.question import Question
 from pintpot.techniques import classes
 from pintpot.units import parse_bytes
@@ -204,15 +205,14 @@ def counts(case: Case, plan: Plan) -> Iterator[tuple[str, float, float]]:
 
 
 def stored_spread(case: Case, plan: Plan, stage: StageCost) -> float:
-    """The widest high over low of the stored rates that a stage's seconds are made of."""
+    """The widest high over low of the stored rates that decide a stage: the disk's, or RAM's and the products'."""
     machine, ring = Machine.from_json(case["stored"]), plan.form.ring
-    product = "matvec" if stage.name == "decode" else "matmul"
-    attend = "attend" if stage.name == "decode" else "attend_many"
-    wanted = {"read", f"{attend}/{plan.form.cache.format}"}
-    wanted |= {f"{product}/{form.format}" for form in plan.form.weights if form.is_matrix}
-    rates = [rate for rate in machine.rates if rate.what in wanted and rate.threads == plan.threads]
-    if ring is not None and stage.disk_bytes:
-        rates += [r for r in (machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes),) if r is not None]
+    if ring is not None and stage.binds == DISK:
+        rates = [r for r in (machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes),) if r is not None]
+    else:
+        product = "matvec" if stage.name == "decode" else "matmul"
+        wanted = {"read", *(f"{product}/{form.format}" for form in plan.form.weights if form.is_matrix)}
+        rates = [rate for rate in machine.rates if rate.what in wanted and rate.threads == plan.threads]
     return max(rate.high / rate.low for rate in rates)
 
 
