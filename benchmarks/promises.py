@@ -208,12 +208,13 @@ def stored_spread(case: Case, plan: Plan, stage: StageCost) -> float:
     """The widest high over low of the stored rates that decide a stage: the disk's, or RAM's and the products'."""
     machine, ring = Machine.from_json(case["stored"]), plan.form.ring
     if ring is not None and stage.binds == DISK:
-        rates = [r for r in (machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes),) if r is not None]
+        rates = [machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes)]
     else:
-        product = "matvec" if stage.name == "decode" else "matmul"
-        wanted = {"read", *(f"{product}/{form.format}" for form in plan.form.weights if form.is_matrix)}
-        rates = [rate for rate in machine.rates if rate.what in wanted and rate.threads == plan.threads]
-    return max(rate.high / rate.low for rate in rates)
+        names = {form.format for form in plan.form.weights if form.is_matrix}
+        product, size = ("matvec", plan.form.weight_bytes) if stage.name == "decode" else ("matmul", plan.form.chunk)
+        rates = [machine.rate(f"{product}/{name}", threads=plan.threads, size=size) for name in sorted(names)]
+        rates.append(machine.rate("read", threads=plan.threads, size=plan.form.weight_bytes))
+    return max(rate.high / rate.low for rate in rates if rate is not None)
 
 
 def show(record: Record, cases: list[tuple[Setting, Case]]) -> None:
