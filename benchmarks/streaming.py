@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import OUT, Case, Record, caps_work, cli, drawn_model, parser, probed_machine, remove, whisper
+from bench import OUT, Case, Record, caps_work, cli, code_digest, drawn_model, parser, probed_machine, remove, whisper
 from driven import Driven
 from texts import shipped_text
 
@@ -33,8 +33,8 @@ IN_FLIGHT_SHARE, RATE_SHARE, BYTES_SHARE = 0.95, 0.85, 0.01
 
 
 def make_pack(memory: int) -> Path:
-    """The 8B shape packed for so much memory; what an earlier start left is used."""
-    folder = OUT / "packs" / f"streaming-{memory}"
+    """The 8B shape packed for so much memory; what an earlier start of the same sources left is used."""
+    folder = OUT / "packs" / f"streaming-{memory}-{code_digest()}"
     if not folder.exists():
         asked = ["--memory", str(memory), "--context", "512", "--prompt", str(PROMPT), "--output", "32"]
         command = cli("pack", str(drawn_model("8b", "q4_0")), *asked, "-o", str(folder), "-q")
