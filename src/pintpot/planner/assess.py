@@ -16,7 +16,7 @@ from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import family
 from pintpot.planner.cost import Cost, Holder, StageCost
 from pintpot.planner.degradation import expected, steps_key
-from pintpot.planner.holders import all_holders, constant_holders, loading_bytes, work_holders
+from pintpot.planner.holders import all_holders, constant_holders, loading_bytes, with_slots, work_holders
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
@@ -28,7 +28,7 @@ from pintpot.program.ops import attend
 from pintpot.program.ops.linear import over_rows
 from pintpot.program.scratch import Scratch, scratch
 from pintpot.program.spec import Program, Work
-from pintpot.techniques.place.streamed import Streamed
+from pintpot.techniques.place.streamed import Streamed, most_slots
 from pintpot.units import format_bytes
 
 NATIVE_PART = "language"
@@ -165,8 +165,9 @@ class Bench:
         stages = price_stages(question.budget.workload, form, work, prices)
         needs, sizes = [self._scratch(program) for program in work.programs()], self._layout_sizes(work)
         fixed, streaming = (
-            self._constant + work_holders(sizes, max(need.total(question.threads, looks) for need in needs))
-            for looks in (False, True)
+            with_slots(self._constant, slots)
+            + work_holders(sizes, max(need.total(question.threads, looks) for need in needs))
+            for looks, slots in ((False, 0), (True, most_slots(form.weight_bytes)))
         )
         return Draft(steps, form, work, fixed, streaming, self._loading_bytes, degradation, prices, stages)
 

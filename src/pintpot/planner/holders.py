@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pintpot.contract.form import Form
+from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import estimated_bytes, kept_bytes, loaded_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.question import Question
@@ -27,13 +28,25 @@ MEASURED_SPREAD_BYTES = 500_000
 """The same for a holder that was measured on this machine with this model."""
 MANIFEST_BYTES_PER_WEIGHT = 6_000
 """What the interpreter holds for each weight: its line of the manifest, its form, its buffers and ops."""
+STRIP_BYTES = 128
+"""What the engine holds for each strip of 16 rows: a chunk of work in each of two programs."""
+SLOT_BYTES = 700
+"""What a slot of streamed weights takes: its line of the manifest, its pieces, the reader's own."""
 PAGE_BYTES = 4096
 
 
 def constant_holders(question: Question) -> tuple[Holder, Holder, Holder]:
     """What no choice changes: the process, the tokenizer, and what opening a pack leaves behind."""
-    manifest = MANIFEST_BYTES_PER_WEIGHT * sum(len(block.weights) for p in question.model.parts for block in p.blocks)
-    return _process(question), _tokenizer(question), _measured(question, LOADER, (manifest // 2, manifest))
+    weights = [weight for part in question.model.parts for weight in part.weights()]
+    strips = sum(num_strips(weight.shape[0]) for weight in weights if len(weight.shape) == 2)
+    most = MANIFEST_BYTES_PER_WEIGHT * len(weights) + STRIP_BYTES * strips
+    return _process(question), _tokenizer(question), _measured(question, LOADER, (most // 2, most))
+
+
+def with_slots(constant: tuple[Holder, ...], most_slots: int) -> tuple[Holder, ...]:
+    """What opening leaves behind grows with the table of streamed slots."""
+    table = SLOT_BYTES * most_slots
+    return tuple(Holder(h.name, h.low, h.high + table) if h.name == LOADER else h for h in constant)
 
 
 def work_holders(sizes: Mapping[str, int], scratch_bytes: int) -> tuple[Holder, ...]:

@@ -21,6 +21,15 @@ from pintpot.program.spec import Work
 RINGS = ((4 << 20, 6, 4), (1 << 20, 6, 4), (256 << 10, 6, 4), (128 << 10, 4, 3))
 
 
+MOST_SLOTS = 16384
+"""A table of more slots than this would take more memory than larger slots do."""
+
+
+def most_slots(weight_bytes: int) -> int:
+    """The most slots that weights of so many bytes may be cut into."""
+    return min(MOST_SLOTS, weight_bytes // min(slot_bytes for slot_bytes, _, _ in RINGS) + 1)
+
+
 @dataclass(frozen=True)
 class Streamed(Step):
     """`resident_bytes` of the matrices stay in RAM, the same share of each; the others pass through a ring.
@@ -44,6 +53,8 @@ class Streamed(Step):
         need(self.num_slots > self.in_flight, "a ring needs more slots than reads in flight", NotApplicable)
         largest = form.weights.largest_strip_bytes
         need(largest <= self.slot_bytes, f"a strip of {largest} bytes is larger than a slot", NotApplicable)
+        slots = form.weight_bytes // self.slot_bytes
+        need(slots <= MOST_SLOTS, f"{slots} slots are a table larger than larger slots would be", NotApplicable)
 
     def promise(self, form: Form) -> Form:
         """Strips stay by a running share, so that what is resident meets `resident_bytes` to one strip.
