@@ -94,7 +94,7 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     assert proof.agreement is not None
     (low, high), *_ = found.degradation.values()
     assert low <= proof.agreement.kl.mean <= high
-    assert {"interpreter and libraries", "tokenizer"} <= set(found.holders)
+    assert "interpreter and libraries" in found.holders
     assert {"prefill", "decode"} == set(next(iter(found.seconds.values())))
     assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
 
