@@ -5,12 +5,8 @@ A file is read and replaced whole under a lock of its own, so that two processes
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from pintpot.errors import BadInput, need
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.clock import median
 from pintpot.meter.home import home
+from pintpot.meter.records import locked, write_record
 
 _VERSION = 1
 _KEPT = 24
@@ -36,7 +33,7 @@ def load(fingerprint: str, folder: Path | None = None) -> Machine | None:
 
 def remember(machine: Machine, folder: Path | None = None) -> Machine:
     """Adds a probe to the machine's history and returns the merged record."""
-    with _locked(_path(machine.fingerprint, folder)) as path:
+    with locked(_path(machine.fingerprint, folder)) as path:
         data = _read(path)
         latest = machine.to_json()
         rates = latest.pop("rates")
@@ -46,24 +43,24 @@ def remember(machine: Machine, folder: Path | None = None) -> Machine:
             latest = data["machine"]
         data["machine"] = latest
         _add(data, rates)
-        _write(path, data)
+        write_record(path, data)
     return _merged(data)
 
 
 def record_run(fingerprint: str, rates: Iterable[Rate], folder: Path | None = None) -> Machine:
     """Adds rates that were measured while a plan ran. Raises BadInput where the machine was never probed."""
-    with _locked(_path(fingerprint, folder)) as path:
+    with locked(_path(fingerprint, folder)) as path:
         data = _read(path)
         if data is None:
             raise BadInput(f"no machine record {fingerprint} to add a run to; probe first")
         _add(data, [asdict(rate) for rate in rates])
-        _write(path, data)
+        write_record(path, data)
     return _merged(data)
 
 
 def forget(fingerprint: str, folder: Path | None = None) -> bool:
     """Removes the record; False where there was none."""
-    with _locked(_path(fingerprint, folder)) as path:
+    with locked(_path(fingerprint, folder)) as path:
         existed = path.exists()
         path.unlink(missing_ok=True)
     return existed
@@ -120,29 +117,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         version == _VERSION, f"{path} has version {version!r}, this program reads {_VERSION}; remove it and probe again"
     )
     return dict(data)
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(data, file, indent=0, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[Path]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield path
-    except OSError as error:
-        why = f"{path.parent} cannot be written ({error.strerror}); make room, or set PINTPOT_HOME to another folder"
-        raise BadInput(why) from error

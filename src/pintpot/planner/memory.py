@@ -5,18 +5,15 @@ A file is read and replaced whole under a lock of its own, so that two processes
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pintpot.errors import BadInput, need
 from pintpot.meter.home import home
+from pintpot.meter.records import locked, write_record
 from pintpot.planner.degradation import steps_key
 from pintpot.planner.holders import LOADER, PROCESS, TOKENIZER
 from pintpot.planner.plan import Plan
@@ -52,7 +49,7 @@ def remember(
     where the home cannot be written or holds a file that is none of ours.
     """
     key = steps_key(plan.steps)
-    with _locked(_path(plan.model_digest, folder)) as path:
+    with locked(_path(plan.model_digest, folder)) as path:
         data = _read(path)
         if degradation is not None:
             data["degradation"][key] = list(degradation)
@@ -62,7 +59,7 @@ def remember(
                 _append(here["holders"], name, num_bytes)
         for stage, value in (seconds or {}).items():
             _append(here["seconds"].setdefault(key, {}), stage, value)
-        _write(path, data)
+        write_record(path, data)
 
 
 def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -> Recalled:
@@ -102,29 +99,3 @@ def _read(path: Path) -> dict[str, Any]:
     version = data.get("version")
     need(version == VERSION, f"{path} has version {version!r}, this program reads {VERSION}; remove it")
     return dict(data)
-
-
-def _write(path: Path, data: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(data, file, indent=0, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[Path]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield path
-    except OSError as error:
-        why = f"{path.parent} cannot be written ({error.strerror}); make room, or set PINTPOT_HOME to another folder"
-        raise BadInput(why) from error
