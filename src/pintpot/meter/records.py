@@ -1,4 +1,4 @@
-"""Small JSON records under PINTPOT_HOME: locked while they change, replaced whole, so that two processes lose nothing."""
+"""Small JSON records under PINTPOT_HOME: locked while they change, replaced whole; two processes lose nothing."""
 
 from __future__ import annotations
 
