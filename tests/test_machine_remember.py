@@ -133,3 +133,22 @@ def test_two_processes_on_one_home_lose_nothing(tmp_path: Path) -> None:
     for what in ("matvec/one", "matvec/two"):
         assert {rate.size for rate in machine.rates if rate.what == what} == set(range(10))
     assert [path.name for path in (tmp_path / "machines").iterdir() if path.name.startswith(".")] == []
+
+
+def test_one_rare_probe_among_many_is_not_promised(tmp_path: Path) -> None:
+    for read in [20e9] * 7 + [1e9]:
+        remember(probe(read), tmp_path)
+    machine = load("abc", tmp_path)
+    assert machine is not None
+    found = machine.rate("read", threads=2, size=100_000_000)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((18e9, 22e9))
+
+
+def test_what_an_earlier_release_measured_is_measured_anew(tmp_path: Path) -> None:
+    remember(probe(), tmp_path)
+    path = tmp_path / "machines/abc.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    assert load("abc", tmp_path) is None
+    remember(probe(), tmp_path)
+    assert load("abc", tmp_path) is not None

@@ -237,5 +237,5 @@ def test_the_null_machine_knows_every_rate_that_demands_name() -> None:
             for program in work_of(net, form_of(net, bits=4, activation=activation)).programs():
                 for item in alike(program):
                     demand = op_module(item.op.kind).demand(item.op, program, Extent(program.bound("tokens")))
-                    names = {what.removesuffix("x0").removesuffix("x2") for what, _ in demand.arithmetic}
+                    names = {work.what.removesuffix("x0").removesuffix("x2") for work in demand.work}
                     assert names <= known

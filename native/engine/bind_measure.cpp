@@ -5,6 +5,7 @@
 #include "engine/bind.h"
 #include "engine/clock.h"
 #include "engine/errors.h"
+#include "engine/linear.h"
 #include "kernels/dispatch.h"
 
 namespace pintpot {
@@ -15,13 +16,13 @@ constexpr size_t kChunk = size_t(256) << 10;
 
 using Work = std::function<void(int64_t)>;
 
-// The same phases over and over, as the ops of a replay follow each other.
+// So many phases, the same ones over and over, as the ops of a replay follow each other.
 struct Rounds final : Job {
     struct Phase {
         int64_t chunks;
         Work work;
     };
-    Rounds(int rounds, std::vector<Phase> phases_) : phases(std::move(phases_)), left(int64_t(rounds) * int64_t(phases.size())) {}
+    Rounds(int64_t number, std::vector<Phase> phases_) : phases(std::move(phases_)), left(number) {}
     int64_t next() override {
         if (left-- == 0) return 0;
         current = (current + 1) % phases.size();
@@ -33,8 +34,8 @@ struct Rounds final : Job {
     size_t current = phases.size() - 1;
 };
 
-double seconds_of(Pool& pool, int rounds, std::vector<Rounds::Phase> phases) {
-    Rounds job(rounds, std::move(phases));
+double seconds_of(Pool& pool, int64_t number, std::vector<Rounds::Phase> phases) {
+    Rounds job(number, std::move(phases));
     int64_t start = now_ns();
     pool.run(job);
     return double(now_ns() - start) * 1e-9;
@@ -92,8 +93,9 @@ int32_t format_of(const std::string& name) {
     throw std::invalid_argument("no packed format is called '" + name + "'");
 }
 
-// Strips [0, num_strips) of the arena times `tokens` rows; planes 0 takes float32 activations. `owned` gives each thread
-// the same strips in every round, so that they stay in its caches; otherwise strips are claimed as in a replay.
+// Runs of num_strips strips, one after the other through the arena, times `tokens` rows; planes 0 takes float32
+// activations. `owned` gives each thread the same strips in every round, so that they stay in its caches; otherwise each
+// round takes the next run, cut as a replay cuts its weights.
 double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64_t k, int64_t num_strips, int tokens,
                       int planes, bool owned, int rounds) {
     StripsCall call = {};
@@ -113,15 +115,47 @@ double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64
         call.quantized = quantized.data();
     }
     call.num_tokens = tokens, call.out_stride = rows;
-    auto part = [&](int64_t first, int64_t stop) {
+    int64_t part_bytes = tokens <= kFewTokens ? kFewTokensPartBytes : kManyTokensPartBytes;
+    int64_t parts = owned ? pool.size() : std::max<int64_t>(pool.size(), num_strips * bytes / part_bytes);
+    auto share = [&](int64_t run, int64_t index) {
+        int64_t first = index * num_strips / parts, stop = (index + 1) * num_strips / parts;
         StripsCall mine = call;
-        mine.strips = arena.data() + first * bytes, mine.num_strips = stop - first;
+        mine.strips = arena.data() + (run * num_strips + first) * bytes, mine.num_strips = stop - first;
         mine.out = out.data() + first * kStripRows, mine.num_rows = (stop - first) * kStripRows;
         kernels().strips(&mine);
     };
-    int64_t parts = owned ? pool.size() : std::min(num_strips, int64_t(8) * pool.size());
-    auto share = [&](int64_t index) { part(index * num_strips / parts, (index + 1) * num_strips / parts); };
-    return owned ? apart(pool, rounds, share) : claimed(pool, rounds, parts, share);
+    if (owned) return apart(pool, rounds, [&](int64_t index) { share(0, index); });
+    std::vector<Rounds::Phase> phases;
+    for (int64_t run = 0; run < int64_t(arena.size()) / (num_strips * bytes); ++run)
+        phases.push_back({parts, [&share, run](int64_t index) { share(run, index); }});
+    return seconds_of(pool, rounds, std::move(phases));
+}
+
+// What a linear does to `tokens` rows of `columns` values before its product: "rmsnorm", "swiglu", or the rounding to
+// "int8" or "int8x2". Few rows are one thread's, many are shared in panels.
+double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, int tokens, int rounds) {
+    need(columns >= 1 && tokens >= 1, "columns and tokens are 1 or more");
+    bool norm = what == "rmsnorm", gated = what == "swiglu";
+    int planes = what == "int8" ? 1 : 2;
+    need(norm || gated || what == "int8" || what == "int8x2", "no prologue is called '" + what + "'");
+    std::vector<float> x(size_t(2 * tokens * columns), 0.5f), weight(size_t(columns), 1.0f), out(x.size());
+    std::vector<uint8_t> quantized(size_t(tokens * quantized_bytes(columns, planes)));
+    auto rows = [&](int64_t first, int64_t last) {
+        if (!norm && !gated) {
+            uint8_t* to = quantized.data() + first * quantized_bytes(columns, planes);
+            kernels().quantize(x.data() + first * columns, columns, columns, planes, last - first, 0, last - first, to);
+            return;
+        }
+        for (int64_t row = first; row < last; ++row) {
+            float* to = out.data() + row * columns;
+            if (norm) kernels().rmsnorm(x.data() + row * columns, weight.data(), columns, 1e-5f, to);
+            else kernels().swiglu(x.data() + row * 2 * columns, columns, to);
+        }
+    };
+    int64_t panel = tokens <= kFewTokens ? tokens : kPanelTokens, panels = (tokens + panel - 1) / panel;
+    return claimed(pool, rounds, panels, [&](int64_t index) {
+        rows(index * panel, std::min<int64_t>(tokens, (index + 1) * panel));
+    });
 }
 
 // Attention of `tokens` new positions after `context` - tokens cached ones; the arena holds k and then v.
@@ -157,7 +191,7 @@ double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int h
             mine.kv_head = int32_t(kv_head);
             kernels().attend_merge(&mine, partials.data() + kv_head * segments * piece, segments);
         };
-        return seconds_of(pool, rounds, {{kv_heads * segments, segment}, {kv_heads, merge}});
+        return seconds_of(pool, 2 * int64_t(rounds), {{kv_heads * segments, segment}, {kv_heads, merge}});
     }
     constexpr int64_t kBlockTokens = 16;
     int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
@@ -185,6 +219,8 @@ void bind_measure(nb::module_& parent) {
     module.def("strips", &strips_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("k"),
                nb::arg("num_strips"), nb::arg("tokens"), nb::arg("planes"), nb::arg("owned"), nb::arg("rounds"),
                Released());
+    module.def("prologue", &prologue_seconds, nb::arg("pool"), nb::arg("what"), nb::arg("columns"), nb::arg("tokens"),
+               nb::arg("rounds"), Released());
     module.def("attend", &attend_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("heads"),
                nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("tokens"), nb::arg("context"), nb::arg("rounds"),
                Released());

@@ -8,11 +8,8 @@ namespace pintpot {
 
 namespace {
 
-// Of a weight, multiplied at a time. With few tokens the memory is what counts, and it gives long stretches faster; with
-// many it is arithmetic, and short parts let threads end together.
+// One thread alone waits for nobody.
 constexpr int64_t kLongPartBytes = 1 << 20;
-constexpr int64_t kPartBytes = 128 << 10;
-constexpr int64_t kShortPartBytes = 32 << 10;
 
 bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }
 
@@ -75,8 +72,8 @@ void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int th
         record_.weights[i].bind(memory, ring, true);
         if (!record_.biases.empty() && record_.biases[i] != nullptr) floats(record_.biases[i], record_.weights[i].rows, "a bias");
     }
-    few_chunks_ = cut(threads == 1 ? kLongPartBytes : kPartBytes, threads);
-    many_chunks_ = cut(kShortPartBytes, threads);
+    few_chunks_ = cut(threads == 1 ? kLongPartBytes : kFewTokensPartBytes, threads);
+    many_chunks_ = cut(kManyTokensPartBytes, threads);
     need(int64_t(many_chunks_.size()) <= Pool::kMostChunks, "a linear of too many strips");
 }
 

@@ -5,6 +5,11 @@
 
 namespace pintpot {
 
+// Of a weight, multiplied at a time. With few tokens the memory is what counts, and it gives long stretches faster; with
+// many it is arithmetic, and short parts let threads end together.
+constexpr int64_t kFewTokensPartBytes = 128 << 10;
+constexpr int64_t kManyTokensPartBytes = 32 << 10;
+
 enum class Prologue { kNone, kRmsNorm, kSwiGlu };
 
 struct LinearRecord {

@@ -14,7 +14,7 @@ from typing import Any
 
 from pintpot.errors import BadInput, need
 from pintpot.formats import KERNEL_FORMATS, encoding
-from pintpot.machine.spec import CACHE_FORMATS, MATMUL_ROWS, Device, Machine, Rate
+from pintpot.machine.spec import CACHE_FORMATS, MATMUL_ROWS, PROLOGUES, Device, Machine, Rate
 from pintpot.units import format_bytes, parse_bytes
 
 _FOLDER = Path(__file__).with_name("catalog")
@@ -125,7 +125,9 @@ def _is_rate_name(what: str) -> bool:
     if kind == "cuda":
         return rest in ("read", "h2d_pinned", "h2d_pageable") or rest.startswith("matmul/")
     if kind in ("matvec", "matmul", "expand"):
-        return rest.removesuffix("x2") in KERNEL_FORMATS
+        return rest.removesuffix("x2").removesuffix("x0") in KERNEL_FORMATS
+    if kind == "prologue":
+        return rest in PROLOGUES
     if kind in ("attend", "attend_many"):
         return rest in CACHE_FORMATS
     return what in ("read", "copy", "int8_peak", "float_peak", "disk", "barrier", "call")

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 from pintpot.errors import DiskTooSmall
 from pintpot.formats import KERNEL_FORMATS, STRIP_ROWS, encoding
 from pintpot.machine.measure import Loop
-from pintpot.machine.spec import CACHE_FORMATS, DISK_BLOCKS, DISK_IN_FLIGHT, MATMUL_ROWS, WORKING_SETS
+from pintpot.machine.spec import (
+    ATTENTION_GROUPS,
+    CACHE_FORMATS,
+    DISK_BLOCKS,
+    DISK_IN_FLIGHT,
+    MATMUL_ROWS,
+    PROLOGUE_ROWS,
+    PROLOGUES,
+    WORKING_SETS,
+)
 from pintpot.meter.disk import existing, free_bytes
 
 if TYPE_CHECKING:
@@ -32,7 +41,7 @@ _FILL = 0x3C
 """Read as float16, float32 or bfloat16 it is an ordinary number, so no loop meets a slow one."""
 
 _QUICK_FORMATS = ("sym8", "sym4", "q4_k", "q6_k", "f16")
-_HEADS, _KV_HEADS, _HEAD_DIM = 16, 4, 64
+_KV_HEADS, _HEAD_DIM = 4, 64
 _DECODE_CONTEXT = {True: 4_096, False: 16_384}
 _MANY_CONTEXT, _MANY_TOKENS = {True: 512, False: 1_024}, 128
 
@@ -74,6 +83,7 @@ def cpu_loops(bench: Bench) -> Iterator[Loop]:
     for pool in bench.pools:
         yield from _memory_loops(bench, pool)
         yield from _pool_loops(pool)
+        yield from _prologue_loops(bench, pool)
         for name in bench.formats_of(pool):
             yield from _weight_loops(bench, pool, name)
         for name in CACHE_FORMATS:
@@ -116,16 +126,18 @@ def _pool_loops(pool: Pool) -> Iterator[Loop]:
 
 
 def _weight_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
+    """Products of one format: with rows as int8, and, where `bench` is not quick, in two planes and as float32."""
     strip_bytes = encoding(name).strip_bytes(COLUMNS)
     most = bench.arena.nbytes // strip_bytes
-    planes = 0 if encoding(name).kind == "float" else 1
     ram = min(most, _MATVEC_BYTES[bench.quick] // strip_bytes)
     cached = max(pool.size, _CACHED_BYTES // strip_bytes)
-    yield _strips(bench, pool, name, ram, 1, planes, ram * strip_bytes)
-    yield _strips(bench, pool, name, cached, 1, planes, _CACHED_BYTES)
     wide = max(pool.size, _MATMUL_VALUES // (STRIP_ROWS * COLUMNS))
-    for rows in MATMUL_ROWS[1:2] if bench.quick else MATMUL_ROWS:
-        yield _strips(bench, pool, name, wide, rows, planes, rows)
+    ways = (0,) if encoding(name).kind == "float" else (1,) if bench.quick else (1, 2, 0)
+    for planes in ways:
+        yield _strips(bench, pool, name, ram, 1, planes, ram * strip_bytes)
+        yield _strips(bench, pool, name, cached, 1, planes, _CACHED_BYTES)
+        for rows in MATMUL_ROWS[1:2] if bench.quick else MATMUL_ROWS:
+            yield _strips(bench, pool, name, wide, rows, planes, rows)
 
 
 def _strips(bench: Bench, pool: Pool, name: str, num_strips: int, rows: int, planes: int, size: int) -> Loop:
@@ -137,7 +149,21 @@ def _strips(bench: Bench, pool: Pool, name: str, num_strips: int, rows: int, pla
         seconds = measure.strips(pool, bench.arena, name, COLUMNS, num_strips, rows, planes, owned, rounds)
         return float(rounds * num_strips * STRIP_ROWS * COLUMNS * rows), seconds
 
-    return Loop(f"{'matvec' if rows == 1 else 'matmul'}/{name}", pool.size, size, run)
+    suffix = "" if planes == 1 or encoding(name).kind == "float" else f"x{planes}"
+    return Loop(f"{'matvec' if rows == 1 else 'matmul'}/{name}{suffix}", pool.size, size, run)
+
+
+def _prologue_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
+    """What comes before a product: for a single row, which is one thread's, and for many."""
+    from pintpot._native import measure
+
+    for what in PROLOGUES[:3] if bench.quick else PROLOGUES:
+        for rows in PROLOGUE_ROWS:
+
+            def run(rounds: int, what: str = what, rows: int = rows) -> tuple[float, float]:
+                return float(rounds * rows * COLUMNS), measure.prologue(pool, what, COLUMNS, rows, rounds)
+
+            yield Loop(f"prologue/{what}", pool.size, rows, run)
 
 
 def _attention_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
@@ -145,20 +171,22 @@ def _attention_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
 
     position_bytes = 2 * _KV_HEADS * encoding(name).row_bytes(_HEAD_DIM)
     context = min(_DECODE_CONTEXT[bench.quick], bench.arena.nbytes // position_bytes // 32 * 32)
-    shape = (name, _HEADS, _KV_HEADS, _HEAD_DIM)
-    wide = _MANY_CONTEXT[bench.quick]
-    seen = wide - _MANY_TOKENS + (_MANY_TOKENS + 1) / 2
-    multiply_adds = 2.0 * _HEADS * _HEAD_DIM * seen * _MANY_TOKENS
+    for group in ATTENTION_GROUPS[2:3] if bench.quick else ATTENTION_GROUPS:
 
-    def one(rounds: int) -> tuple[float, float]:
-        seconds = measure.attend(pool, bench.arena, *shape, 1, context, rounds)
-        return float(rounds * context * position_bytes), seconds
+        def one(rounds: int, group: int = group) -> tuple[float, float]:
+            shape = (name, group * _KV_HEADS, _KV_HEADS, _HEAD_DIM)
+            seconds = measure.attend(pool, bench.arena, *shape, 1, context, rounds)
+            return float(rounds * context * position_bytes), seconds
+
+        yield Loop(f"attend/{name}", pool.size, group, one)
+    wide, heads = _MANY_CONTEXT[bench.quick], 4 * _KV_HEADS
+    seen = wide - _MANY_TOKENS + (_MANY_TOKENS + 1) / 2
+    multiply_adds = 2.0 * heads * _HEAD_DIM * seen * _MANY_TOKENS
 
     def many(rounds: int) -> tuple[float, float]:
-        seconds = measure.attend(pool, bench.arena, *shape, _MANY_TOKENS, wide, rounds)
+        seconds = measure.attend(pool, bench.arena, name, heads, _KV_HEADS, _HEAD_DIM, _MANY_TOKENS, wide, rounds)
         return rounds * multiply_adds, seconds
 
-    yield Loop(f"attend/{name}", pool.size, 0, one)
     yield Loop(f"attend_many/{name}", pool.size, 0, many)
 
 

@@ -10,6 +10,7 @@ from pintpot.machine.spec import (
     DISK_BLOCKS,
     DISK_IN_FLIGHT,
     MATMUL_ROWS,
+    PROLOGUES,
     WORKING_SETS,
     Device,
     Machine,
@@ -20,6 +21,8 @@ VALUES_PER_S = 10e9
 """Arithmetic of one null thread: weights a second in matvec and expand, whatever the format."""
 MULTIPLY_ADDS_PER_S = 100e9
 """Arithmetic of one null thread in matmul; the bare peaks are twice this."""
+NEVER_COUNTS = 1e21
+"""Values a second of prologues: so fast that who calculates by hand may leave them out."""
 CACHED = 1 << 20
 
 
@@ -35,8 +38,9 @@ def null_machine(
 ) -> Machine:
     """A machine whose RAM gives `ram_bw` bytes/s to any number of threads and whose disk gives `disk_bw` always.
 
-    Arithmetic grows with the threads (`VALUES_PER_S`, `MULTIPLY_ADDS_PER_S`). A matvec from RAM takes the slower of the
-    two; from the caches (`size` of `CACHED`) arithmetic alone. `spread` 0.2 makes every rate 0.8, 1 and 1.2 of it.
+    Arithmetic grows with the threads (`VALUES_PER_S`, `MULTIPLY_ADDS_PER_S`). A product from RAM takes the slower
+    of the two; from the caches (`size` of `CACHED`) arithmetic alone. `spread` 0.2 makes every rate 0.8, 1 and 1.2 of
+    it.
     """
     rates = tuple(
         Rate(what, (1 - spread) * value, value, (1 + spread) * value, count, size)
@@ -58,10 +62,12 @@ def _values(threads: int, ram_bw: float, disk_bw: float) -> Iterator[tuple[str, 
             yield f"matvec/{name}", arithmetic, count, CACHED
             yield f"expand/{name}", arithmetic, count, 0
             for rows in MATMUL_ROWS:
-                yield f"matmul/{name}", count * MULTIPLY_ADDS_PER_S, count, rows
+                yield f"matmul/{name}", min(count * MULTIPLY_ADDS_PER_S, rows * from_ram), count, rows
         yield "int8_peak", 2 * count * MULTIPLY_ADDS_PER_S, count, 0
         yield "float_peak", 2 * count * MULTIPLY_ADDS_PER_S, count, 0
         yield "barrier", 1e6, count, 0
+        for what in PROLOGUES:
+            yield f"prologue/{what}", NEVER_COUNTS, count, 1
         for name in CACHE_FORMATS:
             yield f"attend/{name}", ram_bw / 2, count, 0
             yield f"attend_many/{name}", count * MULTIPLY_ADDS_PER_S / 10, count, 0

@@ -6,6 +6,7 @@ A file is read and replaced whole under a lock of its own, so that two processes
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from pintpot.meter.clock import median
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 
-_VERSION = 1
-_KEPT = 24
+_log = logging.getLogger(__name__)
+_VERSION = 2
+_KEPT = 12
 """Records of one rate that are kept; older ones fall out, so that a changed machine is believed in the end."""
+_RARE = 8
+"""Of so many records, the one at either end is too rare to be promised."""
 
 
 def load(fingerprint: str, folder: Path | None = None) -> Machine | None:
@@ -84,7 +88,7 @@ def _add(data: dict[str, Any], rates: list[dict[str, Any]]) -> None:
 
 
 def _merged(data: dict[str, Any]) -> Machine:
-    """Every rate from the least to the most that any record saw, its middle the median of their middles."""
+    """Every rate from the least to the most that records saw, without the rarest; its middle the median of theirs."""
     rows: dict[tuple[str, int, int], list[Rate]] = {}
     try:
         for entry in data["history"]:
@@ -94,9 +98,9 @@ def _merged(data: dict[str, Any]) -> Machine:
     rates = tuple(
         replace(
             found[0],
-            low=min(rate.low for rate in found),
+            low=sorted(rate.low for rate in found)[len(found) // _RARE],
             mid=median([rate.mid for rate in found]),
-            high=max(rate.high for rate in found),
+            high=sorted((rate.high for rate in found), reverse=True)[len(found) // _RARE],
         )
         for found in rows.values()
     )
@@ -113,7 +117,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     whole = isinstance(data, dict) and isinstance(data.get("machine"), dict) and isinstance(data.get("history"), list)
     need(whole, f"{path} is not a machine record; remove it and probe again")
     version = data.get("version")
+    if isinstance(version, int) and version < _VERSION:
+        _log.info("%s was measured by an earlier release, in another way; it is measured anew", path)
+        return None
     need(
-        version == _VERSION, f"{path} has version {version!r}, this program reads {_VERSION}; remove it and probe again"
+        version == _VERSION,
+        f"{path} has version {version!r}, which is newer than this program; remove it and probe again",
     )
     return dict(data)

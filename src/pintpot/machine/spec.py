@@ -12,6 +12,9 @@ from pintpot.errors import BadInput, need
 
 CACHE_FORMATS = ("f16", "sym8c")
 MATMUL_ROWS = (16, 64, 256)
+ATTENTION_GROUPS = (1, 2, 4, 8)
+PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2")
+PROLOGUE_ROWS = (1, 64)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
 DISK_BLOCKS = (256 << 10, 1 << 20, 4 << 20)
 DISK_IN_FLIGHT = (1, 2, 4, 8)
@@ -25,11 +28,14 @@ class Rate:
         read, copy               bytes of RAM, streamed by `threads` threads, at a working set of `size` bytes
         matvec/FORMAT            weights (values) multiplied with one activation row; weights of `size` bytes, listed
                                  first with more than the caches hold, then with less
-        matmul/FORMAT            multiply-adds, at `size` activation rows (FORMATx2: activations in two planes)
+        matmul/FORMAT            multiply-adds, at `size` activation rows; weights come from RAM
+                                 (in both, FORMATx2: rows in two int8 planes, FORMATx0: low-bit weights and float rows)
+        prologue/WHAT            values normalized, gated, or rounded (rmsnorm, swiglu, int8, int8x2) before a product,
+                                 at `size` rows: one row is the work of one thread
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
         barrier, call            barriers of the thread pool; empty native calls
-        attend/FORMAT            bytes of cache read by decode attention
+        attend/FORMAT            bytes of cache read by decode attention, `size` query heads on each key head
         attend_many/FORMAT       multiply-adds of attention over many new tokens
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own

@@ -13,7 +13,7 @@ from pintpot.contract.form import RingForm
 from pintpot.planner.cost import ZERO, Span, StageCost
 from pintpot.planner.rates import CACHED, Rates
 from pintpot.program.alike import Alike, alike
-from pintpot.program.demand import Demand
+from pintpot.program.demand import Demand, Work
 from pintpot.program.ops import op_module
 from pintpot.program.spec import Extent, Program
 
@@ -100,21 +100,29 @@ class Prices:
         rates, num_bytes = self.rates, demand.ram_bytes
         if not computes:
             return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
-        work = near = ZERO
-        for what, amount in demand.arithmetic:
-            kind, _, name = what.partition("/")
-            if kind == "matmul":
-                speed = rates.product(name, demand.rows)
-                each = close = ZERO if speed is None else speed.over(amount)
-            else:
-                each, close = rates.over(what, amount, rates.footprint), rates.over(what, amount, CACHED)
-            work, near = work + each, near + close
         traffic, waiting = rates.ram(num_bytes), rates.over("barrier", demand.phases)
-        seconds = Span.largest(work, traffic) + waiting
+        work, near = ZERO, 0.0
+        for one in demand.work:
+            seconds = rates.work(one.what, one.amount, one.size)
+            work, near = work + seconds, near + self._near(one, seconds.mid, traffic.mid)
+        work = work * _unevenness(demand.pieces, rates.threads)
         # A kernel's rate from RAM contains the RAM's; what it takes from the caches is its arithmetic.
-        far = work.mid > FAR * near.mid
-        ram_s = max(traffic.mid, work.mid) if far else traffic.mid
-        return OpPrice(seconds, num_bytes, demand.disk_bytes, demand.multiply_adds, near.mid, ram_s, waiting.mid)
+        far = work.mid > FAR * near
+        ram_s = max(traffic.mid, work.mid) if far and near < traffic.mid else traffic.mid
+        seconds = Span.largest(work, traffic) + waiting
+        return OpPrice(seconds, num_bytes, demand.disk_bytes, demand.multiply_adds, near, ram_s, waiting.mid)
+
+    def _near(self, work: Work, far_s: float, traffic_s: float) -> float:
+        """The mid seconds of the work if the caches held all of it."""
+        kind = work.what.partition("/")[0]
+        if kind == "matvec":
+            return self.rates.over(work.what, work.amount, CACHED).mid
+        return max(0.0, far_s - traffic_s) if kind == "matmul" else far_s
+
+
+def _unevenness(pieces: int, threads: int) -> float:
+    """How much longer so many equal pieces take than work that is shared out evenly."""
+    return -(-pieces // threads) * threads / pieces if pieces else 1.0
 
 
 def price_stage(

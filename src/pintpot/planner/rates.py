@@ -7,7 +7,7 @@ from functools import partial
 from math import log
 
 from pintpot.formats import encoding
-from pintpot.machine.spec import CACHE_FORMATS, Machine, Rate
+from pintpot.machine.spec import CACHE_FORMATS, PROLOGUE_ROWS, Machine, Rate
 from pintpot.planner.cost import ZERO, Span
 
 CACHED = 1 << 20
@@ -79,26 +79,32 @@ class Rates:
             self._found[key] = self._look_up(what, size)
         return self._found[key]
 
+    def work(self, what: str, amount: float, size: int) -> Span:
+        """Seconds of the work of an op; between measured sizes on a logarithmic scale."""
+        key = ("work", what, size)
+        if key not in self._found:
+            kind, _, name = what.partition("/")
+            if kind == "matmul":
+                self._found[key] = self.product(name, size)
+            elif kind == "matvec":
+                self._found[key] = self.speed(what, self.footprint)
+            elif kind == "prologue":
+                self._found[key] = self.speed(what, min(size, PROLOGUE_ROWS[-1]))
+            else:
+                sizes = sorted({rate.size for rate in self.machine.rates if rate.what == what}) or [size]
+                self._found[key] = _between(size, [(one, self.speed(what, one)) for one in sizes])
+        speed = self._found[key]
+        return ZERO if speed is None or not amount else speed.over(amount)
+
     def product(self, name: str, rows: int) -> Speed | None:
-        """Multiply-adds a second at `rows` rows, weights at hand; between measured ones on a logarithmic scale."""
+        """Multiply-adds a second at `rows` rows."""
         key = ("product", name, rows)
         if key not in self._found:
-            self._found[key] = self._between(name, rows)
+            base = f"matmul/{name.removesuffix('x0').removesuffix('x2')}"
+            sizes = sorted({rate.size for rate in self.machine.rates if rate.what == base}) or [rows]
+            known = [(1, self.speed(f"matvec/{name}", self.footprint))]
+            self._found[key] = _between(rows, known + [(size, self.speed(f"matmul/{name}", size)) for size in sizes])
         return self._found[key]
-
-    def _between(self, name: str, rows: int) -> Speed | None:
-        base = name.removesuffix("x0").removesuffix("x2")
-        sizes = sorted({rate.size for rate in self.machine.rates if rate.what == f"matmul/{base}"}) or [rows]
-        known = [(1, self.speed(f"matvec/{name}", CACHED))]
-        known += [(size, self.speed(f"matmul/{name}", size)) for size in sizes]
-        speeds = [(size, speed) for size, speed in known if speed is not None]
-        if not speeds:
-            return None
-        below = next((item for item in reversed(speeds) if item[0] <= rows), speeds[0])
-        above = next((item for item in speeds if item[0] >= rows), speeds[-1])
-        if above[0] <= below[0]:
-            return below[1]
-        return below[1].between(above[1], log(rows / below[0]) / log(above[0] / below[0]))
 
     def _look_up(self, what: str, size: int) -> Speed | None:
         rate = _speed(self.machine.rate(what, threads=self.threads, size=size))
@@ -112,6 +118,8 @@ class Rates:
             return _times(at(f"{kind}/f32"), FLOAT_ROWS)
         if kind == "attend_many":
             return _times(self.speed("float_peak", 0), WIDE_ATTENTION)
+        if kind == "prologue":
+            return None
         return self._slowest_like(kind, name, size)
 
     def _slowest_like(self, kind: str, name: str, size: int) -> Speed | None:
@@ -119,6 +127,18 @@ class Rates:
         names = {rate.what.partition("/")[2] for rate in self.machine.rates if rate.what.startswith(f"{kind}/")}
         rates = [self.machine.rate(f"{kind}/{n}", threads=self.threads, size=size) for n in names if _same(n, name)]
         return _speed(min((rate for rate in rates if rate), key=lambda rate: (rate.mid, rate.what), default=None))
+
+
+def _between(size: int, known: list[tuple[int, Speed | None]]) -> Speed | None:
+    """The speed at a size between those that are known."""
+    speeds = [(one, speed) for one, speed in known if speed is not None]
+    if not speeds:
+        return None
+    below = next((item for item in reversed(speeds) if item[0] <= size), speeds[0])
+    above = next((item for item in speeds if item[0] >= size), speeds[-1])
+    if above[0] <= below[0]:
+        return below[1]
+    return below[1].between(above[1], log(size / below[0]) / log(above[0] / below[0]))
 
 
 def _same(one: str, other: str) -> bool:

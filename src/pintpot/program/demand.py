@@ -6,16 +6,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """`amount` of something in the unit of the rate `what` (`machine.spec.Rate`), at that rate's `size`."""
+
+    what: str
+    amount: float
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """Arithmetic and traffic of one op at one extent.
 
-    `arithmetic` holds (rate name of `machine.spec.Rate`, amount in that rate's unit) pairs; `rows` is the number of
-    activation rows that share each weight; `ram_bytes` are read from or written to RAM; `disk_bytes` come from disk;
-    `phases` counts the barriers after which the next op may start.
+    `work` is done one after the other; `pieces` is the number of equal parts that threads share (0: as many as they
+    like); `ram_bytes` are read from or written to RAM; `disk_bytes` come from disk; `phases` counts the barriers after
+    which the next op may start.
     """
 
-    arithmetic: tuple[tuple[str, float], ...] = ()
-    rows: int = 1
+    work: tuple[Work, ...] = ()
+    pieces: int = 0
     multiply_adds: float = 0.0
     ram_bytes: float = 0.0
     disk_bytes: float = 0.0

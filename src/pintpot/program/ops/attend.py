@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pintpot.errors import UnsupportedModel, UsageError, need
 from pintpot.formats import encoding
-from pintpot.program.demand import Demand
+from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
+SEGMENT_TOKENS = 512
 HEAD_STEP, MOST_HEAD_COLUMNS = 32, 256
 """Native kernels scale the cache in groups of 32, and keep one head's sums at hand."""
 
@@ -48,9 +49,17 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     cache_bytes = position_bytes * (blocks * seen + extent.tokens)
     multiply_adds = 2.0 * heads * head_dim * seen * extent.tokens
     decode = extent.tokens == extent.sequences
-    arithmetic = (f"attend/{cache.format}", cache_bytes) if decode else (f"attend_many/{cache.format}", multiply_adds)
+    if decode:
+        work, pieces = Work(f"attend/{cache.format}", cache_bytes, heads // kv_heads), _pieces(op, extent)
+    else:
+        work, pieces = Work(f"attend_many/{cache.format}", multiply_adds), 0
     traffic = cache_bytes + 4.0 * extent.tokens * (2 * heads + 2 * kv_heads) * head_dim
-    return Demand((arithmetic,), extent.tokens, multiply_adds, traffic, phases=1 if decode else 2)
+    return Demand((work,), pieces, multiply_adds, traffic, phases=1 if decode else 2)
+
+
+def _pieces(op: Op, extent: Extent) -> int:
+    """Parts in which a few new tokens are shared among threads: one for each sequence, key head and stretch of keys."""
+    return extent.sequences * int(op.get("kv_heads")) * -(-(extent.context + 1) // SEGMENT_TOKENS)
 
 
 def positions_seen(op: Op, extent: Extent) -> float:

@@ -6,13 +6,17 @@ SwiGLU: silu(gate) * up) and the rounding of activations run inside the op, so t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pintpot.errors import UsageError, need
 from pintpot.formats import encoding
-from pintpot.program.demand import Demand
+from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
 FLOAT_FORMATS = ("f32", "f16", "bf16")
 PROLOGUES = ("none", "rmsnorm", "swiglu")
+FEW_ROWS = 4
+"""Up to so many, what comes before a product is the work of one thread and no phase of its own."""
 PLANES = {"float32": 0, "int8": 1, "int8x2": 2}
 
 
@@ -37,19 +41,31 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     if rows == 0:
         return Demand()
     planes = PLANES[op.get("activation", "float32")]
-    arithmetic: dict[str, float] = {}
+    amounts: dict[str, float] = {}
     ram_bytes = 0.0
     for name in op.read_all("weight"):
         weight = program.by_name[name]
         num_outputs, width = program.shape(name)
         key = f"{'matvec' if rows == 1 else 'matmul'}/{weight.format}{suffix(weight.format, planes)}"
-        arithmetic[key] = arithmetic.get(key, 0.0) + float(rows) * num_outputs * width
+        amounts[key] = amounts.get(key, 0.0) + float(rows) * num_outputs * width
         ram_bytes += encoding(weight.format).packed_bytes(num_outputs, width)
     for _, name in (*op.reads, *op.writes):
         if program.by_name[name].life == "step":
             ram_bytes += 4.0 * rows * program.shape(name)[-1]
-    multiply_adds = sum(arithmetic.values())
-    return Demand(tuple(arithmetic.items()), rows, multiply_adds, ram_bytes, phases=1 if rows <= 4 else 2)
+    work = (*_before(op, program, rows), *(Work(key, amount, rows) for key, amount in amounts.items()))
+    phases = 1 if rows <= FEW_ROWS else 2
+    return Demand(work, multiply_adds=sum(amounts.values()), ram_bytes=ram_bytes, phases=phases)
+
+
+def _before(op: Op, program: Program, rows: int) -> Iterator[Work]:
+    """The prologue and the rounding of rows; the thread that begins the op does them where the rows are few."""
+    formats = {program.by_name[name].format for name in op.read_all("weight")}
+    values = float(rows) * program.shape(op.read_all("weight")[0])[1]
+    size = 1 if rows <= FEW_ROWS else rows
+    if op.get("prologue", "none") != "none":
+        yield Work(f"prologue/{op.get('prologue')}", values, size)
+    if PLANES[op.get("activation", "float32")] and not formats <= set(FLOAT_FORMATS):
+        yield Work(f"prologue/{op.get('activation')}", values, size)
 
 
 def suffix(name: str, planes: int) -> str:
