@@ -29,6 +29,7 @@ from pintpot.techniques.cache.sink_window import SinkWindow
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 MB = 1_000_000
 ROOMY = 1_000 * MB
@@ -176,6 +177,44 @@ def test_prefill_is_bound_by_arithmetic_at_the_rate_of_its_rows() -> None:
     attention = 2 * 6 * 16 * 64 * 128 * 129 / 2
     assert stage.multiply_adds == pytest.approx(128 * values + 512 * 1024 + attention)
     assert stage.seconds.mid == pytest.approx(128 * values / 200e9 + attention / 20e9, rel=0.03)
+
+
+def test_norms_gates_and_rounding_before_a_product_take_their_time() -> None:
+    steps = (RoundToNearest("blocks", bits=4), AsStored("vocabulary"), PrefillChunk(tokens=128), Int8Activations())
+    model, free = described(layers=3, hidden=256, ffn=512, heads=4), null_machine()
+    slow = replace(free, rates=tuple(
+        replace(rate, low=1e9, mid=1e9, high=1e9) if rate.what.startswith("prologue/") else rate for rate in free.rates
+    ))  # fmt: skip
+    plain, longer = (
+        assess(question(model, machine, degradation=1.0), steps).cost.per_token_s for machine in (free, slow)
+    )
+    # A block norms 2 rows, gates one of 512, and rounds the inputs of its four products; the head's input is normed.
+    values = 3 * (2 * 256 + 512 + (3 * 256 + 512)) + 256
+    assert longer.mid - plain.mid == pytest.approx(values / 1e9, rel=1e-6)
+
+
+def test_three_key_heads_keep_two_threads_as_long_as_four() -> None:
+    steps, times = STORED, {}
+    for heads in (2, 3, 4):
+        model = described(layers=4, hidden=256, heads=heads, kv_heads=heads, head_dim=64)
+        machine = slower(null_machine(), "attend/", by=1e4)
+        times[heads] = assess(question(model, machine), steps).cost.per_token_s.mid
+    assert times[3] == pytest.approx(times[4], rel=0.01)
+    assert times[2] == pytest.approx(times[4] / 2, rel=0.01)
+
+
+def test_float_rows_over_low_bit_weights_have_a_rate_of_their_own() -> None:
+    steps = (RoundToNearest("blocks", bits=4), AsStored("vocabulary"), PrefillChunk(tokens=128))
+    own = Rate("matvec/sym4x0", 1e9, 1e9, 1e9, 2, 100_000_000)
+    model, machine = described(layers=3, hidden=256), null_machine()
+    values = sum(
+        w.shape[0] * w.shape[1] for w in model.part("language").weights() if "layers" in w.name and len(w.shape) == 2
+    )
+    known = assess(question(model, replace(machine, rates=(*machine.rates, own)), degradation=1.0), steps)
+    assert known.cost.per_token_s.mid == pytest.approx(values / 1e9, rel=0.2)
+    assert (
+        assess(question(model, machine, degradation=1.0), steps).cost.per_token_s.mid < 0.5 * known.cost.per_token_s.mid
+    )
 
 
 def test_low_high_are_the_slow_and_the_fast_end() -> None:

@@ -101,15 +101,19 @@ class Prices:
         if not computes:
             return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
         traffic, waiting = rates.ram(num_bytes), rates.over("barrier", demand.phases)
-        work, near = ZERO, 0.0
+        work, before, near = ZERO, ZERO, 0.0
         for one in demand.work:
             seconds = rates.work(one.what, one.amount, one.size)
-            work, near = work + seconds, near + self._near(one, seconds.mid, traffic.mid)
-        work = work * _unevenness(demand.pieces, rates.threads)
+            near += self._near(one, seconds.mid, traffic.mid)
+            if one.what.startswith("prologue/"):
+                before += seconds
+            else:
+                work += seconds
+        work *= _unevenness(demand.pieces, rates.threads)
         # A kernel's rate from RAM contains the RAM's; what it takes from the caches is its arithmetic.
-        far = work.mid > FAR * near
+        far = before.mid + work.mid > FAR * near
         ram_s = max(traffic.mid, work.mid) if far and near < traffic.mid else traffic.mid
-        seconds = Span.largest(work, traffic) + waiting
+        seconds = before + Span.largest(work, traffic) + waiting
         return OpPrice(seconds, num_bytes, demand.disk_bytes, demand.multiply_adds, near, ram_s, waiting.mid)
 
     def _near(self, work: Work, far_s: float, traffic_s: float) -> float:
