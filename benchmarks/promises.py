@@ -130,14 +130,15 @@ def measure(setting: Setting, machine: Machine, rounds: int) -> Case:
         disk = stack.enter_context(Driven("disk", str(folder / WEIGHTS)))
 
         def sample() -> list[dict[str, Any]]:
-            found = rates.ask("sample")
+            found = []
             ring = plan.form.ring
             if ring is not None and passing:
                 region = {"offset": passing[0][0], "num_bytes": sum(slot.num_bytes for _, _, slot in passing)}
                 knobs = {"block": ring.slot_bytes, "in_flight": ring.in_flight, "seconds": DISK_SECONDS}
                 speed = disk.ask("read", **region, **knobs)["rate"]
                 found.append({"what": "disk", "threads": ring.in_flight, "size": ring.slot_bytes, "rate": speed})
-            return list(found)
+            # Last, so that the processor does not come to the run from a rest: it needs a while to its full clock.
+            return [*rates.ask("sample"), *found]
 
         _run(pack)
         samples, runs = [sample()], []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import groupby
 
 from pintpot.contract.form import Form, WeightForm
 from pintpot.program.fetch import ALIGN, Slot, lay_slots
@@ -49,7 +50,7 @@ class FileLayout:
 def lay_out_file(form: Form, work: Work) -> FileLayout:
     """The layout of a form's weights, streamed strips in the order in which a decode step fetches them."""
     residents, resident_end = _residents(form)
-    passing = lay_slots(_streamed(form, work), form.ring.slot_bytes) if form.ring else ()
+    passing = _passing(form, work, form.ring.slot_bytes) if form.ring else ()
     slots = passing + lay_slots(_looked_up(form, passing), LOOKUP_SLOT_BYTES)
     tensors = _resident_tensors(form, residents, resident_end)
     tensors += [(f"slot.{index:06d}", "U8", [slot.num_bytes], slot.num_bytes) for index, slot in enumerate(slots)]
@@ -71,11 +72,16 @@ def _residents(form: Form) -> tuple[tuple[Resident, ...], int]:
     return tuple(placed), at
 
 
-def _streamed(form: Form, work: Work) -> tuple[tuple[str, int, int, int], ...]:
+def _passing(form: Form, work: Work, slot_bytes: int) -> tuple[Slot, ...]:
+    """Slots that passes read. What only logits need has slots of its own, so that other passes read none of it."""
     weights = {weight.name: weight for weight in form.weights}
+    slots: tuple[Slot, ...] = ()
     fetches = [op for op in work.stage("decode").programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
-    ordered = [weights[str(op.read("weight"))] for op in fetches]
-    return tuple((w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in ordered)
+    for _, ops in groupby(fetches, key=lambda op: bool(op.get("over_rows"))):
+        ordered = [weights[str(op.read("weight"))] for op in ops]
+        strips = [(w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in ordered]
+        slots += lay_slots(strips, slot_bytes)
+    return slots
 
 
 def _looked_up(form: Form, passing: tuple[Slot, ...]) -> tuple[tuple[str, int, int, int], ...]:
