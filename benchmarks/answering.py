@@ -31,6 +31,8 @@ class Pack:
         self._session = api.run(folder)
         self._open_s = time.perf_counter() - started
         self._words: Iterator[int] = iter(())
+        # Of the last request, for a processor that rested just before a prompt takes longer over it.
+        self._settled = settled_read_bytes()
 
     def opened(self) -> dict[str, Any]:
         """Seconds and memory of the opening, by holder."""
@@ -44,7 +46,7 @@ class Pack:
         tokens = (tokens * -(-prompt // len(tokens)))[:prompt]
         self._session.engine.reset()
         request = Request(tuple(tokens), output, Sampling(temperature=0.0), (), ignore_end=True)
-        before = settled_read_bytes()
+        before = self._settled
         self._words = self._session.engine.generate(request, frozenset())
         first = next(self._words)
         timing = self._session.engine.timing
@@ -59,7 +61,8 @@ class Pack:
             ring.reset_stats()
         tokens = [next(self._words) for _ in range(number)]
         stats = None if ring is None else ring.stats()
-        read = settled_read_bytes() - before
+        self._settled = settled_read_bytes()
+        read = self._settled - before
         found = {"tokens": tokens, "step_s": engine.timing.step_s[known:], "read_bytes": read, "ring": stats}
         return {**found, **self.memory()}
 

@@ -130,11 +130,18 @@ def _unevenness(pieces: int, threads: int) -> float:
 
 
 def price_stage(
-    program: Program, prices: Prices, extents: tuple[tuple[Extent, int], ...], ring: RingForm | None = None
+    program: Program,
+    prices: Prices,
+    extents: tuple[tuple[Extent, int], ...],
+    ring: RingForm | None = None,
+    fills: int = 0,
 ) -> StageCost:
-    """The cost of replaying a program at each extent so many times."""
+    """The cost of replaying a program at each extent so many times; the ring is found empty at `fills` of them."""
     rates, knobs = prices.rates, ring or NO_RING
     total, ram, disk, multiply_adds = ZERO, 0.0, 0.0, 0.0
+    if ring is not None:
+        # Nothing can be computed before the first slot is there, and it comes with those read beside it.
+        total += rates.disk(fills * ring.in_flight * ring.slot_bytes, ring.slot_bytes, ring.in_flight)
     alone, binding = dict.fromkeys(RESOURCES, 0.0), dict.fromkeys(RESOURCES, 0.0)
     call = rates.over("call", 1)
     for extent, times in extents:

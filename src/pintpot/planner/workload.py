@@ -26,7 +26,7 @@ def price_stages(workload: Workload, form: Form, work: Work, prices: Prices) -> 
     prompt, output = lengths(workload)
     chunks = _chunks(prompt, form.chunk, workload.batch)
     steps = _steps(prompt, output, workload.batch)
-    prefill = price_stage(work.stage("prefill").program(form.chunk), prices, chunks, form.ring)
+    prefill = price_stage(work.stage("prefill").program(form.chunk), prices, chunks, form.ring, fills=1)
     decode = price_stage(work.stage("decode").program(workload.batch), prices, steps, form.ring)
     return prefill, decode
 
