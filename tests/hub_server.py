@@ -18,12 +18,16 @@ TOKEN = "hf_a_token_for_tests"
 
 @dataclass
 class Hub:
-    """`models`: folders by id; `private` ids want TOKEN; `broken`: bytes of a large file after which it hangs up."""
+    """`models`: folders by id; `private` ids want TOKEN. `broken`: bytes of a large file after which it hangs up;
+    `stalled`: after which it sends no more until `going_on` is set.
+    """
 
     models: dict[str, Path]
     private: frozenset[str] = frozenset()
     ranges: bool = True
     broken: int | None = None
+    stalled: int | None = None
+    going_on: threading.Event = field(default_factory=threading.Event)
     url: str = ""
     bytes_sent: int = 0
     requests: list[str] = field(default_factory=list)
@@ -65,7 +69,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if file and file[3].endswith((".safetensors", ".gguf")):
                 marks |= {"Location": f"{hub.url}/cdn/{model}/{file[3]}", "X-Linked-Size": str(len(data))}
                 return self._send(302, b"", body, {**marks, "X-Linked-ETag": marks["ETag"]})
-            return self._send_range(data, body, marks, cut=hub.broken if large else None)
+            return self._send_range(data, body, marks, cut=(hub.stalled or hub.broken) if large else None)
 
         def _refuse(self, status: int, code: str) -> None:
             self._send(status, b"", True, {"X-Error-Code": code})
@@ -89,6 +93,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(data[:cut])
                 hub.bytes_sent += len(data[:cut])
             if cut is not None and cut < len(data):
+                if body and hub.stalled is not None:
+                    self.wfile.flush()
+                    hub.going_on.wait(timeout=60)
                 self.close_connection = True
 
     return Handler

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,16 @@ def hub(models: dict[str, Path]) -> Iterator[Hub]:
         yield server
 
 
-def _run(hub: Hub, home: Path, model: str, *steps: str, **settings: str) -> list[dict[str, Any]]:
+def _environment(hub: Hub, home: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment = {
+    return {
         **kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(_SOURCE), "NO_PROXY": "127.0.0.1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **settings,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     }  # fmt: skip
+
+
+def _run(hub: Hub, home: Path, model: str, *steps: str, **settings: str) -> list[dict[str, Any]]:
+    environment = {**_environment(hub, home), **settings}
     command = [sys.executable, "-c", _PROGRAM, model, *steps]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -131,7 +136,7 @@ def test_a_server_without_ranges_is_refused_and_not_read_whole(models: dict[str,
 
 
 def test_a_download_goes_on_where_it_was_cut(tmp_path: Path) -> None:
-    folder = write_hf(tmp_path / "wide", Tiny(vocab=10_000, hidden=512, heads=4, kv_heads=2, tied=True))
+    folder = write_hf(tmp_path / "wide", _WIDE)
     size = (folder / "model.safetensors").stat().st_size
     cut = 15_000_000  # huggingface_hub keeps what came in whole pieces of 10 MiB
     assert cut < size < cut + 10 * 2**20
@@ -139,6 +144,79 @@ def test_a_download_goes_on_where_it_was_cut(tmp_path: Path) -> None:
         assert _run(hub, tmp_path, "org/wide", "download")[0]["kind"] == "hf"
         assert hub.bytes_sent < size + cut // 2
         assert [line for line in hub.requests if line.startswith("GET /cdn") and line.endswith("-")]
+
+
+_WIDE = Tiny(vocab=10_000, hidden=512, heads=4, kv_heads=2, tied=True)
+_PIECE = 10 * 2**20 - 2**16  # what is on the disk after the first 10 MiB: a little may wait in a buffer
+
+
+def _kill_in_the_middle(hub: Hub, home: Path, model: str) -> Path:
+    """Kill -9 a download once the hub has sent all that it will; what is left of the large file."""
+    hub.stalled = 13_000_000
+    command = [sys.executable, "-c", _PROGRAM, model, "download"]
+    process = subprocess.Popen(command, env=_environment(hub, home), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (left := [path for path in home.rglob("*.incomplete") if path.stat().st_size >= _PIECE]):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+        hub.going_on.set()
+        hub.stalled = None
+    hub.requests.clear()
+    return left[0]
+
+
+def _large_requests(hub: Hub) -> list[str]:
+    """The ranges that downloads asked for, without those that describing asks for."""
+    return [line.split()[2] if line.count(" ") > 1 else "" for line in hub.requests if _is_large(line)]
+
+
+def _is_large(line: str) -> bool:
+    return line.startswith("GET /cdn") and (line.endswith("-") or line.count(" ") == 1)
+
+
+def test_a_killed_download_goes_on_inside_the_file(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "wide", _WIDE)
+    source = (folder / "model.safetensors").read_bytes()
+    with serving(Hub({"org/wide": folder})) as hub:
+        left = _kill_in_the_middle(hub, tmp_path / "home", "org/wide")
+        had = left.stat().st_size
+        assert left.read_bytes() == source[:had]
+        before = hub.bytes_sent
+        found = _run(hub, tmp_path / "home", "org/wide", "download")[0]
+        assert _large_requests(hub) == [f"bytes={had}-"]
+        assert hub.bytes_sent - before < len(source) - had + 200_000
+        assert (Path(found["path"]) / "model.safetensors").read_bytes() == source
+        assert list(tmp_path.rglob("*.incomplete")) == []
+
+
+def test_a_file_that_changed_since_the_kill_starts_anew(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "wide", _WIDE)
+    with serving(Hub({"org/wide": folder})) as hub:
+        left = _kill_in_the_middle(hub, tmp_path / "home", "org/wide")
+        changed = bytearray((folder / "model.safetensors").read_bytes())
+        changed[-8:] = bytes(8)
+        (folder / "model.safetensors").write_bytes(changed)
+        found = _run(hub, tmp_path / "home", "org/wide", "download")[0]
+        assert _large_requests(hub) == [""]
+        assert (Path(found["path"]) / "model.safetensors").read_bytes() == changed
+        assert not left.exists()
+
+
+def test_what_was_kept_is_checked_before_it_counts(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "wide", _WIDE)
+    source = (folder / "model.safetensors").read_bytes()
+    with serving(Hub({"org/wide": folder})) as hub:
+        left = _kill_in_the_middle(hub, tmp_path / "home", "org/wide")
+        had = left.stat().st_size
+        left.write_bytes(bytes(had))
+        found = _run(hub, tmp_path / "home", "org/wide", "download")[0]
+        assert _large_requests(hub) == [f"bytes={had}-", ""]
+        assert (Path(found["path"]) / "model.safetensors").read_bytes() == source
 
 
 def test_files_that_were_finished_are_not_fetched_again(hub: Hub, models: dict[str, Path], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pintpot.model.hub_files import (
     mapped,
     remember_commit,
 )
+from pintpot.model.hub_partial import fetch_large, partial_bytes
 from pintpot.model.read import describe, describe_folder, describe_gguf
 from pintpot.model.spec import Model, Source
 from pintpot.units import format_bytes
@@ -121,8 +122,8 @@ def _root(path: Path, name: str) -> Path:
 
 def download(model: Model) -> Model:
     """Fetch the files of a model whose Source.kind is "hub" through huggingface_hub, with its progress bars; any other
-    model comes back as it is. Returns the model as it lies in the cache. A cut connection goes on where it was, and a
-    second call fetches only the files that the first did not finish.
+    model comes back as it is. Returns the model as it lies in the cache. A cut connection goes on where it was, and so
+    does a second call, in the middle of a file where the first one was killed there.
 
     Raises DiskTooSmall before the first byte where the cache's disk has no room, BadInput where the hub fails.
     """
@@ -134,7 +135,8 @@ def download(model: Model) -> Model:
     lacking = [name for name in model.source.files if cached(repo, name, revision) is None]
     numbers = {number for number, name in enumerate(model.source.files) if name in lacking}
     weights = (weight for part in model.parts for weight in part.weights())
-    num_bytes = sum(weight.num_bytes for weight in weights if weight.file in numbers)
+    there = sum(partial_bytes(repo, name) for name in lacking)
+    num_bytes = max(0, sum(weight.num_bytes for weight in weights if weight.file in numbers) - there)
     place = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
     room = f"{repo}: {format_bytes(num_bytes)} are to be fetched, {format_bytes(free)} are free at {place}"
@@ -142,8 +144,10 @@ def download(model: Model) -> Model:
     small = () if model.source.files[0].endswith(".gguf") else _SMALL_FILES
     for name in small:
         fetch_if_there(repo, name, revision)
-    for name in (*_tokenizer_files(model), *model.source.files):
+    for name in _tokenizer_files(model):
         fetch(repo, name, revision)
+    for name in model.source.files:
+        fetch_large(repo, name, revision)
     local = _local(model)
     if local is None:
         raise BadInput(f"{repo}: fetched, but not in the cache at {place}")
