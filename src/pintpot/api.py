@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pintpot.errors import UsageError, need
+from pintpot.errors import BadPack, NewerPack, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
 from pintpot.model.spec import Model
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pintpot.proof.proof import Proof
     from pintpot.runtime.session import Session
 
+_log = logging.getLogger(__name__)
 Progress = Callable[[float, str], None]
 """Told how much is done, 0 to 1, and what is being done."""
 
@@ -112,13 +114,18 @@ def pack(
 
     described = _local(model if isinstance(model, Model) else describe(model))
     made = plan or _plan(described, asked, progress)
-    if folder is None:
-        folder = _place(described, asked) if plan is None else _kept_place(described, made)
-    return pack_apart(described, made, Path(folder), progress)
+    if folder is not None:
+        return pack_apart(described, made, Path(folder), progress)
+    return _keep(described, made, _place(described, asked) if plan is None else _kept_place(described, made), progress)
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
-    """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session."""
+    """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
+
+    Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
+    refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
+    the model packs it again.
+    """
     from pintpot.packer.pack import is_pack
 
     threads = asked.get("threads")
@@ -126,7 +133,13 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
         asked.pop("threads", None)
         need(not any(asked.values()), "a pack has its plan; these options belong to a model", UsageError)
         return _open(Path(model_or_pack), threads, progress)
-    return _open(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
+    try:
+        return _open(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
+    except NewerPack:
+        raise
+    except BadPack as error:
+        _log.warning("%s; it is packed again", error)
+    return _open(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress)
 
 
 def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session:
@@ -135,14 +148,14 @@ def _open(folder: Path, threads: int | None, progress: Progress | None) -> Sessi
     return open_session(folder, this_machine(progress=progress), threads=threads, progress=progress)
 
 
-def _apart(model: str, asked: dict[str, Any], progress: Progress | None) -> str:
+def _apart(model: str, asked: dict[str, Any], progress: Progress | None, again: bool = False) -> str:
     """The folder of the pack that answers a question; what planning and packing take does not stay in this process."""
     from pintpot.packer.apart import apart
 
     if isinstance(asked.get("machine"), Machine):
-        return str(_kept(model, asked, progress))
+        return str(_kept(model, asked, progress, again))
     named = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
-    answer = apart("pintpot.api", {"model": model, "asked": named}, progress, _import_runtime)
+    answer = apart("pintpot.api", {"model": model, "asked": named, "again": again}, progress, _import_runtime)
     return str(answer["folder"])
 
 
@@ -150,13 +163,27 @@ def _import_runtime() -> None:
     import pintpot.runtime.opening  # noqa: F401
 
 
-def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None = None) -> Path:
-    """Find the kept pack of a question, or plan and pack."""
+def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None, again: bool) -> Path:
+    """Find the kept pack of a question, or plan and pack, which is also done `again` where that pack is damaged."""
+    from pintpot.packer.shelf import clear_damaged
+
     described = _local(describe(model))
-    folder = _found(described, asked)
+    folder = None if again else _found(described, asked)
     if folder is None:
-        folder = pack(described, _plan(described, asked, progress), _place(described, asked), progress=progress)
+        made, folder = _plan(described, asked, progress), _place(described, asked)
+        if again:
+            clear_damaged(folder)
+        folder = _keep(described, made, folder, progress)
     return folder
+
+
+def _keep(model: Model, made: Plan, folder: Path, progress: Progress | None) -> Path:
+    from pintpot.packer.apart import pack_apart
+    from pintpot.packer.shelf import forget_damage
+
+    packed = pack_apart(model, made, folder, progress)
+    forget_damage(packed)
+    return packed
 
 
 def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progress | None = None, **how: Any) -> Proof:
@@ -216,19 +243,19 @@ def _kept_place(model: Model, made: Plan) -> Path:
 
 
 def _found(model: Model, asked: dict[str, Any]) -> Path | None:
-    """The kept pack of this question, unless it would no longer fit what is free."""
+    """The kept pack of this question, unless it would no longer fit what is free. Raises BadPack for a damaged one."""
     from pintpot.packer.manifest import read_manifest
-    from pintpot.packer.pack import is_pack
+    from pintpot.packer.shelf import found_whole
 
     folder = _place(model, asked)
-    if not is_pack(folder):
+    if not found_whole(folder):
         return None
     manifest, _ = read_manifest(folder)
     return folder if manifest.plan.cost.memory_high <= attainable_bytes() else None
 
 
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    return {"folder": str(_kept(request["model"], request["asked"], progress))}
+    return {"folder": str(_kept(request["model"], request["asked"], progress, request["again"]))}
 
 
 if __name__ == "__main__":

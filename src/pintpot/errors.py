@@ -9,7 +9,8 @@ PintpotError
 ├── BadInput                exit 4   a file, folder or value from outside is not what it should be
 │   ├── BadFile                      truncated, inconsistent or hostile
 │   ├── UnsupportedModel             an architecture, tokenizer or format without a home here
-│   └── BadPack                      changed, incomplete, or of a newer format
+│   └── BadPack                      changed or incomplete
+│       └── NewerPack                of a format that only a newer version reads
 ├── PromiseBroken           exit 1   measured against promised, and it did not hold
 ├── NotApplicable                    a technique's reason for not applying (planning catches it)
 └── Interrupted             exit 130 the person pressed Ctrl-C
@@ -66,6 +67,10 @@ class UnsupportedModel(BadInput):
 
 class BadPack(BadInput):
     """A pack was changed, is incomplete, or has a newer format."""
+
+
+class NewerPack(BadPack):
+    """A pack that is whole, and of a format that only a newer version reads."""
 
 
 class PromiseBroken(PintpotError):

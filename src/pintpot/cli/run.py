@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 
 from pintpot.cli.options import COUNT, common, example, planning
 from pintpot.cli.terminal import Terminal
-from pintpot.errors import BadInput, Interrupted, UsageError, need
+from pintpot.errors import BadInput, BadPack, Interrupted, UsageError, need
 
 if TYPE_CHECKING:
     from pintpot.runtime.session import Session
@@ -74,15 +75,13 @@ def run_command(
     prompt = _prompt(text, prompt_file)
     need(prompt is not None or not (terminal.as_json or raw), "--json and --raw need a prompt: -p TEXT", UsageError)
     answer = _answering(speaking, raw, system)
-    with _open(terminal, model_or_pack, asked) as session:
-        for note in session.notes:
-            terminal.say(f"pintpot: {note}")
-        if prompt is None:
-            from pintpot.cli.talk import converse
+    if prompt is not None:
+        return _ask(terminal, model_or_pack, asked, lambda session: answer(session, prompt))
+    from pintpot.cli.talk import converse
 
-            converse(session, terminal, answer)
-            return 0
-        return _once(session, terminal, answer(session, prompt))
+    with _open(terminal, model_or_pack, asked) as session:
+        converse(session, terminal, answer)
+    return 0
 
 
 Answer = Callable[["Session", str], Iterator[str]]
@@ -104,11 +103,34 @@ def _answering(speaking: dict[str, Any], raw: bool, system: str | None) -> Answe
     return lambda session, prompt: session.chat(prompt, system=system, **shared)
 
 
-def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Session:
+@contextmanager
+def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Iterator[Session]:
     import pintpot
 
     with terminal.progress() as progress:
-        return pintpot.run(model_or_pack, progress=progress, **asked)
+        opened = pintpot.run(model_or_pack, progress=progress, **asked)
+    with opened as session:
+        for note in session.notes:
+            terminal.say(f"pintpot: {note}")
+        yield session
+
+
+def _ask(
+    terminal: Terminal,
+    model_or_pack: str,
+    asked: dict[str, Any],
+    answer: Callable[[Session], Iterator[str]],
+    last: bool = False,
+) -> int:
+    """One answer. Where the first pass over a kept pack finds it damaged, it is opened again, which packs it anew."""
+    with _open(terminal, model_or_pack, asked) as session:
+        try:
+            return _once(session, terminal, answer(session))
+        except BadPack:
+            was_named = session.folder == Path(model_or_pack).resolve()
+            if last or was_named or session.summary().num_tokens:
+                raise
+    return _ask(terminal, model_or_pack, asked, answer, last=True)
 
 
 def _once(session: Session, terminal: Terminal, pieces: Iterator[str]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pintpot.errors import BadInput, BadPack, need
+from pintpot.errors import BadInput, BadPack, NewerPack, need
 from pintpot.model.spec import Source, TokenizerInfo
 from pintpot.packer.checks import crc32c_of_file
 from pintpot.packer.layout import Resident
@@ -137,7 +137,9 @@ def read_raw(folder: Path) -> dict[str, Any]:
     need(isinstance(data, dict) and "pintpot_pack" in data, f"{folder} is no pack", BadPack)
     version = data["pintpot_pack"]
     newer = isinstance(version, int) and version > VERSION
-    need(not newer, f"{folder} has pack format {version}, this pintpot reads up to {VERSION}; update pintpot", BadPack)
+    need(
+        not newer, f"{folder} has pack format {version}, this pintpot reads up to {VERSION}; update pintpot", NewerPack
+    )
     need(version == VERSION, f"{folder} has pack format {version!r}, this pintpot reads {VERSION}", BadPack)
     return dict(data)
 

@@ -33,6 +33,8 @@ from pintpot.planner.plan import Plan
 BESIDE_BYTES = 48 << 20
 """Room asked for the tokenizer and the manifest beside the weights."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+OWN_FILES = (MANIFEST, WEIGHTS, *TOKENIZER_FILES)
+"""All that a packer puts into a folder."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -83,10 +85,9 @@ def _refuse_other(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     need(folder.is_dir(), f"{folder} exists and is no folder; name another", UsageError)
-    ours = (MANIFEST, WEIGHTS, *TOKENIZER_FILES)
     found = sorted(path.name for path in folder.iterdir())
     need(not found or is_pack(folder), f"{folder} exists and is no pack; name another folder", UsageError)
-    others = ", ".join(name for name in found if name not in ours)
+    others = ", ".join(name for name in found if name not in OWN_FILES)
     need(not others, f"{folder} holds {others}, which would be lost; name another folder", UsageError)
 
 

@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pintpot.errors import BadInput, UsageError, need
+from pintpot.errors import BadInput, BadPack, UsageError, need
 from pintpot.meter.home import home
 from pintpot.packer.draft import discard, is_draft, sweep
 from pintpot.packer.manifest import read_raw
-from pintpot.packer.pack import is_pack
+from pintpot.packer.pack import OWN_FILES, is_pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,45 @@ def remove_pack(name: str) -> Path:
         names = ", ".join(kept.folder.name for kept in kept_packs()) or "none are kept"
         raise UsageError(f"no pack is kept under the name {name!r}; there are: {names}")
     discard(folder)
+    forget_damage(folder)
     sweep(shelf())
     return folder
+
+
+def note_damage(folder: Path, why: str) -> None:
+    """Remember of a kept pack that its bytes were changed, for the next start that looks for it."""
+    if folder.parent == shelf().resolve():
+        # A home that cannot be written only means that the damage is found once more.
+        with suppress(OSError):
+            _note(folder).write_text(why, encoding="utf-8")
+
+
+def forget_damage(folder: Path) -> None:
+    """The folder holds another pack now, or none."""
+    _note(folder).unlink(missing_ok=True)
+
+
+def found_whole(folder: Path) -> bool:
+    """Whether a kept pack is there. Raises BadPack where it is known to be damaged."""
+    if not folder.exists():
+        return False
+    if _note(folder).exists():
+        raise BadPack(_note(folder).read_text(encoding="utf-8"))
+    need(is_pack(folder), f"{folder} is no pack any more", BadPack)
+    return True
+
+
+def clear_damaged(folder: Path) -> None:
+    """Make room for a pack in the place of a damaged one. Raises InUse, UsageError where other files lie in there."""
+    if folder.is_dir():
+        others = ", ".join(sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES))
+        need(not others, f"{folder} holds {others}, which would be lost; take them out", UsageError)
+        discard(folder)
+    forget_damage(folder)
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.damaged")
 
 
 def _kept(folder: Path) -> Kept | None:

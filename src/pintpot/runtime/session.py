@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pintpot.errors import BadPack
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.tokens import Message, StopMatcher, TextStream, Tokenizer, conversation, encode_chat
+from pintpot.packer.shelf import note_damage
 from pintpot.planner.plan import Plan
 from pintpot.runtime.request import Request, Sampling
 from pintpot.units import format_bytes, format_rate, format_seconds
@@ -144,7 +146,16 @@ class Session:
         self._messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
 
     def _answer(self, request: Request) -> Iterator[str]:
-        return self._pieces(request, self.engine.generate(request, frozenset(self.tokenizer.eos_ids)))
+        tokens = self.engine.generate(request, frozenset(self.tokenizer.eos_ids))
+        return self._pieces(request, self._noting_damage(tokens))
+
+    def _noting_damage(self, tokens: Iterator[int]) -> Iterator[int]:
+        """The tokens. What streams is checked when it is first read, which may be in the middle of an answer."""
+        try:
+            yield from tokens
+        except BadPack as error:
+            note_damage(self.folder, str(error))
+            raise
 
     def _pieces(self, request: Request, tokens: Iterator[int]) -> Iterator[str]:
         started = time.perf_counter()
