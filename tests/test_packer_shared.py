@@ -116,7 +116,7 @@ def test_two_processes_pack_the_same_at_once(source: Path, tmp_path: Path) -> No
         assert [line(one), line(two)] == ["packed", "packed"]
     assert list(tmp_path.iterdir()) == [folder]
     with opened(folder) as session:
-        assert len(list(session.engine.cached)) == 0
+        assert len(list(session.engine.sequences[0].cached)) == 0
 
 
 def test_a_pack_in_use_is_not_replaced_by_another_and_kept_for_the_same(source: Path, tmp_path: Path) -> None:

@@ -94,12 +94,12 @@ def test_a_long_prompt_comes_in_chunks_and_tells_how_far_it_is(session: Session)
 def test_the_cache_of_earlier_turns_is_kept(session: Session) -> None:
     first = "".join(session.chat("What is a pint?", sampling=GREEDY, max_tokens=8))
     assert session.engine.timing.prompt_tokens == session.summary().num_prompt_tokens
-    cached = list(session.engine.cached)
+    cached = list(session.engine.sequences[0].cached)
     "".join(session.chat("And a quart?", sampling=GREEDY, max_tokens=8))
     summary = session.summary()
     same = session.engine.timing.prompt_tokens
     assert same < summary.num_prompt_tokens - len(cached) // 2
-    assert session.engine.cached[: summary.num_prompt_tokens - same] == cached[: summary.num_prompt_tokens - same]
+    assert session.engine.sequences[0].cached[: summary.num_prompt_tokens - same] == cached[: summary.num_prompt_tokens - same]
     session.reset()
     assert "".join(session.chat("What is a pint?", sampling=GREEDY, max_tokens=8)) == first
     assert session.engine.timing.prompt_tokens == session.summary().num_prompt_tokens
@@ -211,7 +211,7 @@ def test_cancelling_in_the_middle_of_a_prompt(session: Session) -> None:
     session.engine.progress = told
     assert tokens(session, prompt, 8) == []
     session.engine.progress = None
-    assert len(session.engine.cached) == 64
+    assert len(session.engine.sequences[0].cached) == 64
     assert tokens(session, prompt, 8) == whole
     assert session.engine.timing.prompt_tokens == 160 - 64
 

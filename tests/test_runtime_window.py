@@ -51,7 +51,7 @@ def test_a_long_answer_is_that_of_the_mask_while_pages_are_given_back(source: Pa
             stage = "decode" if answer else "prefill"
             ours.append(session.engine.stage(stage).floats("logits")[0].copy())
             answer.append(token)
-        table = session.engine._table
+        table = session.engine.sequences[0].table
         pages = session.engine.stage("decode").program.shape("layers.0.k_cache")[0]
         assert pages < CONTEXT // 32
         assert table.pages.count(NO_PAGE) >= 6

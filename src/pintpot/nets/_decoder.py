@@ -37,7 +37,7 @@ class Shape:
 
 
 def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> Work:
-    """The work of a decoder: prefill of one sequence in chunks, decode of `workload.batch` sequences.
+    """The work of a decoder: prefill in chunks that sequences share, decode of `workload.batch` sequences.
 
     `config` has the key names of Hugging Face's config.json; which biases and norms exist is read from the form.
     """
@@ -45,18 +45,19 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> W
     pages = num_pages(form.cache, workload, form.chunk)
     weights = _weight_buffers(form.weights)
     window = form.cache.window or shape.window
-    prompt_chunks = -(-workload.prompt // form.chunk) * workload.batch
+    batch = workload.batch
+    prompt_chunks = -(-workload.prompt * batch // form.chunk)
 
-    def stage(name: str, tokens: int, sequences: int, repeats: int) -> Stage:
+    def stage(name: str, tokens: int, repeats: int) -> Stage:
         prefill = name == "prefill"
-        bounds = (("tokens", tokens), ("rows", sequences), ("sequences", sequences), ("context", workload.context))
+        bounds = (("tokens", tokens), ("rows", min(tokens, batch)), ("sequences", batch), ("context", workload.context))
         ops = _ops(shape, form.activation, window, form.cache.sinks, prefill)
         buffers = _joined(weights, _buffers(shape, form.cache, pages, prefill))
         program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
         return Stage(name, "language", (program,), (repeats, repeats))
 
-    prefill = stage("prefill", form.chunk, 1, prompt_chunks)
-    decode = stage("decode", workload.batch, workload.batch, workload.output)
+    prefill = stage("prefill", form.chunk, prompt_chunks)
+    decode = stage("decode", batch, workload.output)
     return Work((prefill, decode), key=(shape, form.cache, pages, form.chunk, workload))
 
 

@@ -1,11 +1,11 @@
-"""Drives the loops over a bound pack: one sequence, its page table, and what is in its cache."""
+"""Drives the scheduler's replays over a bound pack: sequences side by side, their pages, and what they have cached."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,56 +15,76 @@ from pintpot.errors import UsageError, need
 from pintpot.kernels.native.bind import Replay as BoundReplay
 from pintpot.planner.plan import Plan
 from pintpot.program.spec import Work
+from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
-from pintpot.runtime.loops import Replay, decode
-from pintpot.runtime.pages import NO_PAGE, PagePool, PageTable
-from pintpot.runtime.request import Request
-
-if TYPE_CHECKING:
-    from pintpot._native import Call
+from pintpot.runtime.pages import PagePool, PageTable
+from pintpot.runtime.request import Request, Sampling
+from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler
+from pintpot.runtime.sequence import Sequence
 
 
 @dataclass
 class Timing:
-    """What replays took: tokens and seconds of prompts, and of words after the first."""
+    """What replays took: tokens and seconds of prompts, and of words after the first, of all sequences together."""
 
     prompt_tokens: int = 0
     prompt_s: float = 0.0
     decode_tokens: int = 0
     decode_s: float = 0.0
-    step_s: list[float] = field(default_factory=list)
+    step_s: array[float] = field(default_factory=lambda: array("d"))
 
 
 class Engine:
-    """One sequence over an open pack. `cached` are the tokens whose keys and values the cache holds, in order.
+    """As many sequences over an open pack as its plan has in its batch; one is the same with a batch of 1.
 
-    `progress(done, total)` is told tokens of a prompt that takes more than one chunk. Only `cancel` may be called from
+    `progress(done, total)` is told tokens of prompts that take more than one replay. Only `cancel` may be called from
     another thread.
     """
 
     def __init__(self, plan: Plan, work: Work, stages: Stages) -> None:
         self.plan = plan
         self.context = plan.budget.workload.context
-        self.cached: list[int] = []
         self.timing = Timing()
         self.ended = ""
         self.progress: Callable[[int, int], None] | None = None
         slots = Slots()
         for step in plan.steps:
             step.install(slots)
-        pages = work.stage("prefill").programs[0].shape("layers.0.k_cache")[0]
-        self._table = PageTable(PagePool(pages, plan.form.cache.page_tokens), slots.cache_keep)
+        program = work.stage("prefill").programs[0]
+        pool = PagePool(program.shape("layers.0.k_cache")[0], plan.form.cache.page_tokens)
+        self.sequences = tuple(
+            Sequence(seat, PageTable(pool, slots.cache_keep), self.context) for seat in range(program.bound("sequences"))
+        )
         self._cancel = stages.cancel
         self._stages: Stages | None = stages
-        self._calls: dict[str, Call] = {stage: stages[stage].call(self.context) for stage in ("prefill", "decode")}
+        self._arguments = {stage: Arguments(stages[stage], self.context) for stage in ("prefill", "decode")}
+        self._scheduler: Scheduler | None = None
         self._turn = 0
 
     def generate(self, request: Request, end: frozenset[int]) -> Iterator[int]:
-        """Tokens one by one, the end token among them. What of the prompt is cached already is not computed again.
+        """The tokens of one answer, one by one, the end token among them: `generate_many` of one request."""
+        self.check(request)
+        return (drawn.token for drawn in self.generate_many((request,), end))
 
-        An answer that was under way is over with this. Raises UsageError for a prompt that leaves no room, DoesNotFit
-        and BadPack while it runs; the cache then holds what it held before the replay that failed.
+    def generate_many(self, requests: Iterable[Request], end: frozenset[int]) -> Iterator[Drawn]:
+        """Tokens of all answers as they come; `Drawn.index` numbers the requests.
+
+        Prompts are read first, several of them in one replay where it has room; then all that answer take a step
+        together. Of more requests than there are sequences each waits until one is free, and is asked for only then.
+        What of a prompt is cached already is not computed again. An answer that was under way is over with this. Raises
+        UsageError for a prompt that leaves no room (`check` tells before), DoesNotFit and BadPack while it runs; the
+        cache then holds what it held before the replay that failed.
         """
+        self._turn += 1
+        self._cancel.clear()
+        self.timing, self.ended = Timing(), "cancelled"
+        self._scheduler = Scheduler(
+            map(self._checked, requests), self.sequences, self.plan.form.chunk, self.context, end
+        )
+        return self._drawn(self._scheduler, self._turn)
+
+    def check(self, request: Request) -> None:
+        """Raise UsageError for a prompt that leaves no room for an answer."""
         count = len(request.tokens)
         need(
             count < self.context,
@@ -72,31 +92,27 @@ class Engine:
             f"shorten it, or plan with a larger --context",
             UsageError,
         )
-        self._turn += 1
-        self._cancel.clear()
-        self.timing, self.ended = Timing(), "cancelled"
-        return self._tokens(request, frozenset() if request.ignore_end else end, self._turn)
 
-    def _tokens(self, request: Request, end: frozenset[int], turn: int) -> Iterator[int]:
+    def leave(self, index: int) -> None:
+        """End the answer to request `index` early, between two tokens; its place goes to the next request."""
+        if self._scheduler is not None:
+            self._scheduler.leave(index)
+
+    def _checked(self, request: Request) -> Request:
+        self.check(request)
+        return request
+
+    def _drawn(self, scheduler: Scheduler, turn: int) -> Iterator[Drawn]:
         self._check_turn(turn)
-        known = self._reuse(request.tokens)
-        loop = decode(request.tokens[known:], known, self.context, self.plan.form.chunk, request.max_tokens, end)
-        history = list(request.tokens)
-        try:
-            replay = next(loop)
-            while True:
-                token = self._replay(replay, request, history)
-                if token is None:
-                    return
-                if replay.last:
-                    history.append(token)
-                    yield token
-                    self._check_turn(turn)
-                elif self.progress is not None:
-                    self.progress(replay.position + len(replay.tokens), len(request.tokens))
-                replay = loop.send(token)
-        except StopIteration as stop:
-            self.ended = str(stop.value)
+        while (replay := scheduler.next()) is not None:
+            tokens = self._replay(replay, scheduler)
+            if tokens is None:
+                self.ended = "cancelled"
+                return
+            for drawn in scheduler.drew(replay, tokens):
+                self.ended = drawn.ended or self.ended
+                yield drawn
+                self._check_turn(turn)
 
     def _check_turn(self, turn: int) -> None:
         need(turn == self._turn, "another answer has begun since, or the session was closed", UsageError)
@@ -120,89 +136,61 @@ class Engine:
         need(len(tokens) <= self.context, f"{len(tokens)} tokens do not fit a context of {self.context}", UsageError)
         self._turn += 1
         self._cancel.clear()
-        self._forget(0)
-        bound, call, chunk = self.stage("prefill"), self._calls["prefill"], self.plan.form.chunk
+        self.reset()
+        bound, arguments, chunk = self.stage("prefill"), self._arguments["prefill"], self.plan.form.chunk
         final = next(str(op.read("x")) for op in bound.program.ops if op.kind == "select")
+        sequence = self.sequences[0]
+        sequence.begin(np.array(tokens, np.int32))
+        text = Answer(0, sequence, Sampling(), len(tokens), 1, frozenset())
         for first in range(0, len(tokens), chunk):
-            replay = Replay("prefill", tokens[first : first + chunk], first, last=False)
-            self._fill(call, replay, self._table.extend(first, first + len(replay.tokens)))
-            bound.run(call)
-            yield bound.floats(final)[: len(replay.tokens)]
-        self._forget(0)
+            part = Part(text, first, min(len(tokens), first + chunk), last=False)
+            sequence.table.extend(part.first, part.stop)
+            arguments.fill((part,))
+            bound.run(arguments.call)
+            yield bound.floats(final)[: part.stop - part.first]
+        self.reset()
 
     def cancel(self) -> None:
-        """End the answer under way; may be called from a signal handler or another thread."""
+        """End the answers under way; may be called from a signal handler or another thread."""
         self._cancel.set()
 
     def reset(self) -> None:
         """Forget everything that is cached."""
-        self._forget(0)
+        for sequence in self.sequences:
+            sequence.forget(0)
 
-    def _reuse(self, tokens: tuple[int, ...]) -> int:
-        """Positions at the start of the prompt whose cache can stay; at least one token is always computed."""
-        same = 0
-        for known, asked in zip(self.cached, tokens[:-1], strict=False):
-            if known != asked:
-                break
-            same += 1
-        if same < len(self.cached) and NO_PAGE in self._table.pages:
-            # A window let pages go that an earlier position would see.
-            same = 0
-        self._forget(same)
-        return same
-
-    def _forget(self, position: int) -> None:
-        self._table.truncate(position)
-        del self.cached[position:]
-
-    def _replay(self, replay: Replay, request: Request, history: list[int]) -> int | None:
+    def _replay(self, replay: Replay, scheduler: Scheduler) -> list[int] | None:
         """Replay one stage; None when it was cancelled. The cache then holds what it held before."""
-        bound, call = self.stage(replay.stage), self._calls[replay.stage]
-        count = len(replay.tokens)
-        pages = self._table.extend(replay.position, replay.position + count)
-        self._fill(call, replay, pages)
-        self._fill_sampling(call, request, history, replay.position + count)
-        started = time.perf_counter()
+        bound, arguments = self.stage(replay.stage), self._arguments[replay.stage]
         done = False
         try:
-            done = bound.run(call)
+            for part in replay.parts:
+                part.answer.sequence.table.extend(part.first, part.stop)
+            num_rows = arguments.fill(replay.parts)
+            started = time.perf_counter()
+            done = bound.run(arguments.call)
+            seconds = time.perf_counter() - started
         finally:
-            if done:
-                self.cached += replay.tokens
-            else:
-                self._forget(min(len(self.cached), replay.position))
-        self._note(replay, time.perf_counter() - started)
-        return self._token(bound) if done else None
+            for part in replay.parts:
+                if done:
+                    part.answer.sequence.num_cached = part.stop
+                else:
+                    part.answer.sequence.forget(part.first)
+        self._note(replay.stage, arguments.call.num_tokens, seconds)
+        if not done:
+            return None
+        if replay.stage == "prefill" and self.progress is not None:
+            read, total = scheduler.progress()
+            if read < total:
+                self.progress(read, total)
+        tokens: list[int] = bound.integers("next")[:num_rows].tolist()
+        return tokens
 
-    def _fill(self, call: Call, replay: Replay, pages: list[int]) -> None:
-        count = len(replay.tokens)
-        call.num_tokens, call.num_rows, call.num_sequences = count, int(replay.last), 1
-        call.tokens[:count] = replay.tokens
-        call.positions[:count] = np.arange(replay.position, replay.position + count, dtype=np.int32)
-        call.sequence[:count] = 0
-        call.rows[0] = count - 1
-        call.pages[0, : len(pages)] = pages
-
-    def _fill_sampling(self, call: Call, request: Request, history: list[int], counter: int) -> None:
-        how = request.sampling
-        call.temperature[0], call.top_k[0], call.top_p[0] = how.temperature, how.top_k, how.top_p
-        call.min_p[0], call.penalty[0] = how.min_p, how.repetition_penalty
-        call.seed[0], call.counter[0] = how.seed, counter
-        call.history_length[0] = 0
-        if how.repetition_penalty != 1.0:
-            recent = history[-self.context :]
-            call.history[0, : len(recent)] = recent
-            call.history_length[0] = len(recent)
-
-    def _note(self, replay: Replay, seconds: float) -> None:
-        if replay.stage == "prefill":
-            self.timing.prompt_tokens += len(replay.tokens)
+    def _note(self, stage: str, num_tokens: int, seconds: float) -> None:
+        if stage == "prefill":
+            self.timing.prompt_tokens += num_tokens
             self.timing.prompt_s += seconds
         else:
-            self.timing.decode_tokens += 1
+            self.timing.decode_tokens += num_tokens
             self.timing.decode_s += seconds
             self.timing.step_s.append(seconds)
-
-    @staticmethod
-    def _token(bound: BoundReplay) -> int:
-        return int(bound.integers("next")[0])
