@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from packing import BLOCKS, EXACT, INT8, STREAMED, opened, pack_of
-from test_runtime import counted
 from tiny import Tiny, write_hf
 
 from pintpot.contract.step import Step
-from pintpot.errors import UsageError
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.session import Session
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
@@ -68,7 +65,9 @@ def alone(session: Session, asked: Iterable[Request]) -> list[list[int]]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("form", FORMS)
-def test_each_sequence_gets_the_tokens_that_it_gets_alone(form: str, threads: int, source: Path, tmp_path: Path) -> None:
+def test_each_sequence_gets_the_tokens_that_it_gets_alone(
+    form: str, threads: int, source: Path, tmp_path: Path
+) -> None:
     asked = requests(16, 150)
     with opened(pack_of(source, tmp_path / "one", FORMS[form], context=CONTEXT), threads=threads) as session:
         wanted = alone(session, asked)

@@ -99,7 +99,8 @@ def test_the_cache_of_earlier_turns_is_kept(session: Session) -> None:
     summary = session.summary()
     same = session.engine.timing.prompt_tokens
     assert same < summary.num_prompt_tokens - len(cached) // 2
-    assert session.engine.sequences[0].cached[: summary.num_prompt_tokens - same] == cached[: summary.num_prompt_tokens - same]
+    kept = summary.num_prompt_tokens - same
+    assert session.engine.sequences[0].cached[:kept] == cached[:kept]
     session.reset()
     assert "".join(session.chat("What is a pint?", sampling=GREEDY, max_tokens=8)) == first
     assert session.engine.timing.prompt_tokens == session.summary().num_prompt_tokens

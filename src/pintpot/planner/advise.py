@@ -70,7 +70,7 @@ def _nearest(search: Search) -> str:
         return f"the least degradation to be had is {least:.3g} nats, the limit is {budget.degradation:g}"
     reasons = []
     if budget.first_token_s is not None:
-        least = min(d.stages[0].seconds.high for d in made) / budget.workload.batch
+        least = min(d.stages[0].seconds.high for d in made)
         reasons.append(f"the first token takes {least:.3g} s at least, the limit is {budget.first_token_s:g}")
     if budget.per_token_s is not None:
         least = min(d.stages[1].seconds.high / d.stages[1].replays for d in made)

@@ -10,6 +10,7 @@ from pintpot.errors import DoesNotFit
 from pintpot.planner.assess import Bench, Draft
 from pintpot.planner.cost import Span
 from pintpot.planner.plan import Plan
+from pintpot.planner.workload import chunks_with_logits
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.units import format_bytes
 
@@ -90,10 +91,11 @@ def _placing(made: Draft, ring: Streamed) -> Placing:
     without_logits = streamed * (1 - made.logit_bytes / weights.passing_bytes) - weights.largest_strip_bytes
     whole, part = _disk(made, ring, streamed), _disk(made, ring, without_logits)
     batch = decode.tokens // decode.replays
+    with_logits = chunks_with_logits(prefill.tokens // batch, made.form.chunk, batch)
     return Placing(
         made,
         ring,
-        Span.largest(prefill.seconds, whole * batch + part * (prefill.replays - batch)),
+        Span.largest(prefill.seconds, whole * with_logits + part * (prefill.replays - with_logits)),
         Span.largest(decode.seconds, whole * decode.replays),
     )
 

@@ -71,8 +71,8 @@ class StageCost:
 class Cost:
     """Everything a plan promises but quality: memory by holder, stages, opening and packing.
 
-    The stages are those of the whole workload: the prompts of all sequences one after the other, then their answers
-    side by side.
+    The stages are those of the whole workload: the prompts of all sequences in shared chunks, then their answers side
+    by side.
     """
 
     holders: tuple[Holder, ...]
@@ -93,14 +93,9 @@ class Cost:
         return next(stage for stage in self.stages if stage.name == name)
 
     @property
-    def num_sequences(self) -> int:
-        decode = self.stage("decode")
-        return decode.tokens // decode.replays
-
-    @property
     def first_token_s(self) -> Span:
-        """From one prompt's arrival to its first word, the pack being open."""
-        return self.stage("prefill").seconds * (1 / self.num_sequences)
+        """From the arrival of all prompts to the first word of every answer, the pack being open."""
+        return self.stage("prefill").seconds
 
     @property
     def per_token_s(self) -> Span:

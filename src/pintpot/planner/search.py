@@ -75,7 +75,7 @@ class Search:
         except TooLarge:
             return None
         prefill_s, decode_s = placing.prefill_s, placing.decode_s
-        if budget.first_token_s is not None and prefill_s.high > budget.first_token_s * budget.workload.batch:
+        if budget.first_token_s is not None and prefill_s.high > budget.first_token_s:
             return None
         if budget.per_token_s is not None and decode_s.high > budget.per_token_s * made.stages[1].replays:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import lru_cache
+from typing import NamedTuple
 
 from pintpot.budget import Workload
 from pintpot.contract.form import Form
@@ -22,7 +23,7 @@ def lengths(workload: Workload) -> tuple[int, int]:
 
 
 def price_stages(workload: Workload, form: Form, work: Work, prices: Prices) -> tuple[StageCost, StageCost]:
-    """Prefill of each sequence's prompt in chunks; decode of all side by side, at the middle of the answer."""
+    """Prefill of all prompts in chunks that they share; decode of all side by side, at the middle of the answer."""
     prompt, output = lengths(workload)
     chunks = _chunks(prompt, form.chunk, workload.batch)
     steps = _steps(prompt, output, workload.batch)
@@ -45,13 +46,41 @@ def pack_bytes(form: Form) -> int:
     return round(form.weight_bytes * 1.002) + 8_000_000
 
 
+class _Chunk(NamedTuple):
+    """What a chunk holds: tokens, prompts that end in it, and prompts of which it has a part."""
+
+    tokens: int
+    rows: int
+    sequences: int
+
+
 @lru_cache(maxsize=64)
 def _chunks(prompt: int, chunk: int, batch: int) -> tuple[tuple[Extent, int], ...]:
-    """The chunks of every sequence's prompt; logits are wanted of the last alone."""
-    before, last = divmod(prompt - 1, chunk)
-    # Attention's cost is linear in the context, so the chunks before the last are priced at their mean.
-    whole = ((Extent(chunk, rows=0, context=chunk * (before - 1) // 2), before * batch),) if before else ()
-    return (*whole, (Extent(last + 1, context=chunk * before), batch))
+    """The chunks that the prompts of all sequences, one after the other, are cut into; logits are wanted at their ends.
+
+    Attention's cost is linear in the context, so chunks that are else alike are priced at their mean.
+    """
+    total = prompt * batch
+    alike: dict[_Chunk, list[float]] = {}
+    for first in range(0, total, chunk):
+        stop = min(first + chunk, total)
+        ends = stop // prompt - first // prompt
+        what = _Chunk(stop - first, ends, (stop - 1) // prompt - first // prompt + 1)
+        alike.setdefault(what, []).append(_context(first, stop, prompt, what))
+    return tuple((Extent(*what, context=round(sum(seen) / len(seen))), len(seen)) for what, seen in alike.items())
+
+
+def _context(first: int, stop: int, prompt: int, what: _Chunk) -> float:
+    """Positions before its parts, were they all as long, such that its tokens see as much in the mean."""
+    whole, rest = divmod(stop, prompt)
+    skipped, begun = divmod(first, prompt)
+    positions = (whole - skipped) * prompt * (prompt - 1) / 2 + rest * (rest - 1) / 2 - begun * (begun - 1) / 2
+    return positions / what.tokens - (what.tokens / what.sequences - 1) / 2
+
+
+def chunks_with_logits(prompt: int, chunk: int, batch: int) -> int:
+    """How many of the chunks of `batch` prompts hold the end of one."""
+    return sum(times for extent, times in _chunks(prompt, chunk, batch) if extent.rows)
 
 
 @lru_cache(maxsize=64)

@@ -20,8 +20,9 @@ class Arguments:
     def __init__(self, bound: BoundReplay, context: int) -> None:
         self.call = call = bound.call(context)
         self._context = context
-        self._tokens, self._positions, self._sequence, self._rows = call.tokens, call.positions, call.sequence, call.rows
-        self._pages, self._counter, self._temperature = call.pages, call.counter, call.temperature
+        self._tokens, self._positions, self._sequence = call.tokens, call.positions, call.sequence
+        self._rows, self._pages = call.rows, call.pages
+        self._counter, self._temperature = call.counter, call.temperature
         self._top_k, self._top_p, self._min_p = call.top_k, call.top_p, call.min_p
         self._penalty, self._seed = call.penalty, call.seed
         self._history, self._history_length = call.history, call.history_length

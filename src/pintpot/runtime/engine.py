@@ -52,9 +52,8 @@ class Engine:
             step.install(slots)
         program = work.stage("prefill").programs[0]
         pool = PagePool(program.shape("layers.0.k_cache")[0], plan.form.cache.page_tokens)
-        self.sequences = tuple(
-            Sequence(seat, PageTable(pool, slots.cache_keep), self.context) for seat in range(program.bound("sequences"))
-        )
+        tables = [PageTable(pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
+        self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
         self._cancel = stages.cancel
         self._stages: Stages | None = stages
         self._arguments = {stage: Arguments(stages[stage], self.context) for stage in ("prefill", "decode")}

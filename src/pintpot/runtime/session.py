@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from pintpot.errors import BadPack
 from pintpot.meter.memory import peak_bytes
-from pintpot.model.tokens import Message, StopMatcher, TextStream, Tokenizer, conversation, encode_chat
+from pintpot.model.tokens import Message, Tokenizer, conversation, encode_chat
 from pintpot.packer.shelf import note_damage
 from pintpot.planner.plan import Plan
+from pintpot.runtime.answers import Answers, Piece, Samplings, each
 from pintpot.runtime.request import Request, Sampling
 from pintpot.units import format_bytes, format_rate, format_seconds
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Promised and measured, of the last answer. Speeds in tokens per second; 0 where nothing was measured."""
+    """Promised and measured, of the last answer, or of the answers that were last given side by side.
+
+    Speeds in tokens per second, of all sequences together; 0 where nothing was measured. `promised_sequences` is the
+    plan's batch, which its decode speed is promised for, `num_sequences` how many took part in a step, in the mean.
+    """
 
     promised_memory_bytes: int
     memory_bytes: int
@@ -37,18 +41,23 @@ class Summary:
     num_prompt_tokens: int
     num_tokens: int
     ended: str
+    promised_sequences: int = 1
+    num_sequences: float = 1.0
 
     def __str__(self) -> str:
+        several, of = "", ""
+        if self.promised_sequences > 1:
+            several, of = f" with {self.num_sequences:.3g} sequences a step", f" with {self.promised_sequences}"
         return (
             f"memory {format_bytes(self.memory_bytes)} of {format_bytes(self.promised_memory_bytes)} promised; "
             f"first word after {format_seconds(self.first_token_s)}; "
-            f"decode {format_rate(self.decode_tokens_per_s, 'tok/s')} "
-            f"({self.promised_decode_low:.3g} to {self.promised_decode_high:.3g} promised)"
+            f"decode {format_rate(self.decode_tokens_per_s, 'tok/s')}{several} "
+            f"({self.promised_decode_low:.3g} to {self.promised_decode_high:.3g} promised{of})"
         )
 
 
 class Session:
-    """One conversation over an open pack. A context manager; close it to give its memory back."""
+    """One conversation over an open pack, or many answers side by side. A context manager; it gives its memory back."""
 
     def __init__(
         self,
@@ -65,8 +74,7 @@ class Session:
         self.held, self.notes = held, notes
         self._closing = closing
         self._messages: list[Message] = []
-        self._first_token_s = 0.0
-        self._num_tokens = self._num_prompt = 0
+        self._answers: Answers | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -97,7 +105,7 @@ class Session:
         head = [] if self._messages or not system else [{"role": "system", "content": system}]
         messages = conversation(text, None, [*head, *self._messages])
         tokens = tuple(encode_chat(self.tokenizer, messages))
-        return self._turn(messages, self._answer(Request(tokens, max_tokens, sampling or Sampling(), stop)))
+        return self._turn(messages, self._alone(Request(tokens, max_tokens, sampling or Sampling(), stop)))
 
     def complete(
         self,
@@ -110,7 +118,44 @@ class Session:
     ) -> Iterator[str]:
         """What the model writes after a text as it stands, without a chat template."""
         tokens = tuple(self.tokenizer.encode(text))
-        return self._answer(Request(tokens, max_tokens, sampling or Sampling(), stop, ignore_end))
+        return self._alone(Request(tokens, max_tokens, sampling or Sampling(), stop, ignore_end))
+
+    def chat_many(
+        self,
+        texts: Iterable[str],
+        *,
+        system: str | None = None,
+        sampling: Samplings = None,
+        max_tokens: int = 256,
+        stop: tuple[str, ...] = (),
+    ) -> Iterator[Piece]:
+        """Answers to texts that have nothing to do with each other, each the first turn of a conversation of its own.
+
+        As many run side by side as the plan's batch has; a text is asked for when its answer can begin. Yields
+        (number, text, answer) as words come; `answer` is None until the last piece of each. One that does not fit the
+        context is refused, and the others go on. `sampling` is one for all or one for each; the tokens of an answer do
+        not depend on what else runs. The conversation of `chat` is neither read nor changed.
+        """
+        head = [{"role": "system", "content": system}] if system else []
+
+        def tokens(text: str) -> tuple[int, ...]:
+            return tuple(encode_chat(self.tokenizer, conversation(text, None, head)))
+
+        return self._many(texts, tokens, sampling, max_tokens, stop)
+
+    def complete_many(
+        self,
+        texts: Iterable[str],
+        *,
+        sampling: Samplings = None,
+        max_tokens: int = 256,
+        stop: tuple[str, ...] = (),
+        ignore_end: bool = False,
+    ) -> Iterator[Piece]:
+        """What the model writes after each of several texts as they stand; side by side, as in `chat_many`."""
+        return self._many(
+            texts, lambda text: tuple(self.tokenizer.encode(text)), sampling, max_tokens, stop, ignore_end
+        )
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -118,12 +163,12 @@ class Session:
         self.engine.reset()
 
     def cancel(self) -> None:
-        """End the answer under way; may be called from a signal handler or another thread."""
+        """End the answers under way; may be called from a signal handler or another thread."""
         self.engine.cancel()
 
     def summary(self) -> Summary:
-        """Promised and measured, of the last answer."""
-        timing, cost = self.engine.timing, self.plan.cost
+        """Promised and measured, of the last answer, or of those that were last given side by side."""
+        timing, cost, answers = self.engine.timing, self.plan.cost, self._answers
         promised = cost.stage("decode").tokens_per_s
         return Summary(
             promised_memory_bytes=cost.memory_high,
@@ -132,10 +177,12 @@ class Session:
             promised_decode_high=promised.high,
             decode_tokens_per_s=timing.decode_tokens / timing.decode_s if timing.decode_s else 0.0,
             prefill_tokens_per_s=timing.prompt_tokens / timing.prompt_s if timing.prompt_s else 0.0,
-            first_token_s=self._first_token_s,
-            num_prompt_tokens=self._num_prompt,
-            num_tokens=self._num_tokens,
+            first_token_s=answers.first_token_s if answers else 0.0,
+            num_prompt_tokens=answers.num_prompt_tokens if answers else 0,
+            num_tokens=answers.num_tokens if answers else 0,
             ended=self.engine.ended,
+            promised_sequences=self.plan.budget.workload.batch,
+            num_sequences=timing.decode_tokens / max(1, len(timing.step_s)),
         )
 
     def _turn(self, messages: list[Message], pieces: Iterator[str]) -> Iterator[str]:
@@ -145,32 +192,35 @@ class Session:
             yield piece
         self._messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
 
-    def _answer(self, request: Request) -> Iterator[str]:
-        tokens = self.engine.generate(request, frozenset(self.tokenizer.eos_ids))
-        return self._pieces(request, self._noting_damage(tokens))
+    def _alone(self, request: Request) -> Iterator[str]:
+        self.engine.check(request)
+        return (piece.text for piece in self._begin((lambda: request,)) if piece.text)
 
-    def _noting_damage(self, tokens: Iterator[int]) -> Iterator[int]:
-        """The tokens. What streams is checked when it is first read, which may be in the middle of an answer."""
+    def _many(
+        self,
+        texts: Iterable[str],
+        tokens: Callable[[str], tuple[int, ...]],
+        sampling: Samplings,
+        max_tokens: int,
+        stop: tuple[str, ...],
+        ignore_end: bool = False,
+    ) -> Iterator[Piece]:
+        # What would be wrong with every request is told before any.
+        Request((0,), max_tokens, Sampling(), stop, ignore_end)
+
+        def maker(text: str, how: Sampling) -> Callable[[], Request]:
+            return lambda: Request(tokens(text), max_tokens, how, stop, ignore_end)
+
+        return self._begin(map(maker, texts, each(sampling)))
+
+    def _begin(self, makers: Iterable[Callable[[], Request]]) -> Iterator[Piece]:
+        self._answers = Answers(self.engine, self.tokenizer, makers)
+        return self._noting_damage(self._answers.pieces())
+
+    def _noting_damage(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """The pieces. What streams is checked when it is first read, which may be in the middle of an answer."""
         try:
-            yield from tokens
+            yield from pieces
         except BadPack as error:
             note_damage(self.folder, str(error))
             raise
-
-    def _pieces(self, request: Request, tokens: Iterator[int]) -> Iterator[str]:
-        started = time.perf_counter()
-        stream, stopper = TextStream(self.tokenizer, request.tokens), StopMatcher(request.stop)
-        self._num_tokens, self._num_prompt = 0, len(request.tokens)
-        for token in tokens:
-            if self._num_tokens == 0:
-                self._first_token_s = time.perf_counter() - started
-            self._num_tokens += 1
-            piece = stopper.push(stream.push(token))
-            if piece:
-                yield piece
-            if stopper.stopped:
-                self.engine.ended = "stop"
-                return
-        rest = stopper.push(stream.finish()) + stopper.finish()
-        if rest:
-            yield rest
