@@ -9,6 +9,7 @@ import pytest
 from described import described
 
 from pintpot.budget import Budget, Workload
+from pintpot.contract.slots import keep_everything
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit, NotApplicable, UnsupportedModel, UsageError
 from pintpot.formats import encoding
@@ -24,6 +25,11 @@ from pintpot.planner.make import make_plan
 from pintpot.planner.plan import Plan
 from pintpot.planner.price import ARITHMETIC, DISK, OVERHEAD, RAM
 from pintpot.planner.question import Question
+from pintpot.planner.workload import _chunks as chunks_of
+from pintpot.runtime.pages import PagePool, PageTable
+from pintpot.runtime.request import Request
+from pintpot.runtime.scheduler import Scheduler
+from pintpot.runtime.sequence import Sequence
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.cache.sink_window import SinkWindow
 from pintpot.techniques.place.streamed import Streamed
@@ -129,11 +135,34 @@ def test_a_batch_shares_the_weights(batch: int) -> None:
     one = assess(question(model, null_machine()), STORED)
     prefill, alone = plan.cost.stage("prefill"), one.cost.stage("prefill")
     assert (prefill.tokens, prefill.replays) == (batch * alone.tokens, batch * alone.replays)
-    assert plan.cost.first_token_s.mid == pytest.approx(one.cost.first_token_s.mid)
-    cache = {
-        plan.cost.num_sequences: next(h.high for h in plan.cost.holders if h.name == CACHE) for plan in (plan, one)
-    }
-    assert cache[batch] == batch * cache[1]
+    assert plan.cost.first_token_s.mid == pytest.approx(batch * one.cost.first_token_s.mid), "that of the last answer"
+    held, held_alone = (next(h.high for h in made.cost.holders if h.name == CACHE) for made in (plan, one))
+    assert held == batch * held_alone
+
+
+@pytest.mark.parametrize(("prompt", "chunk", "batch"), [(128, 512, 4), (100, 64, 5), (7, 16, 9), (300, 128, 3)])
+def test_prompts_share_chunks_as_the_scheduler_lets_them(prompt: int, chunk: int, batch: int) -> None:
+    """Chunk by chunk as a scheduler without a device gives them, against what is priced."""
+    pool = PagePool(1000, 32)
+    sequences = tuple(Sequence(seat, PageTable(pool, keep_everything), 512) for seat in range(batch))
+    requests = [Request(tuple(range(prompt)), 1) for _ in range(batch)]
+    scheduler = Scheduler(requests, sequences, chunk, 512, frozenset())
+    found: dict[tuple[int, int, int], list[float]] = {}
+    while (replay := scheduler.next()) is not None:
+        assert replay.stage == "prefill"
+        spans = [(part.first, part.stop) for part in replay.parts]
+        tokens = sum(stop - first for first, stop in spans)
+        seen = sum(sum(range(first + 1, stop + 1)) for first, stop in spans) / tokens
+        for part in replay.parts:
+            part.answer.sequence.num_cached = part.stop
+        rows = len(scheduler.drew(replay, [1] * sum(part.last for part in replay.parts)))
+        found.setdefault((tokens, rows, len(spans)), []).append(seen)
+    priced = {(e.tokens, e.rows, e.sequences): (e.context, times) for e, times in chunks_of(prompt, chunk, batch)}
+    assert set(priced) == set(found)
+    for (tokens, rows, spans), seen in found.items():
+        context, times = priced[tokens, rows, spans]
+        assert times == len(seen)
+        assert context + (tokens / spans + 1) / 2 == pytest.approx(sum(seen) / len(seen), abs=0.51)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -114,7 +114,7 @@ class Answers:
             except UsageError as error:
                 self._refused.append(Piece(number, "", Answer("", "refused", 0, 0, str(error))))
                 continue
-            self._voices[self._num_begun] = _Voice(index, self._tokenizer, request)
+            self._voices[self._num_begun] = _Voice(number, self._tokenizer, request)
             self._num_begun += 1
             self.num_prompt_tokens += len(request.tokens)
             yield request
