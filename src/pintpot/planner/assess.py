@@ -163,10 +163,11 @@ class Bench:
             work = step.rewrite(work, form)
         prices = self.prices(form)
         stages = price_stages(question.budget.workload, form, work, prices)
+        workload = question.budget.workload
         needs, sizes = [self._scratch(program) for program in work.programs()], self._layout_sizes(work)
         fixed, streaming = (
             with_slots(self._constant, slots)
-            + work_holders(sizes, max(need.total(question.threads, looks) for need in needs))
+            + work_holders(sizes, max(need.total(question.threads, looks) for need in needs), workload)
             for looks, slots in ((False, 0), (True, most_slots(form.weight_bytes)))
         )
         return Draft(steps, form, work, fixed, streaming, self._loading_bytes, degradation, prices, stages)

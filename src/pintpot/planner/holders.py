@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pintpot.budget import Workload
 from pintpot.contract.form import Form
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import estimated_bytes, kept_bytes, loaded_bytes
@@ -33,6 +34,12 @@ STRIP_BYTES = 128
 SLOT_BYTES = 700
 """What a slot of streamed weights takes: its line of the manifest, its pieces, the reader's own."""
 PAGE_BYTES = 4096
+ARGUMENT_BYTES = 12
+"""A position of a sequence in the arguments of both stages (for the penalty), and in what the engine knows of it."""
+WORD_BYTES = 48
+"""A position of a sequence as the interpreter has it while it is worked on: a prompt's ids, an answer's text."""
+SEQUENCE_BYTES = 4096
+"""The same for a sequence whatever its length."""
 
 
 def constant_holders(question: Question) -> tuple[Holder, Holder, Holder]:
@@ -49,11 +56,13 @@ def with_slots(constant: tuple[Holder, ...], most_slots: int) -> tuple[Holder, .
     return tuple(Holder(h.name, h.low, h.high + table) if h.name == LOADER else h for h in constant)
 
 
-def work_holders(sizes: Mapping[str, int], scratch_bytes: int) -> tuple[Holder, ...]:
+def work_holders(sizes: Mapping[str, int], scratch_bytes: int, workload: Workload) -> tuple[Holder, ...]:
     """What the work itself needs beside the weights; `sizes` are a layout's, by holder."""
+    exact = sizes["buffers"] + _whole_pages(scratch_bytes) + ARGUMENT_BYTES * workload.batch * workload.context
+    words = workload.batch * (WORD_BYTES * workload.context + SEQUENCE_BYTES)
     return (
         _exactly(CACHE, sizes.get("cache", 0)),
-        _exactly(BUFFERS, sizes["buffers"] + _whole_pages(scratch_bytes)),
+        Holder(BUFFERS, exact, exact + words),
         _exactly(TABLES, sizes.get("tables", 0)),
     )
 

@@ -15,7 +15,7 @@ from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.packer.locks import in_use
 from pintpot.packer.manifest import check_files, read_manifest
 from pintpot.planner.assess import rebuild_work
-from pintpot.planner.holders import LOADER, TOKENIZER
+from pintpot.planner.holders import BUFFERS, LOADER, TOKENIZER
 from pintpot.planner.plan import Plan
 from pintpot.program.layout import Layout, lay_out
 from pintpot.program.scratch import scratch_bytes
@@ -63,9 +63,10 @@ def open_session(
         held.mark(TOKENIZER)
         memory = open_memory(folder, manifest, layout, scratch, stack, held.mark, progress)
         stages = bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa)
+        held.mark(LOADER)
         engine = Engine(plan, work, stages)
         stack.callback(engine.close)
-        held.mark(LOADER)
+        held.mark(BUFFERS)
         if not memory.direct:
             notes = (*notes, BUFFERED)
         return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all())
