@@ -180,6 +180,10 @@ class Rig:
     weights: dict[str, BoundWeight]
     replays: dict[str, Replay] = field(default_factory=dict)
     scratch: tuple[int, int] = (0, 0)
+    places: Mapping[str, int] = field(default_factory=dict)
+    """Offsets in the arena, of weights by name and of buffers as `holder.NAME`."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of what is laid out, by holder."""
 
     def unpacked(self, name: str) -> Floats:
         rows, columns, form = self.decoder.matrices()[name]
@@ -239,7 +243,7 @@ def make(
         for name in programs
     }  # fmt: skip
     rig = Rig(decoder, strips, vectors, arena, Pool(threads), ring, CancelFlag(), addresses, weights)
-    rig.scratch = (arena.address + scratch, need)
+    rig.scratch, rig.places, rig.sizes = (arena.address + scratch, need), at, layout.sizes
     for name, program in programs.items():
         rig.replays[name] = bind(
             program, addresses[name], weights, rig.pool, arenas=[arena], scratch=rig.scratch[0], scratch_size=need,

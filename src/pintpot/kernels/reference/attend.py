@@ -13,25 +13,43 @@ from pintpot.program.spec import Op, Program
 
 
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
+    q = store(op, program, memory, call)
+    memory[names(op.writes)["out"]] = attend(op, memory, call, q).reshape(len(call.tokens), -1)
+
+
+def store(op: Op, program: Program, memory: Memory, call: Call) -> NDArray[Any]:
+    """Put the new keys and values into their pages; returns the rotated queries [T, heads, hd]."""
+    reads = names(op.reads)
+    q, k, v = rotated(op, memory, call)
+    form = program.by_name[reads["k"]].format
+    for index in range(len(call.tokens)):
+        page, slot = _place(call, call.sequences[index], call.positions[index], memory[reads["k"]].shape[2])
+        memory[reads["k"]][page, :, slot] = as_stored(k[index], form)
+        memory[reads["v"]][page, :, slot] = as_stored(v[index], form)
+    return q
+
+
+def rotated(op: Op, memory: Memory, call: Call) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """New queries [T, heads, hd], keys and values [T, KV, hd] with norms and positions, before they are stored."""
     reads = names(op.reads)
     heads, kv_heads, head_dim = op.get("heads"), op.get("kv_heads"), op.get("head_dim")
     qkv = memory[reads["qkv"]].reshape(len(call.tokens), heads + 2 * kv_heads, head_dim)
     q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
     if "q_norm" in reads:
         q = rms_norm(q, memory[reads["q_norm"]], op.get("eps"))
+    if "k_norm" in reads:
         k = rms_norm(k, memory[reads["k_norm"]], op.get("eps"))
-    angles = memory[reads["rope"]][call.positions]
-    q, k = rotate(q, angles, op.get("rope")), rotate(k, angles, op.get("rope"))
-    store = program.by_name[reads["k"]].format
-    for index in range(len(call.tokens)):
-        page, slot = _place(call, call.sequences[index], call.positions[index], memory[reads["k"]].shape[2])
-        memory[reads["k"]][page, :, slot] = as_stored(k[index], store)
-        memory[reads["v"]][page, :, slot] = as_stored(v[index], store)
-    out = np.zeros((len(call.tokens), heads, head_dim), q.dtype)
+    angles, layout = memory[reads["rope"]][call.positions], op.get("rope", "half")
+    return rotate(q, angles, layout), rotate(k, angles, layout), v
+
+
+def attend(op: Op, memory: Memory, call: Call, q: NDArray[Any]) -> NDArray[Any]:
+    """What rotated queries [T, heads, hd] find in the pages, which hold the new positions already: [T, heads, hd]."""
+    reads, out = names(op.reads), np.zeros_like(q)
     for sequence in np.unique(call.sequences):
         rows = np.flatnonzero(call.sequences == sequence)
         out[rows] = _attend(op, memory[reads["k"]], memory[reads["v"]], call, rows, q[rows])
-    memory[names(op.writes)["out"]] = out.reshape(len(call.tokens), -1)
+    return out
 
 
 def rotate(x: NDArray[Any], angles: NDArray[Any], layout: str) -> NDArray[Any]:

@@ -57,10 +57,10 @@ def round_rows(x: NDArray[Any], planes: int) -> NDArray[Any]:
     num_rows, width = x.shape
     padded = np.zeros((num_rows, -(-width // GROUP) * GROUP), x.dtype)
     padded[:, :width] = x
-    groups = padded.reshape(num_rows, -1, GROUP)
+    groups = padded.reshape(num_rows, padded.shape[1] // GROUP, GROUP)
     scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
     units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
     whole = np.clip(np.rint(units), -127, 127)
     if planes == 2:
         whole = whole + np.clip(np.rint((units - whole) * 254), -127, 127) / 254
-    return np.asarray((whole * scale).reshape(num_rows, -1)[:, :width])
+    return np.asarray((whole * scale).reshape(padded.shape)[:, :width])

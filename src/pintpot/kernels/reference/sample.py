@@ -12,16 +12,19 @@ from pintpot.program.spec import Op, Program
 
 
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
-    logits = memory[names(op.reads)["logits"]]
+    logits, writes = memory[names(op.reads)["logits"]], names(op.writes)
     drawn = []
     for row, values in enumerate(logits):
         sequence = int(call.sequences[call.rows[row]])
         drawn.append(draw(values, call.sampling[sequence], call.uniform[row], call.history[sequence]))
-    memory[names(op.writes)["next"]] = np.array(drawn, np.int32)
+    memory[writes["next"]] = np.array(drawn, np.int32)
+    if "logprob" in writes:
+        memory[writes["logprob"]] = np.array([logprob(*pair) for pair in zip(logits, drawn, strict=True)])
 
 
 def draw(logits: NDArray[Any], how: Sampling, uniform: float, history: tuple[int, ...]) -> int:
-    """One token from logits [V]: candidates are sorted by falling logit, the lower index first where two are equal."""
+    """One token from logits [V]: the first, in the order of the vocabulary, whose share and those before it exceed
+    `uniform`. Each cut keeps everything that is as likely as the last that it keeps."""
     values = np.array(logits, np.float64)
     seen = np.unique(np.array(history, np.int64))
     if how.repetition_penalty != 1.0 and seen.size:
@@ -29,12 +32,17 @@ def draw(logits: NDArray[Any], how: Sampling, uniform: float, history: tuple[int
         values[seen] = np.where(kept > 0, kept / how.repetition_penalty, kept * how.repetition_penalty)
     if how.temperature == 0.0:
         return int(np.argmax(values))
-    order = np.lexsort((np.arange(len(values)), -values))
+    weights = np.exp((values - values.max()) / how.temperature)
+    falling = np.sort(weights)[::-1]
     if how.top_k:
-        order = order[: how.top_k]
-    weights = np.exp((values[order] - values[order[0]]) / how.temperature)
-    before = np.cumsum(weights) - weights
-    kept_rows = (before < how.top_p * weights.sum()) & (weights >= how.min_p * weights[0])
-    order, weights = order[kept_rows], weights[kept_rows]
-    mark = np.searchsorted(np.cumsum(weights), uniform * weights.sum(), side="right")
-    return int(order[min(int(mark), len(order) - 1)])
+        falling = falling[falling >= falling[min(how.top_k, len(falling)) - 1]]
+    least = falling[np.flatnonzero(np.cumsum(falling) - falling < how.top_p * falling.sum())[-1]]
+    kept_tokens = np.flatnonzero(weights >= max(least, how.min_p))
+    sums = np.cumsum(weights[kept_tokens])
+    return int(kept_tokens[min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)])
+
+
+def logprob(logits: NDArray[Any], token: int) -> float:
+    """Logarithm of a token's probability before penalty, temperature and cuts."""
+    shifted = np.array(logits, np.float64) - np.max(logits)
+    return float(shifted[token] - np.log(np.exp(shifted).sum()))

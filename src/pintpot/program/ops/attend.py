@@ -1,8 +1,8 @@
 """Causal attention over a paged cache, with rotary positions (Su et al. 2021) and grouped heads (Ainslie et al. 2023).
 
 Reads qkv [T, (H + 2 KV) * hd]; rotates and stores the new keys and values in the pages of k and v
-[pages, KV, page tokens, hd]; writes out [T, H * hd]. With `window` only the last `window` positions and the first
-`sinks` are seen (Xiao et al. 2023).
+[pages, KV, page tokens, hd]; writes out [T, H * hd]. It spends qkv: queries may be rotated in place.
+With `window` only the last `window` positions and the first `sinks` are seen (Xiao et al. 2023).
 """
 
 from __future__ import annotations

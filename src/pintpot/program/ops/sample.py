@@ -1,7 +1,8 @@
-"""The next token of each sequence from its logits: logits [R, V] -> next [R].
+"""The next token of each sequence from its logits: logits [R, V] -> next [R], and logprob [R] where it is wanted.
 
-Repetition penalty, temperature, top-k, top-p (Holtzman et al. 2019), min-p (Nguyen et al. 2024); temperature 0 takes
-the largest, the lowest index where two are equal. Random numbers come from a counter, so a seed repeats an answer.
+Repetition penalty, temperature, top-k, top-p (Holtzman et al. 2019), min-p (Nguyen et al. 2024), each keeping all that
+is as likely as the last it keeps; temperature 0 takes the largest, the lowest index where two are equal. Random numbers
+come from a counter, so a seed repeats an answer. `logprob` is of the token before penalty, temperature and cuts.
 """
 
 from __future__ import annotations

@@ -1,0 +1,253 @@
+"""How far an op of the native backend may be from the reference in float64, and where not at all.
+
+u = 2^-24 is what one rounded operation loses at most. No bound depends on a result that looked good:
+
+- embed, select: nothing is lost. The scale of an embed is one correctly rounded product.
+- linear in float32: 32 products in turn, then the sums of K / 32 groups: (32 + K / 32 + 2) u of the sum of |w x|.
+- linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to, codes and
+  minima counted apart since they may cancel. An x within rounding errors of the middle between two codes may go either way:
+  one step of its group, or 1/254 of one with two planes.
+- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU, whose
+  exponential is good to 4 u. Bias and residual: 2 u of all that is added.
+- attend: rotations 4 u of the pair's length, and of a head norm what is said above. The cache holds a value rounded from
+  within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there; values (no
+  arithmetic before they are stored) exactly. From there on the reference reads the native queries and cache: scores lose
+  (hd / 16 + 8) u |q| |k|, shares twice that and their exponentials, (40 + 6 pages) u; all of it of the sum of shares |v|.
+- sample: the token of the reference with cuts and draw moved by 1e-5 either way (float32 sums of exponentials, 4 u each);
+  temperature 0 without a penalty exactly. logprob: (V / 16 + 16) u, and the rounding of its own parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from filling import Values, Wide
+from numpy.typing import NDArray
+
+from pintpot.formats.registry import encoding
+from pintpot.kernels import reference
+from pintpot.kernels.reference import attend, linear, sample
+from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
+from pintpot.program.spec import Op, Program
+
+U = 2.0**-24
+TINY = 1e-28
+"""Scales below 1e-30 count as 0, and exponentials below e^-87."""
+
+
+class Disagreement(AssertionError):
+    """Two backends, or two ways of running one, that give different answers."""
+
+
+@dataclass
+class Found:
+    """What the native backend left behind: output rows and, of an attend, its queries and caches as values and scales.
+
+    A cache is [pages, KV, 32, hd] values, or int8 codes with [pages, KV, 32, hd / 32] scales.
+    """
+
+    out: NDArray[Any]
+    second: NDArray[Any] | None = None
+    q: NDArray[Any] | None = None
+    caches: dict[str, tuple[NDArray[Any], NDArray[Any] | None]] | None = None
+
+
+def check(op: Op, program: Program, memory: reference.Memory, call: reference.Call, values: Values, found: Found) -> None:
+    """Raise Disagreement unless `found` is what the op makes of `memory` (float64, from the native memory)."""
+    if op.kind == "attend":
+        return _attend(op, program, memory, call, found)
+    reference.run(replace(program, ops=(op,)), memory, call)
+    expected = memory[op.writes[0][1]]
+    if op.kind == "sample":
+        return _sample(op, memory, call, found)
+    bound: Any = 0.0
+    if op.kind == "linear":
+        bound = _linear_bound(op, program, memory, values)
+    else:
+        expected = expected.astype(np.float32)
+    _near(found.out, expected, bound, op.kind)
+    return None
+
+
+def _near(found: NDArray[Any], expected: NDArray[Any], bound: Any, what: str) -> None:
+    if found.shape != expected.shape:
+        raise Disagreement(f"{what}: {found.shape} where the reference has {expected.shape}")
+    away = np.abs(found.astype(np.float64) - expected)
+    wrong = ~(away <= bound)
+    if wrong.any():
+        at = np.unravel_index(int(np.argmax(np.where(wrong, away / (bound + TINY), 0))), away.shape)
+        limit = float(np.broadcast_to(bound, away.shape)[at])
+        raise Disagreement(
+            f"{what}: {int(wrong.sum())} of {wrong.size} values, the worst at {tuple(map(int, at))}: {found[at]!r} "
+            f"where the reference has {expected[at]!r} +- {limit:.3g}"
+        )
+
+
+# --- linear ----------------------------------------------------------------------------------------------------------
+
+
+def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Values) -> Wide:
+    x, planes = linear.prologue(op, memory), PLANES[op.get("activation", "float32")]
+    columns = x.shape[-1]
+    lost = {"none": 0.0, "rmsnorm": (columns / 32 + 10) * U, "swiglu": 10 * U}[op.get("prologue")]
+    parts = []
+    for name in op.read_all("weight"):
+        weight = np.abs(memory[name])
+        size = np.abs(x) @ weight.T
+        if planes == 0 or program.by_name[name].format in FLOAT_FORMATS:
+            error = (lost + (32 + columns / 32 + 2) * U) * size
+        else:
+            if name in values.minima:
+                weight = np.abs(values.minima[name]) + np.abs(memory[name] - values.minima[name])
+            rounded = np.abs(linear.round_rows(x, planes))
+            error = (lost + (columns / 32 + 12) * U) * (rounded @ weight.T)
+            error += _steps(x, planes, lost) @ np.abs(memory[name]).T
+        parts.append(error + 4 * U * size + TINY * (1 + weight.sum(axis=1)))
+    bound = np.concatenate(parts, axis=-1)
+    if op.read_all("bias"):
+        bound = bound + 4 * U * np.abs(np.concatenate([memory[name] for name in op.read_all("bias")]))
+    residual = op.read("residual")
+    return np.asarray(bound if residual is None else bound + 4 * U * np.abs(memory[residual]))
+
+
+def _steps(x: Wide, planes: int, lost: float) -> Wide:
+    """For each x that may be rounded either way the step between the two, 0 for the others."""
+    padded = np.zeros((len(x), -(-x.shape[1] // 32) * 32))
+    padded[:, : x.shape[1]] = x
+    groups = padded.reshape(len(x), padded.shape[1] // 32, 32)
+    scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
+    units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
+    unsure = np.abs(units) * (2 * lost + 4 * U)
+    close = _between(units, unsure)
+    if planes == 2:
+        rest = (units - np.rint(units)) * 254
+        close |= _between(rest, 254 * unsure + 1e-4)
+    return np.asarray((close * scale / (254 if planes == 2 else 1)).reshape(padded.shape)[:, : x.shape[1]])
+
+
+def _between(x: Wide, unsure: Any) -> NDArray[np.bool_]:
+    """Whether x is that near to the middle between two whole numbers."""
+    return np.asarray(np.abs(x - np.floor(x) - 0.5) <= unsure)
+
+
+# --- attend ----------------------------------------------------------------------------------------------------------
+
+
+def _attend(op: Op, program: Program, memory: reference.Memory, call: reference.Call, found: Found) -> None:
+    assert found.q is not None
+    assert found.caches is not None
+    q, k, v = attend.rotated(op, memory, call)
+    _near(found.q, q, _rotated_bound(op, memory, call, q, "q_norm"), "attend, queries")
+    stored = {"k": (k, _rotated_bound(op, memory, call, k, "k_norm")), "v": (v, np.zeros_like(v))}
+    for role, (wanted, bound) in stored.items():
+        name = str(op.read(role))
+        codes, scales = found.caches[name]
+        places = [(call.page_tables[s][p // 32], p % 32) for s, p in zip(call.sequences, call.positions, strict=True)]
+        pages, slots = np.array(places).T
+        new = (codes[pages, :, slots], None if scales is None else scales[pages, :, slots])
+        _stored(f"attend, {role} in the cache", wanted, bound, *new)
+        memory[name] = as_values(codes, scales)
+    native = found.q.astype(np.float64)
+    expected = attend.attend(op, memory, call, native)
+    sizes = dict(memory)
+    sizes[str(op.read("v"))] = np.abs(memory[str(op.read("v"))])
+    share = attend.attend(op, sizes, call, native)
+    bound = _share_bound(op, memory, call, native)[..., None] * share + TINY
+    count = len(call.tokens)
+    _near(found.out, expected.reshape(count, -1), bound.reshape(count, -1), "attend")
+
+
+def _rotated_bound(op: Op, memory: reference.Memory, call: reference.Call, x: Wide, norm: str) -> Wide:
+    """`x` is rotated already; a rotation keeps the length of each pair."""
+    dim, rope_dim = x.shape[-1], memory[str(op.read("rope"))].shape[1]
+    lost = (dim / 32 + 10) * U if op.read(norm) else 0.0
+    mate = np.arange(dim)
+    if op.get("rope") == "interleaved":
+        mate[:rope_dim] ^= 1
+    else:
+        mate[:rope_dim] = np.roll(mate[:rope_dim], rope_dim // 2)
+    turned = np.hypot(x, x[..., mate]) * (lost + 4 * U)
+    turned[..., rope_dim:] = np.abs(x[..., rope_dim:]) * lost
+    return np.asarray(turned + TINY * (turned > 0))
+
+
+def _stored(what: str, wanted: Wide, bound: Wide, found: NDArray[Any], scales: NDArray[Any] | None) -> None:
+    """Check new positions [T, KV, hd] of a cache: each must come from a value within `bound` of `wanted`."""
+    if scales is None:
+        low, high = ((wanted + sign * bound).astype(np.float32).astype(found.dtype) for sign in (-1, 1))
+        if not ((low <= found) & (found <= high)).all():
+            raise Disagreement(f"{what}: {int((~((low <= found) & (found <= high))).sum())} of {found.size} values")
+        return
+    groups, limit = (part.reshape(*scales.shape, 32) for part in (wanted, bound))
+    peaks = np.abs(groups)
+    ends = [np.clip((peaks + sign * limit).max(-1) / 127 * (1 + sign * 2 * U), 0, 65504) for sign in (-1, 1)]
+    low, high = (end.astype(np.float32).astype(np.float16) for end in ends)
+    if not ((low <= scales) & (scales <= high)).all():
+        raise Disagreement(f"{what}: {int((~((low <= scales) & (scales <= high))).sum())} of {scales.size} scales")
+    s = scales.astype(np.float64)[..., None]
+    units = np.divide(groups, s, out=np.zeros_like(groups), where=s > 0)
+    unsure = np.divide(limit, s, out=np.zeros_like(groups), where=s > 0) + np.abs(units) * 2 * U
+    low, high = (np.clip(np.rint(units + sign * unsure), -127, 127) for sign in (-1, 1))
+    codes = found.reshape(units.shape)
+    if not ((low <= codes) & (codes <= high)).all():
+        raise Disagreement(f"{what}: {int((~((low <= codes) & (codes <= high))).sum())} of {codes.size} codes")
+
+
+def as_values(codes: NDArray[Any], scales: NDArray[Any] | None) -> Wide:
+    """A cache in float64."""
+    if scales is None:
+        return codes.astype(np.float64)
+    groups = codes.reshape(*scales.shape, 32).astype(np.float64) * scales.astype(np.float64)[..., None]
+    return groups.reshape(codes.shape)
+
+
+def _share_bound(op: Op, memory: reference.Memory, call: reference.Call, q: Wide) -> Wide:
+    """Relative loss of what each query and head sees, [T, heads]."""
+    keys = memory[str(op.read("k"))]
+    known = np.where(np.isfinite(keys), keys, 0)
+    longest = np.sqrt((known**2).sum(-1)).max()
+    pages = float(call.positions.max()) // 32 + 2
+    scores = (q.shape[-1] / 16 + 8) * U * op.get("scale") * np.linalg.norm(q, axis=-1) * longest
+    return np.asarray(np.expm1(4 * scores + (40 + 6 * pages) * U))
+
+
+# --- sample ----------------------------------------------------------------------------------------------------------
+
+
+def _sample(op: Op, memory: reference.Memory, call: reference.Call, found: Found) -> None:
+    logits = memory[str(op.read("logits"))]
+    for row, token in enumerate(found.out.tolist()):
+        sequence = int(call.sequences[call.rows[row]])
+        how, past, draw = call.sampling[sequence], call.history[sequence], call.uniform[row]
+        if token not in _possible(logits[row], how, draw, past):
+            wanted = int(memory[str(op.write("next"))][row])
+            raise Disagreement(f"sample: row {row} gives {token}, the reference {wanted}; {how}, draw {draw}, past {past}")
+        if found.second is not None:
+            exact = sample.logprob(logits[row], token)
+            parts = abs(exact) + abs(float(logits[row].max() - logits[row][token]))
+            bound = (logits.shape[1] / 16 + 16 + 4 * parts) * U
+            if not abs(float(found.second[row]) - exact) <= bound:
+                raise Disagreement(f"sample: log probability {found.second[row]!r} of row {row}, the reference has {exact}")
+
+
+def _possible(logits: Wide, how: reference.Sampling, draw: float, past: tuple[int, ...]) -> set[int]:
+    penalized = how.repetition_penalty != 1.0 and len(past) > 0
+    if how.temperature == 0.0:
+        if not penalized:
+            return {sample.draw(logits, how, draw, past)}
+        values = logits.copy()
+        seen = np.unique(past)
+        values[seen] = np.where(values[seen] > 0, values[seen] / how.repetition_penalty, values[seen] * how.repetition_penalty)
+        return set(np.flatnonzero(values >= values.max() - 4 * U * np.abs(values.max())).tolist())
+    found = set()
+    moved = (-1e-5, 0.0, 1e-5)
+    for shift, top, least in product(moved, moved if how.top_p < 1 else (0.0,), moved if 0 < how.min_p else (0.0,)):
+        cuts = replace(how, top_p=min(1.0, max(1e-9, how.top_p + top)), min_p=max(0.0, how.min_p * (1 + least)))
+        if how.min_p * (1 + least) <= 1:
+            found.add(sample.draw(logits, cuts, min(1 - 1e-12, max(0.0, draw + shift)), past))
+    return found
+
+
