@@ -13,8 +13,10 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
   within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there; values (no
   arithmetic before they are stored) exactly. From there on the reference reads the native queries and cache: scores lose
   (hd / 16 + 8) u |q| |k|, shares twice that and their exponentials, (40 + 6 pages) u; all of it of the sum of shares |v|.
-- sample: the token of the reference with cuts and draw moved by 1e-5 either way (float32 sums of exponentials, 4 u each);
-  temperature 0 without a penalty exactly. logprob: (V / 16 + 16) u, and the rounding of its own parts.
+- sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the largest
+  with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one that the reference
+  draws with top-p, min-p and draw moved by so much, likelihoods nearer to each other than that equal or not.
+  logprob: (V / 16 + 16) u, and the rounding of its own parts.
 """
 
 from __future__ import annotations
@@ -211,7 +213,7 @@ def _share_bound(op: Op, memory: reference.Memory, call: reference.Call, q: Wide
     longest = np.sqrt((known**2).sum(-1)).max()
     pages = float(call.positions.max()) // 32 + 2
     scores = (q.shape[-1] / 16 + 8) * U * op.get("scale") * np.linalg.norm(q, axis=-1) * longest
-    return np.asarray(np.expm1(4 * scores + (40 + 6 * pages) * U))
+    return np.asarray(np.expm1(np.minimum(4 * scores + (40 + 6 * pages) * U, 99)))
 
 
 # --- sample ----------------------------------------------------------------------------------------------------------
@@ -235,19 +237,41 @@ def _sample(op: Op, memory: reference.Memory, call: reference.Call, found: Found
 
 def _possible(logits: Wide, how: reference.Sampling, draw: float, past: tuple[int, ...]) -> set[int]:
     penalized = how.repetition_penalty != 1.0 and len(past) > 0
+    if how.temperature == 0.0 and not penalized:
+        return {sample.draw(logits, how, draw, past)}
+    values = sample.penalized(logits, how, past)
+    lost = 4 * U * float(np.abs(values).max()) if penalized else 0.0
     if how.temperature == 0.0:
-        if not penalized:
-            return {sample.draw(logits, how, draw, past)}
-        values = logits.copy()
-        seen = np.unique(past)
-        values[seen] = np.where(values[seen] > 0, values[seen] / how.repetition_penalty, values[seen] * how.repetition_penalty)
-        return set(np.flatnonzero(values >= values.max() - 4 * U * np.abs(values.max())).tolist())
-    found = set()
-    moved = (-1e-5, 0.0, 1e-5)
-    for shift, top, least in product(moved, moved if how.top_p < 1 else (0.0,), moved if 0 < how.min_p else (0.0,)):
-        cuts = replace(how, top_p=min(1.0, max(1e-9, how.top_p + top)), min_p=max(0.0, how.min_p * (1 + least)))
-        if how.min_p * (1 + least) <= 1:
-            found.add(sample.draw(logits, cuts, min(1 - 1e-12, max(0.0, draw + shift)), past))
+        return set(np.flatnonzero(values >= values.max() - lost).tolist())
+    plain, lost = replace(how, repetition_penalty=1.0, top_k=0), 1e-5 + lost / how.temperature
+    gap = lost * how.temperature
+    largest = [_largest(one, how.top_k) for one in ((values, _merged(values, gap)) if penalized else (values,))]
+    alike = [same for one in largest for same in (one, _merged(one, gap), _single(one, how.temperature))]
+    found, moved = set(), (-lost, 0.0, lost)
+    tops, leasts = moved if how.top_p < 1 else (0.0,), moved if how.min_p > 0 else (0.0,)
+    for same, shift, top, least in product(alike, moved, tops, leasts):
+        cuts = replace(plain, top_p=min(1.0, max(1e-9, how.top_p + top)), min_p=min(1.0, how.min_p * (1 + least)))
+        found.add(sample.draw(same, cuts, min(1 - 1e-12, max(0.0, draw + shift)), ()))
     return found
 
 
+def _largest(values: Wide, top_k: int) -> Wide:
+    """Values with those below the `top_k` largest made -inf."""
+    return np.where(values >= np.sort(values)[-top_k], values, -np.inf) if 0 < top_k < len(values) else values
+
+
+def _single(values: Wide, temperature: float) -> Wide:
+    """Values made equal whose likelihoods are the same in float32."""
+    likelihoods = np.exp(((values - values.max()) / temperature).astype(np.float32)).astype(np.float64)
+    return np.where(likelihoods > 0, np.log(np.maximum(likelihoods, 1e-300)) * temperature, -np.inf)
+
+
+def _merged(values: Wide, gap: float) -> Wide:
+    """Values with those made equal that follow each other, by size, at less than `gap`."""
+    order = np.argsort(values)
+    with np.errstate(invalid="ignore"):
+        ends = np.append(~(np.diff(values[order]) <= gap), True)
+    tops = values[order][ends]
+    merged = np.empty_like(values)
+    merged[order] = tops[np.append(0, np.cumsum(ends)[:-1])]
+    return merged

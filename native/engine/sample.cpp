@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "engine/rows.h"
 
@@ -43,17 +44,16 @@ void penalize(const Call& call, int32_t sequence, const float* logits, float* to
     }
 }
 
-// The probability below which nothing is drawn: the largest of what top-k, top-p and min-p ask for, in this order. p holds
-// the unnormalized probabilities of x at this temperature, 1 for the likeliest.
-float threshold_of(const KernelTable& kernels, const Call& call, size_t sequence, const float* x, int64_t n, float* p,
-                   float maximum, float inverse) {
-    float threshold = 0;
-    int64_t k = call.top_k[sequence];
-    if (k > 0 && k < n) {
-        float logit = kernels.kth_largest(x, n, k);
-        kernels.exp_sum(&logit, 1, maximum, inverse, &threshold);
-    }
-    kernels.exp_sum(x, n, maximum, inverse, p);
+// Logits that top-k leaves out become -inf; `to` may be x. Equals of the last one that it keeps stay.
+void keep_largest(const KernelTable& kernels, const float* x, int64_t n, int64_t k, float* to) {
+    float least = kernels.kth_largest(x, n, k);
+    for (int64_t i = 0; i < n; ++i) to[i] = x[i] >= least ? x[i] : -std::numeric_limits<float>::infinity();
+}
+
+// The probability below which nothing is drawn: the larger of what top-p and min-p ask for, and never 0. p holds
+// unnormalized probabilities, 1 for the likeliest.
+float threshold_of(const KernelTable& kernels, const Call& call, size_t sequence, const float* p, int64_t n) {
+    float threshold = std::numeric_limits<float>::denorm_min();
     if (call.top_p[sequence] < 1)
         threshold = kernels.mass_threshold(p, n, double(call.top_p[sequence]) * kernels.sum_from(p, n, threshold));
     return std::fmax(threshold, call.min_p[sequence]);
@@ -77,9 +77,14 @@ void Sample::choose(Context& context, int32_t row, float* own) const {
     // Logits that are all NaN have no largest.
     int64_t chosen = std::max<int64_t>(kernels.argmax(x, n), 0);
     if (call.temperature[s] > 0) {
-        // The exponentials may take the place of the penalized logits: both go from first to last.
-        float inverse = 1 / std::fmax(call.temperature[s], kLeastTemperature);
-        float threshold = threshold_of(kernels, call, s, x, n, own, x[chosen], inverse);
+        // Each step may take the place of the one before it: all go from first to last.
+        float inverse = 1 / std::fmax(call.temperature[s], kLeastTemperature), likeliest = x[chosen];
+        if (call.top_k[s] > 0 && call.top_k[s] < n) {
+            keep_largest(kernels, x, n, call.top_k[s], own);
+            x = own;
+        }
+        kernels.exp_sum(x, n, likeliest, inverse, own);
+        float threshold = threshold_of(kernels, call, s, own, n);
         double target = uniform(call.seed[s], call.counter[s] + earlier_rows(call, row)) * kernels.sum_from(own, n, threshold);
         chosen = kernels.pick(own, n, threshold, target);
     }

@@ -43,7 +43,8 @@ def prologue(op: Op, memory: Memory) -> NDArray[Any]:
         return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"))
     if kind == "swiglu":
         gate, up = np.split(x, 2, axis=-1)
-        return np.asarray(gate / (1 + np.exp(-gate)) * up)
+        with np.errstate(over="ignore"):
+            return np.asarray(gate / (1 + np.exp(-gate)) * up)
     return np.asarray(x)
 
 

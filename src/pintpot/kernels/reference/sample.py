@@ -25,11 +25,7 @@ def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
 def draw(logits: NDArray[Any], how: Sampling, uniform: float, history: tuple[int, ...]) -> int:
     """One token from logits [V]: the first, in the order of the vocabulary, whose share and those before it exceed
     `uniform`. Each cut keeps everything that is as likely as the last that it keeps."""
-    values = np.array(logits, np.float64)
-    seen = np.unique(np.array(history, np.int64))
-    if how.repetition_penalty != 1.0 and seen.size:
-        kept = values[seen]
-        values[seen] = np.where(kept > 0, kept / how.repetition_penalty, kept * how.repetition_penalty)
+    values = penalized(logits, how, history)
     if how.temperature == 0.0:
         return int(np.argmax(values))
     weights = np.exp((values - values.max()) / how.temperature)
@@ -40,6 +36,16 @@ def draw(logits: NDArray[Any], how: Sampling, uniform: float, history: tuple[int
     kept_tokens = np.flatnonzero(weights >= max(least, how.min_p))
     sums = np.cumsum(weights[kept_tokens])
     return int(kept_tokens[min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)])
+
+
+def penalized(logits: NDArray[Any], how: Sampling, history: tuple[int, ...]) -> NDArray[Any]:
+    """Logits in float64, those of earlier tokens made smaller, each once."""
+    values = np.array(logits, np.float64)
+    seen = np.unique(np.array(history, np.int64))
+    if how.repetition_penalty != 1.0 and seen.size:
+        kept = values[seen]
+        values[seen] = np.where(kept > 0, kept / how.repetition_penalty, kept * how.repetition_penalty)
+    return values
 
 
 def logprob(logits: NDArray[Any], token: int) -> float:
