@@ -63,17 +63,22 @@ def rig_of(decoder: Decoder, **options: Any) -> Rig:
 
 
 def cache_values(rig: Rig, name: str) -> NDArray[np.float64]:
-    """A cache as values [pages, KV, 32, hd], read from its bytes."""
+    """A cache as values [pages, KV, 32, hd], read from its bytes: keys lie transposed."""
     d = rig.decoder
     pages, heads, width = d.num_pages(), d.kv_heads, PAGE * d.head_dim
     size = width * 2 if d.cache == "f16" else width + width // 16
     at = rig.addresses["prefill"][name] - rig.arena.address
     raw = np.frombuffer(rig.arena, np.uint8, pages * heads * size, at).reshape(pages, heads, size)
+    keys = name.endswith("k_cache")
+
+    def by_token(part: NDArray[Any]) -> NDArray[np.float64]:
+        table = part.reshape(pages, heads, -1, PAGE).swapaxes(2, 3) if keys else part.reshape(pages, heads, PAGE, -1)
+        return table.astype(np.float64)
+
     if d.cache == "f16":
-        return raw.view(np.float16).reshape(pages, heads, PAGE, d.head_dim).astype(np.float64)
-    values = raw[..., :width].view(np.int8).reshape(pages, heads, PAGE, -1, 32).astype(np.float64)
-    scales = raw[..., width:].copy().view(np.float16).reshape(pages, heads, PAGE, -1, 1).astype(np.float64)
-    return (values * scales).reshape(pages, heads, PAGE, d.head_dim)
+        return by_token(raw.view(np.float16))
+    scales = by_token(raw[..., width:].copy().view(np.float16))
+    return by_token(raw[..., :width].view(np.int8)) * np.repeat(scales, 32, axis=-1)
 
 
 def memory_of(rig: Rig, program: Program, op: Op, tokens: int, rows: int) -> reference.Memory:

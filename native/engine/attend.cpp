@@ -8,15 +8,12 @@ namespace pintpot {
 
 namespace {
 
-constexpr int32_t kQueryBlock = 16;
 constexpr int32_t kTokensOfChunk = 4;
 
 int64_t page_bytes(const CacheView& cache) {
     int64_t values = kPageTokens * cache.head_dim;
     return cache.format == kCacheF32 ? values * 4 : cache.format == kCacheF16 ? values * 2 : values + values / 32 * 2;
 }
-
-int64_t num_segments(int64_t positions) { return (positions + kSegmentTokens - 1) / kSegmentTokens; }
 
 }  // namespace
 
@@ -30,16 +27,16 @@ Attend::Attend(const AttendRecord& record) : record_(record) {
          text("%d rotated columns of %d", rope.rope_dim, rope.cache.head_dim));
     need(rope.cache.format >= kCacheF16 && rope.cache.format <= kCacheF32, "a cache of no known format");
     need(record_.window >= 0 && record_.sinks >= 0 && record_.num_pages > 0, "a window, sinks or pages below 0");
-    unfinished_.reset(new std::atomic<int32_t>[size_t(kFewTokens * rope.cache.kv_heads)]());
 }
 
-// Partial sums of the few tokens for which a long cache is shared among threads.
+AttendShape Attend::shape() const {
+    const CacheView& cache = record_.rope.cache;
+    return {record_.rope.heads, cache.kv_heads, cache.head_dim, record_.window};
+}
+
 ScratchNeed Attend::scratch(const Bounds& bounds, int threads) const {
     ScratchNeed need;
-    int64_t segments = num_segments(bounds.context);
-    if (segments > 1 && may_split(threads))
-        need.shared = size_t(std::min(bounds.tokens, kFewTokens)) * size_t(record_.rope.heads) *
-                      size_t(record_.rope.cache.head_dim + 16) * size_t(segments) * sizeof(float);
+    need.shared = AttendPlan::scratch_bytes(shape(), bounds, threads);
     return need;
 }
 
@@ -57,9 +54,8 @@ void Attend::bind(const Memory& memory, const Bounds& bounds, Ring*, int threads
     int64_t bytes = int64_t(record_.num_pages) * rope.cache.kv_heads * page_bytes(rope.cache);
     memory.check(rope.cache.k, bytes, 4, "the cache of keys");
     memory.check(rope.cache.v, bytes, 4, "the cache of values");
-    threads_ = threads;
-    tasks_.reserve(size_t(bounds.tokens) / kQueryBlock + size_t(bounds.sequences) +
-                   size_t(kFewTokens * num_segments(bounds.context)));
+    stores_.reserve(size_t(bounds.tokens));
+    plan_ = std::make_unique<AttendPlan>(shape(), bounds, threads);
 }
 
 void Attend::store(Context& context, int32_t token) const {
@@ -71,50 +67,44 @@ void Attend::store(Context& context, int32_t token) const {
 
 int64_t Attend::begin(Context& context, int phase) {
     const Call& call = *context.call;
-    bool few = call.num_tokens <= kFewTokens;
-    if (phase == 0 && !few) return (call.num_tokens + kTokensOfChunk - 1) / kTokensOfChunk;
-    if (phase == 0) {
-        for (int32_t token = 0; token < call.num_tokens; ++token) store(context, token);
-        return 0;
+    if (phase == 1) {
+        plan_->cut(call.runs);
+        return plan_->num_chunks();
     }
-    tasks_.clear();
-    few && may_split(threads_) ? plan_segments(call) : plan_blocks(call);
-    return int64_t(tasks_.size()) * record_.rope.cache.kv_heads;
+    if (call.num_tokens > kFewTokens) {
+        plan_stores(call);
+        return int64_t(stores_.size());
+    }
+    for (int32_t token = 0; token < call.num_tokens; ++token) store(context, token);
+    return 0;
 }
 
-void Attend::plan_segments(const Call& call) {
-    int64_t partials = 0;
-    for (size_t i = 0; i < call.runs.size(); ++i) {
-        const Run& run = call.runs[i];
-        int32_t segments = int32_t(num_segments(int64_t(run.first_position) + run.num_tokens));
-        for (int32_t head = 0; head < record_.rope.cache.kv_heads; ++head)
-            unfinished_[i * size_t(record_.rope.cache.kv_heads) + size_t(head)].store(segments, std::memory_order_relaxed);
-        for (int32_t segment = 0; segment < segments; ++segment)
-            tasks_.push_back({int32_t(i), 0, run.num_tokens, segments == 1 ? -1 : segment, partials, segments});
-        partials += int64_t(segments) * run.num_tokens * record_.rope.heads * (record_.rope.cache.head_dim + 16);
-    }
-}
-
-// Blocks of queries, those that see the most keys first.
-void Attend::plan_blocks(const Call& call) {
-    for (size_t i = 0; i < call.runs.size(); ++i) {
-        const Run& run = call.runs[i];
-        for (int32_t first = (run.num_tokens - 1) / kQueryBlock * kQueryBlock; first >= 0; first -= kQueryBlock)
-            tasks_.push_back({int32_t(i), first, std::min(kQueryBlock, run.num_tokens - first), -1, 0, 0});
-    }
+// Keys of one page share cache lines, so no two threads store into the same page.
+void Attend::plan_stores(const Call& call) {
+    stores_.clear();
+    for (const Run& run : call.runs)
+        for (int32_t first = 0; first < run.num_tokens;) {
+            int32_t left = int32_t(kPageTokens) - (run.first_position + first) % int32_t(kPageTokens);
+            int32_t stop = std::min(run.num_tokens, first + left), begin = run.first_token + first;
+            bool joins = !stores_.empty() && stores_.back().stop - stores_.back().first < kTokensOfChunk;
+            if (joins) stores_.back().stop = run.first_token + stop;
+            else stores_.push_back({begin, run.first_token + stop});
+            first = stop;
+        }
 }
 
 void Attend::work(Context& context, int phase, int64_t chunk, int) {
     if (phase == 1) {
-        int64_t heads = record_.rope.cache.kv_heads;
-        attend(context, tasks_[size_t(chunk / heads)], int32_t(chunk % heads));
+        const AttendTask& task = plan_->task_of(chunk);
+        AttendCall call = call_of(context, task, plan_->kv_head_of(chunk));
+        plan_->work(*context.kernels, call, task, reinterpret_cast<float*>(context.shared));
         return;
     }
-    int32_t first = int32_t(chunk) * kTokensOfChunk, stop = std::min(context.call->num_tokens, first + kTokensOfChunk);
-    for (int32_t token = first; token < stop; ++token) store(context, token);
+    const Stores& mine = stores_[size_t(chunk)];
+    for (int32_t token = mine.first; token < mine.stop; ++token) store(context, token);
 }
 
-AttendCall Attend::call_of(const Context& context, const Task& task, int32_t kv_head) const {
+AttendCall Attend::call_of(const Context& context, const AttendTask& task, int32_t kv_head) const {
     const RopeCall& rope = record_.rope;
     const Run& run = context.call->runs[size_t(task.run)];
     int64_t head_dim = rope.cache.head_dim, first = run.first_token + task.first;
@@ -133,19 +123,6 @@ AttendCall Attend::call_of(const Context& context, const Task& task, int32_t kv_
     call.q = record_.qkv + first * call.q_stride;
     call.out = record_.out + first * call.out_stride;
     return call;
-}
-
-void Attend::attend(Context& context, const Task& task, int32_t kv_head) {
-    AttendCall call = call_of(context, task, kv_head);
-    if (task.segment < 0) {
-        context.kernels->attend(&call);
-        return;
-    }
-    int64_t floats = int64_t(task.tokens) * group() * (record_.rope.cache.head_dim + 16);
-    float* partials = reinterpret_cast<float*>(context.shared) + task.partials + kv_head * task.num_segments * floats;
-    context.kernels->attend_segment(&call, task.segment, partials + task.segment * floats);
-    std::atomic<int32_t>& left = unfinished_[size_t(task.run * record_.rope.cache.kv_heads + kv_head)];
-    if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) context.kernels->attend_merge(&call, partials, task.num_segments);
 }
 
 }  // namespace pintpot

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "engine/attend_plan.h"
 #include "engine/op.h"
 
 namespace pintpot {
@@ -29,25 +30,19 @@ class Attend final : public Op {
     Visible visible() const { return {record_.window, record_.sinks, record_.num_pages}; }
 
   private:
-    // A piece of work: query tokens [first, first + tokens) of a run, and one segment of the keys or (-1) all of them.
-    struct Task {
-        int32_t run, first, tokens, segment;
-        int64_t partials;  // where the partial sums of its run begin, in floats
-        int32_t num_segments;
+    // Tokens [first, stop) whose keys and values one thread stores.
+    struct Stores {
+        int32_t first, stop;
     };
 
-    int32_t group() const { return record_.rope.heads / record_.rope.cache.kv_heads; }
-    bool may_split(int threads) const { return threads > 1 && record_.rope.cache.kv_heads < 3 * threads; }
+    AttendShape shape() const;
     void store(Context& context, int32_t token) const;
-    void plan_segments(const Call& call);
-    void plan_blocks(const Call& call);
-    AttendCall call_of(const Context& context, const Task& task, int32_t kv_head) const;
-    void attend(Context& context, const Task& task, int32_t kv_head);
+    void plan_stores(const Call& call);
+    AttendCall call_of(const Context& context, const AttendTask& task, int32_t kv_head) const;
 
     AttendRecord record_;
-    std::vector<Task> tasks_;
-    std::unique_ptr<std::atomic<int32_t>[]> unfinished_;  // segments of each run (at most kFewTokens) and kv head
-    int threads_ = 1;
+    std::vector<Stores> stores_;
+    std::unique_ptr<AttendPlan> plan_;
 };
 
 }  // namespace pintpot

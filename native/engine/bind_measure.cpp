@@ -2,6 +2,7 @@
 //
 // Each call takes an arena whose bytes the caller has filled, works through it `rounds` times and gives the seconds.
 
+#include "engine/attend_plan.h"
 #include "engine/bind.h"
 #include "engine/clock.h"
 #include "engine/errors.h"
@@ -158,52 +159,44 @@ double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, in
     });
 }
 
-// Attention of `tokens` new positions after `context` - tokens cached ones; the arena holds k and then v.
+// Attention of `sequences` sequences, `tokens` new positions each after `context` - tokens cached ones. The arena holds as
+// many layers as fit into it, which take turns by round; of each, k and then v.
 double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int heads, int kv_heads, int head_dim,
-                      int tokens, int64_t context, int rounds) {
+                      int tokens, int64_t context, int rounds, int sequences) {
     need(format == "f16" || format == "sym8c", "the cache is f16 or sym8c");
     need(kv_heads >= 1 && heads % kv_heads == 0 && head_dim % 32 == 0 && head_dim >= 32 && head_dim <= kMaxHeadDim,
          "heads are a multiple of kv_heads, head_dim a multiple of 32 up to 256");
-    need(tokens >= 1 && context >= tokens, "the context holds the new tokens");
+    need(tokens >= 1 && context >= tokens && context <= INT32_MAX && sequences >= 1, "the context holds the new tokens");
     int64_t num_pages = (context + kPageTokens - 1) / kPageTokens;
     int64_t page = kPageTokens * (format == "f16" ? 2 * head_dim : head_dim + head_dim / 32 * 2) * kv_heads;
-    need(uint64_t(2 * num_pages * page) <= arena.size(), "the arena is smaller than the cache");
-    std::vector<int32_t> pages(static_cast<size_t>(num_pages));
+    int64_t half = sequences * num_pages * page, layers = int64_t(arena.size()) / (2 * half);
+    need(layers >= 1, "the arena is smaller than the cache");
+    std::vector<int32_t> pages(size_t(sequences * num_pages));
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = int32_t(i);
-    std::vector<float> q(size_t(tokens) * size_t(heads * head_dim), 0.01f), out(q.size());
-    AttendCall call = {};
-    call.cache = {arena.data(), arena.data() + num_pages * page, format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads,
-                  head_dim};
-    call.heads = heads, call.scale = 0.1f, call.pages = pages.data();
-    call.q_stride = call.out_stride = heads * head_dim;
-    if (tokens == 1) {
-        call.num_tokens = 1, call.first_position = context - 1, call.q = q.data(), call.out = out.data();
-        int64_t segments = (context + kSegmentTokens - 1) / kSegmentTokens;
-        int64_t piece = heads / kv_heads * (head_dim + 16);
-        std::vector<float> partials(size_t(kv_heads * segments * piece));
-        auto segment = [&](int64_t chunk) {
-            AttendCall mine = call;
-            mine.kv_head = int32_t(chunk / segments);
-            kernels().attend_segment(&mine, chunk % segments, partials.data() + chunk * piece);
-        };
-        auto merge = [&](int64_t kv_head) {
-            AttendCall mine = call;
-            mine.kv_head = int32_t(kv_head);
-            kernels().attend_merge(&mine, partials.data() + kv_head * segments * piece, segments);
-        };
-        return seconds_of(pool, 2 * int64_t(rounds), {{kv_heads * segments, segment}, {kv_heads, merge}});
-    }
-    constexpr int64_t kBlockTokens = 16;
-    int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-    return claimed(pool, rounds, kv_heads * blocks, [&](int64_t chunk) {
-        AttendCall mine = call;
-        int64_t first = chunk % blocks * kBlockTokens;
-        mine.kv_head = int32_t(chunk / blocks);
-        mine.num_tokens = int32_t(std::min(kBlockTokens, tokens - first));
-        mine.first_position = context - tokens + first;
-        mine.q = q.data() + first * call.q_stride, mine.out = out.data() + first * call.out_stride;
-        kernels().attend(&mine);
-    });
+    std::vector<float> q(size_t(sequences) * size_t(tokens) * size_t(heads * head_dim), 0.01f), out(q.size());
+    std::vector<Run> runs;
+    for (int i = 0; i < sequences; ++i) runs.push_back({i, i * tokens, tokens, int32_t(context) - tokens});
+    Bounds bounds{sequences * tokens, 1, sequences, int32_t(context)};
+    AttendShape shape{heads, kv_heads, head_dim, 0};
+    AttendPlan plan(shape, bounds, pool.size());
+    plan.cut(runs);
+    std::vector<float> partials(AttendPlan::scratch_bytes(shape, bounds, pool.size()) / sizeof(float));
+    std::vector<Rounds::Phase> phases;
+    for (int64_t layer = 0; layer < std::min<int64_t>(layers, rounds); ++layer)
+        phases.push_back({plan.num_chunks(), [&, layer](int64_t chunk) {
+            const AttendTask& task = plan.task_of(chunk);
+            int64_t first = runs[size_t(task.run)].first_token + task.first;
+            AttendCall call = {};
+            call.cache = {arena.data() + 2 * layer * half, arena.data() + (2 * layer + 1) * half,
+                          format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
+            call.heads = heads, call.kv_head = plan.kv_head_of(chunk), call.scale = 0.1f;
+            call.pages = pages.data() + task.run * num_pages;
+            call.q_stride = call.out_stride = heads * head_dim;
+            call.num_tokens = task.tokens, call.first_position = runs[size_t(task.run)].first_position + task.first;
+            call.q = q.data() + first * call.q_stride, call.out = out.data() + first * call.out_stride;
+            plan.work(kernels(), call, task, partials.data());
+        }});
+    return seconds_of(pool, rounds, std::move(phases));
 }
 
 }  // namespace
@@ -223,7 +216,7 @@ void bind_measure(nb::module_& parent) {
                nb::arg("rounds"), Released());
     module.def("attend", &attend_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("heads"),
                nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("tokens"), nb::arg("context"), nb::arg("rounds"),
-               Released());
+               nb::arg("sequences") = 1, Released());
 }
 
 }  // namespace pintpot

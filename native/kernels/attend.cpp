@@ -1,233 +1,134 @@
-// Causal attention over a page table, keys folded page by page (online softmax; Milakov and Gimelshein, 2018, and
-// FlashAttention, Dao et al., 2022), in segments of 512 keys that are merged in order.
-//
-// Rows are (token, query head of the group): row = token * group + head. A score is sum over d of q * k in 16 lanes
-// (lane = d mod 16) and the tree; a page's value sum runs over its keys in order; then o = o * factor + page sum.
-#include "cache.h"
+// Causal attention over a page table in segments of keys that are merged in order (FlashAttention, Dao et al., 2022;
+// online softmax, Milakov and Gimelshein, 2018).
+#include "attend_segment.h"
 #include "entry.h"
-#include "exp.h"
-#include "transpose.h"
 
 namespace pintpot {
 namespace {
 
-constexpr int64_t kRows = 32;                       // rows that share one widened page
-constexpr int kRowsAtOnce = kWidth == 16 ? 4 : 1;    // whose sums stay in registers
-constexpr int64_t kSegmentPages = kSegmentTokens / kPageTokens;
-constexpr int64_t kPartialTail = 16;                // maximum, mass, and padding after a row's sum
-constexpr float kNone = -__builtin_inff();
+INLINE int64_t group_of(const AttendCall& c) { return c.heads / c.cache.kv_heads; }
+INLINE int64_t rows_of(const AttendCall& c) { return c.num_tokens * group_of(c); }
+// Where row `row` begins in q or out.
+INLINE int64_t at_row(const AttendCall& c, int64_t row, int64_t stride) {
+  const int64_t group = group_of(c);
+  return row / group * stride + (c.kv_head * group + row % group) * c.cache.head_dim;
+}
 
-struct Row {
-  const float* q;
-  float* sum;  // [head_dim]
-  float maximum, mass;
-  int64_t position;
+// Rows [first, first + block.num_rows) of the call.
+void prepare(const AttendCall& c, int64_t first, Block& block) {
+  const int64_t group = group_of(c), dim = c.cache.head_dim;
+  for (int64_t row = 0; row < block.num_rows; ++row)
+    block.positions[row] = c.first_position + (first + row) / group;
+  by_rows(block.num_rows, [&](auto rows, int64_t row) {
+    constexpr int R = decltype(rows)::value;
+    const float* q[R];
+    for (int r = 0; r < R; ++r) q[r] = c.q + at_row(c, first + row + r, c.q_stride);
+    pack_queries<R>(q, dim, c.scale, block.queries + row * dim);
+  });
+}
+
+// How 16 totals and 16 parts are scaled where they meet: largest scores so far, and the parts'.
+struct Meeting {
+  Pack top, before, now;
 };
-
-INLINE float exp1(float x) { return exp(splat(x))[0]; }
-
-bool page_visible(const AttendCall& c, int64_t page, int64_t low, int64_t high) {
-  const int64_t first = page * kPageTokens, last = first + kPageTokens - 1;
-  if (first > high) return false;
-  return c.window == 0 || last > low - c.window || first < c.sinks;
+INLINE Meeting meet(Pack so_far, Pack part) {
+  const Pack top = max(so_far, part);
+  const Pack from = each([&](int i) { return top.v[i] == kNone ? splat(0.0f) : top.v[i]; });
+  return {top, exp_of_negative(so_far - from), exp_of_negative(part - from)};
 }
-
-// 0 where one of 16 keys beginning at `key` is visible, -inf elsewhere.
-INLINE Pack mask16(const AttendCall& c, int64_t position, int64_t key) {
-  const int64_t oldest = c.window == 0 ? -1 : position - c.window;
-  if (key + 15 <= position && (key > oldest || key + 15 < c.sinks)) return spread(0.0f);
-  float visible[16];
-  for (int64_t j = 0; j < 16; ++j) {
-    const bool seen = key + j <= position && (key + j > oldest || key + j < c.sinks);
-    visible[j] = seen ? 0.0f : kNone;
-  }
-  return load16(visible);
-}
-
-// Scores of 16 keys; n: how many of them may be read.
-template <int N16>
-INLINE Pack score16(const AttendCall& c, const float* q, const float* k, int64_t n) {
-  const int64_t dim = N16 ? N16 * 16 : c.cache.head_dim;
-  const auto product = [&](int j) {
-    const float* at = k + j * dim;
-    Pack total = load16(q) * load16(at);
-    for (int64_t i = 16; i < dim; i += 16) total = total + load16(q + i) * load16(at + i);
-    return total;
-  };
-  const Pack products = n >= 16 ? tree16(product) : tree16([&](int j) { return j < n ? product(j) : spread(0.0f); });
-  return products * spread(c.scale);
-}
-
-// What one page does to one row, before its values are added.
-struct Weights {
-  alignas(64) float of[kPageTokens];
-  float factor;  // of the row's sum so far
-};
-template <int N16>
-INLINE void weigh_page(const AttendCall& c, Row& row, const float* k, int64_t n, int64_t key, Weights& w) {
-  const Pack low = score16<N16>(c, row.q, k, n) + mask16(c, row.position, key);
-  const Pack high = score16<N16>(c, row.q, k + 16 * c.cache.head_dim, n - 16) + mask16(c, row.position, key + 16);
-  const float top = largest(max(low, high)), maximum = top > row.maximum ? top : row.maximum;
-  if (maximum == kNone) {  // nothing seen so far: zeros add nothing
-    memset(&w, 0, sizeof w);
-    return;
-  }
-  const Pack first = exp(low - spread(maximum)), second = exp(high - spread(maximum));
-  store16(w.of, first);
-  store16(w.of + 16, second);
-  w.factor = exp1(row.maximum - maximum);
-  row.mass = row.mass * w.factor + sum(first + second);
-  row.maximum = maximum;
-}
-
-// sum = sum * factor + (weights times values, keys in order), for R rows that share each value read.
-template <int N16, int R>
-INLINE void add_values(int64_t dim, const Weights* w, const float* v, int64_t n, Row* rows) {
-  constexpr int kStep = N16 ? 4 : 2;
-  const int64_t width = N16 ? N16 * 16 : dim;
-  for (int64_t d = 0; d < width; d += kStep * 16) {
-    Pack total[R][kStep];
-    UNROLL for (int r = 0; r < R; ++r)
-      UNROLL for (int i = 0; i < kStep; ++i) total[r][i] = spread(0.0f);
-    for (int64_t j = 0; j < n; ++j) {
-      Pack value[kStep];
-      UNROLL for (int i = 0; i < kStep; ++i) value[i] = load16(v + j * width + d + i * 16);
-      UNROLL for (int r = 0; r < R; ++r) {
-        const Pack weight = spread(w[r].of[j]);
-        UNROLL for (int i = 0; i < kStep; ++i) total[r][i] = total[r][i] + weight * value[i];
-      }
-    }
-    UNROLL for (int r = 0; r < R; ++r)
-      UNROLL for (int i = 0; i < kStep; ++i) {
-        float* sum = rows[r].sum + d + i * 16;
-        store16(sum, load16(sum) * spread(w[r].factor) + total[r][i]);
-      }
-  }
-}
-
-template <int N16>
-INLINE void fold_page(const AttendCall& c, Row* rows, int64_t num_rows, const float* k, const float* v, int64_t n,
-                      int64_t key) {
-  Weights weights[kRows];
-  const int64_t dim = c.cache.head_dim;
-  for (int64_t r = 0; r < num_rows; ++r) weigh_page<N16>(c, rows[r], k, n, key, weights[r]);
-  int64_t r = 0;
-  for (; r + kRowsAtOnce <= num_rows; r += kRowsAtOnce)
-    add_values<N16, kRowsAtOnce>(dim, weights + r, v, n, rows + r);
-  for (; r < num_rows; ++r) add_values<N16, 1>(dim, weights + r, v, n, rows + r);
-}
-
-// Pages lie apart, so that no prefetcher of the CPU's foresees the next one.
-INLINE void ask_for_page(const AttendCall& c, int64_t page, int64_t low, int64_t high) {
-  if (!page_visible(c, page, low, high)) return;
-  const uint8_t* k = page_head(c.cache, c.cache.k, c.pages[page], c.kv_head);
-  const uint8_t* v = page_head(c.cache, c.cache.v, c.pages[page], c.kv_head);
-  for (int64_t i = 0; i < page_head_bytes(c.cache); i += 64) __builtin_prefetch(k + i), __builtin_prefetch(v + i);
-}
-
-// Folds the keys of one segment into fresh rows.
-template <int N16>
-void fold_segment(const AttendCall& c, int64_t segment, Row* rows, int64_t num_rows) {
-  alignas(64) float k[kPageTokens * kMaxHeadDim];
-  alignas(64) float v[kPageTokens * kMaxHeadDim];
-  const int64_t low = rows[0].position, high = rows[num_rows - 1].position;
-  for (int64_t r = 0; r < num_rows; ++r) {
-    rows[r].maximum = kNone, rows[r].mass = 0.0f;
-    memset(rows[r].sum, 0, c.cache.head_dim * sizeof(float));
-  }
-  for (int64_t page = segment * kSegmentPages; page < (segment + 1) * kSegmentPages; ++page) {
-    if (!page_visible(c, page, low, high)) continue;
-    const int64_t key = page * kPageTokens, n = high + 1 - key < kPageTokens ? high + 1 - key : kPageTokens;
-    widen_page(c.cache, page_head(c.cache, c.cache.k, c.pages[page], c.kv_head), n, k);
-    widen_page(c.cache, page_head(c.cache, c.cache.v, c.pages[page], c.kv_head), n, v);
-    ask_for_page(c, page + 1, low, high);
-    fold_page<N16>(c, rows, num_rows, k, v, n, key);
-  }
-}
-void fold_segment_any(const AttendCall& c, int64_t segment, Row* rows, int64_t num_rows) {
-  if (c.cache.head_dim == 64) fold_segment<4>(c, segment, rows, num_rows);
-  else if (c.cache.head_dim == 128) fold_segment<8>(c, segment, rows, num_rows);
-  else fold_segment<0>(c, segment, rows, num_rows);
-}
-
-struct Total {
-  float maximum = kNone, mass = 0.0f;
-};
-// Adds one segment's row onto the row's total; sums are [dim].
-INLINE void merge(Total& total, float* sum, float maximum, float mass, const float* part, int64_t dim) {
-  const float top = maximum > total.maximum ? maximum : total.maximum;
-  if (top == kNone) return;
-  const float before = exp1(total.maximum - top), now = exp1(maximum - top);
+INLINE void add_part(float* sum, float before, const float* part, float now, int64_t dim) {
   for (int64_t i = 0; i < dim; i += 16)
     store16(sum + i, load16(sum + i) * spread(before) + load16(part + i) * spread(now));
-  total = {top, total.mass * before + mass * now};
 }
-INLINE void finish(const Total& total, float* sum, int64_t dim) {
-  for (int64_t i = 0; i < dim; i += 16) store16(sum + i, load16(sum + i) / spread(total.mass));
+INLINE void divide(float* sum, float mass, int64_t dim) {
+  for (int64_t i = 0; i < dim; i += 16) store16(sum + i, load16(sum + i) / spread(mass));
 }
 
-INLINE int64_t group_of(const AttendCall& c) { return c.heads / c.cache.kv_heads; }
-INLINE float* out_row(const AttendCall& c, int64_t row) {
-  const int64_t group = group_of(c);
-  return c.out + row / group * c.out_stride + (c.kv_head * group + row % group) * c.cache.head_dim;
-}
-INLINE Row make_row(const AttendCall& c, int64_t row, float* sum) {
-  const int64_t group = group_of(c), token = row / group;
-  return {c.q + token * c.q_stride + (c.kv_head * group + row % group) * c.cache.head_dim, sum, kNone, 0.0f,
-          c.first_position + token};
+struct Totals {
+  alignas(64) float maxima[kRows];
+  alignas(64) float masses[kRows];
+};
+void merge_block(const AttendCall& c, int64_t first, const Block& block, Totals& totals) {
+  for (int64_t row = 0; row < block.num_rows; row += 16) {
+    const Meeting m = meet(load16(totals.maxima + row), load16(block.maxima + row));
+    alignas(64) float before[16], now[16];
+    store16(before, m.before), store16(now, m.now), store16(totals.maxima + row, m.top);
+    store16(totals.masses + row, load16(totals.masses + row) * m.before + load16(block.masses + row) * m.now);
+    for (int64_t r = row; r < block.num_rows && r < row + 16; ++r)
+      add_part(c.out + at_row(c, first + r, c.out_stride), before[r - row], block.sums + r * block.sums_stride,
+               now[r - row], c.cache.head_dim);
+  }
 }
 
 }  // namespace
 
 void attend(const AttendCall* call) {
   const AttendCall& c = *call;
-  const int64_t dim = c.cache.head_dim, num_rows = c.num_tokens * group_of(c);
-  alignas(64) float sums[kRows * kMaxHeadDim];
+  const int64_t dim = c.cache.head_dim, num_rows = rows_of(c);
+  alignas(64) float queries[kRows * kMaxHeadDim], sums[kRows * kMaxHeadDim];
+  Block block;
+  block.queries = queries, block.sums = sums, block.sums_stride = dim;
   for (int64_t first = 0; first < num_rows; first += kRows) {
-    const int64_t n = num_rows - first < kRows ? num_rows - first : kRows;
-    Row rows[kRows];
-    Total totals[kRows];
-    for (int64_t r = 0; r < n; ++r) {
-      rows[r] = make_row(c, first + r, sums + r * dim);
-      memset(out_row(c, first + r), 0, dim * sizeof(float));
-    }
-    const int64_t segments = rows[n - 1].position / kSegmentTokens + 1;
-    for (int64_t segment = 0; segment < segments; ++segment) {
-      fold_segment_any(c, segment, rows, n);
-      for (int64_t r = 0; r < n; ++r)
-        merge(totals[r], out_row(c, first + r), rows[r].maximum, rows[r].mass, rows[r].sum, dim);
-    }
-    for (int64_t r = 0; r < n; ++r) finish(totals[r], out_row(c, first + r), dim);
+    block.num_rows = num_rows - first < kRows ? num_rows - first : kRows;
+    prepare(c, first, block);
+    Totals totals;
+    for (int64_t row = 0; row < kRows; ++row)
+      totals.maxima[row] = block.maxima[row] = kNone, totals.masses[row] = block.masses[row] = 0.0f;
+    for (int64_t row = 0; row < block.num_rows; ++row)
+      memset(c.out + at_row(c, first + row, c.out_stride), 0, dim * sizeof(float));
+    const int64_t segments = num_segments(block.positions[block.num_rows - 1] + 1);
+    for (int64_t segment = 0; segment < segments; ++segment)
+      if (fold_segment(c, segment, block)) merge_block(c, first, block, totals);
+    for (int64_t row = 0; row < block.num_rows; ++row)
+      divide(c.out + at_row(c, first + row, c.out_stride), totals.masses[row], dim);
   }
 }
 
-void attend_segment(const AttendCall* call, int64_t segment, float* partial) {
+void attend_segments(const AttendCall* call, int64_t from, int64_t stop, float* partials) {
   const AttendCall& c = *call;
-  const int64_t dim = c.cache.head_dim, stride = dim + kPartialTail, num_rows = c.num_tokens * group_of(c);
+  const int64_t dim = c.cache.head_dim, stride = partial_floats(dim), num_rows = rows_of(c);
+  alignas(64) float queries[kRows * kMaxHeadDim];
+  Block block;
+  block.queries = queries, block.sums_stride = stride;
   for (int64_t first = 0; first < num_rows; first += kRows) {
-    const int64_t n = num_rows - first < kRows ? num_rows - first : kRows;
-    Row rows[kRows];
-    for (int64_t r = 0; r < n; ++r) rows[r] = make_row(c, first + r, partial + (first + r) * stride);
-    fold_segment_any(c, segment, rows, n);
-    for (int64_t r = 0; r < n; ++r) {
-      rows[r].sum[dim] = rows[r].maximum;
-      rows[r].sum[dim + 1] = rows[r].mass;
+    block.num_rows = num_rows - first < kRows ? num_rows - first : kRows;
+    prepare(c, first, block);
+    for (int64_t segment = from; segment < stop; ++segment) {
+      block.sums = partials + (segment * num_rows + first) * stride;
+      const bool seen = fold_segment(c, segment, block);
+      for (int64_t row = 0; row < block.num_rows; ++row) {
+        float* tail = block.sums + row * stride + dim;
+        tail[0] = seen ? block.maxima[row] : kNone, tail[1] = seen ? block.masses[row] : 0.0f;
+      }
     }
   }
 }
 
 void attend_merge(const AttendCall* call, const float* partials, int64_t num_segments) {
   const AttendCall& c = *call;
-  const int64_t dim = c.cache.head_dim, stride = dim + kPartialTail, num_rows = c.num_tokens * group_of(c);
+  const int64_t dim = c.cache.head_dim, num_rows = rows_of(c), stride = partial_floats(dim);
   for (int64_t row = 0; row < num_rows; ++row) {
-    float* out = out_row(c, row);
-    Total total;
+    float* out = c.out + at_row(c, row, c.out_stride);
+    float maximum = kNone, mass = 0.0f;
     memset(out, 0, dim * sizeof(float));
-    for (int64_t segment = 0; segment < num_segments; ++segment) {
-      const float* part = partials + (segment * num_rows + row) * stride;
-      merge(total, out, part[dim], part[dim + 1], part, dim);
+    for (int64_t first = 0; first < num_segments; first += 16) {
+      const int64_t n = num_segments - first < 16 ? num_segments - first : 16;
+      const float* parts = partials + (first * num_rows + row) * stride;
+      alignas(64) float so_far[16], part[16], before[16], now[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        so_far[i] = maximum, part[i] = i < n ? parts[i * num_rows * stride + dim] : kNone;
+        maximum = part[i] > maximum ? part[i] : maximum;
+      }
+      const Meeting m = meet(load16(so_far), load16(part));
+      store16(before, m.before), store16(now, m.now);
+      for (int64_t i = 0; i < n; ++i) {
+        if (part[i] == kNone) continue;
+        const float* at = parts + i * num_rows * stride;
+        mass = mass * before[i] + at[dim + 1] * now[i];
+        add_part(out, before[i], at, now[i], dim);
+      }
     }
-    finish(total, out, dim);
+    divide(out, mass, dim);
   }
 }
 

@@ -1,4 +1,4 @@
-// Pages of keys and values (kernels.h, `CacheView`).
+// Pages of keys and values (kernels.h, `CacheView`): where things lie, storing a token, widening a page.
 #pragma once
 #include "kernels.h"
 #include "simd.h"
@@ -6,11 +6,14 @@
 namespace pintpot {
 namespace {
 
+template <int32_t FORMAT>
+constexpr int64_t kValueBytes = FORMAT == kCacheF32 ? 4 : FORMAT == kCacheF16 ? 2 : 1;
+
 INLINE int64_t page_head_bytes(const CacheView& c) {
   const int64_t values = kPageTokens * c.head_dim;
   return c.format == kCacheF32 ? values * 4 : c.format == kCacheF16 ? values * 2 : values + values / 32 * 2;
 }
-INLINE uint8_t* page_head(const CacheView& c, void* base, int64_t page, int64_t head) {
+INLINE uint8_t* page_head(const CacheView& c, const void* base, int64_t page, int64_t head) {
   return (uint8_t*)base + (page * c.kv_heads + head) * page_head_bytes(c);
 }
 
@@ -24,26 +27,41 @@ INLINE float half_at(const uint8_t* p) {
 #endif
 }
 
-// The first n tokens of one page and head as float32 [n][head_dim].
-INLINE void widen_page(const CacheView& c, const uint8_t* page, int64_t n, float* to) {
-  if (c.format == kCacheF16) {
-    for (int64_t i = 0; i < n * c.head_dim; i += 16) store16(to + i, load16_f16(page + i * 2));
-    return;
-  }
-  if (c.format == kCacheF32) {
-    memcpy(to, page, n * c.head_dim * sizeof(float));
-    return;
-  }
-  const uint8_t* scales = page + kPageTokens * c.head_dim;
-  for (int64_t i = 0; i < n * c.head_dim; i += 32) {
-    const Pack s = spread(half_at(scales + i / 16));
-    store16(to + i, load16_i8((const int8_t*)page + i) * s);
-    store16(to + i + 16, load16_i8((const int8_t*)page + i + 16) * s);
+// 16 values of a page as they are stored: without their scale.
+template <int32_t FORMAT>
+INLINE Pack load_stored(const uint8_t* p) {
+  if constexpr (FORMAT == kCacheF32) return load16((const float*)p);
+  else if constexpr (FORMAT == kCacheF16) return load16_f16(p);
+  else return load16_i8((const int8_t*)p);
+}
+
+// The keys of a page and head as float32 [head_dim][32 tokens]; what lies in places of no token is of no meaning.
+template <int32_t FORMAT>
+INLINE void widen_keys(int64_t dim, const uint8_t* page, float* to) {
+  const uint8_t* scales = page + kPageTokens * dim;
+  for (int64_t d = 0; d < dim; ++d)
+    for (int64_t token = 0; token < kPageTokens; token += 16) {
+      const int64_t at = d * kPageTokens + token;
+      Pack value = load_stored<FORMAT>(page + at * kValueBytes<FORMAT>);
+      if (FORMAT == kCacheSym8c) value = value * load16_f16(scales + (d / 32 * kPageTokens + token) * 2);
+      store16(to + at, value);
+    }
+}
+// The first n values of a page and head as float32 [n][head_dim].
+template <int32_t FORMAT>
+INLINE void widen_values(int64_t dim, const uint8_t* page, int64_t n, float* to) {
+  const uint8_t* scales = page + kPageTokens * dim;
+  for (int64_t i = 0; i < n * dim; i += 32) {
+    const Pack scale = spread(FORMAT == kCacheSym8c ? half_at(scales + i / 16) : 1.0f);
+    for (int64_t at = i; at < i + 32; at += 16) {
+      const Pack value = load_stored<FORMAT>(page + at * kValueBytes<FORMAT>);
+      store16(to + at, FORMAT == kCacheSym8c ? value * scale : value);
+    }
   }
 }
 
 // 32 values as int8 and a half-precision scale: s = f16(max|x| / 127), q = rint(x / s).
-INLINE void store_group(const float* x, int8_t* q, uint8_t* scale) {
+INLINE void round_group(const float* x, int8_t* q, uint8_t* scale) {
   const Pack a[2] = {load16(x), load16(x + 16)};
   const float wanted = largest(max(magnitude(a[0]), magnitude(a[1]))) / 127.0f;
   uint16_t lanes[kWidth];
@@ -58,19 +76,39 @@ INLINE void store_group(const float* x, int8_t* q, uint8_t* scale) {
   }
 }
 
-// One token's vector of one head into its slot of a page.
-INLINE void store_token(const CacheView& c, uint8_t* page, int64_t slot, const float* x) {
-  if (c.format == kCacheF16) {
-    for (int64_t i = 0; i < c.head_dim; i += 16) store16_f16(page + (slot * c.head_dim + i) * 2, load16(x + i));
-    return;
+// One token's vector of one head as its page keeps it: head_dim values, and of sym8c the scale of each 32.
+struct Stored {
+  alignas(64) uint8_t values[kMaxHeadDim * 4];
+  uint8_t scales[kMaxHeadDim / 32 * 2];
+};
+INLINE void round_token(const CacheView& c, const float* x, Stored& to) {
+  for (int64_t i = 0; i < c.head_dim; i += 32) {
+    if (c.format == kCacheSym8c) round_group(x + i, (int8_t*)to.values + i, to.scales + i / 16);
+    else if (c.format == kCacheF32) memcpy(to.values + i * 4, x + i, 128);
+    else store16_f16(to.values + i * 2, load16(x + i)), store16_f16(to.values + i * 2 + 32, load16(x + i + 16));
   }
-  if (c.format == kCacheF32) {
-    memcpy(page + slot * c.head_dim * sizeof(float), x, c.head_dim * sizeof(float));
-    return;
-  }
-  uint8_t* scales = page + kPageTokens * c.head_dim + slot * (c.head_dim / 32) * 2;
-  for (int64_t i = 0; i < c.head_dim; i += 32)
-    store_group(x + i, (int8_t*)page + slot * c.head_dim + i, scales + i / 32 * 2);
+}
+
+template <class T>
+INLINE void scatter(const void* from, int64_t n, int64_t slot, void* to) {
+  for (int64_t i = 0; i < n; ++i) ((T*)to)[i * kPageTokens + slot] = ((const T*)from)[i];
+}
+INLINE void store_key(const CacheView& c, uint8_t* page, int64_t slot, const float* x) {
+  Stored token;
+  round_token(c, x, token);
+  if (c.format == kCacheF32) scatter<uint32_t>(token.values, c.head_dim, slot, page);
+  if (c.format == kCacheF16) scatter<uint16_t>(token.values, c.head_dim, slot, page);
+  if (c.format != kCacheSym8c) return;
+  scatter<uint8_t>(token.values, c.head_dim, slot, page);
+  scatter<uint16_t>(token.scales, c.head_dim / 32, slot, page + kPageTokens * c.head_dim);
+}
+INLINE void store_value(const CacheView& c, uint8_t* page, int64_t slot, const float* x) {
+  Stored token;
+  round_token(c, x, token);
+  const int64_t bytes = c.head_dim * (c.format == kCacheF32 ? 4 : c.format == kCacheF16 ? 2 : 1);
+  memcpy(page + slot * bytes, token.values, bytes);
+  const int64_t scales = c.head_dim / 32 * 2;
+  if (c.format == kCacheSym8c) memcpy(page + kPageTokens * c.head_dim + slot * scales, token.scales, scales);
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ void scale(const float* x, int64_t n, float factor, float* y);
 
 void rope_store(const RopeCall* call, const float* qkv, int64_t position, const int32_t* pages, float* q_out);
 void attend(const AttendCall* call);
-void attend_segment(const AttendCall* call, int64_t segment, float* partial);
+void attend_segments(const AttendCall* call, int64_t first, int64_t stop, float* partials);
 void attend_merge(const AttendCall* call, const float* partials, int64_t num_segments);
 
 int64_t argmax(const float* x, int64_t n);

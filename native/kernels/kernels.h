@@ -14,11 +14,11 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 1;
+constexpr int32_t kAbiVersion = 2;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kGroup = 32;
 constexpr int64_t kPageTokens = 32;
-constexpr int64_t kSegmentTokens = 512;  // attention: keys are folded per segment, then segments are merged in order
+constexpr int64_t kSegmentTokens = 128;  // attention: keys are folded per segment, then segments are merged in order
 constexpr int64_t kMaxHeadDim = 256;     // head_dim: a multiple of 32, at most this
 constexpr int64_t kPanelTokens = 8;      // quantized tokens lie in panels of 8, then 4, 2, 1 for what is left
 
@@ -71,7 +71,9 @@ struct StripsCall {
 enum CacheFormat : int32_t { kCacheF16, kCacheSym8c, kCacheF32 };
 
 // k and v: [pages][kv_heads][page of one head]; a page of one head is 32 * head_dim f16 or f32, or 32 * head_dim int8 and
-// then 32 * (head_dim / 32) f16 scales. head_dim is a multiple of 32.
+// then 32 * (head_dim / 32) f16 scales. head_dim is a multiple of 32. Keys lie transposed, [head_dim][32 tokens] and their
+// scales [head_dim / 32][32 tokens], so that a vector holds one column of 16 keys; values [32 tokens][head_dim] and
+// [32 tokens][head_dim / 32], so that a vector holds 16 columns of one value. (docs/layout.md)
 struct CacheView {
   void* k;
   void* v;
@@ -79,6 +81,11 @@ struct CacheView {
   int32_t kv_heads;
   int32_t head_dim;
 };
+
+// Segments of so many positions.
+constexpr int64_t num_segments(int64_t positions) { return (positions + kSegmentTokens - 1) / kSegmentTokens; }
+// Floats of one row of a segment's partial results.
+constexpr int64_t partial_floats(int64_t head_dim) { return head_dim + 16; }
 
 struct RopeCall {
   CacheView cache;
@@ -94,6 +101,12 @@ struct RopeCall {
 // Causal attention of consecutive positions of one sequence, for one kv head and the heads / kv_heads query heads on it
 // (query head = kv_head * (heads / kv_heads) + r). Key j is visible to position p when j <= p and (window == 0 or
 // j > p - window or j < sinks). Pages without a visible key are never read, and their entry may be -1.
+//
+// Order, all float32, each operation rounded: a score is the sum over d ascending of (q[d] * scale) * k[d]. Of a segment
+// of 128 keys: w = exp(score - the largest visible score), 0 where nothing is visible; its mass is the sum of w over 16
+// lanes (lane = key mod 16, in order) and the tree; its sum o over its keys in order of w * v. Segments are merged in
+// order, from O = 0, M = 0, m = -inf: m' = max(m, the segment's), a = exp(m - m'), b = exp(the segment's - m'),
+// O = O * a + o * b, M = M * a + mass * b. At the end O / M.
 struct AttendCall {
   CacheView cache;
   int32_t heads;
@@ -139,10 +152,11 @@ struct KernelTable {
   void (*rope_store)(const RopeCall* call, const float* qkv, int64_t position, const int32_t* pages, float* q_out);
   // All of it: memory does not grow with the number of keys or tokens.
   void (*attend)(const AttendCall* call);
-  // The same in pieces that threads can share, for few tokens over a long cache. num_segments =
-  // (first_position + num_tokens + 511) / 512; partial [num_tokens * heads/kv_heads][head_dim + 16] f32 for each segment
-  // (the sum, then maximum and mass); merge writes out, in the order of segments: the bits of `attend`.
-  void (*attend_segment)(const AttendCall* call, int64_t segment, float* partial);
+  // The same in pieces that threads can share, for few tokens over a long cache: segments [first, stop) of
+  // num_segments(first_position + num_tokens). `partials` begins at segment 0; each segment has
+  // [num_tokens * heads/kv_heads][head_dim + 16] f32 (the sum, then maximum and mass); merge writes out, in the order of
+  // segments: the bits of `attend`.
+  void (*attend_segments)(const AttendCall* call, int64_t first, int64_t stop, float* partials);
   void (*attend_merge)(const AttendCall* call, const float* partials, int64_t num_segments);
 
   // Sampling over one row of logits; n >= 1.

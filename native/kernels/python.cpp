@@ -149,7 +149,7 @@ void rope_store(const std::string& isa, const std::string& format, Array<uint8_t
   }
 }
 
-// All kv heads; with `pieces` through attend_segment and attend_merge instead of attend.
+// All kv heads; with `pieces` through attend_segments and attend_merge instead of attend.
 void attend(const std::string& isa, const std::string& format, Array<uint8_t, 1> k, Array<uint8_t, 1> v, Pages pages,
             int32_t kv_heads, int32_t head_dim, Rows q, float scale, int32_t window, int32_t sinks, int64_t position,
             bool pieces, OutRows out) {
@@ -159,15 +159,17 @@ void attend(const std::string& isa, const std::string& format, Array<uint8_t, 1>
   c.num_tokens = (int32_t)q.shape(0), c.first_position = position, c.pages = pages.data();
   c.q = q.data(), c.q_stride = (int64_t)q.shape(1), c.out = out.data(), c.out_stride = (int64_t)out.shape(1);
   need(c.heads % kv_heads == 0 && q.shape(0) == out.shape(0) && q.shape(1) == out.shape(1), "q and out disagree");
-  const int64_t end = position + c.num_tokens, segments = (end + kSegmentTokens - 1) / kSegmentTokens;
+  const int64_t end = position + c.num_tokens, segments = num_segments(end);
   need(position >= 0 && (end + kPageTokens - 1) / kPageTokens <= (int64_t)pages.shape(0), "pages end too soon");
-  const int64_t piece = c.num_tokens * (c.heads / kv_heads) * (head_dim + 16);
+  const int64_t piece = c.num_tokens * (c.heads / kv_heads) * partial_floats(head_dim);
   std::vector<float> partials(pieces ? segments * piece : 0);
   const auto& t = table(isa);
   unlocked([&] {
     for (c.kv_head = 0; c.kv_head < kv_heads; ++c.kv_head) {
       if (!pieces) t.attend(&c);
-      for (int64_t s = 0; pieces && s < segments; ++s) t.attend_segment(&c, s, partials.data() + s * piece);
+      // In runs of 1, 2, 3, ... segments, the last ones first.
+      for (int64_t stop = segments, n = 1; pieces && stop > 0; stop -= n++)
+        t.attend_segments(&c, stop > n ? stop - n : 0, stop, partials.data());
       if (pieces) t.attend_merge(&c, partials.data(), segments);
     }
   });

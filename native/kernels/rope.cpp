@@ -33,8 +33,8 @@ void rope_store(const RopeCall* call, const float* qkv, int64_t position, const 
   for (int64_t h = 0; h < cache.kv_heads; ++h) {
     float key[kMaxHeadDim];
     prepare(*call, call->k_norm, angles, keys + h * dim, key);
-    store_token(cache, page_head(cache, cache.k, page, h), slot, key);
-    store_token(cache, page_head(cache, cache.v, page, h), slot, values + h * dim);
+    store_key(cache, page_head(cache, cache.k, page, h), slot, key);
+    store_value(cache, page_head(cache, cache.v, page, h), slot, values + h * dim);
   }
   for (int64_t h = 0; h < call->heads; ++h) prepare(*call, call->q_norm, angles, qkv + h * dim, q_out + h * dim);
 }

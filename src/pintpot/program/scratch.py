@@ -12,7 +12,9 @@ from pintpot.program.spec import Op, Program
 BLOCK = 4096
 LINE = 64
 FEW_TOKENS = 4
-SEGMENT_TOKENS = 512
+SEGMENT_TOKENS = 128
+HEADS_OF_THREAD = 4
+"""Key heads that keep threads evenly busy without a split of the keys."""
 PANEL_TOKENS = 8
 QUANTIZED_BYTES = {0: 0, 1: 48, 2: 88}
 """Of 32 activations, by planes."""
@@ -54,7 +56,7 @@ def _needs(op: Op, program: Program, threads: int) -> Scratch:
         return _linear(op, program)
     if op.kind == "attend":
         segments = -(-program.bound("context") // SEGMENT_TOKENS)
-        splits = threads > 1 and segments > 1 and op.get("kv_heads") < 3 * threads
+        splits = threads > 1 and segments > 1 and op.get("kv_heads") < HEADS_OF_THREAD * threads
         per_token = 4 * op.get("heads") * (op.get("head_dim") + 16) * segments
         return Scratch(min(program.bound("tokens"), FEW_TOKENS) * per_token if splits else 0)
     if op.kind == "sample":

@@ -12,7 +12,7 @@ from pintpot.formats import encoding
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
-SEGMENT_TOKENS = 512
+SEGMENT_TOKENS = 128
 HEAD_STEP, MOST_HEAD_COLUMNS = 32, 256
 """Native kernels scale the cache in groups of 32, and keep one head's sums at hand."""
 
