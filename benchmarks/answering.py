@@ -1,6 +1,6 @@
 """Inside the processes that benchmarks drive: an open pack, the machine's rates, and plain direct reads.
 
-    python benchmarks/answering.py pack FOLDER | rates THREADS FORMATS | disk FILE
+    python benchmarks/answering.py pack FOLDER | rates THREADS FORMATS | disk FILE | limit BYTES THREADS
 
 Reads one JSON request a line from standard input and answers with one JSON line. It imports as little as it can: what
 it holds is counted.
@@ -8,15 +8,20 @@ it holds is counted.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pintpot.runtime.scheduler import Drawn
 
 SETTLED_S = 0.03
 SAMPLES, SAMPLE_S = 3, 0.01
+LIMIT_S = 0.03
 ARENA_BYTES = 400_000_000
 
 
@@ -30,7 +35,7 @@ class Pack:
         started = time.perf_counter()
         self._session = api.run(folder)
         self._open_s = time.perf_counter() - started
-        self._words: Iterator[int] = iter(())
+        self._words: Iterator[Drawn] = iter(())
         # Of the last request, for a processor that rested just before a prompt takes longer over it.
         self._settled = settled_read_bytes()
 
@@ -38,33 +43,61 @@ class Pack:
         """Seconds and memory of the opening, by holder."""
         return {"open_s": self._open_s, "held": self._session.held, "notes": self._session.notes, **self.memory()}
 
-    def start(self, text: str, prompt: int, output: int) -> dict[str, Any]:
-        """A prompt of so many tokens, repeated from a text; the answer has `output` of them. Gives the first."""
+    def start(self, text: str, prompt: int, output: int, sequences: int = 1, first: int = 0) -> dict[str, Any]:
+        """Prompts of so many tokens, repeated from a text, each beginning a token later, the first one at `first`.
+
+        The answers have `output` tokens and run side by side. Gives the first token of each.
+        """
         from pintpot.runtime.request import Request, Sampling
 
         tokens = self._session.tokenizer.encode(text)
-        tokens = (tokens * -(-prompt // len(tokens)))[:prompt]
+        tokens = (tokens * (2 + (prompt + sequences + first) // len(tokens)))[first:]
+        greedy = Sampling(temperature=0.0)
+        asked = [
+            Request(tuple(tokens[at : at + prompt]), output, greedy, (), ignore_end=True) for at in range(sequences)
+        ]
         self._session.engine.reset()
-        request = Request(tuple(tokens), output, Sampling(temperature=0.0), (), ignore_end=True)
         before = self._settled
-        self._words = self._session.engine.generate(request, frozenset())
-        first = next(self._words)
+        self._words = self._session.engine.generate_many(asked, frozenset())
+        begun = [next(self._words).token for _ in asked]
         timing = self._session.engine.timing
         read = settled_read_bytes() - before
-        return {"token": first, "prompt_s": timing.prompt_s, "read_bytes": read, **self.memory()}
+        return {"token": begun[0], "begun": begun, "prompt_s": timing.prompt_s, "read_bytes": read, **self.memory()}
 
     def steps(self, number: int) -> dict[str, Any]:
-        """The next tokens: seconds of each step, bytes read from disk, and what the ring's readers did meanwhile."""
+        """The next tokens: seconds of each step, bytes read from disk, and what the ring's readers did meanwhile.
+
+        With several sequences there are `number` of them altogether, in the order in which they were drawn; `wall_s`
+        is the time of all, what the interpreter does between the steps included.
+        """
         ring, engine = self._session.ring, self._session.engine
         before, known = settled_read_bytes(), len(engine.timing.step_s)
         if ring is not None:
             ring.reset_stats()
-        tokens = [next(self._words) for _ in range(number)]
+        started = time.perf_counter()
+        tokens = [next(self._words).token for _ in range(number)]
+        wall_s = time.perf_counter() - started
         stats = None if ring is None else ring.stats()
+<<<<<<< HEAD
         self._settled = settled_read_bytes()
         read = self._settled - before
         found = {"tokens": tokens, "step_s": engine.timing.step_s[known:], "read_bytes": read, "ring": stats}
+=======
+        read = settled_read_bytes() - before
+        step_s = list(engine.timing.step_s[known:])
+        found = {"tokens": tokens, "step_s": step_s, "wall_s": wall_s, "read_bytes": read, "ring": stats}
         return {**found, **self.memory()}
+
+    def profile(self, on: bool) -> dict[str, Any]:
+        """Start taking the time of every op of a decode step; or stop, and give kind, weights and seconds of each."""
+        replay = self._session.engine.stage("decode")
+        if on:
+            replay.profile(True)
+            return {}
+        stats = replay.stats()
+        replay.profile(False)
+        names = [[op.kind, *(name.split(".")[-1] for name in op.read_all("weight"))] for op in replay.program.ops]
+        return {"calls": stats.calls, "names": names, "seconds": stats.seconds}
 
     def memory(self) -> dict[str, int]:
         """Memory of this process now, and its peak."""
@@ -104,6 +137,28 @@ class Rates:
         return name.removesuffix("x0").removesuffix("x2") in formats if kind in ("matvec", "matmul") else kind != "copy"
 
 
+class Limit:
+    """What this machine gives at most: a plain loop over so many bytes, and multiply-adds on int8 in registers."""
+
+    def __init__(self, num_bytes: str, threads: str) -> None:
+        from pintpot._native import Arena, Pool
+
+        self._pool = Pool(int(threads))
+        self._bytes = int(num_bytes)
+        self._arena = Arena(self._bytes, True)
+        ctypes.memset(self._arena.address, 0x3C, self._arena.nbytes)
+
+    def sample(self) -> dict[str, float]:
+        """Seconds of a pass over the bytes, and multiply-adds a second."""
+        from pintpot._native import measure
+
+        once = measure.read(self._pool, self._arena, self._bytes, 1)
+        rounds = max(1, round(LIMIT_S / once))
+        read_s = measure.read(self._pool, self._arena, self._bytes, rounds) / rounds
+        operations, seconds = measure.peak(self._pool, False, 20_000)
+        return {"read_s": read_s, "int8_per_s": operations / seconds}
+
+
 class Disk:
     """Direct reads of a region of a file, thrown away."""
 
@@ -129,7 +184,7 @@ def settled_read_bytes() -> int:
     return now
 
 
-KINDS = {"pack": Pack, "rates": Rates, "disk": Disk}
+KINDS = {"pack": Pack, "rates": Rates, "disk": Disk, "limit": Limit}
 
 
 def main() -> None:
