@@ -5,15 +5,14 @@ What they do is in `answering.py`.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pintpot.errors import DoesNotFit, PintpotError
 from pintpot.meter.cap import Cap
+from pintpot.proof.worker import ask
 
 
 class Driven:
@@ -39,16 +38,4 @@ class Driven:
 
     def ask(self, what: str, **arguments: Any) -> Any:
         """Send a request and wait for its answer. Raises DoesNotFit where the process was killed."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise PintpotError(f"the {self._kind} process has no pipes")
-        try:
-            self._process.stdin.write(json.dumps({"what": what, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._process.wait()
-            kind = DoesNotFit if code in (-9, 137) else PintpotError
-            raise kind(f"the {self._kind} process ended with code {code}")
-        return json.loads(line)
+        return ask(self._process, self._kind, {"what": what, **arguments})

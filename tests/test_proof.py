@@ -15,7 +15,7 @@ from packing import BLOCKS, MACHINE, STREAMED, pack_apart_of, pack_of, plan_of
 from reference_model import ReferenceModel
 from tiny import Tiny, write_gguf, write_hf
 
-from pintpot.errors import BadInput, BadPack, UsageError
+from pintpot.errors import BadInput, BadPack, DoesNotFit, PintpotError, UsageError
 from pintpot.machine.here import this_machine
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.model.read import describe
@@ -26,7 +26,7 @@ from pintpot.proof.judge import Measured, judge
 from pintpot.proof.proof import Proof
 from pintpot.proof.prove import prove
 from pintpot.proof.reference import hidden_states, texts_per_pass
-from pintpot.proof.worker import Worker
+from pintpot.proof.worker import Worker, ask
 
 TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=61)
 PROCESSES = {
@@ -175,6 +175,23 @@ def test_what_cannot_be_proved_is_said(pack: Path, tmp_path: Path) -> None:
 def test_a_workers_error_comes_here_as_what_it_is(tmp_path: Path) -> None:
     with Worker("quality", tmp_path) as worker, pytest.raises(BadPack, match="no pack"):
         worker.ask("reference", texts=[[1]], key="x")
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "said"),
+    [
+        ("read line; kill -9 $$", DoesNotFit, "most likely for its memory"),
+        ("read line; exit 137", DoesNotFit, "killed"),
+        ("read line; exit 3", PintpotError, "ended with code 3"),
+        ('read line; echo \'{"kind": "BadPack", "error": "cut"}\'', BadPack, "cut"),
+    ],
+)
+def test_how_a_process_ended_is_told(script: str, error: type[PintpotError], said: str) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["sh", "-c", script], stdin=pipe, stdout=pipe, text=True) as process:
+        with pytest.raises(error, match=said) as found:
+            ask(process, "told", {"what": "anything"})
+        assert type(found.value) is error
 
 
 def test_the_reference_keeps_to_a_small_budget(source: Path, tmp_path: Path) -> None:

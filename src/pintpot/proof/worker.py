@@ -15,6 +15,9 @@ from typing import Any
 
 from pintpot.errors import DoesNotFit, PintpotError, error_named
 
+KILLED = (-9, 137)
+"""How a killed process ends, and how a shell says that one of its own was."""
+
 
 class Worker:
     """A process of a proof, seen from outside. A context manager; `ask` waits for the answer."""
@@ -50,23 +53,29 @@ class Worker:
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait. Raises the worker's own error here, DoesNotFit where it was killed."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise PintpotError(f"the {self.kind} process has no pipes")
-        try:
-            self._process.stdin.write(json.dumps({"what": what, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self._process.wait()
-            if code == -9:
-                raise DoesNotFit(f"the {self.kind} process was killed, most likely for its memory")
-            raise PintpotError(f"the {self.kind} process ended with code {code}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise error_named(answer["kind"])(answer["error"])
+        answer: dict[str, Any] = ask(self._process, self.kind, {"what": what, **arguments})
         return answer
+
+
+def ask(process: subprocess.Popen[str], kind: str, request: dict[str, Any]) -> Any:
+    """A line to a process of some kind, and its answer. Raises the error in it, DoesNotFit where it was killed."""
+    if process.stdin is None or process.stdout is None:
+        raise PintpotError(f"the {kind} process has no pipes")
+    try:
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = ""
+    if not line:
+        code = process.wait()
+        if code in KILLED:
+            raise DoesNotFit(f"the {kind} process was killed, most likely for its memory")
+        raise PintpotError(f"the {kind} process ended with code {code}")
+    answer = json.loads(line)
+    if isinstance(answer, dict) and "error" in answer:
+        raise error_named(answer["kind"])(answer["error"])
+    return answer
 
 
 def serve(make: Callable[[], Any]) -> None:
