@@ -52,7 +52,7 @@ def lines(one: Receipt) -> Iterator[tuple[str, str, bool | None]]:
 
 
 def _disk_bytes(one: Receipt) -> float:
-    return one.plan.cost.stage("decode").disk_bytes / one.plan.budget.workload.output
+    return one.plan.cost.stage("decode").disk_bytes_per_replay
 
 
 def summary_table(receipts: list[Receipt]) -> Table:

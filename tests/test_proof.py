@@ -20,9 +20,11 @@ from pintpot.machine.here import this_machine
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.model.read import describe
 from pintpot.packer.manifest import MANIFEST, read_manifest, with_digest
+from pintpot.packer.pack import write_pack
 from pintpot.planner.memory import recall
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.proof.judge import Measured, judge
+from pintpot.proof.measured import Answerer
 from pintpot.proof.proof import Proof
 from pintpot.proof.prove import prove
 from pintpot.proof.reference import hidden_states, texts_per_pass
@@ -237,7 +239,8 @@ def measured_of(plan: Plan, *, slower: float = 1.0, larger: float = 1.0, direct:
     cost = plan.cost
     step = slower / cost.stage("decode").tokens_per_s.mid
     first = slower * cost.first_token_s.mid
-    disk = cost.stage("decode").disk_bytes / plan.budget.workload.output
+    workload = plan.budget.workload
+    disk = cost.stage("decode").disk_bytes / min(workload.output, workload.context // 2)
     run = {
         "first_token_s": first, "prompt_tokens": first * cost.stage("prefill").tokens_per_s.mid / slower,
         "step_s": step, "median_step_s": step, "disk_bytes_per_step": disk * larger, "grown_bytes": 0,
@@ -282,6 +285,20 @@ def test_each_promise_can_be_broken(plan: Plan, factors: dict[str, float], mean:
     assert not proof.holds
     assert {row.what for row in proof.rows if row.holds is False} == broken
     assert len(proof.shortfalls) >= len(broken)
+
+
+def test_an_answer_cut_by_the_context_is_judged_by_the_steps_that_are_taken(source: Path, tmp_path: Path) -> None:
+    """The plan prices, and the run takes, at most half of the context: 64 steps here and not 100."""
+    model = describe(str(source))
+    plan = replace(plan_of(model, (*BLOCKS, STREAMED), output=100), degradation=Degradation(0.0, 0.01))
+    assert verdict(plan, measured_of(plan), agreement(0.005)).holds
+    folder = write_pack(model, plan, tmp_path / "pack")
+    answerer = Answerer(folder, "1")
+    run = answerer.run([5, 6, 7])
+    assert run["prompt_tokens"] == 32
+    assert verdict(plan, measured_of(plan), None).row("disk reads per token").promised_high == pytest.approx(
+        run["disk_bytes_per_step"], rel=0.02
+    )
 
 
 def test_a_process_above_the_budget_breaks_the_proof(plan: Plan) -> None:

@@ -66,6 +66,10 @@ class StageCost:
     def tokens_per_s(self) -> Span:
         return self.seconds.inverse(self.tokens)
 
+    @property
+    def disk_bytes_per_replay(self) -> float:
+        return self.disk_bytes / self.replays
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:

@@ -96,7 +96,7 @@ def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
 def _decode_floor_s(plan: Plan, limit: dict[str, Any]) -> float:
     """The longer of reading what rests in RAM and reading what streams, at what plain loops reached."""
     ram = plan.form.ram_bytes / float(limit["ram_bytes_per_s"])
-    disk = plan.cost.stage("decode").disk_bytes / plan.budget.workload.output
+    disk = plan.cost.stage("decode").disk_bytes_per_replay
     return max(ram, disk / float(limit["disk_bytes_per_s"]) if disk else 0.0)
 
 
@@ -122,7 +122,7 @@ def _quality(plan: Plan, agreement: Agreement | None) -> Row:
 
 
 def _disk(plan: Plan, measured: Measured) -> Row:
-    promised = plan.cost.stage("decode").disk_bytes / plan.budget.workload.output
+    promised = plan.cost.stage("decode").disk_bytes_per_replay
     seen = [run["disk_bytes_per_step"] for run in measured.runs]
     middle = median(seen)
     # Where the page cache is in between, the kernel counts what it had to fetch and not what was read.
@@ -135,12 +135,13 @@ def _profile(plan: Plan, measured: Measured) -> tuple[tuple[str, float, float], 
     if measured.profile is None:
         return ()
     from pintpot.planner.assess import rebuild_work
+    from pintpot.planner.workload import lengths
     from pintpot.program.ops import op_module
     from pintpot.program.spec import Extent
 
-    workload = plan.budget.workload
+    batch, (prompt, output) = plan.budget.workload.batch, lengths(plan.budget.workload)
     program = rebuild_work(plan).stage("decode").programs[0]
-    extent = Extent(workload.batch, workload.batch, workload.batch, workload.prompt + workload.output // 2)
+    extent = Extent(batch, batch, batch, prompt + output // 2)
     rate = median([limit["ram_bytes_per_s"] for limit in measured.limits])
     rows = []
     for op, seconds in zip(program.ops, measured.profile["seconds"], strict=True):

@@ -13,6 +13,7 @@ from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes, resident_bytes
+from pintpot.planner.workload import lengths
 from pintpot.runtime.opening import open_session
 from pintpot.runtime.request import Request, Sampling
 
@@ -28,9 +29,7 @@ class Answerer:
         self._session = open_session(pack, this_machine(), threads=int(threads))
         self._open_s = time.perf_counter() - started
         self._resident = resident_bytes()
-        workload = self._session.plan.budget.workload
-        self._prompt = min(workload.prompt, workload.context - workload.output)
-        self._output = min(workload.output, workload.context - self._prompt)
+        self._prompt, self._output = lengths(self._session.plan.budget.workload)
 
     def opened(self) -> dict[str, Any]:
         """Seconds and memory of the opening, by holder."""
