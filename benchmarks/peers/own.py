@@ -1,0 +1,58 @@
+"""Pintpot's packs for a contest: planned here, packed once, with the figures that limits are counted from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench import OUT, code_digest, probed_machine
+from counting import Shape, seen_positions, weight_bytes
+
+from pintpot import api
+from pintpot.contract.step import Step
+from pintpot.meter.memory import attainable_bytes
+from pintpot.packer.manifest import read_manifest
+from pintpot.planner.assess import assess
+from pintpot.planner.defaults import make_budget
+from pintpot.planner.degradation import shipped_priors
+from pintpot.planner.question import Question
+from pintpot.techniques import classes
+
+MOST_CHUNK = 512
+
+
+def pack_as_stored(model: Path, *, context: int, prompt: int, output: int, cache: str, planes: int) -> Path:
+    """The folder of a pack of the weights as they are; what an earlier start of the same sources left is used."""
+    name = f"{model.stem}-{context}-{cache.replace(' ', '')}-{planes}-{code_digest()}"
+    folder = OUT / "packs" / "peers" / name
+    if folder.exists():
+        return folder
+    named: list[tuple[str, dict[str, Any]]] = [
+        ("AsStored", {"target": "blocks"}), ("AsStored", {"target": "vocabulary"}),
+        ("PrefillChunk", {"tokens": min(MOST_CHUNK, context)}), ("Int8Activations", {"planes": planes}),
+    ]  # fmt: skip
+    named += [("EightBitCache", {})] * (cache == "8 bits")
+    machine, described = probed_machine(), api.describe(model)
+    budget = make_budget(
+        described, machine, attainable_bytes(), context=context, prompt=prompt, output=output, degradation=100.0
+    )
+    steps: list[Step] = [classes()[what](**knobs) for what, knobs in named]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return api.pack(described, assess(Question(described, machine, budget, shipped_priors()), steps), folder)
+
+
+def figures(folder: Path) -> dict[str, float]:
+    """Bytes that a token of the answer reads, and multiply-adds of the prompt, by number format."""
+    manifest, _ = read_manifest(folder)
+    plan = manifest.plan
+    shape, load = Shape.of(plan.config), plan.budget.workload
+    positions = seen_positions(load.prompt, load.output, 0, 0) / load.output
+    weights, _ = weight_bytes(folder, manifest)
+    seen = seen_positions(0, load.prompt, 0, 0)
+    attention = shape.multiply_adds(0, 0, seen)
+    planes = {"int8": 1.0, "int8x2": 2.0}[plan.form.activation]
+    return {
+        "token_bytes": weights + shape.cache_bytes(positions, plan.form.cache.format), "weight_bytes": weights,
+        "int8": (shape.multiply_adds(load.prompt, 1, seen) - attention) * planes, "float": attention,
+        "threads": float(plan.threads),
+    }  # fmt: skip

@@ -1,0 +1,148 @@
+"""The alternating runner: heats that pick each group's best configuration, then rounds in which all take turns.
+
+A sample is a second of answers by one contender. One during which others took more than 3% of the processor is
+repeated, as long as the contest's repeats last; after that the quietest try is kept, and stays marked.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from bench import whisper
+from contenders import Config
+from models import prompt, question
+from process import Process
+from quiet import MOST, Watch
+
+from pintpot.errors import PintpotError, need
+
+SAMPLE_S, SETTLE_S, TRIES = 1.0, 0.05, 3
+HEATS, REPEATED = 2, 3
+METRICS = ("decode", "prefill")
+FACT, WORD = "The capital of France is", "Paris"
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A configuration and what opens it."""
+
+    config: Config
+    knobs: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        return self.config.label
+
+    def start(self) -> Process:
+        return Process(self.config.module, self.knobs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What everybody is asked: prompt tokens, answer tokens, and whether the words must make sense."""
+
+    prompt: int
+    output: int
+    trained: bool
+
+
+def check(process: Process, task: Task) -> str:
+    """Ask something that any trained model knows; the words, or for drawn weights only as many tokens as asked."""
+    found = process.ask("answer", tokens=question(FACT), number=24)
+    need(found["number"] == 24, f"24 tokens were asked for, {found['number']} came", PintpotError)
+    text = str(found["text"])
+    need(not task.trained or WORD in text, f"{FACT!r} was answered with {text!r}", PintpotError)
+    return text
+
+
+def sample(process: Process, task: Task, turn: int) -> Sample:
+    """A second of answers: the medians of their rates, and the share of the processor that others took."""
+    tokens, found = prompt(task.prompt, turn), []
+    with Watch([process.pid]) as watch:
+        started = time.perf_counter()
+        while not found or time.perf_counter() - started < SAMPLE_S:
+            found.append(process.ask("answer", tokens=tokens, number=task.output))
+    counts = {one["number"] for one in found}
+    need(counts == {task.output}, f"{task.output} tokens were asked for, {counts} came", PintpotError)
+    decode = [(one["number"] - one["first_number"]) / one["rest_s"] for one in found]
+    prefill = [task.prompt / one["first_s"] for one in found]
+    return {
+        "decode": statistics.median(decode), "prefill": statistics.median(prefill), "foreign": watch.foreign,
+        "answers": len(found), "text": found[0]["text"],
+    }  # fmt: skip
+
+
+class Patience:
+    """How often samples may still be repeated: without an end a machine that is never quiet would hold one for ever."""
+
+    def __init__(self, repeats: int) -> None:
+        self._left = repeats
+
+    def quiet_sample(self, process: Process, task: Task, turn: int) -> Sample:
+        """The first quiet sample of a few, or the quietest of them."""
+        tries = [self._settled(process, task, turn)]
+        while tries[-1]["foreign"] > MOST and len(tries) < TRIES and self._left > 0:
+            self._left -= 1
+            tries.append(self._settled(process, task, turn))
+        return min(tries, key=lambda one: float(one["foreign"])) | {"tries": len(tries)}
+
+    @staticmethod
+    def _settled(process: Process, task: Task, turn: int) -> Sample:
+        time.sleep(SETTLE_S)
+        return sample(process, task, turn)
+
+
+def heats(entrants: Sequence[Entrant], task: Task) -> tuple[list[Entrant], list[dict[str, Any]]]:
+    """Every configuration by itself: those that are best of their group at something, and what all of them did."""
+    rows: list[dict[str, Any]] = []
+    for entrant in entrants:
+        whisper(f"  heat: {entrant.label}")
+        row: dict[str, Any] = {"group": entrant.config.group, "name": entrant.config.name}
+        rows.append(row)
+        try:
+            with entrant.start() as process:
+                row |= {"answer": check(process, task), "open_s": process.open_s, "versions": process.versions}
+                sample(process, task, 0)
+                row["samples"] = [sample(process, task, 1 + turn) for turn in range(HEATS)]
+        except PintpotError as error:
+            row["failed"] = str(error)
+    chosen: set[int] = set()
+    for group in {row["group"] for row in rows}:
+        inside = [i for i, row in enumerate(rows) if row["group"] == group and "samples" in row]
+        for metric in METRICS if inside else ():
+            chosen.add(max(inside, key=lambda i: max(float(one[metric]) for one in rows[i]["samples"])))
+        chosen.update(i for i in inside if entrants[i].config.stands_for)
+    return [entrants[i] for i in sorted(chosen)], rows
+
+
+def rounds(
+    finalists: Sequence[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool
+) -> dict[str, Any]:
+    """In each round every finalist gives one sample in turn, with a look at the machine before it.
+
+    `together`: all stay open between their turns; otherwise each is opened for its turn, one at a time.
+    """
+    found: dict[str, list[Sample]] = {entrant.label: [] for entrant in finalists}
+    patience = Patience(number * len(finalists) // REPEATED)
+    with ExitStack() as stack:
+        machine = stack.enter_context(Process("limits", limits))
+        open_ones = {one.label: stack.enter_context(one.start()) for one in finalists if together}
+        for label, process in open_ones.items():
+            check(process, task)
+            whisper(f"  {label}: {process.open_s:.1f} s to open")
+        for turn in range(number):
+            whisper(f"  round {turn + 1} of {number}")
+            for one in finalists[turn % len(finalists) :] + finalists[: turn % len(finalists)]:
+                rates = machine.ask("sample")
+                taken: AbstractContextManager[Process] = nullcontext(open_ones[one.label]) if together else one.start()
+                with taken as process:
+                    if not together:
+                        check(process, task)
+                    found[one.label].append(patience.quiet_sample(process, task, 100 + turn) | {"machine": rates})
+    return {"finals": found}
