@@ -78,12 +78,8 @@ class Pack:
         tokens = [next(self._words).token for _ in range(number)]
         wall_s = time.perf_counter() - started
         stats = None if ring is None else ring.stats()
-<<<<<<< HEAD
         self._settled = settled_read_bytes()
         read = self._settled - before
-        found = {"tokens": tokens, "step_s": engine.timing.step_s[known:], "read_bytes": read, "ring": stats}
-=======
-        read = settled_read_bytes() - before
         step_s = list(engine.timing.step_s[known:])
         found = {"tokens": tokens, "step_s": step_s, "wall_s": wall_s, "read_bytes": read, "ring": stats}
         return {**found, **self.memory()}

@@ -1,4 +1,4 @@
-"""Random programs on the native backend: op by op beside the reference, and in one piece in every other way the same bits.
+"""Random programs on the native backend: op by op beside the reference, and in one piece in every way the same bits.
 
 `outcome(seed, folder)` runs a case and gives a line about it; a Disagreement is shrunk by `report`.
 """
@@ -100,7 +100,7 @@ class Bound:
             raise Disagreement(f"{self.way}: weights or tables were written over")
 
     def _packed(self) -> list[NDArray[np.uint8]]:
-        ends = sorted(self.rig.places.values()) + [self.rig.scratch[0] - self.rig.arena.address]
+        ends = [*sorted(self.rig.places.values()), self.rig.scratch[0] - self.rig.arena.address]
         return [self.bytes[at : ends[ends.index(at) + 1]] for at in self.packed_parts]
 
     @staticmethod
@@ -288,7 +288,8 @@ def describe(case: Case) -> str:
     """A case in a few lines."""
     lines = [
         f"up to {case.tokens} tokens (or {case.narrow}), {case.rows} rows, {case.sequences} sequences, context "
-        f"{case.context}{', no select' if case.every_row else ''}; slots of {case.slot_bytes}, {case.num_buffers} buffers"
+        f"{case.context}{', no select' if case.every_row else ''}; slots of {case.slot_bytes}, "
+        f"{case.num_buffers} buffers"
     ]
     matrices = case.all_matrices()
     shapes = {b.name: b for one in case.steps for b in one.buffers}

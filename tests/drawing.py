@@ -110,7 +110,7 @@ class Case:
         """Tokens that every op knows."""
         shapes = {buffer.name: buffer.shape[-1] for step in self.steps for buffer in step.buffers}
         words = [int(shapes[str(step.op.read("logits"))]) for step in self.steps if step.op.kind == "sample"]
-        return min(words + [self.all_matrices()["embed"].rows])
+        return min([*words, self.all_matrices()["embed"].rows])
 
     def programs(self) -> dict[str, Program]:
         ops = tuple(step.op for step in self.steps)

@@ -4,19 +4,20 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
 
 - embed, select: nothing is lost. The scale of an embed is one correctly rounded product.
 - linear in float32: 32 products in turn, then the sums of K / 32 groups: (32 + K / 32 + 2) u of the sum of |w x|.
-- linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to, codes and
-  minima counted apart since they may cancel. An x within rounding errors of the middle between two codes may go either way:
-  one step of its group, or 1/254 of one with two planes.
-- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU, whose
-  exponential is good to 4 u. Bias and residual: 2 u of all that is added.
-- attend: rotations 4 u of the pair's length, and of a head norm what is said above. The cache holds a value rounded from
-  within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there; values (no
-  arithmetic before they are stored) exactly. From there on the reference reads the native queries and cache: scores lose
-  (hd / 16 + 8) u |q| |k|, shares twice that and their exponentials, (40 + 6 pages) u; all of it of the sum of shares |v|.
-- sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the largest
-  with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one that the reference
-  draws with top-p, min-p and draw moved by so much, likelihoods nearer to each other than that equal or not.
-  logprob: (V / 16 + 16) u, and the rounding of its own parts.
+- linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to,
+  codes and minima counted apart since they may cancel. An x within rounding errors of the middle between two codes
+  may go either way: one step of its group, or 1/254 of one with two planes.
+- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for
+  SwiGLU, whose exponential is good to 4 u. Bias and residual: 2 u of all that is added.
+- attend: rotations 4 u of the pair's length, and of a head norm what is said above. The cache holds a value rounded
+  from within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there;
+  values (no arithmetic before they are stored) exactly. From there on the reference reads the native queries and
+  cache: scores lose (hd / 16 + 8) u |q| |k|, shares twice that and their exponentials, (40 + 6 pages) u; all of it of
+  the sum of shares |v|.
+- sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the
+  largest with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one
+  that the reference draws with top-p, min-p and draw moved by so much, likelihoods nearer to each other than that
+  equal or not. logprob: (V / 16 + 16) u, and the rounding of its own parts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ import numpy as np
 from filling import Values, Wide
 from numpy.typing import NDArray
 
-from pintpot.formats.registry import encoding
 from pintpot.kernels import reference
 from pintpot.kernels.reference import attend, linear, sample
 from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
@@ -57,7 +57,9 @@ class Found:
     caches: dict[str, tuple[NDArray[Any], NDArray[Any] | None]] | None = None
 
 
-def check(op: Op, program: Program, memory: reference.Memory, call: reference.Call, values: Values, found: Found) -> None:
+def check(
+    op: Op, program: Program, memory: reference.Memory, call: reference.Call, values: Values, found: Found
+) -> None:
     """Raise Disagreement unless `found` is what the op makes of `memory` (float64, from the native memory)."""
     if op.kind == "attend":
         return _attend(op, program, memory, call, found)
@@ -226,13 +228,17 @@ def _sample(op: Op, memory: reference.Memory, call: reference.Call, found: Found
         how, past, draw = call.sampling[sequence], call.history[sequence], call.uniform[row]
         if token not in _possible(logits[row], how, draw, past):
             wanted = int(memory[str(op.write("next"))][row])
-            raise Disagreement(f"sample: row {row} gives {token}, the reference {wanted}; {how}, draw {draw}, past {past}")
+            raise Disagreement(
+                f"sample: row {row} gives {token}, the reference {wanted}; {how}, draw {draw}, past {past}"
+            )
         if found.second is not None:
             exact = sample.logprob(logits[row], token)
             parts = abs(exact) + abs(float(logits[row].max() - logits[row][token]))
             bound = (logits.shape[1] / 16 + 16 + 4 * parts) * U
             if not abs(float(found.second[row]) - exact) <= bound:
-                raise Disagreement(f"sample: log probability {found.second[row]!r} of row {row}, the reference has {exact}")
+                raise Disagreement(
+                    f"sample: log probability {found.second[row]!r} of row {row}, the reference has {exact}"
+                )
 
 
 def _possible(logits: Wide, how: reference.Sampling, draw: float, past: tuple[int, ...]) -> set[int]:
