@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.errors import UnsupportedModel
+from pintpot.errors import UnsupportedModel, need
 
 Floats = NDArray[np.float32]
 
@@ -46,6 +46,7 @@ def rope_table(
 
 def _scaled(frequencies: NDArray[np.float64], base: float, dim: int, config: Mapping[str, Any]) -> tuple[Any, float]:
     scaling: Mapping[str, Any] = config.get("rope_scaling") or {}
+    need(isinstance(scaling, Mapping), f"rope_scaling is {scaling!r} and no table of settings", UnsupportedModel)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return frequencies, 1.0
