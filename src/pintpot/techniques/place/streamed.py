@@ -82,7 +82,7 @@ class Streamed(Step):
         return replace(form, weights=Weights(weights), ring=ring)
 
     def rewrite(self, work: Work, form: Form) -> Work:
-        partly = [weight for weight in form.weights if weight.ram_rows < weight.shape[0]]
+        partly = [weight for weight in form.weights if weight.disk_bytes]
         disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in partly}
         return insert_fetches(work, disk, self.slot_bytes) if disk else work
 
