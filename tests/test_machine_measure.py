@@ -30,11 +30,26 @@ class Clock:
         return Loop(what, 2, 7, run)
 
 
+def _spread(rate: Rate) -> tuple[float, float, float]:
+    return rate.low, rate.mid, rate.high
+
+
 def test_a_rate_is_the_quantiles_of_its_samples() -> None:
     clock = Clock()
     speeds = [1.0, *(float(100 + index) for index in range(11))]
     rates = measure([clock.loop("read", speeds)], 1e9, sample_s=10.0, most=11, clock=clock)
-    assert rates == (Rate("read", 100.5, 105.0, 109.5, 2, 7),)
+    assert [(rate.what, rate.threads, rate.size) for rate in rates] == [("read", 2, 7)]
+    assert _spread(rates[0]) == pytest.approx((100.5, 105.0, 109.5))
+
+
+def test_no_rate_varies_less_than_all_of_them_together() -> None:
+    clock = Clock()
+    steady, moving = [100.0] * 12, [1.0, *(float(100 + index) for index in range(11))]
+    rates = measure([clock.loop("a", steady), clock.loop("b", moving)], 1e9, sample_s=10.0, most=11, clock=clock)
+    # Of 22 samples beside their medians the second from either end and a twentieth of the way to the third.
+    low, high = (101.05 / 105, 108.95 / 105)
+    assert _spread(rates[0]) == pytest.approx((100.0 * low, 100.0, 100.0 * high))
+    assert _spread(rates[1]) == pytest.approx((100.5, 105.0, 109.5))
 
 
 def test_loops_take_turns_after_warming_up() -> None:

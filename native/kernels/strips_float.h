@@ -112,15 +112,19 @@ INLINE void widen_columns(const uint8_t* strip, int64_t first, int64_t columns, 
   for (int64_t i = 0; i < columns * 16; i += kWidth) store(to + i, C::read(strip + (first * 16 + i) * C::kBytes));
 }
 
-// Many tokens, or a packed format: by stretches of float32 columns.
+// Many tokens, or a packed format: by stretches of float32 columns. With every stretch as large a part of the next strip
+// is asked for: between two strips there is so much to do that the CPU's own prefetcher loses sight of the memory.
 template <class Expand>
 INLINE void strips_by_tile(const StripsCall& c, int64_t bytes, Expand expand) {
   alignas(64) float tile[kChunkColumns * 16];
+  const int64_t ahead = bytes * kChunkColumns / c.k + 64;
   for (int64_t i = 0; i < c.num_strips; ++i) {
     const uint8_t* strip = (const uint8_t*)c.strips + i * bytes;
     const int64_t left = c.num_rows - i * 16, rows = left < 16 ? left : 16;
     for (int64_t first = 0; first < c.k; first += kChunkColumns) {
       const int64_t n = c.k - first < kChunkColumns ? c.k - first : kChunkColumns;
+      const uint8_t* next = strip + bytes + bytes * first / c.k;
+      for (int64_t line = 0; line < ahead; line += 64) __builtin_prefetch(next + line);
       expand(strip, first, n, tile);
       dot_tokens_float<F32>({(const uint8_t*)tile, n, c.x + first, c.x_stride, c.out + i * 16, c.out_stride, rows,
                              first == 0},

@@ -43,7 +43,7 @@ _FILL = 0x3C
 _QUICK_FORMATS = ("sym8", "sym4", "q4_k", "q6_k", "f16")
 _KV_HEADS, _HEAD_DIM = 4, 64
 _DECODE_CONTEXT = {True: 4_096, False: 16_384}
-_MANY_CONTEXT, _MANY_TOKENS = {True: 512, False: 1_024}, 128
+_MANY_CONTEXTS, _MANY_TOKENS = {True: (512,), False: (128, 1_024)}, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +179,17 @@ def _attention_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
             return float(rounds * context * position_bytes), seconds
 
         yield Loop(f"attend/{name}", pool.size, group, one)
-    wide, heads = _MANY_CONTEXT[bench.quick], 4 * _KV_HEADS
-    seen = wide - _MANY_TOKENS + (_MANY_TOKENS + 1) / 2
-    multiply_adds = 2.0 * heads * _HEAD_DIM * seen * _MANY_TOKENS
+    for wide in _MANY_CONTEXTS[bench.quick]:
+        shape = (name, 4 * _KV_HEADS, _KV_HEADS, _HEAD_DIM, _MANY_TOKENS, wide)
+        seen = wide - _MANY_TOKENS + (_MANY_TOKENS + 1) / 2
+        multiply_adds = 2.0 * 4 * _KV_HEADS * _HEAD_DIM * seen * _MANY_TOKENS
 
-    def many(rounds: int) -> tuple[float, float]:
-        seconds = measure.attend(pool, bench.arena, name, heads, _KV_HEADS, _HEAD_DIM, _MANY_TOKENS, wide, rounds)
-        return rounds * multiply_adds, seconds
+        def many(
+            rounds: int, shape: tuple[str, int, int, int, int, int] = shape, multiply_adds: float = multiply_adds
+        ) -> tuple[float, float]:
+            return rounds * multiply_adds, measure.attend(pool, bench.arena, *shape, rounds)
 
-    yield Loop(f"attend_many/{name}", pool.size, 0, many)
+        yield Loop(f"attend_many/{name}", pool.size, round(seen), many)
 
 
 def packing_loops(formats: tuple[str, ...]) -> Iterator[Loop]:

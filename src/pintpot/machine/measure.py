@@ -1,5 +1,8 @@
 """Rates from timed loops. Shared machines jump by a factor of two within seconds, so every loop is sampled briefly and
 often, all loops in turn, and a rate is the quantiles of its samples, never one long run.
+
+A loop is seen for some milliseconds only, and when the machine slows down, all that runs on it does: no rate is said to
+vary less than all of them together do.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pintpot.machine.spec import Rate
-from pintpot.meter.clock import spread
+from pintpot.meter.clock import Spread, median, spread
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0..1, and what is being measured."""
@@ -35,8 +38,9 @@ def measure(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Rate, ...]:
-    """The rate of every loop, its spread over `least` to `most` samples, taken in turn for about `budget_s` seconds.
+    """The rate of every loop over `least` to `most` samples, taken in turn for about `budget_s` seconds.
 
+    Its spread is that of its own samples, or of all loops' samples beside their medians, whichever is wider.
     A first short run of each loop warms it up, chooses how many rounds make a sample of `sample_s`, and is dropped.
     """
     start = clock()
@@ -51,7 +55,8 @@ def measure(
                 progress(min(1.0, max(share, turn / most)), loop.what)
             units, seconds = loop.run(rounds[index])
             samples[index].append(units / max(seconds, 1e-9))
-    return tuple(_rate(loop, found) for loop, found in zip(loops, samples, strict=True))
+    shared = _shared(samples)
+    return tuple(_rate(loop, found, shared) for loop, found in zip(loops, samples, strict=True))
 
 
 def _rounds(loop: Loop, sample_s: float) -> int:
@@ -59,6 +64,12 @@ def _rounds(loop: Loop, sample_s: float) -> int:
     return max(1, min(100_000, round(sample_s / max(seconds, 1e-8))))
 
 
-def _rate(loop: Loop, samples: list[float]) -> Rate:
-    found = spread(samples)
-    return Rate(loop.what, found.low, found.mid, found.high, loop.threads, loop.size)
+def _shared(samples: Sequence[Sequence[float]]) -> Spread:
+    """The spread of all samples, each divided by the median of its loop."""
+    return spread([one / median(found) for found in samples for one in found] or [1.0])
+
+
+def _rate(loop: Loop, samples: list[float], shared: Spread) -> Rate:
+    own = spread(samples)
+    low, high = min(own.low, own.mid * shared.low), max(own.high, own.mid * shared.high)
+    return Rate(loop.what, low, own.mid, high, loop.threads, loop.size)

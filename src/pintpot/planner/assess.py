@@ -128,9 +128,12 @@ class Bench:
         return _plan(question, steps, form, cost, made.degradation)
 
     def prices(self, form: Form) -> Prices:
-        """The machine's prices where every pass touches as many bytes as this form has."""
+        """The machine's prices where every pass touches as many bytes as this form has.
+
+        They are those of the next larger working set that was measured: what no longer fits a cache leaves it whole.
+        """
         num_bytes = form.weight_bytes
-        footprint = min(self._footprints, key=lambda size: abs(size - num_bytes))
+        footprint = next((size for size in self._footprints if size >= num_bytes), self._footprints[-1])
         if footprint not in self._prices:
             self._prices[footprint] = Prices(Rates(self.question.machine, self.question.threads, footprint))
         return self._prices[footprint]

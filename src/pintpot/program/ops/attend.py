@@ -52,7 +52,7 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     if decode:
         work, pieces = Work(f"attend/{cache.format}", cache_bytes, heads // kv_heads), _pieces(op, extent)
     else:
-        work, pieces = Work(f"attend_many/{cache.format}", multiply_adds), 0
+        work, pieces = Work(f"attend_many/{cache.format}", multiply_adds, round(seen)), 0
     traffic = cache_bytes + 4.0 * extent.tokens * (2 * heads + 2 * kv_heads) * head_dim
     return Demand((work,), pieces, multiply_adds, traffic, phases=1 if decode else 2)
 
