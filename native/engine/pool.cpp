@@ -40,7 +40,7 @@ long times_preempted() {
 
 }  // namespace
 
-Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), spins_(size_t(std::max(threads, 1))) {
+Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), is_pinned_(!cpus.empty()), spins_(size_t(std::max(threads, 1))) {
     need(threads >= 1 && threads <= kMostThreads, text("a pool of %d threads; 1 to %d will do", threads, kMostThreads));
     need(cpus.empty() || int(cpus.size()) == threads, text("%zu cpus for %d threads", cpus.size(), threads));
     for (int cpu : cpus) need(cpu >= 0 && cpu < CPU_SETSIZE, text("there is no cpu %d", cpu));
@@ -68,7 +68,10 @@ void Pool::run(Job& job) {
     stop_.store(false);
     error_ = nullptr;
     job_ = &job;
-    if (num_threads_ > 1) look_at_neighbours(0);
+    if (num_threads_ > 1) {
+        look_at_neighbours(0);
+        make_way();
+    }
     begin_next(0);
     for (;;) {
         Ticket ticket = take_part(0);
@@ -105,6 +108,18 @@ void Pool::look_at_neighbours(int thread) {
     long preempted = times_preempted();
     spin.budget = preempted == spin.preempted ? max_spins_ : std::min(kFewestSpins, max_spins_);
     spin.preempted = preempted;
+}
+
+// A thread that is woken while something else has the other processors, a reader of the disk for instance, is put behind
+// its waker, and the scheduler leaves both there for tens of milliseconds: no worker may go where the caller is.
+void Pool::make_way() {
+    int cpu = sched_getcpu();
+    if (is_pinned_ || cpu < 0 || cpu == caller_cpu_) return;
+    caller_cpu_ = cpu;
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return;
+    if (CPU_COUNT(&set) >= num_threads_) CPU_CLR(cpu, &set);
+    for (std::thread& thread : threads_) pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
 }
 
 Pool::Ticket Pool::take_part(int thread) {

@@ -29,7 +29,7 @@ class Pool {
   public:
     static constexpr int64_t kMostChunks = (int64_t(1) << 20) - 4096;
 
-    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them.
+    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them, but for the caller's processor.
     Pool(int threads, const std::vector<int>& cpus);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -68,6 +68,7 @@ class Pool {
     Ticket take_part(int thread);
     void begin_next(int thread);
     void look_at_neighbours(int thread);
+    void make_way();
     void wait_beyond(const Ticket& ticket, int thread);
     void fail(std::exception_ptr error);
 
@@ -77,6 +78,8 @@ class Pool {
     };
 
     const int num_threads_;
+    const bool is_pinned_;
+    int caller_cpu_ = -1;
     int max_spins_;
     alignas(64) std::atomic<uint64_t> ticket_{0};
     alignas(64) std::atomic<int64_t> done_{0};
