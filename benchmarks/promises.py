@@ -32,6 +32,7 @@ from texts import shipped_text
 from pintpot import api
 from pintpot.contract.step import Step
 from pintpot.errors import PintpotError, need
+from pintpot.formats import encoding
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.memory import attainable_bytes
 from pintpot.packer.manifest import WEIGHTS, read_manifest
@@ -211,7 +212,9 @@ def stored_spread(case: Case, plan: Plan, stage: StageCost) -> float:
     if ring is not None and stage.binds == DISK:
         rates = [machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes)]
     else:
-        names = {form.format for form in plan.form.weights if form.is_matrix}
+        rows = {"float32": "x0", "int8x2": "x2"}.get(plan.form.activation, "")
+        formats = {form.format for form in plan.form.weights if form.is_matrix}
+        names = {name if encoding(name).kind == "float" else name + rows for name in formats}
         product, size = ("matvec", plan.form.weight_bytes) if stage.name == "decode" else ("matmul", plan.form.chunk)
         rates = [machine.rate(f"{product}/{name}", threads=plan.threads, size=size) for name in sorted(names)]
         rates.append(machine.rate("read", threads=plan.threads, size=plan.form.weight_bytes))

@@ -23,7 +23,7 @@ from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.holders import CACHE, RING, TOKENIZER, WEIGHTS
 from pintpot.planner.make import make_plan
 from pintpot.planner.plan import Plan
-from pintpot.planner.price import ARITHMETIC, DISK, OVERHEAD, RAM
+from pintpot.planner.price import ARITHMETIC, DISK, OVERHEAD, PRICED_WITHIN, RAM
 from pintpot.planner.question import Question
 from pintpot.planner.workload import _chunks as chunks_of
 from pintpot.runtime.pages import PagePool, PageTable
@@ -250,8 +250,9 @@ def test_float_rows_over_low_bit_weights_have_a_rate_of_their_own() -> None:
 def test_low_high_are_the_slow_and_the_fast_end() -> None:
     spread, exact = null_machine(spread=0.25), null_machine()
     wide, narrow = (assess(question(described(), machine), STORED).cost.total_s for machine in (spread, exact))
-    assert narrow.low == narrow.mid == narrow.high == pytest.approx(wide.mid)
-    assert wide == Span(pytest.approx(wide.mid / 1.25), wide.mid, pytest.approx(wide.mid / 0.75))
+    off = PRICED_WITHIN
+    assert narrow == Span(pytest.approx(wide.mid / off), pytest.approx(wide.mid), pytest.approx(wide.mid * off))
+    assert wide == Span(pytest.approx(wide.mid / off / 1.25), wide.mid, pytest.approx(wide.mid * off / 0.75))
 
 
 CASES = {

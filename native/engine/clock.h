@@ -1,4 +1,4 @@
-// Monotonic nanoseconds.
+// Nanoseconds: monotonic ones, those that this thread computed, and those that it slept because it chose to.
 #pragma once
 
 #include <cstdint>
@@ -11,5 +11,25 @@ inline int64_t now_ns() {
     clock_gettime(CLOCK_MONOTONIC, &time);
     return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
 }
+
+inline int64_t own_cpu_ns() {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return int64_t(time.tv_sec) * 1000000000 + time.tv_nsec;
+}
+
+inline thread_local int64_t slept_ns = 0;
+
+// Counts its lifetime as slept.
+class Asleep {
+  public:
+    Asleep() : since_(now_ns()) {}
+    ~Asleep() { slept_ns += now_ns() - since_; }
+    Asleep(const Asleep&) = delete;
+    Asleep& operator=(const Asleep&) = delete;
+
+  private:
+    int64_t since_;
+};
 
 }  // namespace pintpot

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <pthread.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <utility>
 
+#include "engine/clock.h"
 #include "engine/errors.h"
 #include "engine/futex.h"
 #include "engine/thread.h"
@@ -18,6 +18,8 @@ namespace {
 constexpr int kMostSpins = 2000;
 constexpr int kFewestSpins = 100;
 constexpr int kMostThreads = 1024;
+// One part in so many of its time that a thread may be kept from running: readers of the disk take less.
+constexpr int64_t kShared = 8;
 
 int allowed_cpus() {
     cpu_set_t set;
@@ -30,12 +32,6 @@ void pin_to(int cpu) {
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
     pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-}
-
-// How often the scheduler took the processor from this thread for somebody else.
-long times_preempted() {
-    rusage usage;
-    return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
 }
 
 }  // namespace
@@ -69,7 +65,7 @@ void Pool::run(Job& job) {
     error_ = nullptr;
     job_ = &job;
     if (num_threads_ > 1) {
-        look_at_neighbours(0);
+        look_around(0);
         make_way();
     }
     begin_next(0);
@@ -79,6 +75,7 @@ void Pool::run(Job& job) {
         wait_beyond(ticket, 0);
     }
     job_ = nullptr;
+    if (num_threads_ > 1) judge_neighbours(0);
     if (error_ != nullptr) std::rethrow_exception(error_);
 }
 
@@ -94,20 +91,28 @@ void Pool::run(int64_t chunks, const std::function<void(int, int64_t)>& work) {
 }
 
 void Pool::worker(int thread) {
+    look_around(thread);
     while (!closing_.load()) {
         Ticket ticket = take_part(thread);
-        if (ticket.chunks() == 0) look_at_neighbours(thread);
+        if (ticket.chunks() == 0) judge_neighbours(thread);
         wait_beyond(ticket, thread);
+        if (ticket.chunks() == 0) look_around(thread);
     }
 }
 
-// Between jobs. A thread that was put aside during the last job shares its processor: looking for the next phase then
-// takes time from whoever has it, perhaps from the very thread that is waited for.
-void Pool::look_at_neighbours(int thread) {
+// At the beginning of a job.
+void Pool::look_around(int thread) {
     Spin& spin = spins_[size_t(thread)];
-    long preempted = times_preempted();
-    spin.budget = preempted == spin.preempted ? max_spins_ : std::min(kFewestSpins, max_spins_);
-    spin.preempted = preempted;
+    spin.since_ns = now_ns(), spin.cpu_ns = own_cpu_ns(), spin.slept_ns = slept_ns;
+}
+
+// At its end. A thread that wanted to run and often could not shares its processor: looking for the next phase then takes
+// time from whoever has it, perhaps from the very thread that is waited for.
+void Pool::judge_neighbours(int thread) {
+    Spin& spin = spins_[size_t(thread)];
+    int64_t awake = now_ns() - spin.since_ns - (slept_ns - spin.slept_ns), ran = own_cpu_ns() - spin.cpu_ns;
+    bool shared = awake > 0 && (awake - ran) * kShared > awake;
+    spin.budget = shared ? std::min(kFewestSpins, max_spins_) : max_spins_;
 }
 
 // A thread that is woken while something else has the other processors, a reader of the disk for instance, is put behind
@@ -170,6 +175,7 @@ void Pool::wait_beyond(const Ticket& ticket, int thread) {
         }
         budget = std::min(std::max(budget / 2, kFewestSpins), max_spins_);
     }
+    Asleep asleep;
     sleepers_.fetch_add(1);
     while (unchanged() && !closing_.load()) futex_wait(upper_half(ticket_), ticket.upper());
     sleepers_.fetch_sub(1);

@@ -67,14 +67,15 @@ class Pool {
     // Takes part until `ticket` has no chunk to give; returns it.
     Ticket take_part(int thread);
     void begin_next(int thread);
-    void look_at_neighbours(int thread);
+    void look_around(int thread);
+    void judge_neighbours(int thread);
     void make_way();
     void wait_beyond(const Ticket& ticket, int thread);
     void fail(std::exception_ptr error);
 
     struct alignas(64) Spin {
         int budget = 0;
-        long preempted = 0;
+        int64_t since_ns = 0, cpu_ns = 0, slept_ns = 0;
     };
 
     const int num_threads_;

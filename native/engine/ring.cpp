@@ -141,6 +141,7 @@ const uint8_t* Ring::wait(uint32_t position, const KeepWaiting& keep_waiting) {
     Buffer& buffer = buffers_[sequence % buffers_.size()];
     if (buffer.holds.load(std::memory_order_acquire) == sequence + 1) return buffer.data;
     int64_t start = now_ns();
+    Asleep asleep;
     const uint8_t* found = nullptr;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {

@@ -20,6 +20,10 @@ class Span:
     def __mul__(self, factor: float) -> Span:
         return Span(self.low * factor, self.mid * factor, self.high * factor)
 
+    def widened(self, factor: float) -> Span:
+        """Wider by a factor on either side."""
+        return Span(self.low / factor, self.mid, self.high * factor)
+
     @staticmethod
     def exactly(value: float) -> Span:
         return Span(value, value, value)
