@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,9 +15,12 @@ from pintpot.errors import UnsupportedPlatform
 from pintpot.machine import probe as room
 from pintpot.machine.cuda import cuda_device, cuda_loops
 from pintpot.machine.features import cpu, fingerprint
+from pintpot.machine.here import this_machine
 from pintpot.machine.loops import bench, cpu_loops, disk_file, disk_loops, packing_loops, thread_counts
+from pintpot.machine.null import null_machine
 from pintpot.machine.probe import probe
-from pintpot.machine.process import process_bytes
+from pintpot.machine.process import process_bytes, program_mark
+from pintpot.machine.remember import remember
 from pintpot.machine.spec import DISK_BLOCKS, Machine
 
 needs_native = pytest.mark.skipif(find_spec("pintpot._native") is None, reason="the compiled part is not built")
@@ -119,6 +125,62 @@ def test_thread_counts_double_and_end_with_all() -> None:
 def test_process_size_counts_what_is_imported() -> None:
     bare, with_numpy = process_bytes(()), process_bytes(("numpy", "there_is_no_such_package"))
     assert 3_000_000 < bare < with_numpy
+
+
+def test_the_mark_of_a_program_changes_with_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "installed_here.py"
+    module.write_text("pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("installed_here", "there_is_no_such_package")
+    first = program_mark(names)
+    assert program_mark(names) == first
+    assert program_mark(("numpy",)) != first
+    os.utime(module, ns=(1, 1))
+    second = program_mark(names)
+    module.write_text("pass  # longer\n")
+    os.utime(module, ns=(1, 1))
+    assert len({first, second, program_mark(names)}) == 3
+    module.write_text("pass\n")
+    os.utime(module, ns=(1, 1))
+    assert program_mark(names) == second
+    monkeypatch.setattr("pintpot.machine.process.__version__", "0.0.0")
+    assert program_mark(names) != second
+
+
+def test_the_mark_of_a_program_follows_versions_where_files_keep_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some installers give every file one time, and two releases may begin with the same file."""
+    package, about = tmp_path / "installed_there", tmp_path / "installed_there-1.0.dist-info"
+    package.mkdir()
+    about.mkdir()
+    (package / "__init__.py").write_text("pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = program_mark(("installed_there",))
+    (tmp_path / "another-1.0.dist-info").mkdir()
+    assert program_mark(("installed_there",)) == first
+    about.rename(tmp_path / "installed_there-1.1.dist-info")
+    assert program_mark(("installed_there",)) != first
+
+
+def test_an_upgraded_program_is_weighed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PINTPOT_HOME", str(tmp_path))
+    stale = replace(null_machine(process_bytes=5_000_000), fingerprint=fingerprint(tmp_path), origin="measured")
+    remember(stale)
+    told: list[str] = []
+    assert this_machine(progress=lambda done, what: told.append(what)) == stale
+    monkeypatch.setattr("pintpot.machine.remember.program_mark", lambda: "upgraded")
+    with caplog.at_level(logging.INFO, "pintpot"):
+        found = this_machine(progress=lambda done, what: told.append(what))
+    assert 10_000_000 < found.process_bytes < 500_000_000
+    assert replace(found, process_bytes=5_000_000) == stale
+    assert told == ["weighing an empty process"]
+    assert "it took 5.00 MB" in caplog.text
+    caplog.clear()
+    assert this_machine() == found
+    assert caplog.text == ""
 
 
 def test_without_a_card_torch_is_not_imported(tmp_path: Path) -> None:

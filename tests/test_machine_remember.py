@@ -12,7 +12,7 @@ import pytest
 
 from pintpot.errors import BadInput
 from pintpot.machine.null import null_machine
-from pintpot.machine.remember import forget, load, record_run, remember
+from pintpot.machine.remember import forget, knows_program, load, record_process, record_run, remember
 from pintpot.machine.spec import Machine, Rate
 
 
@@ -58,6 +58,50 @@ def test_a_quick_probe_does_not_make_a_measured_machine_quick(tmp_path: Path) ->
     assert remember(probe(origin="quick"), tmp_path).origin == "quick"
     assert remember(probe(), tmp_path).origin == "measured"
     assert remember(probe(origin="quick"), tmp_path).origin == "measured"
+
+
+def test_each_program_has_its_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade changes what an empty process weighs; two installations on one home do not disturb each other."""
+
+    def run_as(program: str) -> None:
+        monkeypatch.setattr("pintpot.machine.remember.program_mark", lambda: program)
+
+    run_as("old")
+    remember(replace(probe(), process_bytes=50_000_000), tmp_path)
+    assert knows_program("abc", tmp_path)
+    run_as("new")
+    assert not knows_program("abc", tmp_path)
+    assert record_process("abc", 60_000_000, tmp_path).process_bytes == 60_000_000
+    assert load("abc", tmp_path) == replace(probe(), process_bytes=60_000_000)
+    run_as("old")
+    assert knows_program("abc", tmp_path)
+    assert load("abc", tmp_path) == replace(probe(), process_bytes=50_000_000)
+    for number in range(4):
+        run_as(f"other {number}")
+        record_process("abc", 70_000_000, tmp_path)
+    run_as("old")
+    assert not knows_program("abc", tmp_path)
+    with pytest.raises(BadInput, match="probe first"):
+        record_process("def", 1, tmp_path)
+
+
+def test_a_record_of_an_earlier_version_is_read_and_weighed_anew(tmp_path: Path) -> None:
+    remember(probe(), tmp_path)
+    path = tmp_path / "machines/abc.json"
+    data = json.loads(path.read_text())
+    del data["processes"]
+    path.write_text(json.dumps(data))
+    assert load("abc", tmp_path) == probe()
+    assert not knows_program("abc", tmp_path)
+
+
+@pytest.mark.parametrize("spoiled", [3, [1], [["mark"]], [["mark", "x"]], [["mark", -5]]])
+def test_spoiled_sizes_are_refused(tmp_path: Path, spoiled: object) -> None:
+    remember(probe(), tmp_path)
+    path = tmp_path / "machines/abc.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "processes": spoiled}))
+    with pytest.raises(BadInput, match="machine record"):
+        load("abc", tmp_path)
 
 
 def test_old_records_fall_out(tmp_path: Path) -> None:

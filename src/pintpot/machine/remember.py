@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pintpot.errors import BadInput, need
+from pintpot.machine.process import program_mark
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.clock import median
 from pintpot.meter.home import home
@@ -24,6 +26,8 @@ _KEPT = 12
 """Records of one rate that are kept; older ones fall out, so that a changed machine is believed in the end."""
 _RARE = 8
 """Of so many records, the one at either end is too rare to be promised."""
+_PROGRAMS = 4
+"""Programs whose size is kept: several installations may share one home."""
 
 
 def load(fingerprint: str, folder: Path | None = None) -> Machine | None:
@@ -47,18 +51,28 @@ def remember(machine: Machine, folder: Path | None = None) -> Machine:
             latest = data["machine"]
         data["machine"] = latest
         _add(data, rates)
+        _add_process(data, machine.process_bytes)
         write_record(path, data)
     return _merged(data)
 
 
 def record_run(fingerprint: str, rates: Iterable[Rate], folder: Path | None = None) -> Machine:
     """Adds rates that were measured while a plan ran. Raises BadInput where the machine was never probed."""
-    with locked(_path(fingerprint, folder)) as path:
-        data = _read(path)
-        if data is None:
-            raise BadInput(f"no machine record {fingerprint} to add a run to; probe first")
+    with _changing(fingerprint, folder) as data:
         _add(data, [asdict(rate) for rate in rates])
-        write_record(path, data)
+    return _merged(data)
+
+
+def knows_program(fingerprint: str, folder: Path | None = None) -> bool:
+    """Whether the record's `process_bytes` were measured with the program that runs now, as it is installed."""
+    data = _read(_path(fingerprint, folder))
+    return data is not None and program_mark() in _processes(data)
+
+
+def record_process(fingerprint: str, num_bytes: int, folder: Path | None = None) -> Machine:
+    """Puts what a process of this program weighs into the record. Raises BadInput as `record_run` does."""
+    with _changing(fingerprint, folder) as data:
+        _add_process(data, num_bytes)
     return _merged(data)
 
 
@@ -68,6 +82,17 @@ def forget(fingerprint: str, folder: Path | None = None) -> bool:
         existed = path.exists()
         path.unlink(missing_ok=True)
     return existed
+
+
+@contextmanager
+def _changing(fingerprint: str, folder: Path | None) -> Iterator[dict[str, Any]]:
+    """A record to change, written at the end."""
+    with locked(_path(fingerprint, folder)) as path:
+        data = _read(path)
+        if data is None:
+            raise BadInput(f"no machine record {fingerprint} to add to; probe first")
+        yield data
+        write_record(path, data)
 
 
 def _path(fingerprint: str, folder: Path | None) -> Path:
@@ -87,6 +112,22 @@ def _add(data: dict[str, Any], rates: list[dict[str, Any]]) -> None:
     data["history"] = [rate for found in rows.values() for rate in found[-_KEPT:]]
 
 
+def _add_process(data: dict[str, Any], num_bytes: int) -> None:
+    mark = program_mark()
+    others = {key: value for key, value in _processes(data).items() if key != mark}
+    data["processes"] = [*others.items(), (mark, num_bytes)][-_PROGRAMS:]
+
+
+def _processes(data: dict[str, Any]) -> dict[str, int]:
+    """Sizes of processes by the program's mark, oldest first; a record of an earlier version has none."""
+    try:
+        found = {str(mark): int(size) for mark, size in data.get("processes", ())}
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"not a machine record: {error}") from error
+    need(all(size > 0 for size in found.values()), "not a machine record: a process of no size")
+    return found
+
+
 def _merged(data: dict[str, Any]) -> Machine:
     """Every rate from the least to the most that records saw, without the rarest; its middle the median of theirs."""
     rows: dict[tuple[str, int, int], list[Rate]] = {}
@@ -104,7 +145,8 @@ def _merged(data: dict[str, Any]) -> Machine:
         )
         for found in rows.values()
     )
-    return replace(Machine.from_json({**data["machine"], "rates": []}), rates=rates)
+    machine = Machine.from_json({**data["machine"], "rates": []})
+    return replace(machine, rates=rates, process_bytes=_processes(data).get(program_mark(), machine.process_bytes))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
