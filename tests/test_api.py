@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,18 @@ def test_what_goes_wrong_elsewhere_comes_here(home: Path, source: Path, tmp_path
     with pytest.raises(UsageError, match="no pack"):
         pintpot.pack(source, folder=tmp_path / "pack", memory="300MB", context=128)
     assert kept_packs() == ()
+
+
+def test_what_planning_elsewhere_has_to_say_is_said_here(
+    home: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (record,) = (home / "machines").glob("*.json")
+    data = json.loads(record.read_text())
+    record.write_text(json.dumps({**data, "processes": [["another program", 5_000_000]]}))
+    with caplog.at_level(logging.INFO, "pintpot"):
+        pintpot.run(source, memory="300MB", context=128).close()
+    assert len([said for said in caplog.messages if "not the one that this machine was measured with" in said]) == 1
+    assert next(iter(json.loads(record.read_text())["processes"]))[0] == "another program"
 
 
 def test_a_machine_that_nobody_measured_is_probed_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

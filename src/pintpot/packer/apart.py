@@ -1,12 +1,13 @@
 """Work in a process of its own, so that what it takes is known, and nothing of it stays in the caller's memory.
 
-A module that is run so reads one JSON request and answers with JSON lines: how far it is, and how it ended. Run itself,
-this one packs.
+A module that is run so reads one JSON request and answers with JSON lines: how far it is, what it has to say, and how
+it ended. Run itself, this one packs.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pintpot.planner.plan import Plan
 Progress = Callable[[float, str], None]
 Answer = Callable[[dict[str, Any], Progress], dict[str, Any]]
 _KILLED = -9
+_log = logging.getLogger(__name__)
 
 
 def pack_apart(model: Model, plan: Plan, folder: Path, progress: Progress | None = None) -> Path:
@@ -50,6 +52,9 @@ def apart(
             meanwhile()
             for line in process.stdout:
                 answer: dict[str, Any] = json.loads(line)
+                if "log" in answer:
+                    _log.log(answer["log"], "%s", answer["said"])
+                    continue
                 if "share" not in answer:
                     return _result(answer)
                 if progress is not None:
@@ -69,8 +74,19 @@ def _result(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+class _Sent(logging.Handler):
+    """Log records go to whoever asked, who knows how much is wanted."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell({"log": record.levelno, "said": record.getMessage()})
+
+
 def serve(answer: Answer) -> None:
     """The other side: answer the request on standard input."""
+    logger = logging.getLogger("pintpot")
+    logger.addHandler(_Sent(logging.INFO))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     request = json.loads(sys.stdin.readline())
     try:
         _tell(answer(request, lambda share, what: _tell({"share": share, "what": what})))
