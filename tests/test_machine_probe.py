@@ -195,10 +195,10 @@ def test_a_card_is_measured() -> None:
     assert card is not None
     assert card.kind == "cuda"
     assert card.memory_bytes > 0
-    names = set()
-    for loop in cuda_loops():
+    names, notes = set(), list[str]()
+    for loop in cuda_loops(notes):
         units, seconds = loop.run(1)
         assert units > 0, loop.what
         assert seconds > 0, loop.what
         names.add(loop.what)
-    assert {"cuda/read", "cuda/h2d_pinned", "cuda/h2d_pageable", "cuda/matmul/f16", "cuda/matmul/int8"} <= names
+    assert {"cuda/read", "cuda/h2d_pinned", "cuda/h2d_pageable", "cuda/matmul/f16", "cuda/matmul/int8"} <= names, notes

@@ -41,10 +41,9 @@ def probe(path: Path | None = None, *, quick: bool = False, progress: Progress |
     process = ProcessSize()  # runs while the disk is measured, which takes little of the processor
     with _told(progress, plan["disk"]) as tell:
         rates += _disk_rates(place, quick, plan["disk"][1], tell, notes)
-    card = cuda_device()
-    if card is not None:
-        with _told(progress, plan["card"]) as tell:
-            rates += measure(tuple(cuda_loops()), plan["card"][1], sample_s=0.01, progress=tell)
+    with _told(progress, plan["card"]) as tell:
+        card, more = _card(plan["card"][1], tell, notes)
+    rates += more
     if here.quota is not None and here.quota < len(here.affinity):
         notes.append(f"a control group limits this process to {here.quota:g} of {len(here.affinity)} cores")
     room = available()
@@ -119,6 +118,18 @@ def _disk_rates(
     except (DiskTooSmall, OSError) as error:
         notes.append(f"the disk was not measured: {error}")
         return ()
+
+
+def _card(seconds: float, progress: Progress | None, notes: list[str]) -> tuple[Device | None, tuple[Rate, ...]]:
+    """The graphics card and its rates. One that is seen and cannot be used costs only itself."""
+    try:
+        card = cuda_device()
+    except (ImportError, OSError, RuntimeError) as error:
+        notes.append(f"the graphics card cannot be used: {str(error).partition(chr(10))[0]}")
+        return None, ()
+    if card is None:
+        return None, ()
+    return card, measure(tuple(cuda_loops(notes)), seconds, sample_s=0.01, progress=progress)
 
 
 def _direct(place: Path) -> bool:
