@@ -68,7 +68,8 @@ class Cap:
             raise UnsupportedPlatform("no memory cap: this system has no memory control groups")
         parent = found.own if found.version == 1 else _parent_v2(found)
         _sweep(parent, self._proc)
-        folder = parent / f"{_PREFIX}{os.getpid()}-{next(_COUNT)}"
+        names = (parent / f"{_PREFIX}{os.getpid()}-{number}" for number in _COUNT)
+        folder = next(name for name in names if not name.exists())  # a dead process may have had our number
         try:
             folder.mkdir()
         except OSError as error:
