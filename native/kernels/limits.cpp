@@ -13,6 +13,8 @@ constexpr int kQuads = 8;    // steps of a Dot before it is read
 INLINE void opaque(VU& v) {
 #if defined(__x86_64__)
   asm volatile("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm volatile("" : "+w"(v));
 #else
   asm volatile("" : "+m"(v));
 #endif
