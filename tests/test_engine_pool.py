@@ -43,19 +43,3 @@ def test_an_idle_pool_takes_no_time() -> None:
     time.sleep(0.3)
     after = os.times()
     assert after.user - before.user + after.system - before.system < 0.1
-
-
-def test_no_worker_goes_where_the_caller_is() -> None:
-    allowed = os.sched_getaffinity(0)
-    before = {int(task) for task in os.listdir("/proc/self/task")}
-    pool = Pool(2)
-    (worker,) = {int(task) for task in os.listdir("/proc/self/task")} - before
-    try:
-        for cpu in sorted(allowed)[:2]:
-            os.sched_setaffinity(0, {cpu})  # moves the caller there
-            os.sched_setaffinity(0, allowed)
-            assert pool.check_phases(1, 4)
-            left = allowed - os.sched_getaffinity(worker)
-            assert len(left) == (1 if len(allowed) > 1 else 0)
-    finally:
-        os.sched_setaffinity(0, allowed)

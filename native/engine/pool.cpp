@@ -36,7 +36,7 @@ void pin_to(int cpu) {
 
 }  // namespace
 
-Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), is_pinned_(!cpus.empty()), spins_(size_t(std::max(threads, 1))) {
+Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), spins_(size_t(std::max(threads, 1))) {
     need(threads >= 1 && threads <= kMostThreads, text("a pool of %d threads; 1 to %d will do", threads, kMostThreads));
     need(cpus.empty() || int(cpus.size()) == threads, text("%zu cpus for %d threads", cpus.size(), threads));
     for (int cpu : cpus) need(cpu >= 0 && cpu < CPU_SETSIZE, text("there is no cpu %d", cpu));
@@ -64,10 +64,7 @@ void Pool::run(Job& job) {
     stop_.store(false);
     error_ = nullptr;
     job_ = &job;
-    if (num_threads_ > 1) {
-        look_around(0);
-        make_way();
-    }
+    if (num_threads_ > 1) look_around(0);
     begin_next(0);
     for (;;) {
         Ticket ticket = take_part(0);
@@ -113,18 +110,6 @@ void Pool::judge_neighbours(int thread) {
     int64_t awake = now_ns() - spin.since_ns - (slept_ns - spin.slept_ns), ran = own_cpu_ns() - spin.cpu_ns;
     bool shared = awake > 0 && (awake - ran) * kShared > awake;
     spin.budget = shared ? std::min(kFewestSpins, max_spins_) : max_spins_;
-}
-
-// A thread that is woken while something else has the other processors, a reader of the disk for instance, is put behind
-// its waker, and the scheduler leaves both there for tens of milliseconds: no worker may go where the caller is.
-void Pool::make_way() {
-    int cpu = sched_getcpu();
-    if (is_pinned_ || cpu < 0 || cpu == caller_cpu_) return;
-    caller_cpu_ = cpu;
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return;
-    if (CPU_COUNT(&set) >= num_threads_) CPU_CLR(cpu, &set);
-    for (std::thread& thread : threads_) pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
 }
 
 Pool::Ticket Pool::take_part(int thread) {

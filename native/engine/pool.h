@@ -29,7 +29,7 @@ class Pool {
   public:
     static constexpr int64_t kMostChunks = (int64_t(1) << 20) - 4096;
 
-    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them, but for the caller's processor.
+    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them.
     Pool(int threads, const std::vector<int>& cpus);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -69,7 +69,6 @@ class Pool {
     void begin_next(int thread);
     void look_around(int thread);
     void judge_neighbours(int thread);
-    void make_way();
     void wait_beyond(const Ticket& ticket, int thread);
     void fail(std::exception_ptr error);
 
@@ -79,8 +78,6 @@ class Pool {
     };
 
     const int num_threads_;
-    const bool is_pinned_;
-    int caller_cpu_ = -1;
     int max_spins_;
     alignas(64) std::atomic<uint64_t> ticket_{0};
     alignas(64) std::atomic<int64_t> done_{0};
