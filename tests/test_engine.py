@@ -514,14 +514,18 @@ def test_seconds_of_each_op() -> None:
     decode = rig.replays["decode"]
     call = decode.call()
     fill_call(call, {0: (0, [5])}, rig.decoder.num_pages())
-    decode.profile(True)
-    start = time.perf_counter()
-    for _ in range(20):
-        assert decode.run(call)
-    elapsed = time.perf_counter() - start
-    stats = decode.stats()
-    assert stats.calls == 20
-    assert stats.kinds == tuple(op.kind for op in decode.program.ops)
-    assert all(seconds > 0 for seconds in stats.seconds)
-    assert 0.1 * elapsed < sum(stats.seconds) < elapsed
+    shares = []
+    for _ in range(5):
+        decode.profile(True)
+        start = time.perf_counter()
+        for _ in range(20):
+            assert decode.run(call)
+        elapsed = time.perf_counter() - start
+        stats = decode.stats()
+        assert stats.calls == 20
+        assert stats.kinds == tuple(op.kind for op in decode.program.ops)
+        assert all(seconds > 0 for seconds in stats.seconds)
+        shares.append(sum(stats.seconds) / elapsed)
+    # A busy machine may keep the caller waiting between two calls, but not each time.
+    assert 0.1 < max(shares) < 1
     assert decode.progress == len(decode.program.ops)

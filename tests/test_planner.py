@@ -15,7 +15,7 @@ from pintpot.errors import DoesNotFit, NotApplicable, UnsupportedModel, UsageErr
 from pintpot.formats import encoding
 from pintpot.machine.catalog import catalog_names, load_machine
 from pintpot.machine.null import null_machine
-from pintpot.machine.spec import Machine, Rate
+from pintpot.machine.spec import LOOKUP_BYTES, Machine, Rate
 from pintpot.model.spec import Model
 from pintpot.planner.assess import Bench, assess, reprice
 from pintpot.planner.cost import Span
@@ -23,7 +23,7 @@ from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.holders import CACHE, RING, TOKENIZER, WEIGHTS
 from pintpot.planner.make import make_plan
 from pintpot.planner.plan import Plan
-from pintpot.planner.price import ARITHMETIC, DISK, OVERHEAD, PRICED_WITHIN, RAM
+from pintpot.planner.price import ARITHMETIC, DISK, HINDRANCE, OVERHEAD, PRICED_WITHIN, RAM
 from pintpot.planner.question import Question
 from pintpot.planner.workload import _chunks as chunks_of
 from pintpot.runtime.pages import PagePool, PageTable
@@ -173,16 +173,42 @@ def test_a_streamed_step_takes_the_longest_of_its_lanes(tied: bool) -> None:
     bound, free = (assess(question(model, machine), (*STORED, place)) for machine in (slow, fast))
     decode = bound.cost.stage("decode")
     assert decode.binds == DISK
-    assert decode.seconds.mid / decode.replays == pytest.approx(decode.disk_bytes / decode.replays / 0.05e9 + 1e-6)
+    whole = assess(question(model, fast), STORED).cost.stage("decode")
+    call_s = 1e-6
+    computing_s = whole.seconds.mid / whole.replays - call_s
+    reading_s = decode.disk_bytes / decode.replays / 0.05e9
+    assert decode.seconds.mid / decode.replays == pytest.approx(reading_s + HINDRANCE * computing_s + call_s)
     # What is streamed, whole disk blocks of slots, and for an embedding in disk the strip of the token.
     streamed = bound.form.disk_bytes - (0 if tied else bound.form.weights.by_name["embed"].disk_bytes)
     assert streamed < decode.disk_bytes / decode.replays < 1.02 * streamed + 30_000
-    whole = assess(question(model, fast), STORED).cost.stage("decode")
     computing = free.cost.stage("decode")
     assert computing.binds != DISK
     assert computing.seconds.mid >= whole.seconds.mid
     # The ring is written and read: streamed bytes cross the RAM twice.
     assert computing.ram_bytes == pytest.approx(whole.ram_bytes + computing.disk_bytes)
+
+
+def test_a_weight_that_is_larger_than_the_ring_is_waited_for() -> None:
+    model, disk_bw = described(tied=False, layers=4, vocab=64_000), 10e9
+    asked = question(model, null_machine(disk_bw=disk_bw), workload=Workload(640, prompt=512, output=32))
+    places = (Streamed("all", 0, slot_bytes, 6, 4) for slot_bytes in (128 << 10, 4 << 20))
+    small, large = (
+        assess(asked, (*STORED[:2], PrefillChunk(tokens=512), place)).cost.stage("prefill") for place in places
+    )
+    # Of the head's 33 MB the larger ring has more ahead; what is in flight when nothing is there yet it has more, too.
+    ahead, filling = (number * ((4 << 20) - (128 << 10)) / disk_bw for number in (6, 4))
+    assert small.binds != DISK
+    assert small.seconds.mid - large.seconds.mid == pytest.approx(ahead - filling, rel=0.02)
+
+
+def test_rows_that_are_looked_up_hold_everything_up() -> None:
+    model, place = described(tied=False, layers=4), Streamed(resident_bytes=1 * MB)
+    fast = null_machine(disk_bw=1e15)
+    slow = replace(fast, rates=tuple(rate for rate in fast.rates if rate.what != "disk" or rate.size > LOOKUP_BYTES))
+    slow = replace(slow, rates=(*slow.rates, Rate("disk", 1e6, 1e6, 1e6, 1, LOOKUP_BYTES)))
+    quick, held = (assess(question(model, one), (*STORED, place)).cost.stage("decode") for one in (fast, slow))
+    strip_bytes = round(encoding("bf16").strip_bytes(256) / 4096 + 1) * 4096
+    assert held.seconds.mid - quick.seconds.mid == pytest.approx(held.replays * strip_bytes / 1e6, rel=1e-3)
 
 
 def test_the_head_is_read_only_where_logits_are_wanted() -> None:

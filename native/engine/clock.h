@@ -1,4 +1,4 @@
-// Nanoseconds: monotonic ones, those that this thread computed, and those that it slept because it chose to.
+// Nanoseconds: of the clock, of this thread's own computing, and of its sleep.
 #pragma once
 
 #include <cstdint>

@@ -23,6 +23,7 @@ from pintpot.machine.spec import (
     CACHE_FORMATS,
     DISK_BLOCKS,
     DISK_IN_FLIGHT,
+    LOOKUP_BYTES,
     MATMUL_ROWS,
     PROLOGUE_ROWS,
     PROLOGUES,
@@ -259,7 +260,7 @@ def disk_loops(path: Path, num_bytes: int, quick: bool) -> Iterator[Loop]:
     grid = [(block, count) for block in DISK_BLOCKS for count in DISK_IN_FLIGHT]
     span = max(max(DISK_BLOCKS), num_bytes // 4 // max(DISK_BLOCKS) * max(DISK_BLOCKS))
     place = {"at": 0}
-    for block, count in [(1 << 20, 1), (1 << 20, 4), (4 << 20, 4)] if quick else grid:
+    for block, count in [(LOOKUP_BYTES, 2), (1 << 20, 1), (1 << 20, 4), (4 << 20, 4)] if quick else grid:
 
         def run(rounds: int, block: int = block, count: int = count) -> tuple[float, float]:
             place["at"] = (place["at"] + span) % max(1, num_bytes - span + 1) // max(DISK_BLOCKS) * max(DISK_BLOCKS)

@@ -16,7 +16,9 @@ ATTENTION_GROUPS = (1, 2, 4, 8)
 PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2")
 PROLOGUE_ROWS = (1, 64)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
-DISK_BLOCKS = (256 << 10, 1 << 20, 4 << 20)
+LOOKUP_BYTES = 16 << 10
+"""Of a direct read of a single row of a vocabulary, about."""
+DISK_BLOCKS = (LOOKUP_BYTES, 256 << 10, 1 << 20, 4 << 20)
 DISK_IN_FLIGHT = (1, 2, 4, 8)
 
 

@@ -32,6 +32,10 @@ class Span:
     def largest(*spans: Span) -> Span:
         return Span(max(s.low for s in spans), max(s.mid for s in spans), max(s.high for s in spans))
 
+    @staticmethod
+    def smallest(*spans: Span) -> Span:
+        return Span(min(s.low for s in spans), min(s.mid for s in spans), min(s.high for s in spans))
+
     def inverse(self, amount: float = 1.0) -> Span:
         """Seconds for an amount become a rate."""
         return Span(*(amount / value if value else inf for value in (self.high, self.mid, self.low)))

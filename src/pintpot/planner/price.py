@@ -1,7 +1,7 @@
 """Seconds and traffic of a stage: walks the ops that will run, and divides what they ask by what the machine gives.
 
-Lanes run side by side: a replay takes the longest of computing, reading from disk, and the RAM that both share; then
-the cost of the call is added.
+Lanes run side by side: a replay takes the longest of computing, reading from disk, and the RAM that both share. Then
+what the lanes cost each other is added, rows that are looked up while everything waits, and the call.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from pintpot.contract.form import RingForm
+from pintpot.machine.spec import LOOKUP_BYTES
 from pintpot.planner.cost import ZERO, Span, StageCost
 from pintpot.planner.rates import CACHED, Rates
 from pintpot.program.alike import Alike, alike
@@ -21,6 +22,9 @@ RAM, ARITHMETIC, DISK, OVERHEAD = "RAM bandwidth", "arithmetic", "disk", "barrie
 RESOURCES = (RAM, ARITHMETIC, DISK, OVERHEAD)
 NO_RING = RingForm(4 << 20, 0, 4)
 """How the disk is read where no ring is: in large pieces, while opening."""
+HINDRANCE = 0.1
+"""Of the shorter of two lanes, what the longer one loses to it: the readers need the processor and memory too.
+Measured with models of 135M and 0.5B weights, parts of which are read beside the rest: 0.07 to 0.13."""
 FAR = 1.1
 """A product that takes so much longer from RAM than from the caches waits for the RAM."""
 
@@ -35,6 +39,7 @@ class OpPrice:
     seconds: Span
     ram_bytes: float
     disk_bytes: float
+    lookup_bytes: float
     multiply_adds: float
     arithmetic_s: float
     ram_s: float
@@ -43,11 +48,16 @@ class OpPrice:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPrice:
-    """The ops of one replay, summed: as `OpPrice`, with the mid seconds of each resource alone, and as they bind."""
+    """The ops of one replay, summed: as `OpPrice`, with the mid seconds of each resource alone, and as they bind.
+
+    `fetch_bytes` are the most that one op reads of a weight that passes by.
+    """
 
     compute: Span
     ram_bytes: float
     disk_bytes: float
+    lookup_bytes: float
+    fetch_bytes: float
     multiply_adds: float
     alone: tuple[float, float, float]
     binding: tuple[float, float, float]
@@ -73,13 +83,14 @@ class Prices:
         return found[1]
 
     def _sum(self, groups: Iterable[Alike], program: Program, extent: Extent) -> ReplayPrice:
-        low = mid = high = ram = disk = multiply_adds = 0.0
+        low = mid = high = ram = disk = lookups = most = multiply_adds = 0.0
         arithmetic_s = ram_s = overhead_s = bound_by_arithmetic = bound_by_ram = 0.0
         for item in groups:
             price, count = self._op(item, program, extent), item.count
             seconds = price.seconds
             low, mid, high = low + count * seconds.low, mid + count * seconds.mid, high + count * seconds.high
             ram, disk = ram + count * price.ram_bytes, disk + count * price.disk_bytes
+            lookups, most = lookups + count * price.lookup_bytes, max(most, price.disk_bytes - price.lookup_bytes)
             multiply_adds += count * price.multiply_adds
             arithmetic_s, ram_s = arithmetic_s + count * price.arithmetic_s, ram_s + count * price.ram_s
             overhead_s += count * price.overhead_s
@@ -89,7 +100,7 @@ class Prices:
             else:
                 bound_by_arithmetic += waiting
         alone, binding = (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, overhead_s)
-        return ReplayPrice(Span(low, mid, high), ram, disk, multiply_adds, alone, binding)
+        return ReplayPrice(Span(low, mid, high), ram, disk, lookups, most, multiply_adds, alone, binding)
 
     def _op(self, item: Alike, program: Program, extent: Extent) -> OpPrice:
         key = (item.signature, extent)
@@ -102,7 +113,7 @@ class Prices:
     def _price(self, demand: Demand, computes: bool) -> OpPrice:
         rates, num_bytes = self.rates, demand.ram_bytes
         if not computes:
-            return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
+            return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.lookup_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
         traffic, waiting = rates.ram(num_bytes), rates.over("barrier", demand.phases)
         work, before, near = ZERO, ZERO, 0.0
         for one in demand.work:
@@ -117,7 +128,7 @@ class Prices:
         far = before.mid + work.mid > FAR * near
         ram_s = max(traffic.mid, work.mid) if far and near < traffic.mid else traffic.mid
         seconds = before + Span.largest(work, traffic) + waiting
-        return OpPrice(seconds, num_bytes, demand.disk_bytes, demand.multiply_adds, near, ram_s, waiting.mid)
+        return OpPrice(seconds, num_bytes, demand.disk_bytes, 0.0, demand.multiply_adds, near, ram_s, waiting.mid)
 
     def _near(self, work: Work, far_s: float, traffic_s: float) -> float:
         """The mid seconds of the work if the caches held all of it."""
@@ -149,21 +160,33 @@ def price_stage(
     call = rates.over("call", 1)
     for extent, times in extents:
         replay = prices.replay(program, extent)
-        reading = rates.disk(replay.disk_bytes, knobs.slot_bytes, knobs.in_flight)
+        reading = rates.disk(replay.disk_bytes - replay.lookup_bytes, knobs.slot_bytes, knobs.in_flight)
+        looking_up = rates.disk(replay.lookup_bytes, LOOKUP_BYTES, min(rates.threads, extent.tokens))
         shared = rates.ram(replay.ram_bytes)
-        total = total + (Span.largest(replay.compute, reading, shared) + call) * times
+        total = total + (_side_by_side(replay, reading, shared, rates, knobs) + looking_up + call) * times
         ram, disk = ram + times * replay.ram_bytes, disk + times * replay.disk_bytes
         multiply_adds += times * replay.multiply_adds
         ram_s, arithmetic_s, overhead_s = replay.alone
-        own = (max(ram_s, shared.mid), arithmetic_s, reading.mid, overhead_s + call.mid)
-        for table, seconds in ((alone, own), (binding, _binding(replay, reading.mid, shared.mid, call.mid))):
+        disk_s = reading.mid + looking_up.mid
+        own = (max(ram_s, shared.mid), arithmetic_s, disk_s, overhead_s + call.mid)
+        for table, seconds in ((alone, own), (binding, _binding(replay, disk_s, shared.mid, call.mid))):
             for what, value in zip(RESOURCES, seconds, strict=True):
                 table[what] += times * value
     replays = sum(times for _, times in extents)
     tokens = sum(extent.tokens * times for extent, times in extents)
     binds = max(RESOURCES, key=lambda what: binding[what])
-    seconds = total.widened(PRICED_WITHIN)
-    return StageCost(program.name, tokens, replays, seconds, ram, disk, multiply_adds, binds, tuple(alone.items()))
+    within = total.widened(PRICED_WITHIN)
+    return StageCost(program.name, tokens, replays, within, ram, disk, multiply_adds, binds, tuple(alone.items()))
+
+
+def _side_by_side(replay: ReplayPrice, reading: Span, shared: Span, rates: Rates, ring: RingForm) -> Span:
+    """Seconds of the lanes of a replay: of the longest, and of what the others take from it.
+
+    An op whose weight is larger than the ring waits for the rest of it, however long the ops before it took.
+    """
+    beyond = max(0.0, replay.fetch_bytes - ring.num_bytes)
+    computing = replay.compute + rates.disk(beyond, ring.slot_bytes, ring.in_flight)
+    return Span.largest(computing, reading, shared) + Span.smallest(computing, reading) * HINDRANCE
 
 
 def _binding(replay: ReplayPrice, reading_s: float, shared_s: float, call_s: float) -> tuple[float, ...]:

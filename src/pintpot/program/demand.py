@@ -19,8 +19,9 @@ class Demand:
     """Arithmetic and traffic of one op at one extent.
 
     `work` is done one after the other; `pieces` is the number of equal parts that threads share (0: as many as they
-    like); `ram_bytes` are read from or written to RAM; `disk_bytes` come from disk; `phases` counts the barriers after
-    which the next op may start.
+    like); `ram_bytes` are read from or written to RAM; `disk_bytes` come from disk, while other ops run, but for
+    `lookup_bytes` of them: those are read row by row, and everything waits. `phases` counts the barriers after which
+    the next op may start.
     """
 
     work: tuple[Work, ...] = ()
@@ -28,4 +29,5 @@ class Demand:
     multiply_adds: float = 0.0
     ram_bytes: float = 0.0
     disk_bytes: float = 0.0
+    lookup_bytes: float = 0.0
     phases: int = 0
