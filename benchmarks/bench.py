@@ -52,9 +52,10 @@ class Record:
             self.say(f"{key:9} {value}")
         self.say()
 
-    def say(self, line: str = "") -> None:
-        """One line, printed and logged."""
-        print(line, flush=True)
+    def say(self, line: str = "", *, quiet: bool = False) -> None:
+        """One line, printed and logged, or only logged."""
+        if not quiet:
+            print(line, flush=True)
         self._lines.append(line)
         with self.log_path.open("a") as file:
             file.write(line + "\n")

@@ -1,4 +1,4 @@
-"""Random programs on the native backend: op by op beside the reference, and in one piece in every way the same bits.
+"""Random programs on the native backend: op by op beside the reference; the same bits in every other way of running.
 
 `outcome(seed, folder)` runs a case and gives a line about it; a Disagreement is shrunk by `report`.
 """
@@ -288,8 +288,7 @@ def describe(case: Case) -> str:
     """A case in a few lines."""
     lines = [
         f"up to {case.tokens} tokens (or {case.narrow}), {case.rows} rows, {case.sequences} sequences, context "
-        f"{case.context}{', no select' if case.every_row else ''}; slots of {case.slot_bytes}, "
-        f"{case.num_buffers} buffers"
+        f"{case.context}{', no select' if case.every_row else ''}; {case.num_buffers} slots of {case.slot_bytes}"
     ]
     matrices = case.all_matrices()
     shapes = {b.name: b for one in case.steps for b in one.buffers}

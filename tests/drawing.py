@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 from pintpot.formats.registry import KERNEL_FORMATS, encoding, num_strips
@@ -329,8 +328,3 @@ def _head(pool: Pool, every_row: bool) -> None:
             drawn.append(Buffer(pool.name("logprob"), ("rows",), "f32", "buffers", "session"))
             writes.append(("logprob", drawn[1].name))
         pool.steps.append(Step(Op("sample", (("logits", logits),), tuple(writes)), tuple(drawn)))
-
-
-def num_values(case: Case) -> int:
-    """Weights of a case, for a sense of its size."""
-    return sum(prod(shape[:2]) for shape in case.matrices().values())

@@ -4,20 +4,20 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
 
 - embed, select: nothing is lost. The scale of an embed is one correctly rounded product.
 - linear in float32: 32 products in turn, then the sums of K / 32 groups: (32 + K / 32 + 2) u of the sum of |w x|.
-- linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to,
-  codes and minima counted apart since they may cancel. An x within rounding errors of the middle between two codes
-  may go either way: one step of its group, or 1/254 of one with two planes.
-- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for
-  SwiGLU, whose exponential is good to 4 u. Bias and residual: 2 u of all that is added.
-- attend: rotations 4 u of the pair's length, and of a head norm what is said above. The cache holds a value rounded
-  from within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there;
-  values (no arithmetic before they are stored) exactly. From there on the reference reads the native queries and
-  cache: scores lose (hd / 16 + 8) u |q| |k|, shares twice that and their exponentials, (40 + 6 pages) u; all of it of
-  the sum of shares |v|.
+- linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to, codes
+  and minima counted apart since they may cancel. An x within rounding errors of the middle between two codes may go
+  either way: one step of its group, or 1/254 of one with two planes.
+- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU,
+  whose exponential is good to 4 u. Bias and residual: 2 u of all that is added.
+- attend: rotations 4 u of the pair's length, and of a head norm what is said above. A key in the cache was rounded from
+  within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there. A value
+  meets no arithmetic before it is stored: exactly the reference's. From there on the reference reads native queries and
+  caches: scores lose (hd / 16 + 8) u |q| |k|, shares twice that for themselves and for the largest, and (40 + 6 pages) u
+  for exponentials and sums; all of it of the sum of shares |v|.
 - sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the
-  largest with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one
-  that the reference draws with top-p, min-p and draw moved by so much, likelihoods nearer to each other than that
-  equal or not. logprob: (V / 16 + 16) u, and the rounding of its own parts.
+  largest with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one that
+  the reference draws with top-p, min-p and draw moved by so much, and likelihoods nearer to each other than that equal
+  or not. logprob: (V / 16 + 16) u, and the rounding of its own parts.
 """
 
 from __future__ import annotations
@@ -153,6 +153,9 @@ def _attend(op: Op, program: Program, memory: reference.Memory, call: reference.
         pages, slots = np.array(places).T
         new = (codes[pages, :, slots], None if scales is None else scales[pages, :, slots])
         _stored(f"attend, {role} in the cache", wanted, bound, *new)
+        if role == "v":
+            single = attend.as_stored(v.astype(np.float32).reshape(-1, v.shape[-1]), program.by_name[name].format)
+            _near(as_values(*new).reshape(single.shape), single, 0.0, "attend, v as the reference stores it")
         memory[name] = as_values(codes, scales)
     native = found.q.astype(np.float64)
     expected = attend.attend(op, memory, call, native)
@@ -226,8 +229,8 @@ def _sample(op: Op, memory: reference.Memory, call: reference.Call, found: Found
     for row, token in enumerate(found.out.tolist()):
         sequence = int(call.sequences[call.rows[row]])
         how, past, draw = call.sampling[sequence], call.history[sequence], call.uniform[row]
-        if token not in _possible(logits[row], how, draw, past):
-            wanted = int(memory[str(op.write("next"))][row])
+        wanted = int(memory[str(op.write("next"))][row])
+        if not {token, wanted} <= _possible(logits[row], how, draw, past):
             raise Disagreement(
                 f"sample: row {row} gives {token}, the reference {wanted}; {how}, draw {draw}, past {past}"
             )
