@@ -12,7 +12,7 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
 - attend: rotations 4 u of the pair's length, and of a head norm what is said above. A key in the cache was rounded from
   within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there. A value
   meets no arithmetic before it is stored: exactly the reference's. From there on the reference reads native queries and
-  caches: scores lose (hd / 16 + 8) u |q| |k|, shares twice that for themselves and for the largest, and (40 + 6 pages) u
+  caches: scores lose (hd / 16 + 8) u |q| |k|, shares twice that for themselves and the largest, and (40 + 6 pages) u
   for exponentials and sums; all of it of the sum of shares |v|.
 - sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the
   largest with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one that
