@@ -117,17 +117,24 @@ class Bound:
         return view[:rows].copy()
 
     def cache(self, program: Program, name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """A cache as it lies there: values, or codes and scales."""
+        """A cache as it lies there, by token: values [pages, KV, 32, hd], or codes and scales [pages, KV, 32, hd / 32].
+
+        Keys lie transposed in their pages, columns before tokens.
+        """
         pages, heads, _, dim = program.shape(name)
         form, at = program.by_name[name].format, self.rig.addresses[program.name][name] - self.rig.arena.address
         size = PAGE * dim * {"f16": 2, "f32": 4, "sym8c": 1}[form] + (PAGE * dim // 32 * 2 if form == "sym8c" else 0)
         raw = self.bytes[at : at + pages * heads * size].reshape(pages, heads, size)
+        keys = any(op.kind == "attend" and op.read("k") == name for op in program.ops)
+
+        def by_token(part: NDArray[Any]) -> NDArray[Any]:
+            if keys:
+                return part.reshape(pages, heads, -1, PAGE).swapaxes(2, 3).copy()
+            return part.reshape(pages, heads, PAGE, -1).copy()
+
         if form != "sym8c":
-            word = np.float16 if form == "f16" else np.float32
-            return raw.view(word).reshape(pages, heads, PAGE, dim).copy(), None
-        codes = raw[..., : PAGE * dim].view(np.int8).reshape(pages, heads, PAGE, dim).copy()
-        scales = raw[..., PAGE * dim :].copy().view(np.float16).reshape(pages, heads, PAGE, dim // 32)
-        return codes, scales
+            return by_token(raw.view(np.float16 if form == "f16" else np.float32)), None
+        return by_token(raw[..., : PAGE * dim].view(np.int8)), by_token(raw[..., PAGE * dim :].copy().view(np.float16))
 
 
 # --- One op ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
 - attend: rotations 4 u of the pair's length, and of a head norm what is said above. A key in the cache was rounded from
   within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there. A value
   meets no arithmetic before it is stored: exactly the reference's. From there on the reference reads native queries and
-  caches: scores lose (hd / 16 + 8) u |q| |k|, shares twice that for themselves and the largest, and (40 + 6 pages) u
-  for exponentials and sums; all of it of the sum of shares |v|.
+  caches. Scores are sums in turn: (hd + 8) u |q| |k|; shares lose twice that for themselves and for the largest, and
+  (128 + 32 + 6 segments) u for sums over a segment's 128 keys, exponentials and merging; all of the sum of shares |v|.
 - sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the
   largest with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one that
   the reference draws with top-p, min-p and draw moved by so much, and likelihoods nearer to each other than that equal
@@ -216,9 +216,9 @@ def _share_bound(op: Op, memory: reference.Memory, call: reference.Call, q: Wide
     keys = memory[str(op.read("k"))]
     known = np.where(np.isfinite(keys), keys, 0)
     longest = np.sqrt((known**2).sum(-1)).max()
-    pages = float(call.positions.max()) // 32 + 2
-    scores = (q.shape[-1] / 16 + 8) * U * op.get("scale") * np.linalg.norm(q, axis=-1) * longest
-    return np.asarray(np.expm1(np.minimum(4 * scores + (40 + 6 * pages) * U, 99)))
+    segments = float(call.positions.max()) // 128 + 1
+    scores = (q.shape[-1] + 8) * U * op.get("scale") * np.linalg.norm(q, axis=-1) * longest
+    return np.asarray(np.expm1(np.minimum(4 * scores + (160 + 6 * segments) * U, 99)))
 
 
 # --- sample ----------------------------------------------------------------------------------------------------------
