@@ -33,17 +33,25 @@ class Values:
 
 def values_of(case: Case) -> Values:
     """Drawn by name, so that a case that was cut short keeps its weights."""
-    strips, vectors, matrices, minima = {}, {}, {}, {}
+    strips, vectors, matrices, low = {}, {}, {}, {}
     for name, m in case.all_matrices().items():
         strips[name] = _strips(_rng(case, name), m)
         matrices[name] = unpack(strips[name], m.format, m.rows, m.columns).astype(np.float64)
-        if encoding(m.format).kind == "aff" or m.format == "q4_k":
-            blank = strips[name].copy()
-            blank[:, encoding(m.format).scale_bytes(m.columns) :] = 0
-            minima[name] = unpack(blank, m.format, m.rows, m.columns).astype(np.float64)
+        least = minima(strips[name], m.format, m.rows, m.columns)
+        if least is not None:
+            low[name] = least
     for name, shape in case.vectors().items():
         vectors[name] = _vector(_rng(case, name), name, shape)
-    return Values(strips, vectors, matrices, minima)
+    return Values(strips, vectors, matrices, low)
+
+
+def minima(strips: Bytes, form: str, rows: int, columns: int) -> Wide | None:
+    """What is left of a weight where all its codes are 0; None for formats in which that is nothing."""
+    if encoding(form).kind != "aff" and form != "q4_k":
+        return None
+    blank = strips.copy()
+    blank[:, encoding(form).scale_bytes(columns) :] = 0
+    return unpack(blank, form, rows, columns).astype(np.float64)
 
 
 def _rng(case: Case, *names: object) -> np.random.Generator:
