@@ -184,13 +184,15 @@ def _rotated_bound(op: Op, memory: reference.Memory, call: reference.Call, x: Wi
 def _stored(what: str, wanted: Wide, bound: Wide, found: NDArray[Any], scales: NDArray[Any] | None) -> None:
     """Check new positions [T, KV, hd] of a cache: each must come from a value within `bound` of `wanted`."""
     if scales is None:
-        low, high = ((wanted + sign * bound).astype(np.float32).astype(found.dtype) for sign in (-1, 1))
+        ends = [(wanted + sign * bound).astype(np.float32) for sign in (-1, 1)]
+        most = attend.MOST_HALF if found.dtype == np.float16 else np.inf
+        low, high = (np.clip(end, -most, most).astype(found.dtype) for end in ends)
         if not ((low <= found) & (found <= high)).all():
             raise Disagreement(f"{what}: {int((~((low <= found) & (found <= high))).sum())} of {found.size} values")
         return
     groups, limit = (part.reshape(*scales.shape, 32) for part in (wanted, bound))
     peaks = np.abs(groups)
-    ends = [np.clip((peaks + sign * limit).max(-1) / 127 * (1 + sign * 2 * U), 0, 65504) for sign in (-1, 1)]
+    ends = [np.clip((peaks + sign * limit).max(-1) / 127 * (1 + sign * 2 * U), 0, attend.MOST_HALF) for sign in (-1, 1)]
     low, high = (end.astype(np.float32).astype(np.float16) for end in ends)
     if not ((low <= scales) & (scales <= high)).all():
         raise Disagreement(f"{what}: {int((~((low <= scales) & (scales <= high))).sum())} of {scales.size} scales")

@@ -161,3 +161,18 @@ def test_head_dims_and_large_scores(isa: str) -> None:
     native.rope_store(*where, qkv * 100, rope, False, None, None, 1e-6, 0, q)
     native.attend(*where, q, 1.0, 0, 0, 0, False, out)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("name", "most"), [("plain", 65504.0), ("int8", 127 * 65504.0)])
+def test_what_no_f16_can_hold_is_cut_off(name: str, most: float, isa: str) -> None:
+    case = replace(CASES[name], tokens=1)
+    qkv, rope, _, _ = inputs(case)
+    cache, q = Cache(case), np.empty((1, case.heads * case.dim), np.float32)
+    out = np.full_like(q, np.nan)
+    where = (isa, case.cache, cache.k, cache.v, cache.table, case.kv_heads, case.dim)
+    native.rope_store(*where, qkv * np.float32(1e15), rope, False, None, None, 1e-6, 0, q)
+    native.attend(*where, q, 1.0, 0, 0, 0, False, out)
+    signs = np.sign(qkv[:, -case.kv_heads * case.dim :]).reshape(case.kv_heads, 1, case.dim)
+    wanted = np.repeat(most * signs, case.heads // case.kv_heads, axis=1)
+    np.testing.assert_array_equal(out, wanted.reshape(1, -1))

@@ -60,12 +60,21 @@ INLINE void widen_values(int64_t dim, const uint8_t* page, int64_t n, float* to)
   }
 }
 
+constexpr float kMostHalf = 65504.0f;  // f16 holds no larger one
+// Values that f16 cannot hold are cut off: an infinity in a page would make no number of every sum that passes over it.
+INLINE Pack within_half(Pack a) {
+  return each([&](int i) {
+    const VF x = a.v[i] > kMostHalf ? splat(kMostHalf) : a.v[i];
+    return x < -kMostHalf ? splat(-kMostHalf) : x;
+  });
+}
+
 // 32 values as int8 and a half-precision scale: s = f16(max|x| / 127), q = rint(x / s).
 INLINE void round_group(const float* x, int8_t* q, uint8_t* scale) {
   const Pack a[2] = {load16(x), load16(x + 16)};
   const float wanted = largest(max(magnitude(a[0]), magnitude(a[1]))) / 127.0f;
   uint16_t lanes[kWidth];
-  store_f16(lanes, splat(wanted < 65504.0f ? wanted : 65504.0f));
+  store_f16(lanes, splat(wanted < kMostHalf ? wanted : kMostHalf));
   memcpy(scale, lanes, 2);
   const float s = half_at(scale);
   float values[32];
@@ -85,7 +94,8 @@ INLINE void round_token(const CacheView& c, const float* x, Stored& to) {
   for (int64_t i = 0; i < c.head_dim; i += 32) {
     if (c.format == kCacheSym8c) round_group(x + i, (int8_t*)to.values + i, to.scales + i / 16);
     else if (c.format == kCacheF32) memcpy(to.values + i * 4, x + i, 128);
-    else store16_f16(to.values + i * 2, load16(x + i)), store16_f16(to.values + i * 2 + 32, load16(x + i + 16));
+    else
+      for (int64_t at = i; at < i + 32; at += 16) store16_f16(to.values + at * 2, within_half(load16(x + at)));
   }
 }
 

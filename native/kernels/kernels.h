@@ -73,7 +73,8 @@ enum CacheFormat : int32_t { kCacheF16, kCacheSym8c, kCacheF32 };
 // k and v: [pages][kv_heads][page of one head]; a page of one head is 32 * head_dim f16 or f32, or 32 * head_dim int8 and
 // then 32 * (head_dim / 32) f16 scales. head_dim is a multiple of 32. Keys lie transposed, [head_dim][32 tokens] and their
 // scales [head_dim / 32][32 tokens], so that a vector holds one column of 16 keys; values [32 tokens][head_dim] and
-// [32 tokens][head_dim / 32], so that a vector holds 16 columns of one value. (docs/layout.md)
+// [32 tokens][head_dim / 32], so that a vector holds 16 columns of one value. (docs/layout.md) What is beyond the largest
+// f16, as a value or as a scale, is cut off there.
 struct CacheView {
   void* k;
   void* v;

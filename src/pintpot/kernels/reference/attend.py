@@ -11,6 +11,9 @@ from pintpot.kernels.reference import Call, Memory, names
 from pintpot.kernels.reference.linear import GROUP, rms_norm
 from pintpot.program.spec import Op, Program
 
+MOST_HALF = 65504.0
+"""The largest finite f16: values and scales beyond it are cut off there."""
+
 
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
     q = store(op, program, memory, call)
@@ -69,10 +72,11 @@ def rotate(x: NDArray[Any], angles: NDArray[Any], layout: str) -> NDArray[Any]:
 def as_stored(x: NDArray[Any], name: str) -> NDArray[Any]:
     """Values [heads, hd] as the cache's format keeps them, back in x's precision."""
     if name == "f16":
-        return x.astype(np.float16).astype(x.dtype)
+        return np.asarray(np.clip(x, -MOST_HALF, MOST_HALF).astype(np.float16).astype(x.dtype))
     if name == "sym8c":
         groups = x.reshape(x.shape[0], -1, GROUP)
-        scale = (np.abs(groups).max(axis=-1, keepdims=True) / 127).astype(np.float16).astype(x.dtype)
+        scale = np.minimum(np.abs(groups).max(axis=-1, keepdims=True) / 127, MOST_HALF)
+        scale = scale.astype(np.float16).astype(x.dtype)
         units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
         return np.asarray((np.clip(np.rint(units), -127, 127) * scale).reshape(x.shape))
     return x
