@@ -1,13 +1,21 @@
 // The int8 product: per row of a strip, unsigned weight bytes times signed activation bytes, summed exactly in int32.
 //
 // Dot<BITS, ZERO> gathers sum (q - ZERO) * a over up to 8 quads (4 columns each) for kWidth rows:
-//   step<N>(w, a): the N-th quad since the start; w holds 4 unsigned bytes a row, a is the broadcast of 4 signed bytes;
-//   value(sum): the int32 result; `sum` is the sum of all a stepped over.
+//   start(c):      c in all lanes, -128 times the sum of all a that will be stepped over
+//   step<N>(w, a): the N-th quad since the start; w holds 4 unsigned bytes a row, a is the broadcast of 4 signed bytes
+//   value(c):      the int32 result, for the same c
 #pragma once
 #include "simd.h"
 
 namespace pintpot {
 namespace {
+
+// -ZERO times the sum, out of -128 times it.
+template <int ZERO>
+INLINE VI correction(VI c) {
+  if constexpr (ZERO == 0) return VI{};
+  else return c >> (7 - __builtin_ctz(ZERO));
+}
 
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 
@@ -16,16 +24,13 @@ INLINE Quad broadcast(const int8_t* a) { return (VI)_mm512_set1_epi32(load32(a))
 
 template <int BITS, int ZERO>
 struct Dot {
-  __m512i total = _mm512_setzero_si512();
+  __m512i total;
+  INLINE void start(VI c) { total = (__m512i)correction<ZERO>(c); }
   template <int N>
   INLINE void step(VU w, Quad a) {
     total = _mm512_dpbusd_epi32(total, (__m512i)w, (__m512i)a);
   }
-  INLINE VI value(int32_t sum) const {
-    if constexpr (ZERO == 0) return (VI)total;
-    // Shifted after the broadcast: the broadcast then comes straight from memory.
-    return (VI)_mm512_sub_epi32(total, _mm512_slli_epi32(_mm512_set1_epi32(sum), __builtin_ctz(ZERO)));
-  }
+  INLINE VI value(VI) const { return (VI)total; }
 };
 
 #elif defined(__AVX2__)
@@ -47,7 +52,8 @@ INLINE __m256i in_order(__m256i sum) {
 template <int BITS, int ZERO>
 struct Dot {
   static constexpr int kQuads = BITS <= 4 ? 8 : BITS == 5 ? 4 : 2;
-  __m256i narrow = _mm256_setzero_si256(), total = _mm256_setzero_si256();
+  __m256i narrow, total;
+  INLINE void start(VI) { narrow = total = _mm256_setzero_si256(); }
   template <int N>
   INLINE void step(VU w, Quad a) {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)a);
@@ -55,16 +61,14 @@ struct Dot {
     if (N % kQuads == kQuads - 1) flush();
   }
   INLINE void flush() { total = _mm256_add_epi32(total, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
-  INLINE VI value(int32_t sum) const {
-    if constexpr (ZERO == 0) return (VI)total;
-    return (VI)_mm256_sub_epi32(total, _mm256_slli_epi32(_mm256_set1_epi32(sum), __builtin_ctz(ZERO)));
-  }
+  INLINE VI value(VI c) const { return (VI)total + correction<ZERO>(c); }
 };
 
 // 8 bits: |w| * (a with w's sign), so that a pair stays within 128 * 127 * 2.
 template <>
 struct Dot<8, 128> {
-  __m256i total = _mm256_setzero_si256();
+  __m256i total;
+  INLINE void start(VI) { total = _mm256_setzero_si256(); }
   template <int N>
   INLINE void step(VU w, Quad a) {
     const __m256i centred = (__m256i)(w ^ 0x80808080u);
@@ -72,7 +76,7 @@ struct Dot<8, 128> {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(centred), signs);
     total = in_order(_mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
   }
-  INLINE VI value(int32_t) const { return (VI)total; }
+  INLINE VI value(VI) const { return (VI)total; }
 };
 
 #elif defined(__SSE2__)
@@ -86,17 +90,18 @@ INLINE Quad broadcast(const int8_t* a) {
 
 template <int BITS, int ZERO>
 struct Dot {
-  __m128i low = _mm_setzero_si128(), high = _mm_setzero_si128();  // rows 0, 1 and rows 2, 3: two halves each
+  __m128i low, high;  // rows 0, 1 and rows 2, 3: two halves each
+  INLINE void start(VI) { low = high = _mm_setzero_si128(); }
   template <int N>
   INLINE void step(VU w, Quad a) {
     const __m128i zero = _mm_setzero_si128();
     low = _mm_add_epi32(low, _mm_madd_epi16(_mm_unpacklo_epi8((__m128i)w, zero), a));
     high = _mm_add_epi32(high, _mm_madd_epi16(_mm_unpackhi_epi8((__m128i)w, zero), a));
   }
-  INLINE VI value(int32_t sum) const {
+  INLINE VI value(VI c) const {
     const __m128 even = _mm_shuffle_ps((__m128)low, (__m128)high, 0x88);
     const __m128 odd = _mm_shuffle_ps((__m128)low, (__m128)high, 0xdd);
-    return (VI)even + (VI)odd - splat(sum * ZERO);
+    return (VI)even + (VI)odd + correction<ZERO>(c);
   }
 };
 
@@ -107,12 +112,13 @@ INLINE Quad broadcast(const int8_t* a) { return splat(load32(a)); }
 
 template <int BITS, int ZERO>
 struct Dot {
-  VI total = VI{};
+  VI total;
+  INLINE void start(VI c) { total = correction<ZERO>(c); }
   template <int N>
   INLINE void step(VU w, Quad a) {
     UNROLL for (int i = 0; i < 4; ++i) total += (VI)((w >> (8 * i)) & 255u) * (a << (24 - 8 * i) >> 24);
   }
-  INLINE VI value(int32_t sum) const { return total - splat(sum * ZERO); }
+  INLINE VI value(VI) const { return total; }
 };
 
 #endif

@@ -34,10 +34,10 @@ constexpr const char* kFormatNames[kNumFormats] = {"f32",  "f16",  "bf16", "sym8
                                                    "sym2", "aff6", "aff5", "aff4", "aff3", "aff2", "q4_k", "q6_k"};
 
 // Bytes of one strip of k columns (docs/layout.md), as the kernels step through them.
-// Bytes of one quantized token: ceil(k/32) * (planes == 2 ? 88 : 48). A run of n tokens takes n times that, and the
+// Bytes of one quantized token: ceil(k/32) * (planes == 2 ? 80 : 48). A run of n tokens takes n times that, and the
 // part of tokens [first, n) of a run begins at first * bytes where first is a multiple of kPanelTokens.
 constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
-  return (k + kGroup - 1) / kGroup * (planes == 2 ? 88 : 48);
+  return (k + kGroup - 1) / kGroup * (planes == 2 ? 80 : 48);
 }
 
 // y[t][row] = sum over columns of w[row][column] * x[t][column], for a contiguous run of strips.
@@ -46,10 +46,10 @@ constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
 // Rows at and beyond num_rows (padding of the last strip) are not written; rows count from the first strip given.
 //
 // Order, integer path, groups g of 32 columns ascending from acc = 0; all float32, each operation rounded:
-//   i0 = sum (q - zero) * q0, exact (zero: 2^(b-1) for sym, 32 for q6_k, 0 otherwise); with a second plane i1 alike
-//   n = float(i0), or float(i0) + float(i1) * (1/254f)
+//   i = sum (q - zero) * a, exact, a = q0, or 254 * q0 + q1 (zero: 2^(b-1) for sym, 32 for q6_k, 0 otherwise)
+//   n = float(i), s the group's scale, with a second plane s * (1/254f)
 //   acc = acc + (n * d) * s
-//   aff, q4_k: acc = acc + m * o         with o = s * (float(sum q0) [+ float(sum q1) * (1/254f)])
+//   aff, q4_k: acc = acc + m * o         with o = s * float(sum a)
 //   q4_k: d = d16 * scale, m = -(dmin16 * min) (exact); q6_k: acc = acc + (na * da + nb * db) * s, a and b the halves
 // Order, float path: group p = 0, p = p + w * x for its columns ascending; acc = acc + p, groups ascending; w is the
 //   float32 of expand_row: sym d * float(q - zero), aff d * float(q) + m.
@@ -131,7 +131,7 @@ struct KernelTable {
   int64_t (*strip_bytes)(int32_t format, int64_t k);
   // Tokens [first, last) of a run of num_tokens (x points at token 0): float32 rows to int8 planes, laid in panels.
   // Record of one panel of T tokens and one group: q0 [T][32] int8, (q1 [T][32],) s f32 [T], o f32 [T], then int32 [T]:
-  // sum q0, sum of the first 16 q0, (sum q1, sum of the first 16 q1). Records of a panel follow each other by group.
+  // -128 * sum a, -128 * sum of the first 16 a (`strips` names s, o, a). Records of a panel follow each other by group.
   // s = max|x| / 127; q0 = rint(x / s), q1 = rint((x / s - q0) * 254), both 0 where s is 0 (or |x| is below 1e-30).
   void (*quantize)(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
                    int64_t last, void* out);

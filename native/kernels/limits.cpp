@@ -36,10 +36,12 @@ struct Chains {
     step<N>(weights, activations);
     if constexpr (N + 1 < kQuads) round<N + 1>(weights, activations);
   }
-  INLINE VI value() const { return dot.value(0) + rest.value(); }
+  INLINE void start() { dot.start(VI{}), rest.start(); }
+  INLINE VI value() const { return dot.value(VI{}) + rest.value(); }
 };
 template <>
 struct Chains<0> {
+  INLINE void start() {}
   template <int N>
   INLINE void step(VU, const int8_t*) {}
   INLINE VI value() const { return VI{}; }
@@ -73,6 +75,7 @@ uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations) {
   VU weights = {};
   for (int i = 0; i < kWidth; ++i) weights[i] = 0x01020304u * (uint32_t)(i % 3 + 1);
   Chains<kDots> chains;
+  chains.start();
   for (uint64_t r = 0; r < rounds; ++r) chains.round(weights, activations);
   const VI total = chains.value();
   *num_operations = rounds * kQuads * kDots * kWidth * 4;

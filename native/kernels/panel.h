@@ -8,8 +8,8 @@ namespace {
 
 template <int PLANES>
 struct PanelOf {
-  static constexpr int64_t kTokenBytes = PLANES == 2 ? 88 : 48;  // of one group
-  static constexpr int64_t kScale = 32 * PLANES, kOffset = kScale + 4, kSums = kOffset + 4;
+  static constexpr int64_t kTokenBytes = 32 * PLANES + 16;  // of one group
+  static constexpr int64_t kScale = 32 * PLANES, kOffset = kScale + 4, kCorrection = kOffset + 4;
 };
 
 // The number of tokens in the panel that begins when `left` tokens are left.

@@ -29,17 +29,20 @@ INLINE void ask_ahead(const uint8_t* planes, int64_t g) {
   UNROLL for (int64_t i = 0; i < (kBytes + 63) / 64; ++i) __builtin_prefetch(at + 64 * i);
 }
 
-// One value of the sum: float32 of the exact integer, both planes together.
-template <class F, int WIDTH, int PLANES, class D>
-INLINE VF combine(const D (&dots)[PLANES][F::kHalves], int half, const int32_t* sums) {
-  VF n = {};
-  UNROLL for (int p = 0; p < PLANES; ++p) {
-    const int32_t* all = sums + p * 2 * WIDTH;
-    const int32_t sum = F::kHalves == 1 ? all[0] : half == 0 ? all[WIDTH] : all[0] - all[WIDTH];
-    const VF value = to_float(dots[p][half].value(sum));
-    n = p == 0 ? value : n + value * (1.0f / 254.0f);
-  }
-  return n;
+// The correction (panel.h) of one half of a token's group, in all lanes.
+template <class F, int WIDTH>
+INLINE VI correction_of(const int32_t* c, int half) {
+  if (F::kHalves == 1) return splat(c[0]);
+  return half == 0 ? splat(c[WIDTH]) : splat(c[0]) - splat(c[WIDTH]);
+}
+
+// float32 of the exact integer, both planes together.
+template <int PLANES, class D>
+INLINE VF value_of(const D (&dots)[PLANES], VI c) {
+  const VI low = dots[PLANES - 1].value(c);
+  if constexpr (PLANES == 1) return to_float(low);
+  const VI high = dots[0].value(VI{});
+  return to_float((high << 8) - (high << 1) + low);
 }
 
 // T tokens from `first` of a panel of WIDTH times S strips (`apart` bytes of scales and of planes from each other),
@@ -56,9 +59,14 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
-    const int32_t* sums = (const int32_t*)(panel + WIDTH * P::kSums) + first;
+    const int32_t* c = (const int32_t*)(panel + WIDTH * P::kCorrection) + first;
     _Pragma("GCC unroll 2") for (int part = 0; part < kParts; ++part) {
-      D dots[S][T][PLANES][F::kHalves];
+      D dots[S][T][F::kHalves][PLANES];
+      UNROLL for (int t = 0; t < T; ++t)
+        UNROLL for (int h = 0; h < F::kHalves; ++h)
+          UNROLL for (int i = 0; i < S; ++i)
+            UNROLL for (int p = 0; p < PLANES; ++p)
+              dots[i][t][h][p].start(p + 1 < PLANES ? VI{} : correction_of<F, WIDTH>(c + t, h));
       each_quad([&](auto index) {
         constexpr int kQ = decltype(index)::value, kHalf = F::kHalves == 2 ? kQ / 4 : 0;
         VU w[S];
@@ -66,14 +74,15 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
         UNROLL for (int t = 0; t < T; ++t)
           UNROLL for (int p = 0; p < PLANES; ++p) {
             const Quad a = broadcast(q + p * WIDTH * 32 + t * 32 + kQ * 4);
-            UNROLL for (int i = 0; i < S; ++i) dots[i][t][p][kHalf].template step<kQ>(w[i], a);
+            UNROLL for (int i = 0; i < S; ++i) dots[i][t][kHalf][p].template step<kQ>(w[i], a);
           }
       });
       UNROLL for (int i = 0; i < S; ++i) {
         const Scales w = F::scales(scales + i * apart[0], g, part);
         UNROLL for (int t = 0; t < T; ++t) {
-          VF scaled = combine<F, WIDTH, PLANES>(dots[i][t], 0, sums + t) * w.d[0];
-          if constexpr (F::kHalves == 2) scaled = scaled + combine<F, WIDTH, PLANES>(dots[i][t], 1, sums + t) * w.d[1];
+          VF scaled = value_of(dots[i][t][0], correction_of<F, WIDTH>(c + t, 0)) * w.d[0];
+          if constexpr (F::kHalves == 2)
+            scaled = scaled + value_of(dots[i][t][1], correction_of<F, WIDTH>(c + t, 1)) * w.d[1];
           VF total = acc[i][t][part] + scaled * s[t];
           if constexpr (F::kAffine) total = total + w.m * o[t];
           acc[i][t][part] = total;

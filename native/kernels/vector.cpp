@@ -35,7 +35,7 @@ INLINE void quantize_group(const float* x, int64_t n, uint8_t* record, int64_t w
                           n >= 32 ? load16(x + 16) : load16_part(x + 16, n - 16, 0.0f)};
   const float peak = largest(max(magnitude(values[0]), magnitude(values[1])));
   const float s = peak < 1e-30f ? 0.0f : peak / 127.0f;
-  float total = 0.0f;
+  int32_t all = 0, first_half = 0;
   Pack ratio[2], q[2];
   for (int h = 0; h < 2; ++h) {
     ratio[h] = s == 0.0f ? spread(0.0f) : values[h] / spread(s);
@@ -43,14 +43,16 @@ INLINE void quantize_group(const float* x, int64_t n, uint8_t* record, int64_t w
   }
   for (int p = 0; p < PLANES; ++p) {
     const Rounded sums = store_bytes(q, (int8_t*)record + p * width * 32 + t * 32);
-    int32_t* to = (int32_t*)(record + width * P::kSums) + p * 2 * width + t;
-    to[0] = sums.all;
-    to[width] = sums.first_half;
-    total = p == 0 ? (float)sums.all : total + (float)sums.all * (1.0f / 254.0f);
+    all = all * 254 + sums.all;
+    first_half = first_half * 254 + sums.first_half;
     for (int h = 0; h < 2; ++h) q[h] = nearest((ratio[h] - q[h]) * spread(254.0f));
   }
-  ((float*)(record + width * P::kScale))[t] = s;
-  ((float*)(record + width * P::kOffset))[t] = s * total;
+  const float unit = PLANES == 2 ? s * (1.0f / 254.0f) : s;
+  ((float*)(record + width * P::kScale))[t] = unit;
+  ((float*)(record + width * P::kOffset))[t] = unit * (float)all;
+  int32_t* to = (int32_t*)(record + width * P::kCorrection) + t;
+  to[0] = -128 * all;
+  to[width] = -128 * first_half;
 }
 
 template <int PLANES>
