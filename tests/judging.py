@@ -14,10 +14,11 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
   meets no arithmetic before it is stored: exactly the reference's. From there on the reference reads native queries and
   caches. Scores are sums in turn: (hd + 8) u |q| |k|; shares lose twice that for themselves and for the largest, and
   (128 + 32 + 6 segments) u for sums over a segment's 128 keys, exponentials and merging; all of the sum of shares |v|.
-- sample: at temperature 0 without a penalty exactly the reference's token. A penalty rounds logits once, 4 u of the
-  largest with what follows from it; float32 exponentials and their sums lose less than 1e-5. The token must be one that
-  the reference draws with top-p, min-p and draw moved by so much, and likelihoods nearer to each other than that equal
-  or not. logprob: (V / 16 + 16) u, and the rounding of its own parts.
+- sample: a penalty is one rounded operation, so numpy's float32 gives the very logits. Likelihoods are taken from the
+  native kernel and lose (3 |z| + 4) u for a difference, two products or quotients and an exponential of z; cuts and the
+  draw are the reference's over those likelihoods, in float64 on both sides: 1e-12 for other orders of sums. Which
+  likelihoods float32 makes equal decides what a cut keeps, so that a draw from exact ones may well be another.
+  logprob: (V / 16 + 16) u, and the rounding of its own parts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 from filling import Values, Wide
 from numpy.typing import NDArray
 
+from pintpot._native import kernels
 from pintpot.kernels import reference
 from pintpot.kernels.reference import attend, linear, sample
 from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
@@ -63,10 +65,10 @@ def check(
     """Raise Disagreement unless `found` is what the op makes of `memory` (float64, from the native memory)."""
     if op.kind == "attend":
         return _attend(op, program, memory, call, found)
-    reference.run(replace(program, ops=(op,)), memory, call)
-    expected = memory[op.writes[0][1]]
     if op.kind == "sample":
         return _sample(op, memory, call, found)
+    reference.run(replace(program, ops=(op,)), memory, call)
+    expected = memory[op.writes[0][1]]
     bound: Any = 0.0
     if op.kind == "linear":
         bound = _linear_bound(op, program, memory, values)
@@ -231,10 +233,10 @@ def _sample(op: Op, memory: reference.Memory, call: reference.Call, found: Found
     for row, token in enumerate(found.out.tolist()):
         sequence = int(call.sequences[call.rows[row]])
         how, past, draw = call.sampling[sequence], call.history[sequence], call.uniform[row]
-        wanted = int(memory[str(op.write("next"))][row])
-        if not {token, wanted} <= _possible(logits[row], how, draw, past):
+        possible = _possible(_penalized(logits[row], how, past), replace(how, repetition_penalty=1.0), draw)
+        if token not in possible:
             raise Disagreement(
-                f"sample: row {row} gives {token}, the reference {wanted}; {how}, draw {draw}, past {past}"
+                f"sample: row {row} gives {token}, the reference {sorted(possible)}; {how}, draw {draw}, past {past}"
             )
         if found.second is not None:
             exact = sample.logprob(logits[row], token)
@@ -246,43 +248,38 @@ def _sample(op: Op, memory: reference.Memory, call: reference.Call, found: Found
                 )
 
 
-def _possible(logits: Wide, how: reference.Sampling, draw: float, past: tuple[int, ...]) -> set[int]:
-    penalized = how.repetition_penalty != 1.0 and len(past) > 0
-    if how.temperature == 0.0 and not penalized:
-        return {sample.draw(logits, how, draw, past)}
-    values = sample.penalized(logits, how, past)
-    lost = 4 * U * float(np.abs(values).max()) if penalized else 0.0
+def _penalized(logits: Wide, how: reference.Sampling, past: tuple[int, ...]) -> NDArray[np.float32]:
+    """The reference's penalty in float32: one rounding of an exact quotient or product, as in the native backend."""
+    return np.asarray(sample.penalized(logits, how, past).astype(np.float32))
+
+
+def _possible(logits: NDArray[np.float32], how: reference.Sampling, draw: float) -> set[int]:
+    """Tokens that the reference draws from native likelihoods of penalized logits: several where sums are that near."""
     if how.temperature == 0.0:
-        return set(np.flatnonzero(values >= values.max() - lost).tolist())
-    plain, lost = replace(how, repetition_penalty=1.0, top_k=0), 1e-5 + lost / how.temperature
-    gap = lost * how.temperature
-    largest = [_largest(one, how.top_k) for one in ((values, _merged(values, gap)) if penalized else (values,))]
-    alike = [same for one in largest for same in (one, _merged(one, gap), _single(one, how.temperature))]
-    found, moved = set(), (-lost, 0.0, lost)
+        return {sample.draw(logits.astype(np.float64), how, draw, ())}
+    values = _log_likelihoods(_largest(logits, how.top_k), how.temperature) * how.temperature
+    found, moved = set(), (-1e-12, 0.0, 1e-12)
     tops, leasts = moved if how.top_p < 1 else (0.0,), moved if how.min_p > 0 else (0.0,)
-    for same, shift, top, least in product(alike, moved, tops, leasts):
-        cuts = replace(plain, top_p=min(1.0, max(1e-9, how.top_p + top)), min_p=min(1.0, how.min_p * (1 + least)))
-        found.add(sample.draw(same, cuts, min(1 - 1e-12, max(0.0, draw + shift)), ()))
+    for shift, top, least in product(moved, tops, leasts):
+        cuts = replace(how, top_k=0, top_p=how.top_p + top, min_p=min(1.0, how.min_p * (1 + least)))
+        found.add(sample.draw(values, cuts, min(1 - 1e-15, max(0.0, draw + shift)), ()))
     return found
 
 
-def _largest(values: Wide, top_k: int) -> Wide:
+def _log_likelihoods(logits: NDArray[np.float32], temperature: float) -> Wide:
+    """Logarithms of native likelihoods, the largest 0. Raises Disagreement where one is too far from the exact one."""
+    found, top = np.empty_like(logits), float(logits.max())
+    kernels.exp_sum(kernels.chosen(), logits, top, float(1 / np.float32(temperature)), found)
+    z = (logits.astype(np.float64) - top) / temperature
+    finite = np.where(np.isfinite(z), z, 0.0)
+    bound = (3 * np.abs(finite) + 4) * U * np.exp(finite) + 2e-38
+    _near(found, np.exp(z), bound, "sample, likelihoods")
+    with np.errstate(divide="ignore"):
+        return np.log(found.astype(np.float64))
+
+
+def _largest(values: NDArray[np.float32], top_k: int) -> NDArray[np.float32]:
     """Values with those below the `top_k` largest made -inf."""
-    return np.where(values >= np.sort(values)[-top_k], values, -np.inf) if 0 < top_k < len(values) else values
-
-
-def _single(values: Wide, temperature: float) -> Wide:
-    """Values made equal whose likelihoods are the same in float32."""
-    likelihoods = np.exp(((values - values.max()) / temperature).astype(np.float32)).astype(np.float64)
-    return np.where(likelihoods > 0, np.log(np.maximum(likelihoods, 1e-300)) * temperature, -np.inf)
-
-
-def _merged(values: Wide, gap: float) -> Wide:
-    """Values with those made equal that follow each other, by size, at less than `gap`."""
-    order = np.argsort(values)
-    with np.errstate(invalid="ignore"):
-        ends = np.append(~(np.diff(values[order]) <= gap), True)
-    tops = values[order][ends]
-    merged = np.empty_like(values)
-    merged[order] = tops[np.append(0, np.cumsum(ends)[:-1])]
-    return merged
+    if not 0 < top_k < len(values):
+        return values
+    return np.where(values >= np.sort(values)[-top_k], values, np.float32(-np.inf))

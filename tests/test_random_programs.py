@@ -23,8 +23,8 @@ from pintpot.program.ops import kinds
 from pintpot.program.ops.linear import PLANES, PROLOGUES
 
 SEEDS = range(48)
-FOUND = (3126, 3491)
-"""Seeds that once showed something: scales and values that no f16 can hold."""
+FOUND = (3126, 3491, 11713, 12969)
+"""Seeds that once showed something: scales and values that no f16 can hold; likelihoods that float32 makes equal."""
 
 
 @pytest.mark.parametrize("first", range(0, len(SEEDS), 8))
