@@ -27,13 +27,29 @@ from comparing import ISAS, outcome
 from drawing import draw
 from judging import Disagreement
 
-_MOST_SECONDS = 120
-"""Of one case; a replay that waits for ever ends as an error."""
+_TICK_SECONDS, _MOST_TICKS = 5, 24
+"""Of one case; a replay that waits for ever ends as an error. Ticks are not counted while the process is stopped."""
 _MOST_FAILURES = 10
 
 
-def _late(*_: object) -> None:
-    raise RuntimeError(f"a case took more than {_MOST_SECONDS} s")
+class _Watch:
+    """Raises RuntimeError, out of the main thread, in a case that takes too long."""
+
+    def __init__(self) -> None:
+        self._ticks = 0
+        signal.signal(signal.SIGALRM, self._tick)
+
+    def __enter__(self) -> None:
+        self._ticks = 0
+        signal.setitimer(signal.ITIMER_REAL, _TICK_SECONDS, _TICK_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _tick(self, *_: object) -> None:
+        self._ticks += 1
+        if self._ticks % _MOST_TICKS == 0:
+            raise RuntimeError(f"a case took more than {_TICK_SECONDS * _MOST_TICKS} s")
 
 
 class _Progress:
@@ -58,20 +74,19 @@ class _Progress:
 
 
 def _run(record: Record, first: int, progress: _Progress) -> int:
-    kinds, results, failed, done = Counter[str](), hashlib.sha256(), 0, 0
+    kinds, results, failed, done, watch = Counter[str](), hashlib.sha256(), 0, 0, _Watch()
     with tempfile.TemporaryDirectory() as place:
         while not progress.over(done) and failed < _MOST_FAILURES:
             seed = first + done
             (OUT / "random_programs.seed").write_text(f"{seed}\n")
-            signal.setitimer(signal.ITIMER_REAL, _MOST_SECONDS, _MOST_SECONDS)
             try:
-                said = f"{seed} {outcome(seed, Path(place))}"
+                with watch:
+                    said = f"{seed} {outcome(seed, Path(place))}"
             except Disagreement as error:
                 failed, said = failed + 1, str(error)
                 record.say(said)
             else:
                 record.say(said, quiet=True)
-            signal.setitimer(signal.ITIMER_REAL, 0)
             results.update(said.encode())
             kinds.update(step.op.kind for step in draw(seed).steps)
             done += 1
@@ -92,7 +107,6 @@ def main() -> int:
     limit.add_argument("--minutes", type=float)
     options = parser.parse_args()
     faulthandler.enable()
-    signal.signal(signal.SIGALRM, _late)
     cases = options.cases or (2000 if options.minutes is None else 10**9)
     progress = _Progress(cases, 60 * options.minutes if options.minutes is not None else float("inf"))
     return _run(Record("random_programs", fresh=True), options.seed, progress)
