@@ -39,17 +39,17 @@ def test_a_rate_is_the_quantiles_of_its_samples() -> None:
     speeds = [1.0, *(float(100 + index) for index in range(11))]
     rates = measure([clock.loop("read", speeds)], 1e9, sample_s=10.0, most=11, clock=clock)
     assert [(rate.what, rate.threads, rate.size) for rate in rates] == [("read", 2, 7)]
-    assert _spread(rates[0]) == pytest.approx((100.5, 105.0, 109.5))
+    assert _spread(rates[0]) == pytest.approx((100.25, 105.0, 109.75))
 
 
 def test_no_rate_varies_less_than_all_of_them_together() -> None:
     clock = Clock()
     steady, moving = [100.0] * 12, [1.0, *(float(100 + index) for index in range(11))]
     rates = measure([clock.loop("a", steady), clock.loop("b", moving)], 1e9, sample_s=10.0, most=11, clock=clock)
-    # Of 22 samples beside their medians the second from either end and a twentieth of the way to the third.
-    low, high = (101.05 / 105, 108.95 / 105)
+    # Of 22 samples beside their medians, from either end, 0.525 of the way from the first to the second.
+    low, high = (100.525 / 105, 109.475 / 105)
     assert _spread(rates[0]) == pytest.approx((100.0 * low, 100.0, 100.0 * high))
-    assert _spread(rates[1]) == pytest.approx((100.5, 105.0, 109.5))
+    assert _spread(rates[1]) == pytest.approx((100.25, 105.0, 109.75))
 
 
 def test_loops_take_turns_after_warming_up() -> None:

@@ -24,7 +24,7 @@ DISK_IN_FLIGHT = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One measured or published rate, with its spread: quantiles 0.05, 0.5, 0.95 of what was seen.
+    """One measured or published rate, with its spread: quantiles 0.025, 0.5 and 0.975 of what was seen.
 
     `what` is the thing whose speed it is, `per_second` units of it (bytes, operations, calls):
         read, copy               bytes of RAM, streamed by `threads` threads, at a working set of `size` bytes

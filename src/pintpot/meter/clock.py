@@ -18,7 +18,7 @@ _SHORTEST_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The bad end, the middle and the good end of many readings: quantiles 0.05, 0.5 and 0.95."""
+    """The bad end, the middle and the good end of many readings: quantiles 0.025, 0.5 and 0.975: 95% lie between."""
 
     low: float
     mid: float
@@ -83,5 +83,5 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Quantiles 0.05, 0.5 and 0.95 of the readings."""
-    return Spread(quantile(values, 0.05), median(values), quantile(values, 0.95))
+    """Quantiles 0.025, 0.5 and 0.975 of the readings."""
+    return Spread(quantile(values, 0.025), median(values), quantile(values, 0.975))
