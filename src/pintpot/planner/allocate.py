@@ -10,6 +10,7 @@ from pintpot.errors import DoesNotFit
 from pintpot.planner.assess import Bench, Draft
 from pintpot.planner.cost import Span
 from pintpot.planner.plan import Plan
+from pintpot.planner.price import side_by_side
 from pintpot.planner.workload import chunks_with_logits
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.units import format_bytes
@@ -84,7 +85,7 @@ def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed,
 
 
 def _placing(made: Draft, ring: Streamed) -> Placing:
-    """Lanes run side by side, so a stage takes no less than its reading."""
+    """Lanes run side by side, so a stage takes no less than its reading, and what the shorter one takes from it."""
     weights, (prefill, decode) = made.form.weights, made.stages
     streamed = weights.passing_bytes - ring.resident_bytes
     # The running share leaves each run of weights its part of what is streamed, to one strip.
@@ -92,11 +93,12 @@ def _placing(made: Draft, ring: Streamed) -> Placing:
     whole, part = _disk(made, ring, streamed), _disk(made, ring, without_logits)
     batch = decode.tokens // decode.replays
     with_logits = chunks_with_logits(prefill.tokens // batch, made.form.chunk, batch)
+    # What two lanes take together is convex in both: that of the sums is no more than the sum over the replays.
     return Placing(
         made,
         ring,
-        Span.largest(prefill.seconds, whole * with_logits + part * (prefill.replays - with_logits)),
-        Span.largest(decode.seconds, whole * decode.replays),
+        side_by_side(prefill.seconds, whole * with_logits + part * (prefill.replays - with_logits)),
+        side_by_side(decode.seconds, whole * decode.replays),
     )
 
 

@@ -163,7 +163,7 @@ def price_stage(
         reading = rates.disk(replay.disk_bytes - replay.lookup_bytes, knobs.slot_bytes, knobs.in_flight)
         looking_up = rates.disk(replay.lookup_bytes, LOOKUP_BYTES, min(rates.threads, extent.tokens))
         shared = rates.ram(replay.ram_bytes)
-        total = total + (_side_by_side(replay, reading, shared, rates, knobs) + looking_up + call) * times
+        total = total + (_lanes(replay, reading, shared, rates, knobs) + looking_up + call) * times
         ram, disk = ram + times * replay.ram_bytes, disk + times * replay.disk_bytes
         multiply_adds += times * replay.multiply_adds
         ram_s, arithmetic_s, overhead_s = replay.alone
@@ -179,14 +179,19 @@ def price_stage(
     return StageCost(program.name, tokens, replays, within, ram, disk, multiply_adds, binds, tuple(alone.items()))
 
 
-def _side_by_side(replay: ReplayPrice, reading: Span, shared: Span, rates: Rates, ring: RingForm) -> Span:
-    """Seconds of the lanes of a replay: of the longest, and of what the others take from it.
+def side_by_side(computing: Span, reading: Span, shared: Span = ZERO) -> Span:
+    """Seconds of two lanes and of the RAM that they share: of the longest, and of what the other takes from it."""
+    return Span.largest(computing, reading, shared) + Span.smallest(computing, reading) * HINDRANCE
+
+
+def _lanes(replay: ReplayPrice, reading: Span, shared: Span, rates: Rates, ring: RingForm) -> Span:
+    """Seconds of the lanes of a replay.
 
     An op whose weight is larger than the ring waits for the rest of it, however long the ops before it took.
     """
     beyond = max(0.0, replay.fetch_bytes - ring.num_bytes)
     computing = replay.compute + rates.disk(beyond, ring.slot_bytes, ring.in_flight)
-    return Span.largest(computing, reading, shared) + Span.smallest(computing, reading) * HINDRANCE
+    return side_by_side(computing, reading, shared)
 
 
 def _binding(replay: ReplayPrice, reading_s: float, shared_s: float, call_s: float) -> tuple[float, ...]:
