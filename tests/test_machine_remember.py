@@ -192,7 +192,7 @@ def test_one_rare_probe_among_many_is_not_promised(tmp_path: Path) -> None:
 def test_what_an_earlier_release_measured_is_measured_anew(tmp_path: Path) -> None:
     remember(probe(), tmp_path)
     path = tmp_path / "machines/abc.json"
-    path.write_text(path.read_text().replace('"version": 3', '"version": 1'))
+    path.write_text(path.read_text().replace('"version": 4', '"version": 1'))
     assert load("abc", tmp_path) is None
     remember(probe(), tmp_path)
     assert load("abc", tmp_path) is not None

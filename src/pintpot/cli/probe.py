@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
-    ("attend_many/", " multiply-adds/s"), ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("attend/", "B/s"),
+    ("attend_many/", " multiply-adds/s"), ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("lookup", "B/s"),
+    ("attend/", "B/s"),
     ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
     ("int8_peak", " multiply-adds/s"), ("float_peak", " multiply-adds/s"), ("expand/", " values/s"),
 )  # fmt: skip

@@ -257,14 +257,16 @@ def disk_loops(path: Path, num_bytes: int, quick: bool) -> Iterator[Loop]:
     from pintpot import _native
 
     seconds = 0.04 if quick else 0.05
-    grid = [(block, count) for block in DISK_BLOCKS for count in DISK_IN_FLIGHT]
+    grid = [("disk", block, count) for block in DISK_BLOCKS for count in DISK_IN_FLIGHT]
+    grid += [("lookup", LOOKUP_BYTES, count) for count in DISK_IN_FLIGHT]
+    few = [("disk", 1 << 20, 1), ("disk", 1 << 20, 4), ("disk", 4 << 20, 4), ("lookup", LOOKUP_BYTES, 2)]
     span = max(max(DISK_BLOCKS), num_bytes // 4 // max(DISK_BLOCKS) * max(DISK_BLOCKS))
     place = {"at": 0}
-    for block, count in [(LOOKUP_BYTES, 2), (1 << 20, 1), (1 << 20, 4), (4 << 20, 4)] if quick else grid:
+    for what, block, count in few if quick else grid:
 
         def run(rounds: int, block: int = block, count: int = count) -> tuple[float, float]:
             place["at"] = (place["at"] + span) % max(1, num_bytes - span + 1) // max(DISK_BLOCKS) * max(DISK_BLOCKS)
             done, taken, _ = _native.disk_rate(str(path), place["at"], span, count, block, seconds)
             return float(done), taken
 
-        yield Loop("disk", count, block, run)
+        yield Loop(what, count, block, run)

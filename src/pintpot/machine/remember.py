@@ -21,7 +21,7 @@ from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 
 _log = logging.getLogger(__name__)
-_VERSION = 3
+_VERSION = 4
 _KEPT = 12
 """Records of one rate that are kept; older ones fall out, so that a changed machine is believed in the end."""
 _RARE = 8

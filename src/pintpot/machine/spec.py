@@ -18,7 +18,7 @@ PROLOGUE_ROWS = (1, 64)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
 LOOKUP_BYTES = 16 << 10
 """Of a direct read of a single row of a vocabulary, about."""
-DISK_BLOCKS = (LOOKUP_BYTES, 256 << 10, 1 << 20, 4 << 20)
+DISK_BLOCKS = (256 << 10, 1 << 20, 4 << 20)
 DISK_IN_FLIGHT = (1, 2, 4, 8)
 
 
@@ -36,6 +36,7 @@ class Rate:
                                  at `size` rows: one row is the work of one thread
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
+        lookup                   the same for `LOOKUP_BYTES`, which wait for the disk to answer and not for it to send
         barrier, call            barriers of the thread pool; empty native calls
         attend/FORMAT            bytes of cache read by decode attention, `size` query heads on each key head
         attend_many/FORMAT       multiply-adds of attention over many new tokens, that see `size` positions in the mean

@@ -10,7 +10,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from pintpot.contract.form import RingForm
-from pintpot.machine.spec import LOOKUP_BYTES
 from pintpot.planner.cost import ZERO, Span, StageCost
 from pintpot.planner.rates import CACHED, Rates
 from pintpot.program.alike import Alike, alike
@@ -161,7 +160,7 @@ def price_stage(
     for extent, times in extents:
         replay = prices.replay(program, extent)
         reading = rates.disk(replay.disk_bytes - replay.lookup_bytes, knobs.slot_bytes, knobs.in_flight)
-        looking_up = rates.disk(replay.lookup_bytes, LOOKUP_BYTES, min(rates.threads, extent.tokens))
+        looking_up = rates.lookup(replay.lookup_bytes, min(rates.threads, extent.tokens))
         shared = rates.ram(replay.ram_bytes)
         total = total + (_lanes(replay, reading, shared, rates, knobs) + looking_up + call) * times
         ram, disk = ram + times * replay.ram_bytes, disk + times * replay.disk_bytes

@@ -7,7 +7,7 @@ from functools import partial
 from math import log
 
 from pintpot.formats import encoding
-from pintpot.machine.spec import CACHE_FORMATS, PROLOGUE_ROWS, Machine, Rate
+from pintpot.machine.spec import CACHE_FORMATS, LOOKUP_BYTES, PROLOGUE_ROWS, Machine, Rate
 from pintpot.planner.cost import ZERO, Span
 
 CACHED = 1 << 20
@@ -65,6 +65,15 @@ class Rates:
         key = ("disk", slot_bytes, in_flight)
         if key not in self._found:
             self._found[key] = _speed(self.machine.rate("disk", threads=in_flight, size=slot_bytes))
+        speed = self._found[key]
+        return ZERO if speed is None or not num_bytes else speed.over(num_bytes)
+
+    def lookup(self, num_bytes: float, in_flight: int) -> Span:
+        """Seconds to read so many bytes in single rows; as for the smallest blocks where nobody measured it."""
+        key = ("lookup", in_flight)
+        if key not in self._found:
+            known = self.machine.rate("lookup", threads=in_flight, size=LOOKUP_BYTES)
+            self._found[key] = _speed(known or self.machine.rate("disk", threads=in_flight, size=LOOKUP_BYTES))
         speed = self._found[key]
         return ZERO if speed is None or not num_bytes else speed.over(num_bytes)
 
