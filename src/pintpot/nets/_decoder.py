@@ -43,16 +43,13 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> W
     """
     shape = _shape(config, form.weights.names)
     pages = num_pages(form.cache, workload, form.chunk)
-    weights = _weight_buffers(form.weights)
-    window = form.cache.window or shape.window
     batch = workload.batch
     prompt_chunks = -(-workload.prompt * batch // form.chunk)
+    fixed = (("sequences", batch), ("context", workload.context), ("pages", pages))
 
     def stage(name: str, tokens: int, repeats: int) -> Stage:
-        prefill = name == "prefill"
-        bounds = (("tokens", tokens), ("rows", min(tokens, batch)), ("sequences", batch), ("context", workload.context))
-        ops = _ops(shape, form.activation, window, form.cache.sinks, prefill)
-        buffers = _joined(weights, _buffers(shape, form.cache, pages, prefill))
+        ops, buffers = _parts(shape, form.weights, form.cache, form.activation, name == "prefill")
+        bounds = (("tokens", tokens), ("rows", min(tokens, batch)), *fixed)
         program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
         return Stage(name, "language", (program,), (repeats, repeats))
 
@@ -93,14 +90,23 @@ def num_pages(cache: CacheForm, workload: Workload, chunk: int) -> int:
     return workload.batch * -(-positions // cache.page_tokens)
 
 
-@lru_cache(maxsize=64)
-def _weight_buffers(weights: Weights) -> Buffers:
-    return Buffers(Buffer(w.name, w.shape, w.format, "weights", "pack") for w in weights)
+@lru_cache(maxsize=512)
+def _parts(
+    shape: Shape, weights: Weights, cache: CacheForm, activation: str, prefill: bool
+) -> tuple[Table[Op], Buffers]:
+    """What programs of every width have in common."""
+    ops = _ops(shape, activation, cache.window or shape.window, cache.sinks, prefill)
+    return ops, _joined(weights, _buffers(shape, cache.format, cache.page_tokens, prefill))
 
 
 @lru_cache(maxsize=256)
-def _joined(weights: Buffers, others: Buffers) -> Buffers:
-    return Buffers.join(weights, others)
+def _joined(weights: Weights, others: Buffers) -> Buffers:
+    return Buffers.join(_weight_buffers(weights), others)
+
+
+@lru_cache(maxsize=64)
+def _weight_buffers(weights: Weights) -> Buffers:
+    return Buffers(Buffer(w.name, w.shape, w.format, "weights", "pack") for w in weights)
 
 
 @lru_cache(maxsize=64)
@@ -154,8 +160,8 @@ def _block(shape: Shape, activation: str, window: int, sinks: int, layer: int) -
 
 
 @lru_cache(maxsize=64)
-def _buffers(shape: Shape, cache: CacheForm, num_pages: int, prefill: bool) -> Buffers:
-    pages = (num_pages, shape.kv_heads, cache.page_tokens, shape.head_dim)
+def _buffers(shape: Shape, cache_format: str, page_tokens: int, prefill: bool) -> Buffers:
+    pages = ("pages", shape.kv_heads, page_tokens, shape.head_dim)
     qkv = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     buffers = [
         Buffer("tokens", ("tokens",), "int32", "buffers", "session"),
@@ -173,7 +179,7 @@ def _buffers(shape: Shape, cache: CacheForm, num_pages: int, prefill: bool) -> B
             Buffer(at + "qkv", ("tokens", qkv), "f32", "buffers", "step"),
             Buffer(at + "attended", ("tokens", shape.heads * shape.head_dim), "f32", "buffers", "step"),
             Buffer(at + "gated", ("tokens", 2 * shape.ffn), "f32", "buffers", "step"),
-            Buffer(at + "k_cache", pages, cache.format, "cache", "session"),
-            Buffer(at + "v_cache", pages, cache.format, "cache", "session"),
+            Buffer(at + "k_cache", pages, cache_format, "cache", "session"),
+            Buffer(at + "v_cache", pages, cache_format, "cache", "session"),
         ]
     return Buffers(buffers)

@@ -111,7 +111,7 @@ class Bench:
             found = self._drafts[key] = self._draft(_ordered(key))
         return found
 
-    def price(self, made: Draft, place: Step | None = None) -> Plan:
+    def price(self, made: Draft, place: Streamed | None = None) -> Plan:
         """The plan that a draft makes with its weights at a place, not yet held against the budget."""
         question, form = self.question, made.form
         steps, stages, fixed = made.steps, made.stages, made.fixed
@@ -121,8 +121,7 @@ class Bench:
             steps = (*steps, place)
         if form.disk_bytes and place is not None:
             fixed = made.fixed_streaming
-            work = place.rewrite(made.work, form)
-            stages = price_stages(question.budget.workload, form, work, made.prices)
+            stages = price_stages(question.budget.workload, form, made.work, made.prices, place.fetches(form))
         holders = all_holders(fixed, form, made.loading_bytes)
         cost = price_workload(stages, form, question.model.num_bytes, made.prices, holders)
         return _plan(question, steps, form, cost, made.degradation)
@@ -244,7 +243,7 @@ def shortfall(plan: Plan, memory_bytes: int) -> str | None:
 
 def _walk(question: Question, steps: tuple[Step, ...]) -> Plan:
     bench = Bench(question)
-    place = next((step for step in steps if step.facet == Facet.PLACE), None)
+    place = next((step for step in steps if isinstance(step, Streamed)), None)
     return bench.price(bench.draft(steps), place)
 
 

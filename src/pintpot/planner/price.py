@@ -6,7 +6,7 @@ what the lanes cost each other is added, rows that are looked up while everythin
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pintpot.contract.form import RingForm
@@ -62,6 +62,9 @@ class ReplayPrice:
     binding: tuple[float, float, float]
 
 
+NOTHING = ReplayPrice(ZERO, 0.0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+
+
 @dataclass(frozen=True)
 class Prices:
     """Prices at the rates of one machine; each kind of op and each replay is priced once for each extent."""
@@ -72,18 +75,21 @@ class Prices:
         default_factory=dict, repr=False, compare=False
     )
 
-    def replay(self, program: Program, extent: Extent) -> ReplayPrice:
+    def replay(self, program: Program, extent: Extent, fetches: Iterable[Alike] = ()) -> ReplayPrice:
+        """The price of a program with the fetches that streaming puts into it."""
         groups = alike(program)
         # Groups are kept beside their price, so that no other ones get their identity.
         key = (id(groups), extent)
         found = self._replays.get(key)
         if found is None:
-            found = self._replays[key] = (groups, self._sum(groups, program, extent))
-        return found[1]
+            found = self._replays[key] = (groups, self._sum(NOTHING, groups, program, extent))
+        return self._sum(found[1], fetches, program, extent) if fetches else found[1]
 
-    def _sum(self, groups: Iterable[Alike], program: Program, extent: Extent) -> ReplayPrice:
-        low = mid = high = ram = disk = lookups = most = multiply_adds = 0.0
-        arithmetic_s = ram_s = overhead_s = bound_by_arithmetic = bound_by_ram = 0.0
+    def _sum(self, begun: ReplayPrice, groups: Iterable[Alike], program: Program, extent: Extent) -> ReplayPrice:
+        low, mid, high = begun.compute.low, begun.compute.mid, begun.compute.high
+        ram, disk, lookups, most = begun.ram_bytes, begun.disk_bytes, begun.lookup_bytes, begun.fetch_bytes
+        multiply_adds = begun.multiply_adds
+        (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, _) = begun.alone, begun.binding
         for item in groups:
             price, count = self._op(item, program, extent), item.count
             seconds = price.seconds
@@ -148,8 +154,12 @@ def price_stage(
     extents: tuple[tuple[Extent, int], ...],
     ring: RingForm | None = None,
     fills: int = 0,
+    fetches: Sequence[Alike] = (),
 ) -> StageCost:
-    """The cost of replaying a program at each extent so many times; the ring is found empty at `fills` of them."""
+    """The cost of replaying a program, with the fetches that streaming puts into it, at each extent so many times.
+
+    The ring is found empty at `fills` of them.
+    """
     rates, knobs = prices.rates, ring or NO_RING
     total, ram, disk, multiply_adds = ZERO, 0.0, 0.0, 0.0
     if ring is not None:
@@ -158,7 +168,7 @@ def price_stage(
     alone, binding = dict.fromkeys(RESOURCES, 0.0), dict.fromkeys(RESOURCES, 0.0)
     call = rates.over("call", 1)
     for extent, times in extents:
-        replay = prices.replay(program, extent)
+        replay = prices.replay(program, extent, fetches)
         reading = rates.disk(replay.disk_bytes - replay.lookup_bytes, knobs.slot_bytes, knobs.in_flight)
         looking_up = rates.lookup(replay.lookup_bytes, min(rates.threads, extent.tokens))
         shared = rates.ram(replay.ram_bytes)

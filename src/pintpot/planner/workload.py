@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from pintpot.budget import Workload
 from pintpot.contract.form import Form
 from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
 from pintpot.planner.price import NO_RING, Prices, price_stage
-from pintpot.program.spec import Extent, Work
+from pintpot.program.alike import Alike
+from pintpot.program.spec import Extent, Program, Work
 
 STARTING_S = Span(0.15, 0.25, 0.5)
 """From the start of a process to the first read of a pack: interpreter, libraries, tokenizer."""
@@ -22,14 +24,23 @@ def lengths(workload: Workload) -> tuple[int, int]:
     return min(workload.prompt, workload.context - output), output
 
 
-def price_stages(workload: Workload, form: Form, work: Work, prices: Prices) -> tuple[StageCost, StageCost]:
-    """Prefill of all prompts in chunks that they share; decode of all side by side, at the middle of the answer."""
+def price_stages(
+    workload: Workload, form: Form, work: Work, prices: Prices, fetches: Callable[[Program], list[Alike]] | None = None
+) -> tuple[StageCost, StageCost]:
+    """Prefill of all prompts in chunks that they share; decode of all side by side, at the middle of the answer.
+
+    `fetches` are those that streaming puts into a program, where there is a ring.
+    """
     prompt, output = lengths(workload)
     chunks = _chunks(prompt, form.chunk, workload.batch)
     steps = _steps(prompt, output, workload.batch)
-    prefill = price_stage(work.stage("prefill").program(form.chunk), prices, chunks, form.ring, fills=1)
-    decode = price_stage(work.stage("decode").program(workload.batch), prices, steps, form.ring)
-    return prefill, decode
+    prefill, decode = work.stage("prefill").program(form.chunk), work.stage("decode").program(workload.batch)
+    if fetches is None:
+        return price_stage(prefill, prices, chunks), price_stage(decode, prices, steps)
+    return (
+        price_stage(prefill, prices, chunks, form.ring, fills=1, fetches=fetches(prefill)),
+        price_stage(decode, prices, steps, form.ring, fetches=fetches(decode)),
+    )
 
 
 def price_workload(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import count
 
-from pintpot.program.spec import Buffers, Op, Ops, Program, Table
+from pintpot.program.spec import Buffers, Op, Program, Table
 
 Names = Table[tuple[str, ...]]
 
@@ -35,21 +35,9 @@ class Family:
 
 
 def alike(program: Program) -> Sequence[Alike]:
-    """The ops of a program, grouped."""
+    """The ops of a program, grouped; one object for programs of the same ops and buffers."""
     buffers = program.buffers if isinstance(program.buffers, Buffers) else Buffers(program.buffers)
-    parts = buffers.parts or (buffers,)
-    if isinstance(program.ops, Ops) and program.ops.parts:
-        shared, inserted = program.ops.parts
-        return (*_shared(shared, *parts), *_transfers(inserted))
-    return _shared(program.ops if isinstance(program.ops, Table) else Table(program.ops), *parts)
-
-
-def _transfers(ops: Iterable[Op]) -> list[Alike]:
-    """Ops that only move bytes: what they ask for is in their knobs, whatever they move."""
-    found: dict[tuple[Hashable, ...], list[Op]] = {}
-    for op in ops:
-        found.setdefault((op.kind, op.attributes, op.lane), []).append(op)
-    return [Alike(Table(key), same[0], len(same)) for key, same in found.items()]
+    return _shared(program.ops if isinstance(program.ops, Table) else Table(program.ops), *(buffers.parts or (buffers,)))
 
 
 @lru_cache(maxsize=1024)

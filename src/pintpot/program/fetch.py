@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log1p
+from typing import Any
 
 from pintpot.errors import UsageError, need
 from pintpot.formats import STRIP_ROWS
+from pintpot.program.alike import Alike
 from pintpot.program.ops.linear import over_rows
-from pintpot.program.spec import Buffer, Buffers, Op, Ops, Program, Segment, Stage, Table, Work
+from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
 RING = "ring"
 ALIGN = 4096
@@ -40,48 +42,59 @@ class Streaming:
         return round(share * _aligned(self.strip_bytes + ALIGN))
 
 
+Knobs = tuple[tuple[str, Any], ...]
+
+
 def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -> Work:
     """The work with a fetch before each op that needs rows of a weight that rest on disk.
 
     A product needs them all in every pass, the head's only where logits are wanted; an embedding reads the strip of
     each token that falls among them.
     """
-    ring = Buffers((Buffer(RING, (0,), "uint8", "ring", "ring"),))
-    made: dict[tuple[str, str], Op] = {}
-
-    def fetch(name: str, each: str) -> Op:
-        if (name, each) not in made:
-            num_bytes = disk[name].lookup_bytes if each == "token" else disk[name].pass_bytes(slot_bytes)
-            attributes = (("bytes", num_bytes), ("per_token", each == "token"), ("over_rows", each == "rows"))
-            made[name, each] = Op("fetch", (("weight", name),), (("ring", RING),), attributes, lane="read")
-        return made[name, each]
+    ring = Buffer(RING, (0,), "uint8", "ring", "ring")
 
     def streamed(program: Program) -> Program:
+        before: dict[int, list[Op]] = {}
+        for index, name, knobs in _reads(program, disk, slot_bytes):
+            before.setdefault(index, []).append(_fetch(name, knobs))
         ops: list[Op] = []
-        inserted: list[Op] = []
         starts: list[int] = []
-        for op in program.ops:
+        for index, op in enumerate(program.ops):
             starts.append(len(ops))
-            wanted = [name for role, name in op.reads if role == "weight" and name in disk]
-            if wanted:
-                each = "token" if op.kind == "embed" else "rows" if over_rows(op, program) else "pass"
-                fetches = [fetch(name, each) for name in wanted]
-                ops += fetches
-                inserted += fetches
-            ops.append(op)
+            ops += (*before.get(index, ()), op)
         starts.append(len(ops))
-        buffers = program.buffers if isinstance(program.buffers, Buffers) else Buffers(program.buffers)
         segments = tuple(Segment(starts[s.first], starts[s.stop], s.slot) for s in program.segments)
-        joined = Ops(ops)
-        joined.parts = (program.ops if isinstance(program.ops, Table) else Table(program.ops), tuple(inserted))
-        tables = Buffers.join(*(buffers.parts or (buffers,)), ring)
-        return Program(program.name, program.bounds, tables, joined, segments)
+        return Program(program.name, program.bounds, Buffers((*program.buffers, ring)), Table(ops), segments)
 
     return Work(
         tuple(Stage(s.name, s.part, tuple(streamed(p) for p in s.programs), s.repeats) for s in work.stages),
         # Fetches touch nothing that a layout places.
         work.key,
     )
+
+
+def fetches(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> list[Alike]:
+    """The fetches that `insert_fetches` puts into a program, grouped: nothing but their knobs says what they ask for."""
+    found: dict[Knobs, tuple[str, int]] = {}
+    for _, name, knobs in _reads(program, disk, slot_bytes):
+        first, count = found.get(knobs, (name, 0))
+        found[knobs] = (first, count + 1)
+    return [Alike(("fetch", knobs), _fetch(first, knobs), count) for knobs, (first, count) in found.items()]
+
+
+def _reads(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> Iterator[tuple[int, str, Knobs]]:
+    """Weights of which ops need rows that rest on disk: the index of the op, the weight, and the fetch's knobs."""
+    for index, op in enumerate(program.ops):
+        for role, name in op.reads:
+            if role == "weight" and name in disk:
+                per_token = op.kind == "embed"
+                num_bytes = disk[name].lookup_bytes if per_token else disk[name].pass_bytes(slot_bytes)
+                rows = not per_token and over_rows(op, program)
+                yield index, name, (("bytes", num_bytes), ("per_token", per_token), ("over_rows", rows))
+
+
+def _fetch(name: str, knobs: Knobs) -> Op:
+    return Op("fetch", (("weight", name),), (("ring", RING),), knobs, lane="read")
 
 
 def _aligned(num_bytes: int) -> int:

@@ -12,8 +12,9 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
-AXES = ("tokens", "rows", "sequences", "context")
-"""Tokens of one replay, rows of it whose logits are wanted, sequences side by side, positions a sequence can hold."""
+AXES = ("tokens", "rows", "sequences", "context", "pages")
+"""Tokens of one replay, rows of it whose logits are wanted, sequences side by side, positions a sequence can hold, and
+pages of the cache."""
 
 Life = Literal["pack", "session", "step", "ring"]
 Lane = Literal["compute", "read", "write", "copy", "exchange"]
@@ -85,12 +86,6 @@ class Segment:
     first: int
     stop: int
     slot: str | None = None
-
-
-class Ops(Table[Op]):
-    """Ops in order; `parts` are ops that other programs share, and the transfers that were put between them."""
-
-    parts: tuple[Table[Op], tuple[Op, ...]] | None = None
 
 
 class Buffers(Table[Buffer]):

@@ -6,7 +6,9 @@ arXiv:2303.06865) and ZeRO-Inference (Aminabadi et al. 2022, arXiv:2207.00032).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from pintpot.budget import Budget
@@ -15,8 +17,9 @@ from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
-from pintpot.program.fetch import Streaming, insert_fetches
-from pintpot.program.spec import Work
+from pintpot.program.alike import Alike
+from pintpot.program.fetch import Streaming, fetches, insert_fetches
+from pintpot.program.spec import Program, Work
 
 RINGS = ((4 << 20, 6, 4), (1 << 20, 6, 4), (256 << 10, 6, 4), (128 << 10, 4, 3))
 
@@ -82,10 +85,17 @@ class Streamed(Step):
         return replace(form, weights=Weights(weights), ring=ring)
 
     def rewrite(self, work: Work, form: Form) -> Work:
-        partly = [weight for weight in form.weights if weight.disk_bytes]
-        disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in partly}
+        disk = _streaming(form)
         return insert_fetches(work, disk, self.slot_bytes) if disk else work
+
+    def fetches(self, form: Form) -> Callable[[Program], list[Alike]]:
+        """What `rewrite` puts into a program, grouped."""
+        return partial(fetches, disk=_streaming(form), slot_bytes=self.slot_bytes)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
         return tuple(cls(slot_bytes=size, num_slots=count, in_flight=flight) for size, count, flight in RINGS)
+
+
+def _streaming(form: Form) -> dict[str, Streaming]:
+    return {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in form.weights if w.disk_bytes}
