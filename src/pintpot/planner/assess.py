@@ -88,7 +88,7 @@ class Bench:
         self._drafts: dict[tuple[Step, ...], Draft] = {}
         self._sizes: dict[Hashable, Mapping[str, int]] = {}
         self._prices: dict[int, Prices] = {}
-        self._needs: dict[Hashable, tuple[object, Scratch]] = {}
+        self._needs: dict[Hashable, dict[Hashable, Scratch]] = {}
         self._degradations: dict[tuple[Step, ...], Degradation] = {}
         self._rings: dict[int, tuple[Streamed, ...]] = {}
         sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
@@ -185,13 +185,13 @@ class Bench:
         return found
 
     def _scratch(self, program: Program) -> Scratch:
-        # Groups are the same object for programs of the same ops and buffers, and kept so that none takes their place.
-        groups = alike(program)
-        key = (id(groups), program.bounds)
-        found = self._needs.get(key)
-        if found is None:
-            found = self._needs[key] = (groups, scratch(program, self.question.threads))
-        return found[1]
+        known = self._needs.setdefault(program.bounds, {})
+        needs = []
+        for item in alike(program):
+            if item.signature not in known:
+                known[item.signature] = scratch(item.op, program, self.question.threads)
+            needs.append(known[item.signature])
+        return Scratch.largest(needs)
 
     def _layout_sizes(self, work: Work) -> Mapping[str, int]:
         sizes = self._sizes.get(work.key) if work.key is not None else None

@@ -62,18 +62,35 @@ class ReplayPrice:
     binding: tuple[float, float, float]
 
 
+Extents = tuple[tuple[Extent, int], ...]
+"""Extents, and how many replays have each."""
 NOTHING = ReplayPrice(ZERO, 0.0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Prices at the rates of one machine; each kind of op and each replay is priced once for each extent."""
+    """Prices at the rates of one machine; each kind of op, replay and stage is priced once for each extent.
+
+    What an op asks for depends on its extent and on no bound of its program, so programs of every width share prices.
+    """
 
     rates: Rates
     _ops: dict[tuple[Hashable, Extent], OpPrice] = field(default_factory=dict, repr=False, compare=False)
     _replays: dict[tuple[int, Extent], tuple[object, ReplayPrice]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _stages: dict[tuple[str, int, Extents], tuple[object, StageCost]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def stage(self, program: Program, extents: Extents) -> StageCost:
+        """The cost of replaying a program with everything in RAM."""
+        groups = alike(program)
+        key = (program.name, id(groups), extents)
+        found = self._stages.get(key)
+        if found is None:
+            found = self._stages[key] = (groups, price_stage(program, self, extents))
+        return found[1]
 
     def replay(self, program: Program, extent: Extent, fetches: Iterable[Alike] = ()) -> ReplayPrice:
         """The price of a program with the fetches that streaming puts into it."""
@@ -151,7 +168,7 @@ def _unevenness(pieces: int, threads: int) -> float:
 def price_stage(
     program: Program,
     prices: Prices,
-    extents: tuple[tuple[Extent, int], ...],
+    extents: Extents,
     ring: RingForm | None = None,
     fills: int = 0,
     fetches: Sequence[Alike] = (),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pintpot.budget import Workload
 from pintpot.contract.form import Form
 from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
-from pintpot.planner.price import NO_RING, Prices, price_stage
+from pintpot.planner.price import NO_RING, Extents, Prices, price_stage
 from pintpot.program.alike import Alike
 from pintpot.program.spec import Extent, Program, Work
 
@@ -36,7 +36,7 @@ def price_stages(
     steps = _steps(prompt, output, workload.batch)
     prefill, decode = work.stage("prefill").program(form.chunk), work.stage("decode").program(workload.batch)
     if fetches is None:
-        return price_stage(prefill, prices, chunks), price_stage(decode, prices, steps)
+        return prices.stage(prefill, chunks), prices.stage(decode, steps)
     return (
         price_stage(prefill, prices, chunks, form.ring, fills=1, fetches=fetches(prefill)),
         price_stage(decode, prices, steps, form.ring, fetches=fetches(decode)),
@@ -66,7 +66,7 @@ class _Chunk(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _chunks(prompt: int, chunk: int, batch: int) -> tuple[tuple[Extent, int], ...]:
+def _chunks(prompt: int, chunk: int, batch: int) -> Extents:
     """The chunks that the prompts of all sequences, one after the other, are cut into; logits are wanted at their ends.
 
     Attention's cost is linear in the context, so chunks that are else alike are priced at their mean.
@@ -95,7 +95,7 @@ def chunks_with_logits(prompt: int, chunk: int, batch: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _steps(prompt: int, output: int, batch: int) -> tuple[tuple[Extent, int], ...]:
+def _steps(prompt: int, output: int, batch: int) -> Extents:
     """The steps of the answers: what attention reads grows evenly with them, so their middle stands for all."""
     return ((Extent(batch, batch, batch, prompt + output // 2), output),)
 

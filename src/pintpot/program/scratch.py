@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pintpot.formats import encoding
@@ -34,24 +35,24 @@ class Scratch:
         own = max(self.own, self.own_reading) if lookups else self.own
         return _aligned(self.shared, BLOCK) + threads * _aligned(own, BLOCK)
 
+    @staticmethod
+    def largest(needs: Sequence[Scratch]) -> Scratch:
+        """The most of each sort that one of these asks for."""
+        return Scratch(
+            max((need.shared for need in needs), default=0),
+            max((need.own for need in needs), default=0),
+            max((need.own_reading for need in needs), default=0),
+        )
+
 
 def scratch_bytes(program: Program, threads: int) -> int:
     """Bytes that any op of this program may use."""
     lookups = any(op.get("per_token") for op in program.ops if op.kind == "fetch")
-    return scratch(program, threads).total(threads, lookups)
+    return Scratch.largest([scratch(item.op, program, threads) for item in alike(program)]).total(threads, lookups)
 
 
-def scratch(program: Program, threads: int) -> Scratch:
-    """The most of each sort that an op of this program needs."""
-    needs = [_needs(item.op, program, threads) for item in alike(program)]
-    return Scratch(
-        max((need.shared for need in needs), default=0),
-        max((need.own for need in needs), default=0),
-        max((need.own_reading for need in needs), default=0),
-    )
-
-
-def _needs(op: Op, program: Program, threads: int) -> Scratch:
+def scratch(op: Op, program: Program, threads: int) -> Scratch:
+    """What an op of a program needs; ops that are alike need the same."""
     if op.kind == "linear":
         return _linear(op, program)
     if op.kind == "attend":
