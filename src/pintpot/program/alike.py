@@ -37,7 +37,8 @@ class Family:
 def alike(program: Program) -> Sequence[Alike]:
     """The ops of a program, grouped; one object for programs of the same ops and buffers."""
     buffers = program.buffers if isinstance(program.buffers, Buffers) else Buffers(program.buffers)
-    return _shared(program.ops if isinstance(program.ops, Table) else Table(program.ops), *(buffers.parts or (buffers,)))
+    ops = program.ops if isinstance(program.ops, Table) else Table(program.ops)
+    return _shared(ops, *(buffers.parts or (buffers,)))
 
 
 @lru_cache(maxsize=1024)

@@ -74,7 +74,7 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
 
 def fetches(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> list[Alike]:
-    """The fetches that `insert_fetches` puts into a program, grouped: nothing but their knobs says what they ask for."""
+    """The fetches that `insert_fetches` puts into a program, grouped: only their knobs say what they ask for."""
     found: dict[Knobs, tuple[str, int]] = {}
     for _, name, knobs in _reads(program, disk, slot_bytes):
         first, count = found.get(knobs, (name, 0))
