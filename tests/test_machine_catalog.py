@@ -82,7 +82,10 @@ def test_the_rules_of_derivation_are_what_the_notes_say(tmp_path: Path) -> None:
     assert (matvec.low, matvec.mid) == pytest.approx((30e9 / 4, 40e9 / 4))
     assert copy.mid == 20e9
     assert machine.rate("barrier") is None
-    assert any("only the reading of the weights" in note for note in machine.notes)
+    matmul = machine.rate("matmul/f32", size=64)
+    assert matmul is not None
+    assert (matmul.low, matmul.high) == pytest.approx((matvec.low, 64 * matvec.high))
+    assert any("as if each came alone" in note for note in machine.notes)
     assert any(note.startswith("barriers") for note in machine.notes)
     assert not any("no disk rate" in note for note in machine.notes)
     assert machine.cpu.memory_bytes == 16_000_000_000

@@ -356,6 +356,13 @@ def test_what_was_measured_takes_the_place_of_estimates() -> None:
     assert (again.degradation.low, again.degradation.high, again.degradation.measured) == (0.001, 0.002, True)
 
 
+def test_no_plan_forgets_unless_it_is_allowed() -> None:
+    model, machine = described(layers=4), null_machine()
+    asked, allowed = (Budget(ROOMY, Workload(512), windowed=windowed) for windowed in (False, True))
+    assert SinkWindow.offers(model, machine, asked) == ()
+    assert SinkWindow.offers(model, machine, allowed) == (SinkWindow(window=256, sinks=4),)
+
+
 def test_a_window_bounds_the_cache_and_attention() -> None:
     steps = (*STORED, SinkWindow(window=128, sinks=4))
     asked = question(described(), null_machine(), workload=Workload(2048, prompt=1024, output=64), degradation=5.0)

@@ -29,6 +29,7 @@ from pintpot.proof.proof import Proof
 from pintpot.proof.prove import prove
 from pintpot.proof.reference import hidden_states, texts_per_pass
 from pintpot.proof.worker import Worker, ask
+from pintpot.techniques.cache.sink_window import SinkWindow
 
 TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=61)
 PROCESSES = {
@@ -132,6 +133,20 @@ def test_without_its_source_speed_and_memory_are_proved(source: Path, tmp_path: 
     assert any("quality was not measured" in note for note in proof.notes)
     assert any("planning was not measured" in note for note in proof.notes)
     assert {peak.process for peak in proof.peaks} == PROCESSES - {"planning", "reference"}
+
+
+def test_what_a_window_forgets_is_measured_on_longer_texts_or_not_at_all(tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "model.gguf", replace(TINY, context=1024), "q8_0")
+    steps = (*BLOCKS, SinkWindow(window=512, sinks=4))
+    pack = pack_apart_of(source, tmp_path / "pack", steps, memory_bytes=400_000_000, context=1024)
+    words = tmp_path / "words.txt"
+    words.write_text("word " * 130)
+    short = prove(pack, text=words, runs=1)
+    assert any("nothing is forgotten" in note for note in short.notes)
+    assert short.agreement is None
+    long = prove(pack, runs=1)
+    assert long.agreement is not None
+    assert long.agreement.num_tokens / long.agreement.num_sequences > 1000
 
 
 def test_another_model_in_its_place_is_no_reference(source: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def plan(
     prefer: Literal["speed", "quality", "memory"] | None = None,
     threads: int | None = None,
     below_4_bits: bool = False,
+    windowed: bool = False,
     machine: str | Path | Machine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -92,6 +93,7 @@ def plan(
         prefer=prefer,
         threads=threads,
         below_4_bits=below_4_bits,
+        windowed=windowed,
     )
     known = recall(described.digest, here.fingerprint)
     return make_plan(described, here, budget, measured=known.degradation, measured_bytes=known.holders)

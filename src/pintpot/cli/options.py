@@ -54,6 +54,7 @@ PLANNING = (
     click.option("--prefer", type=click.Choice(["speed", "quality", "memory"]), help="What is best.  [speed]"),
     click.option("--threads", **COUNT, help="Threads that compute.  [all cores]"),
     click.option("--below-4-bits", is_flag=True, help="Allow under 4 bits before anybody measured the loss."),
+    click.option("--windowed", is_flag=True, help="Allow a cache that keeps only the first and the latest words."),
 )
 MACHINE = click.option(
     "--machine", metavar="NAME", help="Plan for a machine of the catalog (like h100), or a TOML file of your own."
@@ -62,7 +63,7 @@ MODEL = click.argument("model")
 _RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
-    "threads", "below_4_bits", "machine",
+    "threads", "below_4_bits", "windowed", "machine",
 )  # fmt: skip
 
 

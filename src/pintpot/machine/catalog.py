@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +166,15 @@ def _derived(given: tuple[Rate, ...], device: Device) -> tuple[tuple[Rate, ...],
         derive(f"expand/{name}", read, 1 / (4 + bits), "packing: bound by reading 4 bytes and writing the format")
     for rate, rule in _matmul_rules(rates):
         for rows in MATMUL_ROWS:
-            base, factor = (rate, 1.0) if not rate.what.startswith("matvec/") else (rate, float(rows))
-            derive(rule[0], base, factor, rule[1], rows)
+            known = not rate.what.startswith("matvec/")
+            derive(rule[0], rate if known else _open(rate, rows), 1.0, rule[1], rows)
     notes += _missing(rates)
     return tuple(rates), tuple(notes)
+
+
+def _open(single: Rate, rows: int) -> Rate:
+    """Of products nobody has a peak for: as slow as so many single rows, as fast as one reading for all of them."""
+    return replace(single, mid=single.mid * sqrt(rows), high=single.high * rows)
 
 
 def _matmul_rules(rates: list[Rate]) -> Iterator[tuple[Rate, tuple[str, str]]]:
@@ -179,7 +186,7 @@ def _matmul_rules(rates: list[Rate]) -> Iterator[tuple[Rate, tuple[str, str]]]:
         if peak is not None:
             yield peak, (f"matmul/{name}", "matmul: at the published peak of the instructions that fit the format")
         else:
-            rule = "matmul: no arithmetic peak was found, so only the reading of the weights is counted"
+            rule = "matmul: no arithmetic peak was found; many rows may take as long as if each came alone"
             yield by_name[f"matvec/{name}"], (f"matmul/{name}", rule)
 
 

@@ -38,7 +38,7 @@ def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: A
     return replace(budget, chosen=tuple(sorted(chosen)))
 
 
-_BUDGET_KEYS = ("degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits")
+_BUDGET_KEYS = ("degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits", "windowed")
 
 
 def _workload(model: Model, chosen: dict[str, Any]) -> Workload:

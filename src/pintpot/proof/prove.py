@@ -57,10 +57,17 @@ def prove(
     notes: list[str] = []
     _plan_again(pack, peaks, notes)
     texts = _texts(pack, text, manifest.plan, peaks)
+    window = manifest.plan.form.cache.window
+    tested = not window or len(texts[0]) > window
+    if not tested:
+        notes.append(
+            f"quality was not measured: texts of {len(texts[0])} tokens fit the window of {window}, so nothing is "
+            "forgotten; give a longer one with --text"
+        )
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
         states = Path(scratch) / "states.npy"
         measured = _measure(pack, manifest, texts, states, _Asked(runs, profile), peaks, tell)
-        agreement = _quality(pack, texts, states, peaks, notes, tell)
+        agreement = _quality(pack, texts, states, peaks, notes, tell) if tested else None
     proof = judge(pack, digest, manifest.plan, measured, agreement, runs)
     proof = replace(proof, environment=_environment(manifest.plan), notes=(*proof.notes, *notes))
     remember_proof(machine, manifest.plan, proof, measured)
@@ -93,9 +100,14 @@ def _texts(pack: Path, text: Path | None, plan: Plan, peaks: dict[str, int]) -> 
             words = text.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{text} cannot be read as text: {error}") from error
-    length = min(TEXT_TOKENS, plan.budget.workload.context)
+    # Of twice the window, the second half has something to forget.
+    wanted = [max(TEXT_TOKENS, 2 * plan.form.cache.window), TEXT_TOKENS]
     with Worker("texts", pack) as worker:
-        found = worker.ask("cut", words=words, length=length, most=MAX_TEXTS)
+        for most in wanted:
+            length = min(most, plan.budget.workload.context)
+            found = worker.ask("cut", words=words, length=length, most=MAX_TEXTS)
+            if found["texts"]:
+                break
     need(found["texts"], f"the text has {found['num_tokens']} tokens; at least {length} are needed", UsageError)
     peaks["cutting the texts"] = found["peak_bytes"]
     return cast(Texts, found["texts"])

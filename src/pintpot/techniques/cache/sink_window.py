@@ -19,7 +19,10 @@ from pintpot.model.spec import Model
 
 @dataclass(frozen=True)
 class SinkWindow(Step):
-    """A query sees the first `sinks` positions and the last `window`; the pages between are given back."""
+    """A query sees the first `sinks` positions and the last `window`; the pages between are given back.
+
+    What lay between is forgotten, which no mean over short texts shows: it is weighed only where somebody allows it.
+    """
 
     paper: ClassVar[str] = "StreamingLLM, Xiao et al. 2023, arXiv:2309.17453"
     facet: ClassVar[Facet] = Facet.CACHE
@@ -49,4 +52,4 @@ class SinkWindow(Step):
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
         window = budget.workload.context // 2 // PAGE_TOKENS * PAGE_TOKENS
-        return (cls(window=window),) if window >= PAGE_TOKENS else ()
+        return (cls(window=window),) if budget.windowed and window >= PAGE_TOKENS else ()
