@@ -112,6 +112,17 @@ def test_a_reader_that_leaves_ends_it_quietly(model: Path, answering: bool) -> N
     assert said == b""
 
 
+@pytest.mark.parametrize("command", ["describe", "plan", "doctor"])
+def test_a_reader_that_leaves_a_table_ends_it_quietly(model: Path, command: str) -> None:
+    asked = {"describe": [str(model)], "plan": [str(model), "--machine", "h100"], "doctor": []}[command]
+    process = subprocess.Popen([*PROGRAM, command, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert (process.wait(timeout=60), said) == (0, b"")
+
+
 class Terminal:
     """The other end of a terminal that a program runs on."""
 

@@ -55,8 +55,14 @@ class Terminal:
         """Where tables go: stdout, coloured on a terminal, 100 columns wide where nobody says how wide it is."""
         from rich.console import Console
 
+        class Piped(Console):
+            """A reader that leaves is told to whoever prints; rich itself would end the process with 1."""
+
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError
+
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
-        return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+        return Piped(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
