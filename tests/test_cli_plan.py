@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +89,22 @@ def test_a_narrow_terminal_still_gets_a_plan(model: Path, monkeypatch: pytest.Mo
     assert max(map(len, done.stdout.splitlines())) <= 60
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_no_figure_of_a_fast_machine_is_cut(model: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = invoke("plan", model, *BUDGET, "--machine", "h100").stdout
+    assert "…" not in shown
+    assert re.search(r"prefill, .* [0-9.]+[kM] tok/s +to +[0-9.]+[kM] tok/s", shown)
+    assert max(map(len, shown.splitlines())) <= columns
+
+
 def test_an_impossible_budget_says_what_is_possible(model: Path) -> None:
     done = invoke("plan", model, "--memory", "20MB")
     assert (done.exit_code, done.stdout) == (3, "")
-    assert "the smallest possible budget is" in done.stderr
+    found = re.search(r"the smallest possible budget is ([0-9.]+) MB \((\d+) bytes", done.stderr)
+    assert found is not None
+    assert 0 <= float(found[1]) * 1e6 - int(found[2]) < 100_000
+    assert invoke("plan", model, "--memory", f"{found[1]}MB").exit_code == 0, "what it says can be copied"
 
 
 def test_a_context_beyond_the_models_is_usage(model: Path) -> None:
@@ -113,6 +126,13 @@ def test_a_pack_runs_and_says_what_it_kept(packed: Path) -> None:
     assert Plan.from_json(told["plan"]).budget.memory_bytes == 120_000_000
     asked = program("run", packed, "-p", "Once", "--memory", "50MB")
     assert (asked.returncode, asked.stdout) == (2, ""), "a pack has its plan"
+
+
+@pytest.mark.parametrize("verb", ["describe", "plan", "pack"])
+def test_a_pack_where_a_model_belongs_is_told_as_one(packed: Path, verb: str) -> None:
+    done = invoke(verb, packed)
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert f"is a pack already: `pintpot run {packed}` runs it, `pintpot prove {packed}` measures it" in done.stderr
 
 
 def test_a_prompt_longer_than_the_context_is_usage(packed: Path) -> None:

@@ -14,7 +14,7 @@ from pintpot.machine.spec import Machine
 from pintpot.planner.explain import Explanation, explain
 from pintpot.planner.make import make_plan
 from pintpot.planner.plan import Plan
-from pintpot.units import format_bytes
+from pintpot.units import format_bytes, format_bytes_up
 
 MB = 1_000_000
 
@@ -92,7 +92,7 @@ def test_advice_is_a_sentence_with_figures(told: Explanation, streaming: Plan) -
     assert f"{gain:.3g} times the speed" in told.advice
     for item in others:
         assert f"at {format_bytes(item.memory_bytes)} {item.what}: " in told.advice
-    assert told.smallest == f"the smallest possible budget is {format_bytes(streaming.smallest_bytes)}"
+    assert told.smallest == f"the smallest possible budget is {format_bytes_up(streaming.smallest_bytes)}"
     assert "would bring nothing" in explain(planned(200 * MB)).advice
 
 

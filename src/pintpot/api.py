@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pintpot.errors import BadPack, NewerPack, UsageError, need
+from pintpot.errors import BadInput, BadPack, NewerPack, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
 from pintpot.model.spec import Model
@@ -30,7 +30,14 @@ def describe(model: str | Path, *, offline: bool | None = None) -> Model:
     """
     from pintpot.model.read import describe as read
 
-    return read(str(model), offline=offline)
+    try:
+        return read(str(model), offline=offline)
+    except BadInput:
+        from pintpot.packer.pack import is_pack
+
+        if not is_pack(Path(model).expanduser()):
+            raise
+    raise BadInput(f"{model} is a pack already: `pintpot run {model}` runs it, `pintpot prove {model}` measures it")
 
 
 def probe(path: Path | None = None, *, quick: bool = False, progress: Progress | None = None) -> Machine:

@@ -46,6 +46,12 @@ def format_bytes(num_bytes: float) -> str:
     return f"{sign}{value:.0f} B"
 
 
+def format_bytes_up(num_bytes: int) -> str:
+    """As `format_bytes`, but never less than what it stands for, so that it can be given as a budget: 80.3 MB."""
+    step = 10 ** max(0, len(str(num_bytes)) - 3)
+    return format_bytes(-(-num_bytes // step) * step)
+
+
 def format_seconds(seconds: float) -> str:
     """Three significant digits in the unit that fits: 1.25 ms, 3.4 min."""
     if seconds >= 5400:
@@ -59,7 +65,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_rate(per_second: float, unit: str) -> str:
-    """A rate with three significant digits: `format_rate(41.27, "tok/s")` -> "41.3 tok/s"."""
+    """A rate with three significant digits: "41.3 tok/s"; from ten thousand on in thousands or more, "602k tok/s"."""
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if per_second >= max(0.9995 * factor, 9999.5):
+            return f"{_digits(per_second / factor)}{prefix} {unit}"
     return f"{_digits(per_second)} {unit}"
 
 

@@ -6,7 +6,7 @@ from pintpot.planner.allocate import smallest_bytes
 from pintpot.planner.plan import Advice, Plan
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.space import Choice
-from pintpot.units import format_bytes
+from pintpot.units import format_bytes, format_bytes_up
 
 MATTERS = 0.99
 """A plan whose first figure is beyond this share of another's is no news."""
@@ -55,7 +55,7 @@ def why_not(search: Search, smallest: int | None) -> str:
     if smallest is not None and smallest > budget.memory_bytes:
         return (
             f"{model.name} does not fit {format_bytes(budget.memory_bytes)} with a context of "
-            f"{budget.workload.context}; the smallest possible budget is {format_bytes(smallest)} "
+            f"{budget.workload.context}; the smallest possible budget is {format_bytes_up(smallest)} "
             f"({smallest} bytes; a shorter --context or a smaller --batch lowers it)"
         )
     return f"no plan for {model.name} keeps every limit, whatever the memory: {_nearest(search)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pintpot.planner.cost import Span, StageCost
 from pintpot.planner.plan import Advice, Plan, Rejected
-from pintpot.units import format_bytes, format_rate, format_seconds
+from pintpot.units import format_bytes, format_bytes_up, format_rate, format_seconds
 
 ORIGINS = {
     "measured": "measured here",
@@ -93,7 +93,9 @@ def explain(plan: Plan) -> Explanation:
         steps=tuple((str(step), step.paper) for step in plan.steps),
         lost=_lost(plan),
         advice=_advice(plan),
-        smallest=f"the smallest possible budget is {format_bytes(plan.smallest_bytes)}" if plan.smallest_bytes else "",
+        smallest=f"the smallest possible budget is {format_bytes_up(plan.smallest_bytes)}"
+        if plan.smallest_bytes
+        else "",
         notes=plan.notes,
     )
 
