@@ -17,6 +17,7 @@ import pintpot
 from pintpot.cli import cli
 from pintpot.cli.prove import amount
 from pintpot.proof.proof import HolderRow, Peak, Proof, Row
+from pintpot.units import format_bytes_up
 
 Opened = Callable[..., FakeSession]
 
@@ -189,6 +190,39 @@ def test_a_proof_that_does_not_hold_ends_with_1(monkeypatch: pytest.MonkeyPatch)
     assert "✗" in invoke("prove", "packed").stdout
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+def test_a_proof_is_told_whole_at_any_width(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    from dataclasses import replace
+
+    rows = (
+        *PROOF.rows,
+        Row("first token", "seconds", 0.000973, 0.00121, 0.00115, holds=True),
+        Row("prefill", "tokens/s", 1031.0, 602_389.0, 1161.4, limit=1302.0, holds=False),
+    )
+    peaks = (*PROOF.peaks, Peak("proof with a long name", 398_000_000, 300_000_000))
+    long = replace(PROOF, rows=rows, peaks=peaks)
+    monkeypatch.setattr(pintpot, "prove", lambda pack, **how: long, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = invoke("prove", "packed").stdout
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "…" not in shown
+    assert shown.count("✓") == 4
+    assert shown.count("✗") == 2
+    words = " ".join(shown.split())
+    for figure in ("250 MB", "50.0 tok/s", "1161 tok/s", "1.15 ms", "398 MB", "80%", "89%"):
+        assert figure in words
+    assert "not judged: degradation not held: prefill, memory of proof with a long name" in words
+    assert "every promise" not in shown
+    held = replace(PROOF, rows=PROOF.rows[:2])
+    monkeypatch.setattr(pintpot, "prove", lambda pack, **how: held, raising=False)
+    assert "\nevery promise held\n" in invoke("prove", "packed").stdout
+
+
 def test_amounts_are_written_in_their_unit() -> None:
+    assert [format_bytes_up(one) for one in (80_211_060, 79_300_000, 999, 999_000_001)] == [
+        "80.3 MB", "79.3 MB", "999 B", "1.00 GB",
+    ]  # fmt: skip
+    rates = [amount(one, "tokens/s") for one in (1161.4, 9999.9, 17_140.0, 602_389.0, 2.5e7)]
+    assert rates == ["1161 tok/s", "10.0k tok/s", "17.1k tok/s", "602k tok/s", "25.0M tok/s"]
     values = [(None, "bytes"), (97_300_000, "bytes"), (0.00125, "seconds"), (41.27, "tokens/s"), (0.0312, "nats")]
     assert [amount(*one) for one in values] == ["-", "97.3 MB", "1.25 ms", "41.3 tok/s", "0.0312 nats"]

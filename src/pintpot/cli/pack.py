@@ -40,11 +40,12 @@ def pack_command(terminal: Terminal, model: str, folder: Path | None, asked: dic
     if terminal.as_json:
         terminal.data({"folder": made, "digest": digest, "num_bytes": num_bytes, "plan": plan.to_json()})
         return
+    from pintpot.cli.prove import span
     from pintpot.units import format_bytes
 
     click.echo(made)
     speed = plan.cost.stage("decode").tokens_per_s
     terminal.say(
         f"{format_bytes(num_bytes)} on disk; promised: {format_bytes(plan.cost.memory_high)} of memory, "
-        f"{speed.low:.3g} to {speed.high:.3g} tok/s; `pintpot prove {made}` measures it"
+        f"{span(speed.low, speed.high, 'tokens/s')}; `pintpot prove {made}` measures it"
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 _BAR = 14
+_NARROW_BAR = 8
 _MOST_WIDE = 100
 # In the order of the holders, and round again.
 _COLOURS = ("blue", "cyan", "green", "yellow", "magenta", "bright_blue", "bright_cyan", "bright_green", "bright_yellow")
@@ -36,7 +37,7 @@ def show_plan(plan: Plan, console: Console, everything: bool = False) -> None:
     width = min(console.width, _MOST_WIDE)
     console.print(head(told), width=width)
     console.print(memory(plan, width), width=width)
-    console.print(speed(plan, told), width=width)
+    console.print(speed(plan, told, _BAR if width >= _MOST_WIDE else _NARROW_BAR), width=width)
     console.print(steps(told), width=width)
     if told.lost:
         console.print(lost(told, everything), width=width)
@@ -80,9 +81,10 @@ def memory(plan: Plan, width: int) -> Text:
     return text
 
 
-def speed(plan: Plan, told: Explanation) -> Table:
+def speed(plan: Plan, told: Explanation, bar: int = _BAR) -> Table:
     """Each figure from slow to fast, and for the stages what each resource alone would take of the time."""
-    made = table("", "slow", "", "fast", "waits for", "alone", title="speed", right=(1, 3))
+    made = table("", "slow", "", "fast", "waits for", "alone", title="speed", right=(1, 2, 3, 5))
+    made.columns[5].justify = "left"
     stages = {stage.name: stage for stage in plan.cost.stages}
     for row in told.speed:
         stage = stages.get(row.what)
@@ -91,16 +93,16 @@ def speed(plan: Plan, told: Explanation) -> Table:
             continue
         figures = [f"{row.what}, {stage.tokens:,} tokens", row.slow, "to", row.fast]
         for name, seconds in sorted(stage.bound_s, key=lambda pair: -pair[1]):
-            made.add_row(*figures, name, _share_bar(seconds, stage, name == stage.binds))
+            made.add_row(*figures, name, _share_bar(seconds, stage, bar, name == stage.binds))
             figures = ["", "", "", ""]
     return made
 
 
-def _share_bar(seconds: float, stage: StageCost, binds: bool) -> Text:
+def _share_bar(seconds: float, stage: StageCost, bar: int, binds: bool) -> Text:
     from rich.text import Text
 
     share = min(1.0, seconds / stage.seconds.mid) if stage.seconds.mid else 0.0
-    text = Text("█" * round(share * _BAR) or "▏", BAD if binds else ACCENT)
+    text = Text("█" * round(share * bar) or "▏", BAD if binds else ACCENT)
     text.append(f" {format_seconds(seconds)}", "default")
     return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ from pintpot.cli.terminal import Terminal, safe
 from pintpot.errors import PromiseBroken
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pintpot.proof.proof import Proof
 
-_BAR = 18
+# Cells of the bar, and whether the share of the limit has a column: from the most room to the least.
+_LAYOUTS = ((18, True), (12, True), (12, False), (0, False))
 _MOST_OPS = 24
 
 
@@ -52,7 +56,9 @@ def prove_command(terminal: Terminal, pack: Path, **how: Any) -> None:
 
 def _show(proof: Proof, terminal: Terminal) -> None:
     console = terminal.console()
-    console.print(_promises(proof))
+    console.print(_promises(proof, console))
+    for line in _closing(proof):
+        console.print(line)
     if proof.holders:
         console.print(_holders(proof))
     if proof.profile:
@@ -63,22 +69,65 @@ def _show(proof: Proof, terminal: Terminal) -> None:
         terminal.say(f"report: {proof.report_path}")
 
 
-def _promises(proof: Proof) -> Table:
+def _promises(proof: Proof, console: Console) -> Table:
+    """Promised beside measured. Where it is narrow the least important goes first; in the end promises wrap."""
+    from pintpot.cli.tables import fits
+
+    for bar, shares in _LAYOUTS:
+        made = _promises_table(proof, bar, shares)
+        if fits(made, console):
+            break
+    if not shares:
+        told = [f"{row.what} {row.share_of_limit:.0%}" for row in proof.rows if row.share_of_limit is not None]
+        made.caption = f"of the limit: {', '.join(told)}" if told else None
+        made.caption_justify = "left"
+    return made
+
+
+def _promises_table(proof: Proof, bar: int, shares: bool) -> Table:
     from pintpot.cli.tables import mark, table
     from pintpot.proof.tables import promise_bar
 
+    columns = (
+        "",
+        "",
+        "promised",
+        "measured",
+        *(["├ promised ┤"] if bar else []),
+        *(["of the limit"] if shares else []),
+    )
     title = f"{proof.model_name}: promised and measured, median of {proof.num_runs}; {proof.binds} binds"
-    made = table("", "", "promised", "├ promised ┤ ●", "measured", "of the limit", title=title, right=(2, 4, 5))
+    made = table(*columns, title=title, right=(0, *range(3, len(columns))))
+    made.columns[2].justify = "right"
     for row in proof.rows:
-        bar = promise_bar(row.promised_low, row.promised_high, row.measured, _BAR)
-        share = "" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"
-        promised = span(row.promised_low, row.promised_high, row.unit)
-        made.add_row(mark(row.holds), row.what, promised, bar, amount(row.measured, row.unit), share)
+        cells = [mark(row.holds), row.what, span(row.promised_low, row.promised_high, row.unit)]
+        cells += [amount(row.measured, row.unit)]
+        cells += [promise_bar(row.promised_low, row.promised_high, row.measured, bar)] if bar else []
+        cells += ["" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"] if shares else []
+        made.add_row(*cells)
     for peak in proof.peaks:
-        bar = promise_bar(0, peak.budget_bytes, peak.peak_bytes, _BAR)
-        promised, used = f"up to {amount(peak.budget_bytes, 'bytes')}", amount(peak.peak_bytes, "bytes")
-        made.add_row(mark(peak.holds), f"memory of {peak.process}", promised, bar, used, "")
+        cells = [mark(peak.holds), f"memory of {peak.process}", f"up to {amount(peak.budget_bytes, 'bytes')}"]
+        cells += [amount(peak.peak_bytes, "bytes")]
+        cells += [promise_bar(0, peak.budget_bytes, peak.peak_bytes, bar)] if bar else []
+        made.add_row(*cells)
     return made
+
+
+def _closing(proof: Proof) -> Iterator[Text]:
+    """The verdict, and which promises nothing was found out about."""
+    from rich.text import Text
+
+    from pintpot.cli.tables import BAD, GOOD, WARN
+
+    broken = [row.what for row in proof.rows if row.holds is False]
+    broken += [f"memory of {peak.process}" for peak in proof.peaks if not peak.holds]
+    unjudged = [row.what for row in proof.rows if row.holds is None]
+    if unjudged:
+        yield Text(f"not judged: {', '.join(unjudged)}", WARN)
+    if broken:
+        yield Text(f"not held: {', '.join(broken)}", BAD)
+    else:
+        yield Text("every promise held" if not unjudged else "every promise that was judged held", GOOD)
 
 
 def _holders(proof: Proof) -> Table:

@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 from pintpot.cli.terminal import safe
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+_UNBOUNDED = 10_000
 MUTED, STRONG, GOOD, BAD, WARN, ACCENT = "bright_black", "bold", "green", "red", "yellow", "cyan"
 MARKS = {True: ("✓", GOOD), False: ("✗", BAD), None: ("·", WARN)}
 
 
 def table(*columns: str, title: str = "", right: Sequence[int] = (), wide: int = -1) -> Table:
-    """An open table; `right` are the columns of numbers, `wide` is the one that takes the room that is left."""
+    """An open table; `right` are the columns of numbers, which keep their room while names wrap where it is short.
+
+    `wide` is the column that takes the room that is left.
+    """
     from rich import box
     from rich.table import Table
 
@@ -28,8 +33,8 @@ def table(*columns: str, title: str = "", right: Sequence[int] = (), wide: int =
             name,
             justify="right" if index in right else "left",
             header_style=MUTED,
-            no_wrap=index != wide,
-            overflow="ellipsis" if index != wide else "fold",
+            no_wrap=index in right,
+            overflow="ellipsis" if index in right else "fold",
             ratio=1 if index == wide else None,
         )
     return made
@@ -43,6 +48,12 @@ def pairs(rows: Iterable[tuple[str, str]], title: str = "") -> Table:
     for name, value in rows:
         made.add_row(name, safe(value))
     return made
+
+
+def fits(made: Table, console: Console) -> bool:
+    """Whether a table stands on a console with no cell wrapped or cut."""
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    return console.measure(made, options=unbounded).maximum <= console.width
 
 
 def mark(holds: bool | None) -> Text:
