@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pintpot.budget import Prefer
 from pintpot.planner.allocate import smallest_bytes
+from pintpot.planner.assess import Draft
 from pintpot.planner.plan import Advice, Plan
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.space import Choice
@@ -17,7 +19,7 @@ FINE = 0.001
 def smallest_budget(search: Search) -> int | None:
     """The smallest memory budget for which some plan keeps all other limits; None where no memory would do."""
     places = search.space.places
-    floors = [(smallest_bytes(search.bench, made, places), made.whole_bytes) for made in search.drafts()]
+    floors = [(smallest_bytes(search.bench, made, places), made.whole_bytes) for _, made in search.drafts()]
     if not floors:
         return None
     low, high = min(floor for floor, _ in floors), max(whole for _, whole in floors)
@@ -64,16 +66,16 @@ def why_not(search: Search, smallest: int | None) -> str:
 def _nearest(search: Search) -> str:
     """By how much the best plans miss the limit that decides."""
     budget = search.budget
-    made = list(search.drafts())
+    made = [made for _, made in search.drafts()]
     if not made:
         least = min((search.bench.degradation([s for s in c if s]).high for c in search.space.all()), default=0.0)
         return f"the least degradation to be had is {least:.3g} nats, the limit is {budget.degradation:g}"
     reasons = []
     if budget.first_token_s is not None:
-        least = min(d.stages[0].seconds.high for d in made)
+        least = min(d.prefill.seconds.high for d in made)
         reasons.append(f"the first token takes {least:.3g} s at least, the limit is {budget.first_token_s:g}")
     if budget.per_token_s is not None:
-        least = min(d.stages[1].seconds.high / d.stages[1].replays for d in made)
+        least = min(d.decode.seconds.high / d.decode.replays for d in made)
         reasons.append(f"a token takes {least:.3g} s at least, the limit is {budget.per_token_s:g}")
     return "; ".join(reasons) + f" (within a degradation of {budget.degradation:g} nats)"
 
@@ -93,13 +95,15 @@ def _next_change(search: Search, plan: Plan) -> int | None:
     """The smallest larger budget at which a choice with everything in RAM is better than this plan."""
     prefer = search.budget.prefer
     mine = rank(plan, "speed" if prefer == "memory" else prefer)[0]
-    better = []
-    for made in search.drafts():
-        seconds = made.stages[0].seconds.mid + made.stages[1].seconds.mid
-        first = made.degradation.high if prefer == "quality" else seconds
-        if made.whole_bytes > search.memory_bytes and first < MATTERS * mine:
-            better.append(made.whole_bytes)
-    return min(better, default=None)
+    larger = [made for _, made in search.drafts() if made.whole_bytes > search.memory_bytes]
+    # From the smallest on, so that those beyond the answer are never priced.
+    larger.sort(key=lambda made: made.whole_bytes)
+    return next((made.whole_bytes for made in larger if _first(made, prefer) < MATTERS * mine), None)
+
+
+def _first(made: Draft, prefer: Prefer) -> float:
+    """The first figure of a draft's rank, with everything in RAM."""
+    return made.degradation.high if prefer == "quality" else made.prefill.seconds.mid + made.decode.seconds.mid
 
 
 def _change(choice: Choice, plan: Plan, best: tuple[Choice, Plan]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
@@ -24,18 +25,27 @@ class TooLarge(DoesNotFit):
         self.smallest_bytes = smallest_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Placing:
     """A draft with the place that suits a memory budget; `place` None keeps everything in RAM.
 
     Its plan cannot be faster than `prefill_s` and `decode_s`, all prompts and all steps; where everything is in RAM,
-    that is what it takes.
+    that is what it takes. Each is worked out when it is asked for. Where rows are read, a stage takes what two lanes
+    take that run side by side; that is convex in both, so of their sums no more than the sum over the replays.
     """
 
     draft: Draft
     place: Streamed | None
-    prefill_s: Span
-    decode_s: Span
+
+    @cached_property
+    def prefill_s(self) -> Span:
+        seconds = self.draft.prefill.seconds
+        return seconds if self.place is None else side_by_side(seconds, _reading_prompts(self.draft, self.place))
+
+    @cached_property
+    def decode_s(self) -> Span:
+        seconds = self.draft.decode.seconds
+        return seconds if self.place is None else side_by_side(seconds, _reading_answers(self.draft, self.place))
 
     @property
     def least_bytes(self) -> int:
@@ -48,9 +58,8 @@ class Placing:
 
 def place(bench: Bench, made: Draft, places: Iterable[Step], memory_bytes: int) -> Placing:
     """The fastest place of a draft in so much memory. Raises TooLarge with the number that decides."""
-    prefill, decode = made.stages
     if made.whole_bytes <= memory_bytes:
-        return Placing(made, None, prefill.seconds, decode.seconds)
+        return Placing(made, None)
     rings = _rings(bench, made, places)
     room = memory_bytes - made.fixed_streaming_bytes
     fitting = [ring for ring in rings if ring.ring_bytes <= room]
@@ -64,7 +73,7 @@ def place(bench: Bench, made: Draft, places: Iterable[Step], memory_bytes: int) 
         return _disk(made, ring, streamed + ring.ring_bytes).mid, ring.ring_bytes
 
     ring = min(fitting, key=slowness)
-    return _placing(made, replace(ring, resident_bytes=room - ring.ring_bytes))
+    return Placing(made, replace(ring, resident_bytes=room - ring.ring_bytes))
 
 
 def smallest_bytes(bench: Bench, made: Draft, places: Iterable[Step]) -> int:
@@ -84,22 +93,21 @@ def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed,
     return bench.rings(places, made.form) if bench.can_stream else ()
 
 
-def _placing(made: Draft, ring: Streamed) -> Placing:
-    """Lanes run side by side, so a stage takes no less than its reading, and what the shorter one takes from it."""
-    weights, (prefill, decode) = made.form.weights, made.stages
-    streamed = weights.passing_bytes - ring.resident_bytes
+def _reading_prompts(made: Draft, ring: Streamed) -> Span:
+    weights, streamed = made.form.weights, _streamed_bytes(made, ring)
     # The running share leaves each run of weights its part of what is streamed, to one strip.
     without_logits = streamed * (1 - made.logit_bytes / weights.passing_bytes) - weights.largest_strip_bytes
     whole, part = _disk(made, ring, streamed), _disk(made, ring, without_logits)
-    batch = decode.tokens // decode.replays
-    with_logits = chunks_with_logits(prefill.tokens // batch, made.form.chunk, batch)
-    # What two lanes take together is convex in both: that of the sums is no more than the sum over the replays.
-    return Placing(
-        made,
-        ring,
-        side_by_side(prefill.seconds, whole * with_logits + part * (prefill.replays - with_logits)),
-        side_by_side(decode.seconds, whole * decode.replays),
-    )
+    with_logits = chunks_with_logits(made.workload, made.form.chunk)
+    return whole * with_logits + part * (made.prefill.replays - with_logits)
+
+
+def _reading_answers(made: Draft, ring: Streamed) -> Span:
+    return _disk(made, ring, _streamed_bytes(made, ring)) * made.decode.replays
+
+
+def _streamed_bytes(made: Draft, ring: Streamed) -> int:
+    return made.form.weights.passing_bytes - ring.resident_bytes
 
 
 def _disk(made: Draft, ring: Streamed, num_bytes: float) -> Span:

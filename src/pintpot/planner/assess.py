@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
+from pintpot.budget import Workload
 from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
@@ -21,7 +22,7 @@ from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
-from pintpot.planner.workload import price_stages, price_workload
+from pintpot.planner.workload import decode_extents, prefill_extents, price_streamed, price_workload
 from pintpot.program.alike import alike
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
@@ -39,18 +40,32 @@ class Draft:
     """A choice of steps taken as far as it goes without a place: the form and the work they make, and what they hold.
 
     `fixed` is what a process holds beside the weights, `fixed_streaming` the same where rows are read from disk;
-    before either there is a moment with `loading_bytes`. `stages` are priced with everything in RAM.
+    before either there is a moment with `loading_bytes`. `prefill` and `decode` are priced with everything in RAM.
     """
 
     steps: tuple[Step, ...]
     form: Form
     work: Work
+    workload: Workload
     fixed: tuple[Holder, ...]
     fixed_streaming: tuple[Holder, ...]
     loading_bytes: int
     degradation: Degradation
     prices: Prices
-    stages: tuple[StageCost, ...]
+
+    @cached_property
+    def prefill(self) -> StageCost:
+        chunk = self.form.chunk
+        return self.prices.stage(self.work.stage("prefill").program(chunk), prefill_extents(self.workload, chunk))
+
+    @cached_property
+    def decode(self) -> StageCost:
+        program = self.work.stage("decode").program(self.workload.batch)
+        return self.prices.stage(program, decode_extents(self.workload))
+
+    @property
+    def stages(self) -> tuple[StageCost, StageCost]:
+        return self.prefill, self.decode
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -114,14 +129,16 @@ class Bench:
     def price(self, made: Draft, place: Streamed | None = None) -> Plan:
         """The plan that a draft makes with its weights at a place, not yet held against the budget."""
         question, form = self.question, made.form
-        steps, stages, fixed = made.steps, made.stages, made.fixed
+        steps, fixed = made.steps, made.fixed
         if place is not None:
             place.check(question.model, form)
             form = place.promise(form)
             steps = (*steps, place)
         if form.disk_bytes and place is not None:
             fixed = made.fixed_streaming
-            stages = price_stages(question.budget.workload, form, made.work, made.prices, place.fetches(form))
+            stages = price_streamed(made.workload, form, made.work, made.prices, place.fetches(form))
+        else:
+            stages = made.stages
         holders = all_holders(fixed, form, made.loading_bytes)
         cost = price_workload(stages, form, question.model.num_bytes, made.prices, holders)
         return _plan(question, steps, form, cost, made.degradation)
@@ -160,19 +177,18 @@ class Bench:
         loose = form.weights.unpacked
         need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
         part = question.model.part(NATIVE_PART)
-        work = family(part.family).work(part.config, form, question.budget.workload)
+        workload = question.budget.workload
+        work = family(part.family).work(part.config, form, workload)
         for step in steps:
             work = step.rewrite(work, form)
-        prices = self.prices(form)
-        stages = price_stages(question.budget.workload, form, work, prices)
-        workload = question.budget.workload
         needs, sizes = [self._scratch(program) for program in work.programs()], self._layout_sizes(work)
         fixed, streaming = (
             with_slots(self._constant, slots)
             + work_holders(sizes, max(need.total(question.threads, looks) for need in needs), workload)
             for looks, slots in ((False, 0), (True, most_slots(form.weight_bytes)))
         )
-        return Draft(steps, form, work, fixed, streaming, self._loading_bytes, degradation, prices, stages)
+        loading, prices = self._loading_bytes, self.prices(form)
+        return Draft(steps, form, work, workload, fixed, streaming, loading, degradation, prices)
 
     def _promised(self, steps: tuple[Step, ...]) -> Form:
         if not steps:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from itertools import combinations
 from math import inf
-from operator import itemgetter
 
 from pintpot.budget import Budget, Prefer
-from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit, NotApplicable
-from pintpot.planner.allocate import TooLarge, place, smallest_bytes
+from pintpot.planner.allocate import Placing, TooLarge, place, smallest_bytes
 from pintpot.planner.assess import Bench, Draft, shortfall
+from pintpot.planner.cost import Span
 from pintpot.planner.plan import Plan
 from pintpot.planner.space import Choice, Dimension, Space
 
@@ -23,6 +23,7 @@ EXHAUSTIVE = 2000
 """Spaces up to this size are searched whole; in larger ones, one or two choices are changed at a time."""
 
 Rank = tuple[float, ...]
+Drafted = tuple[Choice, Draft]
 
 
 @dataclass
@@ -37,10 +38,11 @@ class Search:
     nearest: dict[Choice, Plan] = field(default_factory=dict)
     _best: tuple[Rank, Choice] | None = None
     _drafts: dict[Choice, Draft | None] = field(default_factory=dict)
+    _whole: list[Drafted] = field(default_factory=list)
 
     def within(self, memory_bytes: int) -> Search:
         """A search in another amount of memory, which begins with what does not depend on it."""
-        return Search(self.bench, self.space, memory_bytes, _drafts=self._drafts)
+        return Search(self.bench, self.space, memory_bytes, _drafts=self._drafts, _whole=self._whole)
 
     @property
     def budget(self) -> Budget:
@@ -56,30 +58,36 @@ class Search:
                 self.failures[choice] = str(error)
         return self.plans.get(choice)
 
-    def try_all(self, choices: Iterable[Choice]) -> None:
-        """Every choice that could be better than the best one found, the most promising first."""
-        hopes = [(hope, choice) for choice in choices if (hope := self.hope(choice)) is not None]
-        # Sorting keeps the order of equals.
-        for hope, choice in sorted(hopes, key=itemgetter(0)):
+    def try_all(self, drafted: Iterable[Drafted]) -> None:
+        """Every choice that could be better than the best one found, the most promising first.
+
+        First what its answers take is all that is known of a choice; its prompts are priced where that leaves a hope.
+        """
+        hopes: list[tuple[Rank, int, bool, Choice, Placing]] = []
+        for number, (choice, made) in enumerate(drafted):
+            placing = self._placing(made)
+            if placing is not None and _keeps(placing.decode_s, self.budget.per_token_s, made.decode.replays):
+                hopes.append((self._hope(placing, placing.decode_s.mid), number, False, choice, placing))
+        heapify(hopes)
+        while hopes:
+            hope, number, known, choice, placing = heappop(hopes)
             if self._best is not None and hope >= self._best[0]:
                 return
-            self.try_choice(choice)
+            if known:
+                self.try_choice(choice)
+            elif _keeps(placing.prefill_s, self.budget.first_token_s):
+                hope = self._hope(placing, placing.prefill_s.mid + placing.decode_s.mid)
+                heappush(hopes, (hope, number, True, choice, placing))
 
-    def hope(self, choice: Choice) -> Rank | None:
-        """The best rank that the plan of a choice could have, None where it surely breaks a limit."""
-        made, budget = self.draft(choice), self.budget
-        if made is None:
-            return None
+    def _placing(self, made: Draft) -> Placing | None:
         try:
-            placing = place(self.bench, made, self.space.places, self.memory_bytes)
+            return place(self.bench, made, self.space.places, self.memory_bytes)
         except TooLarge:
             return None
-        prefill_s, decode_s = placing.prefill_s, placing.decode_s
-        if budget.first_token_s is not None and prefill_s.high > budget.first_token_s:
-            return None
-        if budget.per_token_s is not None and decode_s.high > budget.per_token_s * made.stages[1].replays:
-            return None
-        return _rank(prefill_s.mid + decode_s.mid, made.degradation.high, placing.least_bytes, budget.prefer)
+
+    def _hope(self, placing: Placing, seconds: float) -> Rank:
+        """The best rank that a plan of no fewer seconds could have."""
+        return _rank(seconds, placing.draft.degradation.high, placing.least_bytes, self.budget.prefer)
 
     def best(self) -> tuple[Choice, Plan] | None:
         return None if self._best is None else (self._best[1], self.plans[self._best[1]])
@@ -87,20 +95,19 @@ class Search:
     def draft(self, choice: Choice) -> Draft | None:
         """A choice without a place, None where a step does not apply or the degradation is beyond the budget's."""
         if choice not in self._drafts:
-            self._drafts[choice] = self._draft([step for step in choice if step is not None])
+            self._drafts[choice] = self._draft(choice)
         return self._drafts[choice]
 
-    def drafts(self) -> Iterable[Draft]:
+    def drafts(self) -> list[Drafted]:
         """Those of the whole space; where it is too large, of the ways to the smallest and to what was looked at."""
-        return [made for choice in self.drafted() if (made := self.draft(choice)) is not None]
-
-    def drafted(self) -> list[Choice]:
-        """The choices of `drafts`, and those that lead to none."""
-        if self.space.size <= EXHAUSTIVE:
-            return list(self.space.hopeful())
-        if not self._drafts:
-            self._descend_to_smallest()
-        return list(self._drafts)
+        if self.space.size > EXHAUSTIVE:
+            if not self._drafts:
+                self._descend_to_smallest()
+            return [(choice, made) for choice, made in self._drafts.items() if made is not None]
+        if not self._whole:
+            drafted = ((choice, self._draft(choice)) for choice in self.space.hopeful())
+            self._whole += [(choice, made) for choice, made in drafted if made is not None]
+        return self._whole
 
     def _descend_to_smallest(self) -> None:
         """From the first choice to that of its neighbours with the smallest floor, until none is smaller."""
@@ -116,7 +123,8 @@ class Search:
                 return
             at = best
 
-    def _draft(self, steps: list[Step]) -> Draft | None:
+    def _draft(self, choice: Choice) -> Draft | None:
+        steps = [step for step in choice if step is not None]
         try:
             beyond = self.bench.degradation(steps).high > self.budget.degradation
             return None if beyond else self.bench.draft(steps)
@@ -138,6 +146,10 @@ class Search:
 def rank(plan: Plan, prefer: Prefer) -> Rank:
     """Sort key, smaller is better; later entries break ties."""
     return _rank(plan.cost.total_s.mid, plan.degradation.high, plan.cost.memory_high, prefer)
+
+
+def _keeps(seconds: Span, limit: float | None, times: int = 1) -> bool:
+    return limit is None or seconds.high <= limit * times
 
 
 def _rank(seconds: float, quality: float, memory: float, prefer: Prefer) -> Rank:
@@ -167,11 +179,8 @@ def joint(search: Search) -> tuple[Choice, Plan] | None:
     Weighing a choice gives a bound that its plan cannot beat, so a choice whose bound is worse than a plan at hand is
     left out without a loss.
     """
-    if search.space.size <= EXHAUSTIVE:
-        search.try_all(search.space.hopeful())
-        return search.best()
-    search.try_all(search.drafted())
-    return _descend(search, _two_changes)
+    search.try_all(search.drafts())
+    return search.best() if search.space.size <= EXHAUSTIVE else _descend(search, _two_changes)
 
 
 Neighbours = Callable[[tuple[Dimension, ...], Choice], Iterator[Choice]]
@@ -182,7 +191,8 @@ def _descend(search: Search, neighbours: Neighbours) -> tuple[Choice, Plan] | No
     dimensions = search.space.dimensions
     while True:
         before = search.best()
-        search.try_all(neighbours(dimensions, before[0] if before else search.space.mildest()))
+        near = neighbours(dimensions, before[0] if before else search.space.mildest())
+        search.try_all((choice, made) for choice in near if (made := search.draft(choice)) is not None)
         after = search.best()
         if after is None or (before is not None and after[0] == before[0]):
             return after

@@ -24,19 +24,27 @@ def lengths(workload: Workload) -> tuple[int, int]:
     return min(workload.prompt, workload.context - output), output
 
 
-def price_stages(
-    workload: Workload, form: Form, work: Work, prices: Prices, fetches: Callable[[Program], list[Alike]] | None = None
-) -> tuple[StageCost, StageCost]:
-    """Prefill of all prompts in chunks that they share; decode of all side by side, at the middle of the answer.
+def prefill_extents(workload: Workload, chunk: int) -> Extents:
+    """Of the chunks that all prompts share."""
+    return _chunks(lengths(workload)[0], chunk, workload.batch)
 
-    `fetches` are those that streaming puts into a program, where there is a ring.
-    """
-    prompt, output = lengths(workload)
-    chunks = _chunks(prompt, form.chunk, workload.batch)
-    steps = _steps(prompt, output, workload.batch)
+
+def decode_extents(workload: Workload) -> Extents:
+    """Of the steps of all answers side by side, at the middle of the answer."""
+    return _steps(*lengths(workload), workload.batch)
+
+
+def chunks_with_logits(workload: Workload, chunk: int) -> int:
+    """How many of the chunks of all prompts hold the end of one."""
+    return sum(times for extent, times in prefill_extents(workload, chunk) if extent.rows)
+
+
+def price_streamed(
+    workload: Workload, form: Form, work: Work, prices: Prices, fetches: Callable[[Program], list[Alike]]
+) -> tuple[StageCost, StageCost]:
+    """Prefill and decode with the fetches that streaming puts into their programs."""
     prefill, decode = work.stage("prefill").program(form.chunk), work.stage("decode").program(workload.batch)
-    if fetches is None:
-        return prices.stage(prefill, chunks), prices.stage(decode, steps)
+    chunks, steps = prefill_extents(workload, form.chunk), decode_extents(workload)
     return (
         price_stage(prefill, prices, chunks, form.ring, fills=1, fetches=fetches(prefill)),
         price_stage(decode, prices, steps, form.ring, fetches=fetches(decode)),
@@ -87,11 +95,6 @@ def _context(first: int, stop: int, prompt: int, what: _Chunk) -> float:
     skipped, begun = divmod(first, prompt)
     positions = (whole - skipped) * prompt * (prompt - 1) / 2 + rest * (rest - 1) / 2 - begun * (begun - 1) / 2
     return positions / what.tokens - (what.tokens / what.sequences - 1) / 2
-
-
-def chunks_with_logits(prompt: int, chunk: int, batch: int) -> int:
-    """How many of the chunks of `batch` prompts hold the end of one."""
-    return sum(times for extent, times in _chunks(prompt, chunk, batch) if extent.rows)
 
 
 @lru_cache(maxsize=64)
