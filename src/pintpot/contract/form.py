@@ -99,6 +99,11 @@ class Weights(Table[WeightForm]):
         return sum(weight.ram_bytes for weight in self if not weight.is_matrix)
 
     @cached_property
+    def sources(self) -> frozenset[str]:
+        """The encodings that the matrices come in."""
+        return frozenset(weight.source for weight in self if weight.is_matrix)
+
+    @cached_property
     def unpacked(self) -> tuple[str, ...]:
         """Matrices that no step has given one of the packed formats."""
         return tuple(weight.name for weight in self if weight.is_matrix and not weight.packed)
@@ -154,10 +159,16 @@ class Form:
     chunk: int = 512
     ring: RingForm | None = None
 
-    def map(self, target: str, change: Callable[[WeightForm], WeightForm]) -> Form:
-        """This form with `change` applied to every matrix that `target` names."""
-        changed = Weights(change(w) if w.is_matrix and matches(target, w.name) else w for w in self.weights)
-        return replace(self, weights=changed)
+    def packed(self, target: str, choose: Callable[[str], str]) -> Form:
+        """This form with every matrix that `target` names packed in the format that `choose` has for its source."""
+        formats = {source: choose(source) for source in self.weights.sources}
+        changed = [
+            WeightForm(w.name, w.shape, w.source, formats[w.source], w.ram_rows, True)
+            if w.is_matrix and matches(target, w.name)
+            else w
+            for w in self.weights
+        ]
+        return replace(self, weights=Weights(changed))
 
     @property
     def weight_bytes(self) -> int:

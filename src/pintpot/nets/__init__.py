@@ -27,6 +27,7 @@ def families() -> tuple[str, ...]:
     return tuple(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
 
 
+@cache
 def family(name: str) -> Family:
     """The family of a model type. Raises UnsupportedModel for one without a file."""
     if name not in families():

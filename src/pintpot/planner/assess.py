@@ -23,7 +23,7 @@ from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
 from pintpot.planner.workload import decode_extents, prefill_extents, price_streamed, price_workload
-from pintpot.program.alike import alike
+from pintpot.program.alike import Alike, alike
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
 from pintpot.program.ops.linear import over_rows
@@ -103,7 +103,8 @@ class Bench:
         self._drafts: dict[tuple[Step, ...], Draft] = {}
         self._sizes: dict[Hashable, Mapping[str, int]] = {}
         self._prices: dict[int, Prices] = {}
-        self._needs: dict[Hashable, dict[Hashable, Scratch]] = {}
+        self._needs: dict[Hashable, tuple[object, Scratch]] = {}
+        self._op_needs: dict[Hashable, Scratch] = {}
         self._degradations: dict[tuple[Step, ...], Degradation] = {}
         self._rings: dict[int, tuple[Streamed, ...]] = {}
         sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
@@ -201,13 +202,21 @@ class Bench:
         return found
 
     def _scratch(self, program: Program) -> Scratch:
-        known = self._needs.setdefault(program.bounds, {})
-        needs = []
-        for item in alike(program):
-            if item.signature not in known:
-                known[item.signature] = scratch(item.op, program, self.question.threads)
-            needs.append(known[item.signature])
-        return Scratch.largest(needs)
+        # Groups are the same object for programs of the same ops and buffers, and kept so that none takes their place.
+        groups = alike(program)
+        key = (id(groups), program.bounds)
+        found = self._needs.get(key)
+        if found is None:
+            needs = [self._op_scratch(item, program) for item in groups]
+            found = self._needs[key] = (groups, Scratch.largest(needs))
+        return found[1]
+
+    def _op_scratch(self, item: Alike, program: Program) -> Scratch:
+        key = (item.signature, program.bounds)
+        found = self._op_needs.get(key)
+        if found is None:
+            found = self._op_needs[key] = scratch(item.op, program, self.question.threads)
+        return found
 
     def _layout_sizes(self, work: Work) -> Mapping[str, int]:
         sizes = self._sizes.get(work.key) if work.key is not None else None

@@ -6,7 +6,7 @@ kernel (Q2_K, Q3_K, Q5_K) are expanded to 8 bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pintpot.budget import Budget
@@ -29,7 +29,7 @@ class AsStored(Step):
     facet: ClassVar[Facet] = Facet.FORMAT
 
     def promise(self, form: Form) -> Form:
-        return form.map(self.target, _kept)
+        return form.packed(self.target, lambda source: encoding(source).packed_as)
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
         from pintpot.formats.convert import convert
@@ -40,6 +40,3 @@ class AsStored(Step):
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
         return cls("blocks"), cls("vocabulary")
 
-
-def _kept(weight: WeightForm) -> WeightForm:
-    return replace(weight, format=encoding(weight.source).packed_as, packed=True)

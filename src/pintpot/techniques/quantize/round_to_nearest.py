@@ -6,7 +6,7 @@ scale for each group of columns (Shen et al. 2020, arXiv:1909.05840).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pintpot.budget import Budget
@@ -52,12 +52,11 @@ class RoundToNearest(Step):
         need(after < before, f"{after:g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
 
     def promise(self, form: Form) -> Form:
-        return form.map(self.target, self._rounded)
+        return form.packed(self.target, self._chosen)
 
-    def _rounded(self, weight: WeightForm) -> WeightForm:
-        kept = encoding(weight.source).packed_as
-        smaller = encoding(kept).bits <= encoding(self.format).bits
-        return replace(weight, format=kept if smaller else self.format, packed=True)
+    def _chosen(self, source: str) -> str:
+        kept = encoding(source).packed_as
+        return kept if encoding(kept).bits <= encoding(self.format).bits else self.format
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
         from pintpot.formats.convert import convert
