@@ -88,19 +88,13 @@ def _promises_table(proof: Proof, bar: int, shares: bool) -> Table:
     from pintpot.cli.tables import mark, table
     from pintpot.proof.tables import promise_bar
 
-    columns = (
-        "",
-        "",
-        "promised",
-        "measured",
-        *(["├ promised ┤"] if bar else []),
-        *(["of the limit"] if shares else []),
-    )
+    drawn, last = ["├ promised ┤"] if bar else [], ["of the limit"] if shares else []
+    columns = ("", "", "promised", "measured", *drawn, *last)
     title = f"{proof.model_name}: promised and measured, median of {proof.num_runs}; {proof.binds} binds"
     made = table(*columns, title=title, right=(0, *range(3, len(columns))))
     made.columns[2].justify = "right"
     for row in proof.rows:
-        cells = [mark(row.holds), row.what, span(row.promised_low, row.promised_high, row.unit)]
+        cells: list[Text | str] = [mark(row.holds), row.what, span(row.promised_low, row.promised_high, row.unit)]
         cells += [amount(row.measured, row.unit)]
         cells += [promise_bar(row.promised_low, row.promised_high, row.measured, bar)] if bar else []
         cells += ["" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"] if shares else []

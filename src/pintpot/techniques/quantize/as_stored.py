@@ -39,4 +39,3 @@ class AsStored(Step):
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
         return cls("blocks"), cls("vocabulary")
-
