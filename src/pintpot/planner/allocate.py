@@ -8,8 +8,9 @@ from functools import cached_property
 
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
-from pintpot.planner.assess import Bench, Draft
+from pintpot.planner.assess import Bench
 from pintpot.planner.cost import Span
+from pintpot.planner.draft import Draft
 from pintpot.planner.plan import Plan
 from pintpot.planner.price import side_by_side
 from pintpot.planner.workload import chunks_with_logits

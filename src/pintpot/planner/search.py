@@ -14,8 +14,9 @@ from math import inf
 from pintpot.budget import Budget, Prefer
 from pintpot.errors import DoesNotFit, NotApplicable
 from pintpot.planner.allocate import Placing, TooLarge, place, smallest_bytes
-from pintpot.planner.assess import Bench, Draft, shortfall
+from pintpot.planner.assess import Bench, shortfall
 from pintpot.planner.cost import Span
+from pintpot.planner.draft import Draft
 from pintpot.planner.plan import Plan
 from pintpot.planner.space import Choice, Dimension, Space
 
