@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pintpot.errors import BadInput
+from pintpot.errors import BadInput, Interrupted
 from pintpot.machine.features import fingerprint
 from pintpot.machine.process import process_bytes
 from pintpot.machine.remember import knows_program, load, record_process, remember
@@ -67,4 +67,7 @@ def _probe(place: Path) -> Machine:
 
 
 if __name__ == "__main__":
-    _probe(Path(sys.argv[1]))
+    try:
+        _probe(Path(sys.argv[1]))
+    except KeyboardInterrupt:  # of a terminal, and then whoever asked for this has it too
+        sys.exit(Interrupted.exit_code)

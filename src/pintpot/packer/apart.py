@@ -1,26 +1,32 @@
 """Work in a process of its own, so that what it takes is known, and nothing of it stays in the caller's memory.
 
 A module that is run so reads one JSON request and answers with JSON lines: how far it is, what it has to say, and how
-it ended. Run itself, this one packs.
+it ended. Told to stop, or left alone, it clears up and ends without a word. Run itself, this one packs.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pintpot.errors import DoesNotFit, PintpotError, error_named
+from pintpot.errors import DoesNotFit, Interrupted, PintpotError, error_named
 from pintpot.model.spec import Model
 from pintpot.planner.plan import Plan
 
 Progress = Callable[[float, str], None]
 Answer = Callable[[dict[str, Any], Progress], dict[str, Any]]
-_KILLED = -9
+_KILLED = -signal.SIGKILL
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPED = (Interrupted.exit_code, *(-number for number in _STOPPING))
+"""How a process ends that was told to stop: while it answered, and before that."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,10 +44,11 @@ def apart(
 ) -> dict[str, Any]:
     """What `python -m module` answers to a request; `meanwhile` is done here while it works.
 
-    Raises the error of ours that it ended with, DoesNotFit where it was killed.
+    Raises the error of ours that it ended with, DoesNotFit where it was killed, Interrupted where it was stopped.
+    Whatever ends this early, the other process has cleared up and is gone by then.
     """
     pipe = subprocess.PIPE
-    # In a group of its own: Ctrl-C is for this process, and that one ends when nobody listens any more.
+    # In a group of its own: Ctrl-C is for this process, which then ends that one.
     command = [sys.executable, "-m", module]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, process_group=0) as process:
         try:
@@ -51,6 +58,8 @@ def apart(
             process.stdin.flush()
             meanwhile()
             for line in process.stdout:
+                if not line.endswith("\n"):
+                    break  # it ended in the middle of a word
                 answer: dict[str, Any] = json.loads(line)
                 if "log" in answer:
                     _log.log(answer["log"], "%s", answer["said"])
@@ -61,11 +70,20 @@ def apart(
                     progress(answer["share"], answer["what"])
             code = process.wait()
         finally:
-            if process.poll() is None:
-                process.terminate()
+            _end(process)
+    if code in _STOPPED:
+        raise Interrupted(f"{module} was stopped while it worked")
     if code == _KILLED:
         raise DoesNotFit(f"{module} was killed while it worked, most likely for its memory")
     raise PintpotError(f"{module} ended with code {code}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    if process.stdout is not None:
+        process.stdout.close()  # should the signal be lost, its next word ends it
+    # Leaving the context would wait a quarter of a second after a Ctrl-C, and clearing up may take longer.
+    process.wait()
 
 
 def _result(answer: dict[str, Any]) -> dict[str, Any]:
@@ -87,16 +105,46 @@ def serve(answer: Answer) -> None:
     logger.addHandler(_Sent(logging.INFO))
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    request = json.loads(sys.stdin.readline())
     try:
-        _tell(answer(request, lambda share, what: _tell({"share": share, "what": what})))
+        with _stoppable():
+            request = sys.stdin.readline()
+            if not request.endswith("\n"):
+                _leave()  # who started this was gone before it had asked
+            ended = answer(json.loads(request), lambda share, what: _tell({"share": share, "what": what}))
     except PintpotError as error:
-        _tell({"kind": type(error).__name__, "error": str(error)})
+        ended = {"kind": type(error).__name__, "error": str(error)}
+    _tell(ended)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Signals to stop unwind what is done inside, so that it clears up; after it they end the process at once."""
+    # Started where Ctrl-C is ignored, as in the background of a script, it stays ignored.
+    numbers = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    for number in numbers:
+        signal.signal(number, lambda number, frame: _leave())
+    yield
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _tell(line: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End without a word; on the way out everything is cleared up, and no second signal disturbs that."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    # What is still buffered goes nowhere, and the interpreter's last flush finds no closed pipe.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    raise SystemExit(Interrupted.exit_code)
 
 
 def _pack(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
