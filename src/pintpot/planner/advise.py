@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pintpot.budget import Prefer
 from pintpot.planner.allocate import smallest_bytes
-from pintpot.planner.assess import Draft
+from pintpot.planner.draft import Draft
 from pintpot.planner.plan import Advice, Plan
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.space import Choice

@@ -12,6 +12,7 @@ from pintpot.planner.cost import Holder, StageCost
 from pintpot.planner.plan import Degradation
 from pintpot.planner.price import Prices
 from pintpot.planner.workload import decode_extents, prefill_extents
+from pintpot.program.alike import alike
 from pintpot.program.ops.linear import over_rows
 from pintpot.program.spec import Work
 
