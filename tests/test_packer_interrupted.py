@@ -57,8 +57,7 @@ def test_an_interrupted_packing_clears_up_before_it_ends(smollm2: Path, tmp_path
         assert not Path(f"/proc/{packer}").exists()
         out, said = process.communicate()
     assert out == ""
-    assert "Traceback" not in said
-    assert len(said.splitlines()) <= 1
+    assert len(said.splitlines()) <= 1, said
 
 
 def test_a_packer_that_is_left_alone_clears_up(smollm2: Path, tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def _tell(line: dict[str, Any]) -> None:
 def _leave() -> NoReturn:
     """End without a word; on the way out everything is cleared up, and no second signal disturbs that."""
     for number in _STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+        # Not SIG_IGN: of a signal that came just before, Python would then say that it was lost.
+        signal.signal(number, lambda number, frame: None)
     # What is still buffered goes nowhere, and the interpreter's last flush finds no closed pipe.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
