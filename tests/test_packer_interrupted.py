@@ -15,6 +15,7 @@ from test_cli_process import on_a_terminal
 
 from pintpot.machine.here import this_machine
 
+HERE = Path(__file__).parent
 # Whoever runs the tests in the background may have them ignore Ctrl-C, and their children with them.
 PROGRAM = """
 import signal, sys
@@ -22,11 +23,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pintpot.cli import main
 main()
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def probed() -> None:
-    this_machine()  # else the first of these tests would wait for that
+# As `pintpot pack` does it, without the second that its plan takes.
+PACK = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from packing import BLOCKS, plan_of
+from pintpot.errors import Interrupted
+from pintpot.model.read import describe
+from pintpot.packer.apart import pack_apart
+model = describe(sys.argv[2])
+made, folder = plan_of(model, BLOCKS), Path(sys.argv[3])
+try:
+    pack_apart(model, made, folder)
+except (KeyboardInterrupt, Interrupted):
+    sys.exit(130)
+"""
 
 
 def program(*arguments: object) -> list[str]:
@@ -46,7 +59,7 @@ def child_of(pid: int) -> int:
 
 @pytest.mark.parametrize("stopped", ["parent", "child", "both"])
 def test_an_interrupted_packing_clears_up_before_it_ends(smollm2: Path, tmp_path: Path, stopped: str) -> None:
-    command = program("pack", smollm2, "--memory", "120MB", "-o", tmp_path / "X")
+    command = [sys.executable, "-c", PACK, str(HERE), str(smollm2), str(tmp_path / "X")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: list(tmp_path.glob(".X.*/weights*")))
         packer = child_of(process.pid)
@@ -57,11 +70,11 @@ def test_an_interrupted_packing_clears_up_before_it_ends(smollm2: Path, tmp_path
         assert not Path(f"/proc/{packer}").exists()
         out, said = process.communicate()
     assert out == ""
-    assert len(said.splitlines()) <= 1, said
+    assert said == ""
 
 
 def test_a_packer_that_is_left_alone_clears_up(smollm2: Path, tmp_path: Path) -> None:
-    command = program("pack", smollm2, "--memory", "120MB", "-o", tmp_path / "X")
+    command = [sys.executable, "-c", PACK, str(HERE), str(smollm2), str(tmp_path / "X")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: list(tmp_path.glob(".X.*/weights*")))
         process.kill()
@@ -73,6 +86,7 @@ def test_a_packer_that_is_left_alone_clears_up(smollm2: Path, tmp_path: Path) ->
 def test_ctrl_c_while_a_run_packs_is_quiet(
     smollm2: Path, pintpot_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyed: bool
 ) -> None:
+    this_machine()
     # A shelf of its own with what is known of this machine.
     monkeypatch.setenv("PINTPOT_HOME", str(tmp_path))
     for path in pintpot_home.iterdir():

@@ -121,11 +121,21 @@ def _stoppable() -> Iterator[None]:
     """Signals to stop unwind what is done inside, so that it clears up; after it they end the process at once."""
     # Started where Ctrl-C is ignored, as in the background of a script, it stays ignored.
     numbers = [number for number in _STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    heard: list[int] = []
+
+    def stop(number: int, frame: object) -> NoReturn:
+        heard.append(number)
+        _leave()
+
     for number in numbers:
-        signal.signal(number, lambda number, frame: _leave())
-    yield
-    for number in numbers:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        if heard:  # also where a library made an error of its own of it, as numpy does while it is imported
+            raise SystemExit(Interrupted.exit_code)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _tell(line: dict[str, Any]) -> None:
