@@ -51,7 +51,7 @@ def one_budget(
     folder = OUT / "packs" / f"budgets-{model.stem}-{memory}"
     try:
         plan, plan_peak = plan_json(model, memory, extra, limit)
-        request = json.dumps({"model": str(model), "plan": plan, "folder": str(folder)})
+        request = json.dumps({"model": str(model), "plan": plan, "folder": str(folder)}) + "\n"
         packing = capped([sys.executable, "-m", "pintpot.packer.apart"], limit, request).needed("packing")
         last = json.loads(packing.out.splitlines()[-1])
         need("folder" in last, f"packing: {last}", PintpotError)

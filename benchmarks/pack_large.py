@@ -50,7 +50,7 @@ def measure(source: Path, memory: int, cap: bool) -> Case:
     model = api.describe(source)
     # Whatever it does to quality: the weights are drawn.
     plan = api.plan(model, memory=memory, context=CONTEXT, prompt=PROMPT, output=TOKENS, degradation=100.0)
-    request = json.dumps({"model": str(source), "plan": plan.without_reasons().to_json(), "folder": str(folder)})
+    request = json.dumps({"model": str(source), "plan": plan.without_reasons().to_json(), "folder": str(folder)}) + "\n"
     whisper(f"packing {model.num_bytes / 1e9:.1f} GB")
     done = capped([sys.executable, "-m", "pintpot.packer.apart"], limit, request).needed("packing")
     last = json.loads(done.out.splitlines()[-1])
