@@ -41,7 +41,6 @@ from pintpot.planner.cost import StageCost
 from pintpot.planner.defaults import make_budget
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.plan import Plan
-from pintpot.planner.price import DISK
 from pintpot.planner.question import Question
 from pintpot.techniques import classes
 from pintpot.units import parse_bytes
@@ -207,17 +206,16 @@ def counts(case: Case, plan: Plan) -> Iterator[tuple[str, float, float]]:
 
 
 def stored_spread(case: Case, plan: Plan, stage: StageCost) -> float:
-    """The widest high over low of the stored rates that decide a stage: the disk's, or RAM's and the products'."""
+    """The widest high over low of the stored rates of a stage's lanes: any may be the longest at one end of a range."""
     machine, ring = Machine.from_json(case["stored"]), plan.form.ring
-    if ring is not None and stage.binds == DISK:
-        rates = [machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes)]
-    else:
-        rows = {"float32": "x0", "int8x2": "x2"}.get(plan.form.activation, "")
-        formats = {form.format for form in plan.form.weights if form.is_matrix}
-        names = {name if encoding(name).kind == "float" else name + rows for name in formats}
-        product, size = ("matvec", plan.form.weight_bytes) if stage.name == "decode" else ("matmul", plan.form.chunk)
-        rates = [machine.rate(f"{product}/{name}", threads=plan.threads, size=size) for name in sorted(names)]
-        rates.append(machine.rate("read", threads=plan.threads, size=plan.form.weight_bytes))
+    rows = {"float32": "x0", "int8x2": "x2"}.get(plan.form.activation, "")
+    formats = {form.format for form in plan.form.weights if form.is_matrix}
+    names = {name if encoding(name).kind == "float" else name + rows for name in formats}
+    product, size = ("matvec", plan.form.weight_bytes) if stage.name == "decode" else ("matmul", plan.form.chunk)
+    rates = [machine.rate(f"{product}/{name}", threads=plan.threads, size=size) for name in sorted(names)]
+    rates.append(machine.rate("read", threads=plan.threads, size=plan.form.weight_bytes))
+    if ring is not None:
+        rates.append(machine.rate("disk", threads=ring.in_flight, size=ring.slot_bytes))
     return max(rate.high / rate.low for rate in rates if rate is not None)
 
 
