@@ -259,7 +259,9 @@ def disk_loops(path: Path, num_bytes: int, quick: bool) -> Iterator[Loop]:
     seconds = 0.04 if quick else 0.05
     grid = [("disk", block, count) for block in DISK_BLOCKS for count in DISK_IN_FLIGHT]
     grid += [("lookup", LOOKUP_BYTES, count) for count in DISK_IN_FLIGHT]
-    few = [("disk", 1 << 20, 1), ("disk", 1 << 20, 4), ("disk", 4 << 20, 4), ("lookup", LOOKUP_BYTES, 2)]
+    few = [("disk", 1 << 20, 1), *(("disk", size, 4) for size in DISK_BLOCKS), ("lookup", LOOKUP_BYTES, 2)]
+    for asked in (grid, few):
+        asked.append(("disk", 128 << 10, 3))  # as the smallest ring reads
     span = max(max(DISK_BLOCKS), num_bytes // 4 // max(DISK_BLOCKS) * max(DISK_BLOCKS))
     place = {"at": 0}
     for what, block, count in few if quick else grid:
