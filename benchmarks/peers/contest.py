@@ -125,10 +125,11 @@ class Contest:
             pairs = [(_share(one, found["packs"][label], self, wanted), one["foreign"]) for one in own]
             against = wanted.against
         else:
-            against = _best(finals, wanted)
-            if against is None:
+            best = _best(finals, wanted)
+            if best is None:
                 record.verdict(f"{self.name}, {wanted.metric}", f"no {wanted.against} ran", "one", False)
                 return
+            against = best
             pairs = [
                 (a[wanted.metric] / b[wanted.metric], max(a["foreign"], b["foreign"]))
                 for a, b in zip(own, finals[against], strict=True)

@@ -12,10 +12,12 @@ from pintpot import api
 from pintpot.contract.step import Step
 from pintpot.meter.memory import attainable_bytes
 from pintpot.packer.manifest import read_manifest
-from pintpot.planner.assess import assess
+from pintpot.planner.allocate import place
+from pintpot.planner.assess import Bench, assess
 from pintpot.planner.defaults import make_budget
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.question import Question
+from pintpot.planner.space import build_space
 from pintpot.techniques import classes
 
 MOST_CHUNK = 512
@@ -39,6 +41,33 @@ def pack_as_stored(model: Path, *, context: int, prompt: int, output: int, cache
     steps: list[Step] = [classes()[what](**knobs) for what, knobs in named]
     folder.parent.mkdir(parents=True, exist_ok=True)
     return api.pack(described, assess(Question(described, machine, budget, shipped_priors()), steps), folder)
+
+
+def pack_streamed(model: Path, *, memory: int, context: int, prompt: int, output: int, chosen: bool) -> Path:
+    """The folder of a pack for so much memory: of the weights as they are, or `chosen` by the planner's defaults."""
+    folder = OUT / "packs" / "peers" / f"{model.stem}-in-{memory}-{'chosen' if chosen else 'same'}-{code_digest()}"
+    if folder.exists():
+        return folder
+    machine, described = probed_machine(), api.describe(model)
+    load: dict[str, Any] = {"context": context, "prompt": prompt, "output": output}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if chosen:
+        return api.pack(described, api.plan(described, machine=machine, memory=memory, **load), folder)
+    budget = make_budget(described, machine, attainable_bytes(), memory_bytes=memory, degradation=100.0, **load)
+    named: list[tuple[str, dict[str, Any]]] = [
+        ("AsStored", {"target": "blocks"}), ("AsStored", {"target": "vocabulary"}), ("PrefillChunk", {"tokens": 16}),
+    ]  # fmt: skip
+    named += [("Int8Activations", {"planes": 2})] * (model.suffix == ".gguf")
+    question = Question(described, machine, budget, shipped_priors())
+    bench, steps = Bench(question), [classes()[what](**knobs) for what, knobs in named]
+    plan = place(bench, bench.draft(tuple(steps)), build_space(question).places, memory).plan(bench)
+    return api.pack(described, plan, folder)
+
+
+def streamed_bytes(folder: Path) -> float:
+    """Bytes that each token of the answer brings from the disk."""
+    manifest, _ = read_manifest(folder)
+    return weight_bytes(folder, manifest)[1]
 
 
 def figures(folder: Path) -> dict[str, float]:

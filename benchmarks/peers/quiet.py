@@ -26,16 +26,22 @@ class Watch:
         self._before = (0.0, 0.0, 0.0, 0.0)
 
     def __enter__(self) -> Watch:
-        self._before = self._now()
+        self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            return
-        own, busy, total, wall = (now - then for now, then in zip(self._now(), self._before, strict=True))
-        self.seconds = wall
+        if kind is None:
+            self.end()
+
+    def begin(self) -> None:
+        """The sample begins."""
+        self._before = self._now()
+
+    def end(self) -> None:
+        """The sample is over; its processes must still be there."""
+        own, busy, total, self.seconds = (now - then for now, then in zip(self._now(), self._before, strict=True))
         self.foreign = max(0.0, busy - own) / max(total, 1e-9)
 
     def _now(self) -> tuple[float, float, float, float]:

@@ -63,7 +63,8 @@ def check(process: Process, task: Task) -> str:
 
 def sample(process: Process, task: Task, turn: int) -> Sample:
     """A second of answers: the medians of their rates, and the share of the processor that others took."""
-    tokens, found = prompt(task.prompt, turn), []
+    tokens = prompt(task.prompt, turn)
+    found: list[dict[str, Any]] = []
     with Watch([process.pid]) as watch:
         started = time.perf_counter()
         while not found or time.perf_counter() - started < SAMPLE_S:
@@ -122,7 +123,7 @@ def heats(entrants: Sequence[Entrant], task: Task) -> tuple[list[Entrant], list[
 
 
 def rounds(
-    finalists: Sequence[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool
+    finalists: list[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool
 ) -> dict[str, Any]:
     """In each round every finalist gives one sample in turn, with a look at the machine before it.
 

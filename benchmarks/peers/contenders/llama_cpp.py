@@ -20,6 +20,11 @@ def _native(group: str, name: str, *, quick: bool = True, **knobs: Any) -> Confi
     return Config("llama_cpp", group, f"native, {name}", source, knobs=_BASE | knobs, quick=quick)
 
 
+def _streaming(name: str, **knobs: Any) -> Config:
+    """Repacked weights would have to be held whole."""
+    return Config("llama_cpp", "llama.cpp", name, task="streaming 4 bits", knobs=_BASE | {"repack": False} | knobs)
+
+
 CONFIGS = (
     _native(_GROUP, "2 threads"),
     _native(_GROUP, "2 threads, no flash attention", flash=False),
@@ -29,6 +34,12 @@ CONFIGS = (
     _native(_Q4_0, "2 threads, no flash attention", flash=False),
     _native(_Q4_0, "1 thread", threads=1, quick=False),
     _native(_Q4_0, "2 threads, not repacked, no flash attention", repack=False, flash=False, quick=False),
+    _streaming("mmap", loading="mmap"),
+    _streaming("mmap, 1 thread", loading="mmap", threads=1),
+    _streaming("mmap, no flash attention", loading="mmap", flash=False),
+    _streaming("direct reads", loading="direct"),
+    Config("llama_cpp", "llama.cpp", "native, as is", task="start", knobs=_BASE | {"repack": False}),
+    Config("llama_cpp", "llama.cpp", "native, repacked", "q4_0", task="start", knobs=_BASE),
 )
 _CACHES = {"f16": 1, "8 bits": 8}  # GGML_TYPE_F16, GGML_TYPE_Q8_0
 _LOADING = {"auto": -1, "read": 0, "mmap": 1, "direct": 4}

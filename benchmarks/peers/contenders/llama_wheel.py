@@ -21,6 +21,7 @@ CONFIGS = (
     _wheel("Q4_0", "2 threads", "q4_0"),
     _wheel("Q4_0", "2 threads, not repacked", "q4_0", repack=False, quick=False),
     _wheel("Q4_0", "2 threads, no flash attention", "q4_0", flash=False, quick=False),
+    Config("llama_wheel", "llama.cpp", "wheel, as is", task="start", knobs=_BASE | {"repack": False}),
 )
 
 

@@ -14,6 +14,7 @@ def _config(name: str, *, quick: bool = True, source: str = "as is", cache: str 
     return Config("openvino", "OpenVINO", name, source, knobs={"properties": own | properties}, quick=quick)
 
 
+_START: dict[str, Any] = {"properties": {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 2}}
 CONFIGS = (
     _config("paged attention"),
     _config("one sequence", ATTENTION_BACKEND="SDPA"),
@@ -22,6 +23,7 @@ CONFIGS = (
     _config("one sequence, 16-bit cache", cache="f16", ATTENTION_BACKEND="SDPA", quick=False),
     _config("paged attention, groups of 32", DYNAMIC_QUANTIZATION_GROUP_SIZE=32, quick=False),
     _config("paged attention, 1 thread", INFERENCE_NUM_THREADS=1, quick=False),
+    Config("openvino", "OpenVINO", "from GGUF", task="start", knobs=_START),
 )
 
 

@@ -10,6 +10,10 @@ from contenders import Config
 CONFIGS = (
     Config("pintpot", "Pintpot", "two planes", knobs={"planes": 2}, stands_for=("decode",)),
     Config("pintpot", "Pintpot", "one plane", knobs={"planes": 1}, stands_for=("prefill",)),
+    Config("pintpot", "Pintpot", "the same weights", task="streaming 4 bits", knobs={"chosen": False}),
+    Config("pintpot", "Pintpot", "the same weights", task="streaming bf16", knobs={"chosen": False}),
+    Config("pintpot", "Pintpot", "as planned", task="streaming bf16", knobs={"chosen": True}),
+    Config("pintpot", "Pintpot", "a pack", task="start"),
 )
 
 
