@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contenders import configs
 from environment import has_native
 from models import TRAINED, forms
 from own import figures, pack_as_stored
+from process import Process
 from quiet import MOST
-from rounds import METRICS, Entrant, Task, heats, rounds
+from rounds import METRICS, Entrant, Task, fact, heats, rounds
 
 from pintpot.errors import PintpotError, need
 from pintpot.meter.clock import quantile
@@ -55,7 +57,7 @@ class Contest:
         """Heats and rounds; everything that was seen."""
         files = forms(self.model)
         context = -(-(self.prompt + self.output + 32) // 256) * 256
-        entrants, packs = [], {}
+        entrants, packs, known = [], {}, dict[str, str]()
         for config in configs("answering"):
             if config.source not in files or (quick and not config.quick):
                 continue
@@ -63,16 +65,16 @@ class Contest:
                 continue
             knobs: dict[str, Any] = {"model": str(files[config.source])}
             if config.module == "pintpot":
-                folder = pack_as_stored(
-                    files[config.source], context=context, prompt=self.prompt, output=self.output, cache=self.cache,
-                    **config.knobs,
-                )  # fmt: skip
+                folder = self._pack(files[config.source], context, **config.knobs)
                 packs[config.label] = figures(folder)
                 knobs = {"model": str(folder)}
             else:
                 knobs |= {"context": context, "cache": self.cache} | config.knobs
             entrants.append(Entrant(config, knobs))
-        task = Task(self.prompt, self.output, self.model == TRAINED)
+        for source in files if self.model == TRAINED else ():
+            with Process("pintpot", {"model": str(self._pack(files[source], context, planes=2))}) as process:
+                known[source] = fact(process)
+        task = Task(self.prompt, self.output, known)
         finalists, rows = heats(_unlike(entrants), task)
         failed = [row for row in rows if row["group"] == OWN and "failed" in row]
         need(not failed, f"Pintpot failed: {failed}", PintpotError)
@@ -80,6 +82,10 @@ class Contest:
         limits = {"num_bytes": need_bytes, "threads": round(max(one["threads"] for one in packs.values()))}
         number = min(self.rounds, QUICK_ROUNDS) if quick else self.rounds
         return {"heats": rows, "packs": packs, **rounds(finalists, limits, task, number, self.together)}
+
+    def _pack(self, model: Path, context: int, planes: int) -> Path:
+        load = {"context": context, "prompt": self.prompt, "output": self.output}
+        return pack_as_stored(model, cache=self.cache, planes=planes, **load)
 
     def show(self, record: Record, found: dict[str, Any]) -> None:
         """A table of all, one of the machine, and the verdicts."""

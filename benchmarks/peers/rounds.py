@@ -24,7 +24,7 @@ from pintpot.errors import PintpotError, need
 SAMPLE_S, SETTLE_S, TRIES = 1.0, 0.05, 3
 HEATS, REPEATED = 2, 3
 METRICS = ("decode", "prefill")
-FACT, WORD = "The capital of France is", "Paris"
+FACT, WORD, ASKED, ALIKE = "The capital of France is", "Paris", 24, 8
 Sample = dict[str, Any]
 
 
@@ -45,19 +45,32 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Task:
-    """What everybody is asked: prompt tokens, answer tokens, and whether the words must make sense."""
+    """What everybody is asked: prompt tokens and answer tokens.
+
+    `known` has what Pintpot answers to a fact with each form of a trained model; nothing for drawn weights.
+    """
 
     prompt: int
     output: int
-    trained: bool
+    known: dict[str, str]
 
 
-def check(process: Process, task: Task) -> str:
-    """Ask something that any trained model knows; the words, or for drawn weights only as many tokens as asked."""
-    found = process.ask("answer", tokens=question(FACT), number=24)
-    need(found["number"] == 24, f"24 tokens were asked for, {found['number']} came", PintpotError)
-    text = str(found["text"])
-    need(not task.trained or WORD in text, f"{FACT!r} was answered with {text!r}", PintpotError)
+def fact(process: Process) -> str:
+    """What is answered to a fact, in as many tokens as asked for."""
+    found = process.ask("answer", tokens=question(FACT), number=ASKED)
+    need(found["number"] == ASKED, f"{ASKED} tokens were asked for, {found['number']} came", PintpotError)
+    return str(found["text"])
+
+
+def check(process: Process, task: Task, source: str) -> str:
+    """The answer to a fact: the fact itself, or begun in the words of Pintpot over the same form of the model.
+
+    Q4_0 made of Q4_1 is too coarse for this small model to know its capitals, so the words must be the same instead.
+    """
+    text = fact(process)
+    known = task.known.get(source)
+    alike = known is None or WORD in text or text[:ALIKE] == known[:ALIKE]
+    need(alike, f"{FACT!r} was answered with {text!r}, by Pintpot with {known!r}", PintpotError)
     return text
 
 
@@ -108,7 +121,7 @@ def heats(entrants: Sequence[Entrant], task: Task) -> tuple[list[Entrant], list[
         rows.append(row)
         try:
             with entrant.start() as process:
-                row |= {"answer": check(process, task), "open_s": process.open_s, "versions": process.versions}
+                row |= {"answer": check(process, task, entrant.config.source), "open_s": process.open_s, "versions": process.versions}
                 sample(process, task, 0)
                 row["samples"] = [sample(process, task, 1 + turn) for turn in range(HEATS)]
         except PintpotError as error:
@@ -122,9 +135,7 @@ def heats(entrants: Sequence[Entrant], task: Task) -> tuple[list[Entrant], list[
     return [entrants[i] for i in sorted(chosen)], rows
 
 
-def rounds(
-    finalists: list[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool
-) -> dict[str, Any]:
+def rounds(finalists: list[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool) -> dict[str, Any]:
     """In each round every finalist gives one sample in turn, with a look at the machine before it.
 
     `together`: all stay open between their turns; otherwise each is opened for its turn, one at a time.
@@ -134,9 +145,8 @@ def rounds(
     with ExitStack() as stack:
         machine = stack.enter_context(Process("limits", limits))
         open_ones = {one.label: stack.enter_context(one.start()) for one in finalists if together}
-        for label, process in open_ones.items():
-            check(process, task)
-            whisper(f"  {label}: {process.open_s:.1f} s to open")
+        for one in finalists if together else ():
+            check(open_ones[one.label], task, one.config.source)
         for turn in range(number):
             whisper(f"  round {turn + 1} of {number}")
             for one in finalists[turn % len(finalists) :] + finalists[: turn % len(finalists)]:
@@ -144,6 +154,6 @@ def rounds(
                 taken: AbstractContextManager[Process] = nullcontext(open_ones[one.label]) if together else one.start()
                 with taken as process:
                     if not together:
-                        check(process, task)
+                        check(process, task, one.config.source)
                     found[one.label].append(patience.quiet_sample(process, task, 100 + turn) | {"machine": rates})
     return {"finals": found}
