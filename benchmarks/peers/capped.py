@@ -16,7 +16,7 @@ from own import pack_streamed, streamed_bytes
 from process import Process
 from quiet import MOST, Watch
 
-from pintpot.errors import DoesNotFit, PintpotError, need
+from pintpot.errors import DoesNotFit, PintpotError
 from pintpot.meter.cap import Cap
 from pintpot.meter.clock import quantile
 from pintpot.stream.reader import disk_rate
@@ -93,9 +93,8 @@ class Capped:
         plain = disk_rate(largest, 0, size, in_flight=READ_IN_FLIGHT, block=READ_BLOCK, seconds=READ_S)
         with Cap(self.memory) as cap, Process(config.module, knobs, cap) as process:
             with Watch([process.pid]) as watch:
-                answer = process.ask("answer", tokens=prompt(PROMPT, turn), number=self.output)
+                answer = process.answers([prompt(PROMPT, turn)], self.output)
             opened = process.open_s
-        need(answer["number"] == self.output, f"{answer['number']} words came, not {self.output}", PintpotError)
         each = answer["rest_s"] / (answer["number"] - answer["first_number"])
         return {
             "token_s": each, "first_s": answer["first_s"], "open_s": opened, "foreign": watch.foreign,

@@ -23,20 +23,27 @@ from pintpot.techniques import classes
 MOST_CHUNK = 512
 
 
-def pack_as_stored(model: Path, *, context: int, prompt: int, output: int, cache: str, planes: int) -> Path:
+def pack_as_stored(model: Path, *, context: int, prompt: int, output: int, batch: int, cache: str, planes: int) -> Path:
     """The folder of a pack of the weights as they are; what an earlier start of the same sources left is used."""
-    name = f"{model.stem}-{context}-{cache.replace(' ', '')}-{planes}-{code_digest()}"
+    name = f"{model.stem}-{context}x{batch}-{cache.replace(' ', '')}-{planes}-{code_digest()}"
     folder = OUT / "packs" / "peers" / name
     if folder.exists():
         return folder
     named: list[tuple[str, dict[str, Any]]] = [
         ("AsStored", {"target": "blocks"}), ("AsStored", {"target": "vocabulary"}),
-        ("PrefillChunk", {"tokens": min(MOST_CHUNK, context)}), ("Int8Activations", {"planes": planes}),
+        ("PrefillChunk", {"tokens": min(MOST_CHUNK, context * batch)}), ("Int8Activations", {"planes": planes}),
     ]  # fmt: skip
     named += [("EightBitCache", {})] * (cache == "8 bits")
     machine, described = probed_machine(), api.describe(model)
     budget = make_budget(
-        described, machine, attainable_bytes(), context=context, prompt=prompt, output=output, degradation=100.0
+        described,
+        machine,
+        attainable_bytes(),
+        context=context,
+        prompt=prompt,
+        output=output,
+        batch=batch,
+        degradation=100.0,
     )
     steps: list[Step] = [classes()[what](**knobs) for what, knobs in named]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def streamed_bytes(folder: Path) -> float:
 
 
 def figures(folder: Path) -> dict[str, float]:
-    """Bytes that a token of the answer reads, and multiply-adds of the prompt, by number format."""
+    """Bytes that a step of decoding reads, and multiply-adds of a prompt, by number format."""
     manifest, _ = read_manifest(folder)
     plan = manifest.plan
     shape, load = Shape.of(plan.config), plan.budget.workload
@@ -80,8 +87,9 @@ def figures(folder: Path) -> dict[str, float]:
     seen = seen_positions(0, load.prompt, 0, 0)
     attention = shape.multiply_adds(0, 0, seen)
     planes = {"int8": 1.0, "int8x2": 2.0}[plan.form.activation]
+    cache_bytes = shape.cache_bytes(load.batch * positions, plan.form.cache.format)
     return {
-        "token_bytes": weights + shape.cache_bytes(positions, plan.form.cache.format), "weight_bytes": weights,
+        "step_bytes": weights + cache_bytes, "weight_bytes": weights,
         "int8": (shape.multiply_adds(load.prompt, 1, seen) - attention) * planes, "float": attention,
         "threads": float(plan.threads),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A picture of the contests: for each, a bar for every contender with its quarters, and Pintpot's limit as a line."""
+"""A picture of the contests: a bar for every contender with its quarters, and the limit of one sequence as a line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
     parts: list[str] = []
     top = 12
     for case, data in found.items():
-        for metric in ("decode", "prefill") if "finals" in data else ():
+        for metric in data.get("metrics", ()):
             values = {label: [one[metric] for one in samples] for label, samples in data["finals"].items()}
-            limit = _limit(data) if metric == "decode" else None
+            limit = _limit(data) if metric == "decode" and "load" not in data["metrics"] else None
             parts.append(_text(12, top + 18, f"{case}: {metric}, tokens a second", _INK, "bold"))
             top += _HEAD
             top = _bars(parts, values, limit, top)
@@ -36,11 +36,11 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
 
 def _limit(data: Mapping[str, Any]) -> float | None:
     """Tokens a second at the rate of plain reads, for the pack that reads least."""
-    label = min(data["packs"], key=lambda one: float(data["packs"][one]["token_bytes"]))
+    label = min(data["packs"], key=lambda one: float(data["packs"][one]["step_bytes"]))
     if label not in data["finals"]:
         return None
     reads = statistics.median(one["machine"]["read"] for one in data["finals"][label])
-    return float(reads / data["packs"][label]["token_bytes"])
+    return float(reads / data["packs"][label]["step_bytes"])
 
 
 def _bars(parts: list[str], values: Mapping[str, list[float]], limit: float | None, top: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from bench import OUT
 from environment import PYTHON, environment
 
-from pintpot.errors import DoesNotFit, PintpotError
+from pintpot.errors import DoesNotFit, PintpotError, need
 from pintpot.meter.cap import Cap
 
 _OWN = ("pintpot", "limits")
@@ -70,6 +70,13 @@ class Process:
         except BrokenPipeError:
             pass
         return self._line(patience_s)
+
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
+        """See `contenders.Peer`. Raises PintpotError where not as many tokens came as were asked for."""
+        found = self.ask("answers", prompts=prompts, number=number)
+        wanted = len(prompts) * number
+        need(found["number"] == wanted, f"{wanted} tokens were asked for, {found['number']} came", PintpotError)
+        return found
 
     def _line(self, patience_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None

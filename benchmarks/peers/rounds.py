@@ -22,9 +22,9 @@ from quiet import MOST, Watch
 from pintpot.errors import PintpotError, need
 
 SAMPLE_S, SETTLE_S, TRIES = 1.0, 0.05, 3
-HEATS, REPEATED = 2, 3
-METRICS = ("decode", "prefill")
-FACT, WORD, ASKED, ALIKE = "The capital of France is", "Paris", 24, 8
+REPEATED, WARM = 3, 8
+FACTS = {"France": "Paris", "Italy": "Rome", "Germany": "Berlin", "Spain": "Madrid"}
+ASKED, ALIKE = 24, 8
 Sample = dict[str, Any]
 
 
@@ -45,51 +45,60 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Task:
-    """What everybody is asked: prompt tokens and answer tokens.
+    """What everybody is asked: so many prompts at once, their tokens, and the tokens of each answer.
 
     `known` has what Pintpot answers to a fact with each form of a trained model; nothing for drawn weights.
     """
 
     prompt: int
     output: int
-    known: dict[str, str]
+    sequences: int
+    metrics: tuple[str, ...]
+    known: dict[str, list[str]]
+
+    def prompts(self, turn: int) -> list[list[int]]:
+        """Others in each turn."""
+        return [prompt(self.prompt, self.sequences * turn + index) for index in range(self.sequences)]
 
 
-def fact(process: Process) -> str:
-    """What is answered to a fact, in as many tokens as asked for."""
-    found = process.ask("answer", tokens=question(FACT), number=ASKED)
-    need(found["number"] == ASKED, f"{ASKED} tokens were asked for, {found['number']} came", PintpotError)
-    return str(found["text"])
+def facts(process: Process, sequences: int) -> list[str]:
+    """What is answered to a fact for each sequence, or to all of them in turn by the only one."""
+    asked = [question(f"The capital of {place} is") for place in FACTS]
+    if sequences == 1:
+        return [process.answers([tokens], ASKED)["texts"][0] for tokens in asked]
+    texts: list[str] = process.answers([asked[i % len(asked)] for i in range(sequences)], ASKED)["texts"]
+    return texts
 
 
-def check(process: Process, task: Task, source: str) -> str:
-    """The answer to a fact: the fact itself, or begun in the words of Pintpot over the same form of the model.
+def check(process: Process, task: Task, source: str) -> list[str]:
+    """The answers to facts: the facts themselves, or begun in the words of Pintpot over the same form of the model.
 
     Q4_0 made of Q4_1 is too coarse for this small model to know its capitals, so the words must be the same instead.
     """
-    text = fact(process)
-    known = task.known.get(source)
-    alike = known is None or WORD in text or text[:ALIKE] == known[:ALIKE]
-    need(alike, f"{FACT!r} was answered with {text!r}, by Pintpot with {known!r}", PintpotError)
-    return text
+    texts = facts(process, task.sequences)
+    known, words = task.known.get(source), list(FACTS.values())
+    for index, text in enumerate(texts if known is not None else ()):
+        at = index % len(words)
+        alike = known is None or words[at] in text or text[:ALIKE] == known[at][:ALIKE]
+        need(alike, f"fact {at} was answered with {text!r}, by Pintpot with {known}", PintpotError)
+    return texts[: len(words)]
 
 
 def sample(process: Process, task: Task, turn: int) -> Sample:
     """A second of answers: the medians of their rates, and the share of the processor that others took."""
-    tokens = prompt(task.prompt, turn)
+    prompts = task.prompts(turn)
     found: list[dict[str, Any]] = []
     with Watch([process.pid]) as watch:
         started = time.perf_counter()
         while not found or time.perf_counter() - started < SAMPLE_S:
-            found.append(process.ask("answer", tokens=tokens, number=task.output))
-    counts = {one["number"] for one in found}
-    need(counts == {task.output}, f"{task.output} tokens were asked for, {counts} came", PintpotError)
-    decode = [(one["number"] - one["first_number"]) / one["rest_s"] for one in found]
-    prefill = [task.prompt / one["first_s"] for one in found]
-    return {
-        "decode": statistics.median(decode), "prefill": statistics.median(prefill), "foreign": watch.foreign,
-        "answers": len(found), "text": found[0]["text"],
-    }  # fmt: skip
+            found.append(process.answers(prompts, task.output))
+    rates = {
+        "decode": [(one["number"] - one["first_number"]) / one["rest_s"] for one in found],
+        "prefill": [task.sequences * task.prompt / one["first_s"] for one in found],
+        "load": [one["number"] / (one["first_s"] + one["rest_s"]) for one in found],
+    }
+    medians = {metric: statistics.median(rates[metric]) for metric in task.metrics}
+    return {**medians, "foreign": watch.foreign, "answers": len(found), "text": found[0]["texts"][0]}
 
 
 class Patience:
@@ -112,7 +121,7 @@ class Patience:
         return sample(process, task, turn)
 
 
-def heats(entrants: Sequence[Entrant], task: Task) -> tuple[list[Entrant], list[dict[str, Any]]]:
+def heats(entrants: Sequence[Entrant], task: Task, number: int) -> tuple[list[Entrant], list[dict[str, Any]]]:
     """Every configuration by itself: those that are best of their group at something, and what all of them did."""
     rows: list[dict[str, Any]] = []
     for entrant in entrants:
@@ -121,21 +130,24 @@ def heats(entrants: Sequence[Entrant], task: Task) -> tuple[list[Entrant], list[
         rows.append(row)
         try:
             with entrant.start() as process:
-                row |= {"answer": check(process, task, entrant.config.source), "open_s": process.open_s, "versions": process.versions}
-                sample(process, task, 0)
-                row["samples"] = [sample(process, task, 1 + turn) for turn in range(HEATS)]
+                row |= {"open_s": process.open_s, "versions": process.versions}
+                row["answers"] = check(process, task, entrant.config.source)
+                process.answers(task.prompts(0), WARM)
+                row["samples"] = [sample(process, task, 1 + turn) for turn in range(number)]
         except PintpotError as error:
             row["failed"] = str(error)
     chosen: set[int] = set()
     for group in {row["group"] for row in rows}:
         inside = [i for i, row in enumerate(rows) if row["group"] == group and "samples" in row]
-        for metric in METRICS if inside else ():
+        for metric in task.metrics if inside else ():
             chosen.add(max(inside, key=lambda i: max(float(one[metric]) for one in rows[i]["samples"])))
         chosen.update(i for i in inside if entrants[i].config.stands_for)
     return [entrants[i] for i in sorted(chosen)], rows
 
 
-def rounds(finalists: list[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool) -> dict[str, Any]:
+def rounds(
+    finalists: list[Entrant], limits: dict[str, Any], task: Task, number: int, together: bool
+) -> dict[str, list[Sample]]:
     """In each round every finalist gives one sample in turn, with a look at the machine before it.
 
     `together`: all stay open between their turns; otherwise each is opened for its turn, one at a time.
@@ -156,4 +168,4 @@ def rounds(finalists: list[Entrant], limits: dict[str, Any], task: Task, number:
                     if not together:
                         check(process, task, one.config.source)
                     found[one.label].append(patience.quiet_sample(process, task, 100 + turn) | {"machine": rates})
-    return {"finals": found}
+    return found

@@ -125,6 +125,6 @@ def _peer_start(config: Config, knobs: dict[str, Any]) -> tuple[float, float]:
     watch.begin()
     with process:
         opened = time.perf_counter() - started
-        answer = process.ask("answer", tokens=tokens, number=OUTPUT)
+        answer = process.answers([tokens], OUTPUT)
         watch.end()
     return opened + answer["first_s"], watch.foreign

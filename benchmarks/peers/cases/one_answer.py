@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contest import Contest, Wanted
+from contest import Contest
+from verdicts import Wanted
 
 ORDER = 1
 

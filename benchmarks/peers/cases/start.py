@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starting import Starting
 
-ORDER = 2
+ORDER = 3
 
 CASES = (
     Starting("start, SmolLM2", "smollm2", rounds=9, most_s=0.4),

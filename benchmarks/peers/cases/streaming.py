@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capped import Capped, Faster
 
-ORDER = 3
+ORDER = 4
 
 CASES = (
     Capped(

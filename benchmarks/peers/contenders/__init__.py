@@ -1,13 +1,14 @@
 """Who takes part: one small file for each, found by being there.
 
 A file has `CONFIGS` (its documented configurations, which the runner reads) and `open_peer(**knobs)`, which its own
-process calls and which gives something with `answer(tokens, number)`. So a file imports what it measures late.
+process calls and which gives something with `answers(prompts, number)`. So a file imports what it measures late.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol
@@ -40,12 +41,26 @@ class Peer(Protocol):
 
     versions: dict[str, str]
 
-    def answer(self, tokens: list[int], number: int) -> dict[str, Any]:
-        """Greedy, `number` tokens whatever they are, every word made text at once.
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
+        """Greedy, `number` tokens each whatever they are, made text inside the time; one prompt where it knows no more.
 
-        Gives `number`, `first_s` (from the question to the first word), `first_number` (tokens that had come by then),
-        `rest_s` (from there to the last word) and `text`.
+        Gives `number` (of all tokens), `first_s` (from the question until every answer has begun), `first_number`
+        (tokens that had come by then), `rest_s` (from there to the last one) and `texts`.
         """
+
+
+def timed(started: float, words: Iterable[tuple[float, int]], ended: float) -> dict[str, Any]:
+    """These figures, but for `texts`, out of when each token came and to which prompt, in order."""
+    times = list(words)
+    begun: dict[int, int] = {}
+    for position, (_, prompt) in enumerate(times):
+        begun.setdefault(prompt, position)
+    last = max(begun.values())
+    first_at = times[last][0]
+    first_number = sum(at <= first_at for at, _ in times)
+    return {
+        "number": len(times), "first_number": first_number, "first_s": first_at - started, "rest_s": ended - first_at,
+    }  # fmt: skip
 
 
 @cache

@@ -34,21 +34,22 @@ class Clock:
         """Nothing is held back."""
 
 
-def generate(model: Any, tokenizer: Any, tokens: list[int], number: int, **how: Any) -> dict[str, Any]:
+def generate(model: Any, tokenizer: Any, prompts: list[list[int]], number: int) -> dict[str, Any]:
     """See `contenders.Peer`; for everything that has transformers' `generate`."""
     import torch
 
     clock = Clock(tokenizer)
+    (tokens,) = prompts
     ids = torch.tensor([tokens])
     started = time.perf_counter()
     with torch.inference_mode():
         model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=number, min_new_tokens=number, do_sample=False,
-            use_cache=True, streamer=clock, **how,
+            use_cache=True, streamer=clock,
         )  # fmt: skip
     return {
         "number": len(clock.times), "first_number": 1, "first_s": clock.times[0] - started,
-        "rest_s": clock.times[-1] - clock.times[0], "text": clock.text,
+        "rest_s": clock.times[-1] - clock.times[0], "texts": [clock.text],
     }  # fmt: skip
 
 
@@ -69,9 +70,9 @@ class Offloaded:
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self.versions = {name: version(name) for name in ("transformers", "accelerate", "torch")}
 
-    def answer(self, tokens: list[int], number: int) -> dict[str, Any]:
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
         """See `contenders.Peer`."""
-        return generate(self._model, self._tokenizer, tokens, number)
+        return generate(self._model, self._tokenizer, prompts, number)
 
 
 def open_peer(**knobs: Any) -> Offloaded:

@@ -31,9 +31,9 @@ class Layered:
         )
         self.versions = {name: version(name) for name in ("airllm", "transformers", "torch")}
 
-    def answer(self, tokens: list[int], number: int) -> dict[str, Any]:
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
         """See `contenders.Peer`."""
-        return generate(self._model, self._model.tokenizer, tokens, number)
+        return generate(self._model, self._model.tokenizer, prompts, number)
 
 
 def open_peer(**knobs: Any) -> Layered:

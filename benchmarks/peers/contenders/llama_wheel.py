@@ -7,33 +7,37 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from contenders import Config
+from contenders import Config, timed
 
 _BASE: dict[str, Any] = {"threads": 2, "repack": True, "flash": True}
 
 
-def _wheel(form: str, name: str, source: str, *, quick: bool = True, **knobs: Any) -> Config:
-    return Config("llama_wheel", f"llama.cpp, {form}", f"wheel, {name}", source, knobs=_BASE | knobs, quick=quick)
+def _wheel(form: str, name: str, source: str, *, task: str = "answering", quick: bool = True, **knobs: Any) -> Config:
+    return Config("llama_wheel", f"llama.cpp, {form}", f"wheel, {name}", source, task, _BASE | knobs, quick=quick)
 
 
 CONFIGS = (
     _wheel("as is", "2 threads", "as is"),
     _wheel("Q4_0", "2 threads", "q4_0"),
-    _wheel("Q4_0", "2 threads, not repacked", "q4_0", repack=False, quick=False),
+    _wheel("Q4_0", "2 threads, not repacked", "q4_0", repack=False),
     _wheel("Q4_0", "2 threads, no flash attention", "q4_0", flash=False, quick=False),
     Config("llama_wheel", "llama.cpp", "wheel, as is", task="start", knobs=_BASE | {"repack": False}),
+    _wheel("as is", "slots", "as is", task="batches", quick=False),
+    _wheel("Q4_0", "slots", "q4_0", task="batches"),
 )
 
 
 class Server:
     """llama.cpp's server, called in this process."""
 
-    def __init__(self, model: str, context: int, cache: str, threads: int, repack: bool, flash: bool) -> None:
+    def __init__(
+        self, model: str, context: int, cache: str, threads: int, repack: bool, flash: bool, sequences: int = 1
+    ) -> None:
         import xllamacpp as lib
 
         how = lib.CommonParams()
         how.model.path = model
-        how.n_ctx, how.n_parallel = context, 1
+        how.n_ctx, how.n_parallel = context * sequences, sequences
         how.cpuparams.n_threads = how.cpuparams_batch.n_threads = threads
         how.no_extra_bufts = not repack
         kinds = lib.llama_flash_attn_type
@@ -47,32 +51,34 @@ class Server:
         self._server = lib.Server(how)
         self.versions = {"xllamacpp": version("xllamacpp"), "features": lib.get_system_info()}
 
-    def answer(self, tokens: list[int], number: int) -> dict[str, Any]:
-        """See `contenders.Peer`."""
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
+        """See `contenders.Peer`. Each prompt has a slot of its own, and they are decoded together."""
         request = {
-            "prompt": tokens, "n_predict": number, "temperature": 0.0, "samplers": ["temperature"], "ignore_eos": True,
+            "prompt": prompts, "n_predict": number, "temperature": 0.0, "samplers": ["temperature"], "ignore_eos": True,
             "cache_prompt": False, "stream": True, "timings_per_token": True,
         }  # fmt: skip
-        chunks: list[tuple[float, dict[str, Any]]] = []
+        chunks: list[tuple[float, dict[str, Any] | None]] = []
 
         def take(chunk: Any) -> bool:
-            now = time.perf_counter()
-            chunks.append((now, chunk if isinstance(chunk, dict) else json.loads(chunk)))
+            chunks.append((time.perf_counter(), json.loads(chunk) if isinstance(chunk, str) else chunk))
             return False
 
         started = time.perf_counter()
         self._server.handle_completions(request, take)
-        words = [(at, chunk) for at, chunk in chunks if chunk.get("choices") and chunk["choices"][0].get("text")]
-        last = chunks[-1][1]
-        if not words or "usage" not in last:
-            raise RuntimeError(f"the server answered {last}")
-        text = "".join(chunk["choices"][0]["text"] for _, chunk in words)
-        timed = [(at, chunk["timings"]["predicted_n"]) for at, chunk in words if "timings" in chunk]
-        (first_at, first_number), (last_at, number_out) = timed[0], timed[-1]
-        return {
-            "number": number_out, "first_number": first_number, "first_s": first_at - started,
-            "rest_s": last_at - first_at, "text": text, "promised": last["usage"]["completion_tokens"],
-        }  # fmt: skip
+        ended = time.perf_counter()
+        texts, counts = [""] * len(prompts), [0] * len(prompts)
+        words: list[tuple[float, int]] = []
+        for at, chunk in chunks:
+            if chunk is None:
+                continue
+            if not chunk.get("choices"):
+                raise RuntimeError(f"the server answered {chunk}")
+            choice, before = chunk["choices"][0], counts[chunk["choices"][0]["index"]]
+            index, known = choice["index"], chunk.get("timings", {}).get("predicted_n", before)
+            words += [(at, index)] * (known - before)
+            counts[index] = known
+            texts[index] += choice["text"]
+        return timed(started, words, ended) | {"texts": texts}
 
 
 def open_peer(**knobs: Any) -> Server:

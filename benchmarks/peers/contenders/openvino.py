@@ -46,8 +46,9 @@ class Pipeline:
         self._pipeline = genai.LLMPipeline(model, "CPU", **properties)
         self.versions = {name: version(name) for name in ("openvino", "openvino-genai")}
 
-    def answer(self, tokens: list[int], number: int) -> dict[str, Any]:
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
         """See `contenders.Peer`. Seconds are the library's own; words become text in its own stream."""
+        (tokens,) = prompts
         how = self._genai.GenerationConfig()
         how.max_new_tokens, how.do_sample, how.ignore_eos, how.apply_chat_template = number, False, True, False
         ids = self._np.array([tokens], dtype=self._np.int64)
@@ -62,7 +63,7 @@ class Pipeline:
         stamps = found.raw_metrics.m_new_token_times
         return {
             "number": found.get_num_generated_tokens(), "first_number": 1, "first_s": found.get_ttft().mean / 1e3,
-            "rest_s": (stamps[-1] - stamps[0]) / 1e3, "text": "".join(pieces),
+            "rest_s": (stamps[-1] - stamps[0]) / 1e3, "texts": ["".join(pieces)],
         }  # fmt: skip
 
 

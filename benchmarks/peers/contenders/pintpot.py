@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from contenders import Config
+from contenders import Config, timed
 
 CONFIGS = (
     Config("pintpot", "Pintpot", "two planes", knobs={"planes": 2}, stands_for=("decode",)),
@@ -14,6 +14,8 @@ CONFIGS = (
     Config("pintpot", "Pintpot", "the same weights", task="streaming bf16", knobs={"chosen": False}),
     Config("pintpot", "Pintpot", "as planned", task="streaming bf16", knobs={"chosen": True}),
     Config("pintpot", "Pintpot", "a pack", task="start"),
+    Config("pintpot", "Pintpot", "two planes", task="batches", knobs={"planes": 2}, stands_for=("load", "decode")),
+    Config("pintpot", "Pintpot", "one plane", task="batches", knobs={"planes": 1}),
 )
 
 
@@ -30,24 +32,22 @@ class Open:
         self._stream, self._request, self._greedy = TextStream, Request, Sampling(temperature=0.0)
         self.versions = {"pintpot": pintpot.__version__}
 
-    def answer(self, tokens: list[int], number: int) -> dict[str, Any]:
+    def answers(self, prompts: list[list[int]], number: int) -> dict[str, Any]:
         """See `contenders.Peer`."""
         engine = self._session.engine
         engine.reset()
         started = time.perf_counter()
-        request = self._request(tuple(tokens), number, self._greedy, (), ignore_end=True)
-        stream, pieces, first_at, count = self._stream(self._session.tokenizer, tokens), [], 0.0, 0
-        for token in engine.generate(request, frozenset()):
-            pieces.append(stream.push(token))
-            count += 1
-            if count == 1:
-                first_at = time.perf_counter()
-        pieces.append(stream.finish())
-        ended = time.perf_counter()
-        return {
-            "number": count, "first_number": 1, "first_s": first_at - started, "rest_s": ended - first_at,
-            "text": "".join(pieces),
-        }  # fmt: skip
+        asked = [self._request(tuple(tokens), number, self._greedy, (), ignore_end=True) for tokens in prompts]
+        streams = [self._stream(self._session.tokenizer, tokens) for tokens in prompts]
+        pieces: list[list[str]] = [[] for _ in prompts]
+        words = []
+        for drawn in engine.generate_many(asked, frozenset()):
+            pieces[drawn.index].append(streams[drawn.index].push(drawn.token))
+            words.append((time.perf_counter(), drawn.index))
+        for stream, text in zip(streams, pieces, strict=True):
+            text.append(stream.finish())
+        found = timed(started, words, time.perf_counter())
+        return found | {"texts": ["".join(text) for text in pieces]}
 
 
 def open_peer(model: str) -> Open:
