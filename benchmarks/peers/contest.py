@@ -10,8 +10,7 @@ from contenders import Config, configs
 from environment import has_native
 from models import TRAINED, forms
 from own import figures, pack_as_stored
-from process import Process
-from rounds import Entrant, Task, facts, heats, rounds
+from rounds import Entrant, Task, heats, rounds
 from verdicts import OWN, Wanted, show
 
 from pintpot.errors import PintpotError, need
@@ -19,7 +18,7 @@ from pintpot.errors import PintpotError, need
 if TYPE_CHECKING:
     from bench import Record
 
-QUICK_ROUNDS, HEATS = 5, 2
+HEATS, FEWEST_ROUNDS, SHORTER = 2, 3, 3
 
 
 @dataclass(frozen=True)
@@ -55,35 +54,32 @@ class Contest:
     def measure(self, quick: bool) -> dict[str, Any]:
         """Heats and rounds; everything that was seen."""
         files = forms(self.model)
-        entrants, packs, known = [], {}, dict[str, list[str]]()
+        entrants, packs = [], {}
         for config in self.configs:
             if config.source not in files or (quick and not config.quick):
                 continue
             if config.module == "llama_cpp" and not has_native():
                 continue
             if config.group == OWN:
-                folder = self._pack(files[config.source], self.sequences, **config.knobs)
+                folder = self._pack(files[config.source], **config.knobs)
                 packs[config.label] = figures(folder)
                 entrants.append(Entrant(config, {"model": str(folder)}))
             else:
                 knobs = {"model": str(files[config.source]), "context": self.context, "cache": self.cache}
                 knobs |= {"sequences": self.sequences} if self.sequences > 1 else {}
                 entrants.append(Entrant(config, knobs | config.knobs))
-        for source in files if self.model == TRAINED else ():
-            with Process("pintpot", {"model": str(self._pack(files[source], 1, planes=2))}) as process:
-                known[source] = facts(process, 1)
-        task = Task(self.prompt, self.output, self.sequences, self.metrics, known)
+        task = Task(self.prompt, self.output, self.sequences, self.metrics, self.model == TRAINED)
         finalists, rows = heats(_unlike(entrants), task, 1 if quick else HEATS)
         failed = [row for row in rows if row["group"] == OWN and "failed" in row]
         need(not failed, f"Pintpot failed: {failed}", PintpotError)
         step_bytes = round(max(one["step_bytes"] for one in packs.values()))
         limits = {"num_bytes": step_bytes, "threads": round(max(one["threads"] for one in packs.values()))}
-        number = min(self.rounds, QUICK_ROUNDS) if quick else self.rounds
+        number = max(FEWEST_ROUNDS, self.rounds // SHORTER) if quick else self.rounds
         finals = rounds(finalists, limits, task, number, self.together)
         return {"metrics": self.metrics, "heats": rows, "packs": packs, "finals": finals}
 
-    def _pack(self, model: Path, sequences: int, planes: int) -> Path:
-        load = {"context": self.context, "prompt": self.prompt, "output": self.output, "batch": sequences}
+    def _pack(self, model: Path, planes: int) -> Path:
+        load = {"context": self.context, "prompt": self.prompt, "output": self.output, "batch": self.sequences}
         return pack_as_stored(model, cache=self.cache, planes=planes, **load)
 
     def show(self, record: Record, found: dict[str, Any]) -> None:

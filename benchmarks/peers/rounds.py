@@ -23,8 +23,13 @@ from pintpot.errors import PintpotError, need
 
 SAMPLE_S, SETTLE_S, TRIES = 1.0, 0.05, 3
 REPEATED, WARM = 3, 8
-FACTS = {"France": "Paris", "Italy": "Rome", "Germany": "Berlin", "Spain": "Madrid"}
-ASKED, ALIKE = 24, 8
+KNOWN = {
+    "1, 2, 3, 4, 5, 6,": "7, 8",
+    "The sun rises in the east and sets in the": "west",
+    "a, b, c, d, e, f,": "g, h",
+    "January, February, March, April,": "May",
+}
+ASKED = 12
 Sample = dict[str, Any]
 
 
@@ -45,43 +50,33 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Task:
-    """What everybody is asked: so many prompts at once, their tokens, and the tokens of each answer.
-
-    `known` has what Pintpot answers to a fact with each form of a trained model; nothing for drawn weights.
-    """
+    """What everybody is asked: so many prompts at once, their tokens, and the tokens of each answer."""
 
     prompt: int
     output: int
     sequences: int
     metrics: tuple[str, ...]
-    known: dict[str, list[str]]
+    trained: bool
 
     def prompts(self, turn: int) -> list[list[int]]:
         """Others in each turn."""
         return [prompt(self.prompt, self.sequences * turn + index) for index in range(self.sequences)]
 
 
-def facts(process: Process, sequences: int) -> list[str]:
-    """What is answered to a fact for each sequence, or to all of them in turn by the only one."""
-    asked = [question(f"The capital of {place} is") for place in FACTS]
-    if sequences == 1:
-        return [process.answers([tokens], ASKED)["texts"][0] for tokens in asked]
-    texts: list[str] = process.answers([asked[i % len(asked)] for i in range(sequences)], ASKED)["texts"]
-    return texts
+def check(process: Process, task: Task) -> list[str]:
+    """Every sequence goes on with what any trained model knows, even one of coarse weights; the first few answers.
 
-
-def check(process: Process, task: Task, source: str) -> list[str]:
-    """The answers to facts: the facts themselves, or begun in the words of Pintpot over the same form of the model.
-
-    Q4_0 made of Q4_1 is too coarse for this small model to know its capitals, so the words must be the same instead.
+    Drawn weights say nothing, so of them only as many tokens as asked are wanted.
     """
-    texts = facts(process, task.sequences)
-    known, words = task.known.get(source), list(FACTS.values())
-    for index, text in enumerate(texts if known is not None else ()):
-        at = index % len(words)
-        alike = known is None or words[at] in text or text[:ALIKE] == known[at][:ALIKE]
-        need(alike, f"fact {at} was answered with {text!r}, by Pintpot with {known}", PintpotError)
-    return texts[: len(words)]
+    asked = [list(KNOWN)[index % len(KNOWN)] for index in range(max(task.sequences, len(KNOWN)))]
+    texts: list[str] = []
+    for first in range(0, len(asked), task.sequences):
+        batch = [question(text) for text in asked[first : first + task.sequences]]
+        texts += process.answers(batch, ASKED)["texts"]
+    for begun, text in zip(asked, texts, strict=True):
+        right = not task.trained or text.strip().startswith(KNOWN[begun])
+        need(right, f"{begun!r} was answered with {text!r}", PintpotError)
+    return texts[: len(KNOWN)]
 
 
 def sample(process: Process, task: Task, turn: int) -> Sample:
@@ -131,7 +126,7 @@ def heats(entrants: Sequence[Entrant], task: Task, number: int) -> tuple[list[En
         try:
             with entrant.start() as process:
                 row |= {"open_s": process.open_s, "versions": process.versions}
-                row["answers"] = check(process, task, entrant.config.source)
+                row["answers"] = check(process, task)
                 process.answers(task.prompts(0), WARM)
                 row["samples"] = [sample(process, task, 1 + turn) for turn in range(number)]
         except PintpotError as error:
@@ -157,8 +152,8 @@ def rounds(
     with ExitStack() as stack:
         machine = stack.enter_context(Process("limits", limits))
         open_ones = {one.label: stack.enter_context(one.start()) for one in finalists if together}
-        for one in finalists if together else ():
-            check(open_ones[one.label], task, one.config.source)
+        for process in open_ones.values():
+            check(process, task)
         for turn in range(number):
             whisper(f"  round {turn + 1} of {number}")
             for one in finalists[turn % len(finalists) :] + finalists[: turn % len(finalists)]:
@@ -166,6 +161,6 @@ def rounds(
                 taken: AbstractContextManager[Process] = nullcontext(open_ones[one.label]) if together else one.start()
                 with taken as process:
                     if not together:
-                        check(process, task, one.config.source)
+                        check(process, task)
                     found[one.label].append(patience.quiet_sample(process, task, 100 + turn) | {"machine": rates})
     return found

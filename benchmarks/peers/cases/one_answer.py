@@ -16,7 +16,7 @@ CASES = (
         ),
     ),
     Contest(
-        "0.5B, 512 in, 128 out", "0.5b q4_0", 512, 128, quick=True,
+        "0.5B, 512 in, 128 out", "0.5b q4_0", 512, 128, rounds=12, quick=True,
         wanted=(
             Wanted("decode", 1.6), Wanted("decode", 0.85, "the limit"), Wanted("prefill", 1.15),
             Wanted("prefill", 0.65, "the floor"),
