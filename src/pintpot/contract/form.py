@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -93,10 +94,28 @@ class Weights(Table[WeightForm]):
     def disk_bytes(self) -> int:
         return sum([weight.disk_bytes for weight in self if weight.ram_rows < weight.shape[0]])
 
+    @property
+    def num_bytes(self) -> int:
+        return self.ram_bytes + self.disk_bytes
+
     @cached_property
     def vector_bytes(self) -> int:
         """Norms and biases, which are always in RAM."""
         return sum(weight.ram_bytes for weight in self if not weight.is_matrix)
+
+    @cached_property
+    def matrices(self) -> tuple[tuple[str, int, int], ...]:
+        """Of each matrix its name, its strips, and the bytes of one."""
+        return tuple([(weight.name, weight.num_strips, weight.strip_bytes) for weight in self if weight.is_matrix])
+
+    @cached_property
+    def num_values(self) -> Mapping[str, int]:
+        """Values of all matrices by format."""
+        values: Counter[str] = Counter()
+        for weight in self:
+            if weight.is_matrix:
+                values[weight.format] += weight.shape[0] * weight.shape[1]
+        return values
 
     @cached_property
     def sources(self) -> frozenset[str]:
@@ -172,7 +191,7 @@ class Form:
 
     @property
     def weight_bytes(self) -> int:
-        return self.ram_bytes + self.disk_bytes
+        return self.weights.num_bytes
 
     @property
     def ram_bytes(self) -> int:

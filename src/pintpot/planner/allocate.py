@@ -10,8 +10,7 @@ from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
 from pintpot.planner.assess import Bench
 from pintpot.planner.cost import Span
-from pintpot.planner.draft import Draft
-from pintpot.planner.plan import Plan
+from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.price import side_by_side
 from pintpot.planner.workload import chunks_with_logits
 from pintpot.techniques.place.streamed import Streamed
@@ -53,7 +52,7 @@ class Placing:
         """Its plan takes no less memory; a ring takes what there is."""
         return self.draft.whole_bytes if self.place is None else 0
 
-    def plan(self, bench: Bench) -> Plan:
+    def price(self, bench: Bench) -> Priced:
         return bench.price(self.draft, self.place)
 
 
@@ -99,7 +98,7 @@ def _reading_prompts(made: Draft, ring: Streamed) -> Span:
     # The running share leaves each run of weights its part of what is streamed, to one strip.
     without_logits = streamed * (1 - made.logit_bytes / weights.passing_bytes) - weights.largest_strip_bytes
     whole, part = _disk(made, ring, streamed), _disk(made, ring, without_logits)
-    with_logits = chunks_with_logits(made.workload, made.form.chunk)
+    with_logits = chunks_with_logits(made.budget.workload, made.form.chunk)
     return whole * with_logits + part * (made.prefill.replays - with_logits)
 
 

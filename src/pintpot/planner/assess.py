@@ -13,21 +13,21 @@ from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import family
-from pintpot.planner.cost import Cost
+from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, steps_key
-from pintpot.planner.draft import Draft
+from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.holders import all_holders, constant_holders, loading_bytes, with_slots, work_holders
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
-from pintpot.planner.workload import price_streamed, price_workload
+from pintpot.planner.workload import price_workload
 from pintpot.program.alike import Alike, alike
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
 from pintpot.program.scratch import Scratch, scratch
 from pintpot.program.spec import Program, Work
-from pintpot.techniques.place.streamed import Streamed, most_slots
+from pintpot.techniques.place.streamed import Split, Streamed, most_slots
 from pintpot.units import format_bytes
 
 NATIVE_PART = "language"
@@ -70,22 +70,26 @@ class Bench:
             found = self._drafts[key] = self._draft(_ordered(key))
         return found
 
-    def price(self, made: Draft, place: Streamed | None = None) -> Plan:
-        """The plan that a draft makes with its weights at a place, not yet held against the budget."""
-        question, form = self.question, made.form
-        steps, fixed = made.steps, made.fixed
+    def price(self, made: Draft, place: Streamed | None = None) -> Priced:
+        """A draft with its weights at a place, not yet held against the budget."""
+        weights = made.form.weights
+        split = Split(weights.ram_bytes, {}, None)
         if place is not None:
-            place.check(question.model, form)
-            form = place.promise(form)
-            steps = (*steps, place)
-        if form.disk_bytes and place is not None:
-            fixed = made.fixed_streaming
-            stages = price_streamed(made.workload, form, made.work, made.prices, place.fetches(form))
+            place.check(self.question.model, made.form)
+            split = place.split(weights)
+        if place is not None and split.disk:
+            fixed, stages = made.fixed_streaming, made.streamed(place, split)
         else:
-            stages = made.stages
-        holders = all_holders(fixed, form, made.loading_bytes)
-        cost = price_workload(stages, form, question.model.num_bytes, made.prices, holders)
-        return _plan(question, steps, form, cost, made.degradation)
+            fixed, stages = made.fixed, (made.prefill, made.decode)
+        holders = all_holders(fixed, split.ram_bytes, split.ring, made.loading_bytes)
+        source_bytes = self.question.model.num_bytes
+        cost = price_workload(stages, weights, split.ram_bytes, source_bytes, made.prices, holders)
+        return Priced(made, place, cost)
+
+    def plan(self, priced: Priced) -> Plan:
+        made, place = priced.draft, priced.place
+        steps, form = (made.steps, made.form) if place is None else ((*made.steps, place), place.promise(made.form))
+        return _plan(self.question, steps, form, priced.cost, made.degradation)
 
     def prices(self, form: Form) -> Prices:
         """The machine's prices where every pass touches as many bytes as this form has.
@@ -121,18 +125,23 @@ class Bench:
         loose = form.weights.unpacked
         need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
         part = question.model.part(NATIVE_PART)
-        workload = question.budget.workload
-        work = family(part.family).work(part.config, form, workload)
+        work = family(part.family).work(part.config, form, question.budget.workload)
         for step in steps:
             work = step.rewrite(work, form)
-        needs, sizes = [self._scratch(program) for program in work.programs()], self._layout_sizes(work)
-        fixed, streaming = (
-            with_slots(self._constant, slots)
-            + work_holders(sizes, max(need.total(question.threads, looks) for need in needs), workload)
-            for looks, slots in ((False, 0), (True, most_slots(form.weight_bytes)))
-        )
+        fixed, streaming = self._fixed(work, form)
         loading, prices = self._loading_bytes, self.prices(form)
-        return Draft(steps, form, work, workload, fixed, streaming, loading, degradation, prices)
+        return Draft(steps, form, work, question.budget, fixed, streaming, loading, degradation, prices)
+
+    def _fixed(self, work: Work, form: Form) -> tuple[tuple[Holder, ...], tuple[Holder, ...]]:
+        """What a process holds beside the weights: with everything in RAM, and where rows are read from disk."""
+        question, sizes = self.question, self._layout_sizes(work)
+        needs = [self._scratch(program) for program in work.programs()]
+        whole, streaming = (max(need.total(question.threads, looks) for need in needs) for looks in (False, True))
+        workload, slots = question.budget.workload, most_slots(form.weight_bytes)
+        return (
+            self._constant + work_holders(sizes, whole, workload),
+            with_slots(self._constant, slots) + work_holders(sizes, streaming, workload),
+        )
 
     def _promised(self, steps: tuple[Step, ...]) -> Form:
         if not steps:
@@ -195,7 +204,7 @@ def rebuild_work(plan: Plan) -> Work:
     return work
 
 
-def shortfall(plan: Plan, memory_bytes: int) -> str | None:
+def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
     """Which limit the plan breaks at its bad end, in words; None when it keeps all."""
     budget, cost = plan.budget, plan.cost
     if cost.memory_high > memory_bytes:
@@ -212,7 +221,7 @@ def shortfall(plan: Plan, memory_bytes: int) -> str | None:
 def _walk(question: Question, steps: tuple[Step, ...]) -> Plan:
     bench = Bench(question)
     place = next((step for step in steps if isinstance(step, Streamed)), None)
-    return bench.price(bench.draft(steps), place)
+    return bench.plan(bench.price(bench.draft(steps), place))
 
 
 def _check_native(work: Work) -> None:

@@ -1,20 +1,21 @@
-"""A choice of steps taken as far as it goes without a place for its weights."""
+"""A choice of steps on its way to a plan: first without a place, then with one and its cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from pintpot.budget import Workload
+from pintpot.budget import Budget
 from pintpot.contract.form import Form
 from pintpot.contract.step import Step
-from pintpot.planner.cost import Holder, StageCost
+from pintpot.planner.cost import Cost, Holder, StageCost
 from pintpot.planner.plan import Degradation
-from pintpot.planner.price import Prices
+from pintpot.planner.price import Extents, Prices, price_stage
 from pintpot.planner.workload import decode_extents, prefill_extents
 from pintpot.program.alike import alike
 from pintpot.program.ops.linear import over_rows
-from pintpot.program.spec import Work
+from pintpot.program.spec import Program, Work
+from pintpot.techniques.place.streamed import Split, Streamed
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Draft:
     steps: tuple[Step, ...]
     form: Form
     work: Work
-    workload: Workload
+    budget: Budget
     fixed: tuple[Holder, ...]
     fixed_streaming: tuple[Holder, ...]
     loading_bytes: int
@@ -37,17 +38,29 @@ class Draft:
 
     @cached_property
     def prefill(self) -> StageCost:
-        chunk = self.form.chunk
-        return self.prices.stage(self.work.stage("prefill").program(chunk), prefill_extents(self.workload, chunk))
+        return self.prices.stage(*self._prefill)
 
     @cached_property
     def decode(self) -> StageCost:
-        program = self.work.stage("decode").program(self.workload.batch)
-        return self.prices.stage(program, decode_extents(self.workload))
+        return self.prices.stage(*self._decode)
+
+    def streamed(self, place: Streamed, split: Split) -> tuple[StageCost, StageCost]:
+        """Prefill and decode where rows are read from disk."""
+
+        def price(program: Program, extents: Extents, fills: int) -> StageCost:
+            return price_stage(program, self.prices, extents, split.ring, fills, place.fetches(program, split))
+
+        return price(*self._prefill, fills=1), price(*self._decode, fills=0)
 
     @property
-    def stages(self) -> tuple[StageCost, StageCost]:
-        return self.prefill, self.decode
+    def _prefill(self) -> tuple[Program, Extents]:
+        chunk = self.form.chunk
+        return self.work.stage("prefill").program(chunk), prefill_extents(self.budget.workload, chunk)
+
+    @property
+    def _decode(self) -> tuple[Program, Extents]:
+        workload = self.budget.workload
+        return self.work.stage("decode").program(workload.batch), decode_extents(workload)
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -70,3 +83,20 @@ class Draft:
     def whole_bytes(self) -> int:
         """The budget at which everything stays in RAM."""
         return max(self.loading_bytes, self.fixed_bytes + self.form.weight_bytes)
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A draft with its weights at a place (None: all in RAM), and what that costs."""
+
+    draft: Draft
+    place: Streamed | None
+    cost: Cost
+
+    @property
+    def budget(self) -> Budget:
+        return self.draft.budget
+
+    @property
+    def degradation(self) -> Degradation:
+        return self.draft.degradation

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pintpot.budget import Workload
-from pintpot.contract.form import Form
+from pintpot.contract.form import RingForm
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import estimated_bytes, kept_bytes, loaded_bytes
 from pintpot.planner.cost import Holder
@@ -67,13 +67,15 @@ def work_holders(sizes: Mapping[str, int], scratch_bytes: int, workload: Workloa
     )
 
 
-def all_holders(fixed: tuple[Holder, ...], form: Form, loading_bytes: int) -> tuple[Holder, ...]:
+def all_holders(
+    fixed: tuple[Holder, ...], ram_bytes: int, ring: RingForm | None, loading_bytes: int
+) -> tuple[Holder, ...]:
     """With the weights that stay in RAM, and the ring through which the others pass.
 
     Where everything that comes after the tokenizer is smaller than what loading it took, the loader's peak is that.
     """
-    weights = _exactly(WEIGHTS, form.ram_bytes)
-    held = (weights, _exactly(RING, form.ring.num_bytes)) if form.ring else (weights,)
+    weights = _exactly(WEIGHTS, ram_bytes)
+    held = (weights, _exactly(RING, ring.num_bytes)) if ring else (weights,)
     short = loading_bytes - sum(holder.high for holder in fixed + held)
     if short > 0:
         fixed = tuple(Holder(h.name, h.low, h.high + short) if h.name == LOADER else h for h in fixed)

@@ -14,6 +14,7 @@ from pintpot.planner.advise import advice, smallest_budget, why_not
 from pintpot.planner.allocate import place
 from pintpot.planner.assess import Bench
 from pintpot.planner.degradation import Priors, shipped_priors
+from pintpot.planner.draft import Priced
 from pintpot.planner.plan import Plan, Rejected
 from pintpot.planner.question import Question
 from pintpot.planner.search import Search, joint, rank
@@ -67,7 +68,7 @@ def reassess(question: Question, plan: Plan, rejected: Rejected) -> Plan:
     bench = Bench(question)
     memory = plan.smallest_bytes if plan.budget.prefer == "memory" else plan.budget.memory_bytes
     made = bench.draft(alternative(plan, rejected))
-    return place(bench, made, build_space(question).places, memory).plan(bench)
+    return bench.plan(place(bench, made, build_space(question).places, memory).price(bench))
 
 
 def _question(
@@ -111,7 +112,7 @@ def _neighbours(search: Search, choice: Choice, plan: Plan) -> tuple[Rejected, .
     return tuple(rows)
 
 
-def _why_worse(other: Plan, plan: Plan) -> str:
+def _why_worse(other: Priced, plan: Plan) -> str:
     """In what an alternative that keeps every limit is behind."""
     prefer = plan.budget.prefer
     labels = {"speed": "slower", "quality": "worse", "memory": "larger"}

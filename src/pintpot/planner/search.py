@@ -16,7 +16,7 @@ from pintpot.errors import DoesNotFit, NotApplicable
 from pintpot.planner.allocate import Placing, TooLarge, place, smallest_bytes
 from pintpot.planner.assess import Bench, shortfall
 from pintpot.planner.cost import Span
-from pintpot.planner.draft import Draft
+from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.plan import Plan
 from pintpot.planner.space import Choice, Dimension, Space
 
@@ -29,14 +29,14 @@ Drafted = tuple[Choice, Draft]
 
 @dataclass
 class Search:
-    """Everything tried so far in `memory_bytes`: plans that keep the budget, and why the other choices do not."""
+    """Everything tried so far in `memory_bytes`: what keeps the budget, and why the other choices do not."""
 
     bench: Bench
     space: Space
     memory_bytes: int
-    plans: dict[Choice, Plan] = field(default_factory=dict)
+    priced: dict[Choice, Priced] = field(default_factory=dict)
     failures: dict[Choice, str] = field(default_factory=dict)
-    nearest: dict[Choice, Plan] = field(default_factory=dict)
+    nearest: dict[Choice, Priced] = field(default_factory=dict)
     _best: tuple[Rank, Choice] | None = None
     _drafts: dict[Choice, Draft | None] = field(default_factory=dict)
     _whole: list[Drafted] = field(default_factory=list)
@@ -49,15 +49,15 @@ class Search:
     def budget(self) -> Budget:
         return self.bench.question.budget
 
-    def try_choice(self, choice: Choice) -> Plan | None:
-        """The plan of a choice, None when it breaks a limit; remembered either way."""
-        if choice not in self.plans and choice not in self.failures:
+    def try_choice(self, choice: Choice) -> Priced | None:
+        """A choice at its price, None when it breaks a limit; remembered either way."""
+        if choice not in self.priced and choice not in self.failures:
             try:
                 made = self.bench.draft([step for step in choice if step is not None])
-                self._settle(choice, place(self.bench, made, self.space.places, self.memory_bytes).plan(self.bench))
+                self._settle(choice, place(self.bench, made, self.space.places, self.memory_bytes).price(self.bench))
             except (NotApplicable, DoesNotFit) as error:
                 self.failures[choice] = str(error)
-        return self.plans.get(choice)
+        return self.priced.get(choice)
 
     def try_all(self, drafted: Iterable[Drafted]) -> None:
         """Every choice that could be better than the best one found, the most promising first.
@@ -90,8 +90,13 @@ class Search:
         """The best rank that a plan of no fewer seconds could have."""
         return _rank(seconds, placing.draft.degradation.high, placing.least_bytes, self.budget.prefer)
 
+    @property
+    def best_choice(self) -> Choice | None:
+        return None if self._best is None else self._best[1]
+
     def best(self) -> tuple[Choice, Plan] | None:
-        return None if self._best is None else (self._best[1], self.plans[self._best[1]])
+        """The best choice so far, and its plan."""
+        return None if self._best is None else (self._best[1], self.bench.plan(self.priced[self._best[1]]))
 
     def draft(self, choice: Choice) -> Draft | None:
         """A choice without a place, None where a step does not apply or the degradation is beyond the budget's."""
@@ -132,19 +137,19 @@ class Search:
         except NotApplicable:
             return None
 
-    def _settle(self, choice: Choice, plan: Plan) -> None:
-        short = shortfall(plan, self.memory_bytes)
+    def _settle(self, choice: Choice, priced: Priced) -> None:
+        short = shortfall(priced, self.memory_bytes)
         if short is not None:
             self.failures[choice] = short
-            self.nearest[choice] = plan
+            self.nearest[choice] = priced
             return
-        self.plans[choice] = plan
-        found = rank(plan, self.budget.prefer)
+        self.priced[choice] = priced
+        found = rank(priced, self.budget.prefer)
         if self._best is None or found < self._best[0]:
             self._best = (found, choice)
 
 
-def rank(plan: Plan, prefer: Prefer) -> Rank:
+def rank(plan: Plan | Priced, prefer: Prefer) -> Rank:
     """Sort key, smaller is better; later entries break ties."""
     return _rank(plan.cost.total_s.mid, plan.degradation.high, plan.cost.memory_high, prefer)
 
@@ -191,12 +196,11 @@ def _descend(search: Search, neighbours: Neighbours) -> tuple[Choice, Plan] | No
     """From the best choice so far to the best of its neighbours, until none is better."""
     dimensions = search.space.dimensions
     while True:
-        before = search.best()
-        near = neighbours(dimensions, before[0] if before else search.space.mildest())
+        before = search.best_choice
+        near = neighbours(dimensions, before or search.space.mildest())
         search.try_all((choice, made) for choice in near if (made := search.draft(choice)) is not None)
-        after = search.best()
-        if after is None or (before is not None and after[0] == before[0]):
-            return after
+        if search.best_choice == before:
+            return search.best()
 
 
 def _one_change(dimensions: tuple[Dimension, ...], choice: Choice) -> Iterator[Choice]:

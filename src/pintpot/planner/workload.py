@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 from pintpot.budget import Workload
-from pintpot.contract.form import Form
+from pintpot.contract.form import Weights
 from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
-from pintpot.planner.price import NO_RING, Extents, Prices, price_stage
-from pintpot.program.alike import Alike
-from pintpot.program.spec import Extent, Program, Work
+from pintpot.planner.price import NO_RING, Extents, Prices
+from pintpot.program.spec import Extent
 
 STARTING_S = Span(0.15, 0.25, 0.5)
 """From the start of a process to the first read of a pack: interpreter, libraries, tokenizer."""
@@ -39,30 +36,23 @@ def chunks_with_logits(workload: Workload, chunk: int) -> int:
     return sum(times for extent, times in prefill_extents(workload, chunk) if extent.rows)
 
 
-def price_streamed(
-    workload: Workload, form: Form, work: Work, prices: Prices, fetches: Callable[[Program], list[Alike]]
-) -> tuple[StageCost, StageCost]:
-    """Prefill and decode with the fetches that streaming puts into their programs."""
-    prefill, decode = work.stage("prefill").program(form.chunk), work.stage("decode").program(workload.batch)
-    chunks, steps = prefill_extents(workload, form.chunk), decode_extents(workload)
-    return (
-        price_stage(prefill, prices, chunks, form.ring, fills=1, fetches=fetches(prefill)),
-        price_stage(decode, prices, steps, form.ring, fetches=fetches(decode)),
-    )
-
-
 def price_workload(
-    stages: tuple[StageCost, ...], form: Form, source_bytes: int, prices: Prices, holders: tuple[Holder, ...]
+    stages: tuple[StageCost, ...],
+    weights: Weights,
+    ram_bytes: int,
+    source_bytes: int,
+    prices: Prices,
+    holders: tuple[Holder, ...],
 ) -> Cost:
     """Stages and holders, with the opening and making of the pack: source read, weights converted, pack written."""
-    opening = _read(prices, form.ram_bytes) + STARTING_S
-    making = _read(prices, form.weight_bytes + source_bytes) + _converting(prices, form)
-    return Cost(holders, stages, opening, making, pack_bytes(form))
+    opening = _read(prices, ram_bytes) + STARTING_S
+    making = _read(prices, weights.num_bytes + source_bytes) + _converting(prices, weights)
+    return Cost(holders, stages, opening, making, pack_bytes(weights.num_bytes))
 
 
-def pack_bytes(form: Form) -> int:
+def pack_bytes(weight_bytes: int) -> int:
     """Disk that a pack takes: weights, their padding to whole reads, and a manifest with a tokenizer beside them."""
-    return round(form.weight_bytes * 1.002) + 8_000_000
+    return round(weight_bytes * 1.002) + 8_000_000
 
 
 class _Chunk(NamedTuple):
@@ -107,10 +97,6 @@ def _read(prices: Prices, num_bytes: int) -> Span:
     return prices.rates.disk(num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
 
 
-def _converting(prices: Prices, form: Form) -> Span:
+def _converting(prices: Prices, weights: Weights) -> Span:
     """Seconds to round or permute every weight into its format, on one thread."""
-    values: Counter[str] = Counter()
-    for weight in form.weights:
-        if weight.is_matrix:
-            values[weight.format] += weight.shape[0] * weight.shape[1]
-    return sum((prices.rates.converting(name, count) for name, count in values.items()), ZERO)
+    return sum((prices.rates.converting(name, count) for name, count in weights.num_values.items()), ZERO)

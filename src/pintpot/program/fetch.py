@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log1p
-from typing import Any
+from typing import Literal, NamedTuple
 
 from pintpot.errors import UsageError, need
 from pintpot.formats import STRIP_ROWS
@@ -17,13 +17,16 @@ RING = "ring"
 ALIGN = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Streaming:
+class Streaming(NamedTuple):
     """What of one weight rests on disk: `num_bytes` in strips of `strip_bytes`, of `num_strips` that the weight has."""
 
     num_bytes: int
     strip_bytes: int
     num_strips: int
+
+    @property
+    def resident_strips(self) -> int:
+        return self.num_strips - self.num_bytes // self.strip_bytes
 
     def pass_bytes(self, slot_bytes: int) -> int:
         """Bytes that a pass reads: slots hold whole strips and are read in whole blocks."""
@@ -37,12 +40,12 @@ class Streaming:
         The first rows are resident, and vocabularies begin with their most frequent words: the n-th comes up in
         proportion to 1/n (Zipf 1949), so the first n of N make log n / log N of a text.
         """
-        resident = self.num_strips - self.num_bytes // self.strip_bytes
-        share = 1 - log1p(STRIP_ROWS * resident) / log1p(STRIP_ROWS * self.num_strips)
+        share = 1 - log1p(STRIP_ROWS * self.resident_strips) / log1p(STRIP_ROWS * self.num_strips)
         return round(share * _aligned(self.strip_bytes + ALIGN))
 
 
-Knobs = tuple[tuple[str, Any], ...]
+Each = Literal["pass", "rows", "token"]
+"""When rows are read: in every pass, in those where logits are wanted, or for each token."""
 
 
 def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -> Work:
@@ -55,8 +58,8 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
     def streamed(program: Program) -> Program:
         before: dict[int, list[Op]] = {}
-        for index, name, knobs in _reads(program, disk, slot_bytes):
-            before.setdefault(index, []).append(_fetch(name, knobs))
+        for index, name, each in _reads(program, disk):
+            before.setdefault(index, []).append(_fetch(name, disk[name], each, slot_bytes))
         ops: list[Op] = []
         starts: list[int] = []
         for index, op in enumerate(program.ops):
@@ -74,27 +77,28 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
 
 def fetches(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> list[Alike]:
-    """The fetches that `insert_fetches` puts into a program, grouped: only their knobs say what they ask for."""
-    found: dict[Knobs, tuple[str, int]] = {}
-    for _, name, knobs in _reads(program, disk, slot_bytes):
-        first, count = found.get(knobs, (name, 0))
-        found[knobs] = (first, count + 1)
-    return [Alike(("fetch", knobs), _fetch(first, knobs), count) for knobs, (first, count) in found.items()]
+    """The fetches that `insert_fetches` puts into a program, grouped: one for all that read as much and as often."""
+    found: dict[tuple[Streaming, Each], list[str]] = {}
+    for _, name, each in _reads(program, disk):
+        found.setdefault((disk[name], each), []).append(name)
+    groups = [(_fetch(names[0], streaming, each, slot_bytes), len(names)) for (streaming, each), names in found.items()]
+    return [Alike((op.kind, op.attributes), op, count) for op, count in groups]
 
 
-def _reads(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> Iterator[tuple[int, str, Knobs]]:
-    """Weights of which ops need rows that rest on disk: the index of the op, the weight, and the fetch's knobs."""
+def _reads(program: Program, disk: Mapping[str, Streaming]) -> Iterator[tuple[int, str, Each]]:
+    """Weights of which ops need rows that rest on disk: the index of the op, the weight, and when."""
     for index, op in enumerate(program.ops):
-        for role, name in op.reads:
-            if role == "weight" and name in disk:
-                per_token = op.kind == "embed"
-                num_bytes = disk[name].lookup_bytes if per_token else disk[name].pass_bytes(slot_bytes)
-                rows = not per_token and over_rows(op, program)
-                yield index, name, (("bytes", num_bytes), ("per_token", per_token), ("over_rows", rows))
+        names = [name for role, name in op.reads if role == "weight" and name in disk]
+        if names:
+            each: Each = "token" if op.kind == "embed" else "rows" if over_rows(op, program) else "pass"
+            for name in names:
+                yield index, name, each
 
 
-def _fetch(name: str, knobs: Knobs) -> Op:
-    return Op("fetch", (("weight", name),), (("ring", RING),), knobs, lane="read")
+def _fetch(name: str, streaming: Streaming, each: Each, slot_bytes: int) -> Op:
+    num_bytes = streaming.lookup_bytes if each == "token" else streaming.pass_bytes(slot_bytes)
+    attributes = (("bytes", num_bytes), ("per_token", each == "token"), ("over_rows", each == "rows"))
+    return Op("fetch", (("weight", name),), (("ring", RING),), attributes, lane="read")
 
 
 def _aligned(num_bytes: int) -> int:

@@ -6,9 +6,8 @@ arXiv:2303.06865) and ZeRO-Inference (Aminabadi et al. 2022, arXiv:2207.00032).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 from pintpot.budget import Budget
@@ -31,6 +30,19 @@ MOST_SLOTS = 16384
 def most_slots(weight_bytes: int) -> int:
     """The most slots that weights of so many bytes may be cut into."""
     return min(MOST_SLOTS, weight_bytes // min(slot_bytes for slot_bytes, _, _ in RINGS) + 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Weights of which `ram_bytes` are resident; the rows of each matrix that are on `disk` are its last."""
+
+    ram_bytes: int
+    disk: Mapping[str, Streaming]
+    ring: RingForm | None
+
+    def ram_rows(self, weight: WeightForm) -> int:
+        streaming = self.disk.get(weight.name)
+        return weight.shape[0] if streaming is None else streaming.resident_strips * STRIP_ROWS
 
 
 @dataclass(frozen=True)
@@ -60,42 +72,44 @@ class Streamed(Step):
         need(slots <= MOST_SLOTS, f"{slots} slots are a table larger than larger slots would be", NotApplicable)
 
     def promise(self, form: Form) -> Form:
+        split = self.split(form.weights)
+        weights = [
+            WeightForm(w.name, w.shape, w.source, w.format, split.ram_rows(w), w.packed) if w.is_matrix else w
+            for w in form.weights
+        ]
+        return replace(form, weights=Weights(weights), ring=split.ring)
+
+    def split(self, weights: Weights) -> Split:
         """Strips stay by a running share, so that what is resident meets `resident_bytes` to one strip.
 
         An embedding that is not also the head is only ever looked up by row, and rests on disk whole.
         """
-        total = form.weights.passing_bytes
+        total = weights.passing_bytes
         resident = min(self.resident_bytes, total)
-        looked_up = form.weights.looked_up
+        looked_up = weights.looked_up
         passed = kept = 0
-        weights: list[WeightForm] = []
-        for weight in form.weights:
-            if not weight.is_matrix:
-                weights.append(weight)
-                continue
-            strips, strip_bytes = 0, weight.strip_bytes
-            if weight.name not in looked_up:
-                passed += weight.num_strips * strip_bytes
+        disk: dict[str, Streaming] = {}
+        for name, num_strips, strip_bytes in weights.matrices:
+            strips = 0
+            if name not in looked_up:
+                passed += num_strips * strip_bytes
                 # Whole numbers: a share in floating point could keep a strip too many.
-                strips = min(weight.num_strips, (resident * passed // total - kept) // strip_bytes)
+                strips = min(num_strips, (resident * passed // total - kept) // strip_bytes)
                 kept += strips * strip_bytes
-            rows = min(weight.shape[0], strips * STRIP_ROWS)
-            weights.append(WeightForm(weight.name, weight.shape, weight.source, weight.format, rows, weight.packed))
+            if strips < num_strips:
+                disk[name] = Streaming((num_strips - strips) * strip_bytes, strip_bytes, num_strips)
         ring = RingForm(self.slot_bytes, self.num_slots, self.in_flight) if kept < total else None
-        return replace(form, weights=Weights(weights), ring=ring)
+        return Split(weights.vector_bytes + kept, disk, ring)
 
     def rewrite(self, work: Work, form: Form) -> Work:
-        disk = _streaming(form)
+        partly = [weight for weight in form.weights if weight.disk_bytes]
+        disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in partly}
         return insert_fetches(work, disk, self.slot_bytes) if disk else work
 
-    def fetches(self, form: Form) -> Callable[[Program], list[Alike]]:
+    def fetches(self, program: Program, split: Split) -> list[Alike]:
         """What `rewrite` puts into a program, grouped."""
-        return partial(fetches, disk=_streaming(form), slot_bytes=self.slot_bytes)
+        return fetches(program, split.disk, self.slot_bytes)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
         return tuple(cls(slot_bytes=size, num_slots=count, in_flight=flight) for size, count, flight in RINGS)
-
-
-def _streaming(form: Form) -> dict[str, Streaming]:
-    return {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in form.weights if w.disk_bytes}
