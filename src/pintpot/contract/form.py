@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from pintpot.formats import STRIP_ROWS as STRIP_ROWS
 from pintpot.formats import encoding
@@ -187,7 +187,7 @@ class Form:
             else w
             for w in self.weights
         ]
-        return replace(self, weights=Weights(changed))
+        return replace(self, weights=_shared(Weights(changed)))
 
     @property
     def weight_bytes(self) -> int:
@@ -200,6 +200,12 @@ class Form:
     @property
     def disk_bytes(self) -> int:
         return self.weights.disk_bytes
+
+
+@lru_cache(maxsize=64)
+def _shared(weights: Weights) -> Weights:
+    """One object for equal weights, so that finding what is known of them compares nothing."""
+    return weights
 
 
 def matches(target: str, name: str) -> bool:
