@@ -16,6 +16,7 @@ from pintpot.errors import BadInput, DoesNotFit, NotApplicable, UsageError
 from pintpot.machine.null import null_machine
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
+from pintpot.planner.allocate import TooLarge, place
 from pintpot.planner.assess import Bench, shortfall
 from pintpot.planner.degradation import Priors, shipped_priors, steps_key
 from pintpot.planner.make import alternative, make_plan, reassess
@@ -92,6 +93,28 @@ def test_some_of_the_enumerated_cases_have_plans_and_some_stream() -> None:
     assert len(plans) >= 6
     assert any(plan.form.disk_bytes for plan in plans)
     assert any(not plan.form.disk_bytes for plan in plans)
+
+
+def test_no_plan_is_better_than_its_bound_and_streaming_ones_are_near() -> None:
+    shares = []
+    for seed in range(16):
+        question, rng = drawn_case(seed)
+        space = small_space(question, rng, most=2)
+        search = Search(Bench(question), space, question.budget.memory_bytes)
+        for _, made in search.drafts():
+            try:
+                placing = place(search.bench, made, space.places, search.memory_bytes)
+            except TooLarge:
+                continue
+            cost = placing.price(search.bench).cost
+            for bound, name in ((placing.prefill_s, "prefill"), (placing.decode_s, "decode")):
+                seconds = cost.stage(name).seconds
+                assert bound.mid <= seconds.mid
+                assert bound.high <= seconds.high
+            if placing.place is not None:
+                shares.append(placing.decode_s.mid / cost.stage("decode").seconds.mid)
+    assert len(shares) > 20
+    assert sum(share > 0.97 for share in shares) > 0.8 * len(shares)
 
 
 def test_a_whole_space_is_searched_without_a_loss() -> None:

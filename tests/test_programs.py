@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -84,6 +85,21 @@ def test_groups_cover_all_ops_and_stand_for_each(net: Net) -> None:
         assert summed == pytest.approx(
             sum(op_module(op.kind).demand(op, program, extent).ram_bytes for op in program.ops)
         )
+
+
+@pytest.mark.parametrize("net", NETS[:2], ids=["tied", "untied"])
+@pytest.mark.parametrize("resident_bytes", [0, 500_000, 10**9])
+def test_what_is_priced_of_streaming_is_what_will_run(net: Net, resident_bytes: int) -> None:
+    place = Streamed(resident_bytes=resident_bytes, slot_bytes=1 << 17)
+    whole = form_of(net, bits=4)
+    form, split, work = place.promise(whole), place.split(whole.weights), work_of(net, whole)
+    assert split.ram_bytes == form.ram_bytes
+    assert sum(streaming.num_bytes for streaming in split.disk.values()) == form.disk_bytes
+    for program, streamed in zip(work.programs(), place.rewrite(work, form).programs(), strict=True):
+        inserted = Counter(op.attributes for op in streamed.ops if op.kind == "fetch")
+        priced = [item.op for item in place.fetches(program, split) for _ in range(item.count)]
+        assert Counter(op.attributes for op in priced) == inserted
+        assert [op for op in streamed.ops if op.kind != "fetch"] == list(program.ops)
 
 
 def step_buffers(draw: Any, num_ops: int) -> tuple[list[Buffer], list[Op]]:

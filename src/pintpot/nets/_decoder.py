@@ -15,6 +15,10 @@ from pintpot.budget import Workload
 from pintpot.contract.form import CacheForm, Form, Weights
 from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
+Roles = tuple[tuple[str, str], ...]
+Wire = tuple[str, Roles, Roles]
+Attributes = tuple[tuple[str, Any], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -106,56 +110,58 @@ def _joined(weights: Weights, others: Buffers) -> Buffers:
 
 @lru_cache(maxsize=64)
 def _weight_buffers(weights: Weights) -> Buffers:
-    return Buffers(Buffer(w.name, w.shape, w.format, "weights", "pack") for w in weights)
+    return Buffers(_weight_buffer(w.name, w.shape, w.format) for w in weights)
+
+
+@lru_cache(maxsize=1 << 14)
+def _weight_buffer(name: str, shape: tuple[int, ...], encoded: str) -> Buffer:
+    """One for all forms that keep a weight in this format."""
+    return Buffer(name, shape, encoded, "weights", "pack")
 
 
 @lru_cache(maxsize=64)
 def _ops(shape: Shape, activation: str, window: int, sinks: int, prefill: bool) -> Table[Op]:
-    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
-    for layer in range(shape.layers):
-        ops.extend(_block(shape, activation, window, sinks, layer))
-    final = f"x.{2 * shape.layers}"
-    if prefill:
-        ops.append(Op("select", (("x", final),), (("out", "last"),)))
-        final = "last"
-    head = (("x", final), ("weight", shape.head), ("norm", "norm"))
-    ops.append(Op("linear", head, (("out", "logits"),), _linear(activation, "rmsnorm", shape.eps)))
-    ops.append(Op("sample", (("logits", "logits"),), (("next", "next"),)))
-    return Table(ops)
-
-
-def _linear(activation: str, prologue: str, eps: float) -> tuple[tuple[str, Any], ...]:
-    return (("prologue", prologue), ("activation", activation), ("eps", eps))
-
-
-def _block(shape: Shape, activation: str, window: int, sinks: int, layer: int) -> tuple[Op, ...]:
-    at = f"layers.{layer}."
-    x, middle, out = f"x.{2 * layer}", f"x.{2 * layer + 1}", f"x.{2 * layer + 2}"
-
-    def weights(*roles: str) -> tuple[tuple[str, str], ...]:
-        found = tuple(("weight", at + role) for role in roles)
-        return found + tuple(("bias", f"{at}{role}_bias") for role in roles if role in shape.biases)
+    def linear(prologue: str) -> Attributes:
+        return (("prologue", prologue), ("activation", activation), ("eps", shape.eps))
 
     attend = (
         ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
         ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", sinks),
     )  # fmt: skip
+    normed, plain, gated = linear("rmsnorm"), linear("none"), linear("swiglu")
+    attributes = (normed, attend, plain, normed, gated)
+    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
+    for layer in range(shape.layers):
+        wires = _block(shape, layer)
+        ops += [Op(kind, reads, writes, knobs) for (kind, reads, writes), knobs in zip(wires, attributes, strict=True)]
+    final = f"x.{2 * shape.layers}"
+    if prefill:
+        ops.append(Op("select", (("x", final),), (("out", "last"),)))
+        final = "last"
+    ops.append(Op("linear", (("x", final), ("weight", shape.head), ("norm", "norm")), (("out", "logits"),), normed))
+    ops.append(Op("sample", (("logits", "logits"),), (("next", "next"),)))
+    return Table(ops)
+
+
+@lru_cache(maxsize=1024)
+def _block(shape: Shape, layer: int) -> tuple[Wire, ...]:
+    """The kinds of a block's ops, and what they read and write."""
+    at = f"layers.{layer}."
+    x, middle, out = f"x.{2 * layer}", f"x.{2 * layer + 1}", f"x.{2 * layer + 2}"
+
+    def weights(*roles: str) -> Roles:
+        found = tuple(("weight", at + role) for role in roles)
+        return found + tuple(("bias", f"{at}{role}_bias") for role in roles if role in shape.biases)
+
     norms = (("q_norm", at + "q_norm"), ("k_norm", at + "k_norm")) if shape.qk_norm else ()
     pages = (("k", at + "k_cache"), ("v", at + "v_cache"))
-    reads = (("qkv", at + "qkv"), ("rope", "rope"), *norms, *pages)
-    normed, plain = _linear(activation, "rmsnorm", shape.eps), _linear(activation, "none", shape.eps)
-    gated = _linear(activation, "swiglu", shape.eps)
+    attn_norm, ffn_norm = ("norm", at + "attn_norm"), ("norm", at + "ffn_norm")
     return (
-        Op("linear", (("x", x), *weights("q", "k", "v"), ("norm", at + "attn_norm")), (("out", at + "qkv"),), normed),
-        Op("attend", reads, (("out", at + "attended"), *pages), attend),
-        Op("linear", (("x", at + "attended"), *weights("o"), ("residual", x)), (("out", middle),), plain),
-        Op(
-            "linear",
-            (("x", middle), *weights("gate", "up"), ("norm", at + "ffn_norm")),
-            (("out", at + "gated"),),
-            normed,
-        ),
-        Op("linear", (("x", at + "gated"), *weights("down"), ("residual", middle)), (("out", out),), gated),
+        ("linear", (("x", x), *weights("q", "k", "v"), attn_norm), (("out", at + "qkv"),)),
+        ("attend", (("qkv", at + "qkv"), ("rope", "rope"), *norms, *pages), (("out", at + "attended"), *pages)),
+        ("linear", (("x", at + "attended"), *weights("o"), ("residual", x)), (("out", middle),)),
+        ("linear", (("x", middle), *weights("gate", "up"), ffn_norm), (("out", at + "gated"),)),
+        ("linear", (("x", at + "gated"), *weights("down"), ("residual", middle)), (("out", out),)),
     )
 
 

@@ -43,20 +43,38 @@ def alike(program: Program) -> Sequence[Alike]:
 
 @lru_cache(maxsize=1024)
 def _shared(ops: Table[Op], *parts: Buffers) -> tuple[Alike, ...]:
-    """The groups of ops that many programs share: what each table of buffers says of them is found once."""
-    groups: list[Alike] = []
-    for family in _shared_families(ops):
-        splits = [_split(family.names, part) for part in parts]
-        many = [split for split in splits if len(split.groups) > 1]
-        if len(many) > 1:
-            groups += _grouped([family], [_sorts(part) for part in parts])
-            continue
-        # Where all tables but one see no difference, its groups are the groups.
-        deciding = many[0] if many else splits[0]
-        for number, (first, size) in deciding.groups.items():
-            key = tuple([number if split is deciding else next(iter(split.groups)) for split in splits])
-            groups.append(Alike(Table((family.key, key)), family.ops[first], size))
-    return tuple(groups)
+    """The groups of ops that many programs share."""
+    return tuple(
+        Alike(Table((family.key, key)), family.ops[first], size)
+        for family in _shared_families(ops)
+        for key, first, size in _divided(family.names, *parts)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _divided(names: Names, *parts: Buffers) -> tuple[tuple[tuple[int, ...], int, int], ...]:
+    """Ops by the sorts of buffers that they touch in each table: the sorts' numbers, the first op, and how many.
+
+    What each table says of them is found once.
+    """
+    splits = [_split(names, part) for part in parts]
+    many = [split for split in splits if len(split.groups) > 1]
+    if len(many) > 1:
+        return _divided_by_all(names, parts)
+    # Where all tables but one see no difference, its groups are the groups.
+    deciding = many[0] if many else splits[0]
+    only = [next(iter(split.groups)) for split in splits]
+    at = splits.index(deciding)
+    return tuple(((*only[:at], number, *only[at + 1 :]), *group) for number, group in deciding.groups.items())
+
+
+def _divided_by_all(names: Names, parts: Sequence[Buffers]) -> tuple[tuple[tuple[int, ...], int, int], ...]:
+    sorts = [_sorts(part) for part in parts]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for index, touched in enumerate(names):
+        key = tuple([_number(tuple([known.get(name) for name in touched])) for known in sorts])
+        found.setdefault(key, []).append(index)
+    return tuple((key, at[0], len(at)) for key, at in found.items())
 
 
 @lru_cache(maxsize=64)
@@ -81,17 +99,6 @@ def _families(ops: Iterable[Op]) -> list[Family]:
         members[0].append(op)
         members[1].append(tuple([name for _, name in touched]))
     return [Family(key, tuple(members), Table(names)) for key, (members, names) in found.items()]
-
-
-def _grouped(families: Iterable[Family], parts: Sequence[Mapping[str, int]]) -> list[Alike]:
-    groups: list[Alike] = []
-    for family in families:
-        found: dict[tuple[int, ...], list[int]] = {}
-        for index, touched in enumerate(family.names):
-            key = tuple([_number(tuple([sorts.get(name) for name in touched])) for sorts in parts])
-            found.setdefault(key, []).append(index)
-        groups += [Alike(Table((family.key, key)), family.ops[at[0]], len(at)) for key, at in found.items()]
-    return groups
 
 
 @dataclass(frozen=True, slots=True)

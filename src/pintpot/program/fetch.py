@@ -77,7 +77,7 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
 
 def fetches(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> list[Alike]:
-    """The fetches that `insert_fetches` puts into a program, grouped: one for all that read as much and as often."""
+    """The fetches of `insert_fetches`, grouped by what of their weights is on disk and when it is read."""
     found: dict[tuple[Streaming, Each], list[str]] = {}
     for _, name, each in _reads(program, disk):
         found.setdefault((disk[name], each), []).append(name)
