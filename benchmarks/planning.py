@@ -4,8 +4,8 @@
 
 Prints the median of the seconds of `make_plan` (headers read, machine known), by the clock and by this process's own
 time, for models of 30 and 80 blocks that fit their memory and that stream. Rounds after the first find what earlier
-ones knew of weights and ops; with `--rounds 1` in a fresh process the first row is a first plan. The targets are 0.2 s and 0.6 s on a quiet
-machine, for `pintpot plan` has 0.5 s and 1 s in all.
+ones knew of weights and ops; with `--rounds 1` in a fresh process the first row is a first plan. The targets are 0.2 s
+and 0.6 s on a quiet machine, for `pintpot plan` has 0.5 s and 1 s in all.
 """
 
 from __future__ import annotations
