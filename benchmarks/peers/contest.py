@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class Contest:
         """Heats and rounds; everything that was seen."""
         files = forms(self.model)
         entrants, packs = [], {}
-        for config in self.configs:
+        for config in self.configs if len(set(files.values())) > 1 else map(_family, self.configs):
             if config.source not in files or (quick and not config.quick):
                 continue
             if config.module == "llama_cpp" and not has_native():
@@ -87,6 +87,11 @@ class Contest:
         standing = {metric: _standing(self.configs, found["finals"], metric) for metric in self.metrics}
         title = f"{self.name}{'' if self.cache == 'f16' else ', cache in 8 bits'}"
         show(record, title, found, standing, self.wanted, trained=self.model == TRAINED, prompt=self.prompt)
+
+
+def _family(config: Config) -> Config:
+    """Of a model with one form only all that a peer can do competes with itself."""
+    return replace(config, group=config.group.partition(",")[0])
 
 
 def _unlike(entrants: list[Entrant]) -> list[Entrant]:

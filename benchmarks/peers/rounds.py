@@ -119,6 +119,7 @@ class Patience:
 def heats(entrants: Sequence[Entrant], task: Task, number: int) -> tuple[list[Entrant], list[dict[str, Any]]]:
     """Every configuration by itself: those that are best of their group at something, and what all of them did."""
     rows: list[dict[str, Any]] = []
+    patience = Patience(number * len(entrants) // REPEATED)
     for entrant in entrants:
         whisper(f"  heat: {entrant.label}")
         row: dict[str, Any] = {"group": entrant.config.group, "name": entrant.config.name}
@@ -128,7 +129,7 @@ def heats(entrants: Sequence[Entrant], task: Task, number: int) -> tuple[list[En
                 row |= {"open_s": process.open_s, "versions": process.versions}
                 row["answers"] = check(process, task)
                 process.answers(task.prompts(0), WARM)
-                row["samples"] = [sample(process, task, 1 + turn) for turn in range(number)]
+                row["samples"] = [patience.quiet_sample(process, task, 1 + turn) for turn in range(number)]
         except PintpotError as error:
             row["failed"] = str(error)
     chosen: set[int] = set()
