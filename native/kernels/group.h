@@ -110,8 +110,13 @@ struct Expanded {
     return {{load<VF>(at), kHalves == 2 ? load<VF>(at + 64) : VF{}}, kAffine ? load<VF>(at + 64) : VF{}};
   }
 };
+#if defined(__AVX512VNNI__)
+constexpr int class_of(int) { return 8; }  // all cost the same, and the correction for 128 is there already
+#else
+constexpr int class_of(int bits) { return bits <= 4 ? 4 : bits <= 6 ? 6 : 8; }
+#endif
 template <class F>
-using ExpandedOf = Expanded<(F::kBits <= 4 ? 4 : F::kBits <= 6 ? 6 : 8), F::kAffine, F::kHalves>;
+using ExpandedOf = Expanded<class_of(F::kBits), F::kAffine, F::kHalves>;
 
 // Calls f with the Q of each quad as a constant.
 template <int Q>

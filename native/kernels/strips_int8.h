@@ -7,18 +7,18 @@
 namespace pintpot {
 namespace {
 
+// How many strips share a broadcast activation, and for how many tokens their sums stay in registers: DOTS integer sums
+// (planes times halves) and one of float32 each, beside a vector of weights for each strip.
 #if defined(__AVX512F__)
-constexpr int kBlock = 8;  // tokens whose sums stay in registers
-constexpr int kStripsAtOnce = 2;  // strips that share a broadcast activation
-#elif defined(__AVX2__)
-constexpr int kBlock = 4;
-constexpr int kStripsAtOnce = 1;
+constexpr int strips_at_once(int dots) { return dots == 1 ? 3 : dots == 2 ? 2 : 1; }
+constexpr int tokens_at_once(int strips) { return strips == 1 ? 8 : 4; }
+constexpr int64_t kChunkGroups = 54;  // of all strips, expanded at a time: their bytes stay in the first cache
 #else
-constexpr int kBlock = 2;
-constexpr int kStripsAtOnce = 1;
+constexpr int strips_at_once(int) { return 1; }
+constexpr int tokens_at_once(int) { return kParts == 2 ? 4 : 2; }
+constexpr int64_t kChunkGroups = 32;
 #endif
-constexpr int64_t kAhead = 4096;      // bytes
-constexpr int64_t kChunkGroups = 32;  // expanded at a time: 16 KiB of bytes stay in the first cache
+constexpr int64_t kAhead = 4096;  // bytes
 
 // For a single token the memory decides: the strip's lines are asked for ahead of their use, in the order of addresses
 // (its scales come first, so that much further ahead), at the pace of the groups.
@@ -55,7 +55,8 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
   for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
     if constexpr (WIDTH == 1) ask_ahead<F>(planes, g);
     if constexpr (WIDTH == kPanelTokens)
-      UNROLL for (int64_t i = 0; i < WIDTH * P::kTokenBytes; i += 64) __builtin_prefetch(panel + next_panel + i);
+      UNROLL for (int64_t i = 0; i < T * P::kTokenBytes; i += 64)
+        __builtin_prefetch(panel + next_panel + first * P::kTokenBytes + i);
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
@@ -122,7 +123,7 @@ struct Stretch {
 };
 template <class F, int WIDTH, int S, int PLANES>
 __attribute__((noinline)) void dot_panel(const Stretch& c) {
-  constexpr int T = WIDTH < kBlock ? WIDTH : kBlock;
+  constexpr int T = WIDTH < tokens_at_once(S) ? WIDTH : tokens_at_once(S);
   for (int first = 0; first < WIDTH; first += T) {
     VF acc[S][T][kParts] = {};
     float* out = c.out + first * c.stride;
@@ -172,9 +173,9 @@ INLINE void expand_stretch(const uint8_t* scales, const uint8_t* planes, int64_t
   }
 }
 
-// S strips for all whole panels of tokens, a chunk of groups expanded at a time.
+// Groups [first, first + n) of S strips times all whole panels of tokens.
 template <class F, int S, int PLANES>
-INLINE void strips_expanded(const StripsCall& c, int64_t index) {
+INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
   using E = ExpandedOf<F>;
   constexpr int64_t kChunk = kChunkGroups / S, kScales = kChunk * E::kScaleBytes, kPlanes = kChunk * 512;
   alignas(64) uint8_t planes[S * kPlanes];
@@ -182,29 +183,47 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index) {
   const int64_t groups = (c.k + 31) / 32, bytes = format_strip_bytes<F>(c.k);
   const int64_t left = c.num_rows - (index + S - 1) * 16, group_bytes = PanelOf<PLANES>::kTokenBytes;
   const uint8_t* tokens = (const uint8_t*)c.quantized;
-  for (int64_t g = 0; g < groups; g += kChunk) {
-    const int64_t n = groups - g < kChunk ? groups - g : kChunk;
-    for (int i = 0; i < S; ++i) {
-      const uint8_t* strip = (const uint8_t*)c.strips + (index + i) * bytes;
-      expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), g, n, scales + i * kScales, planes + i * kPlanes);
-    }
-    for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
-      dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
-                                             tokens + (t * groups + g * kPanelTokens) * group_bytes,
-                                             kPanelTokens * groups * group_bytes,
-                                             c.out + t * c.out_stride + index * 16, c.out_stride,
-                                             left < 16 ? left : 16, g == 0});
+  for (int i = 0; i < S; ++i) {
+    const uint8_t* strip = (const uint8_t*)c.strips + (index + i) * bytes;
+    expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), first, n, scales + i * kScales, planes + i * kPlanes);
+  }
+  // The strips that come next are asked for meanwhile.
+  const int64_t lines = (n * F::kPlaneBytes + 63) / 64, panels = c.num_tokens / kPanelTokens;
+  const int64_t share = (lines + panels - 1) / panels * 64;
+  const uint8_t* ahead = (const uint8_t*)c.strips + (index + S) * bytes + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
+  for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens, ahead += share) {
+    for (int i = 0; i < S; ++i)
+      for (int64_t j = 0; j < share; j += 64) __builtin_prefetch(ahead + i * bytes + j, 0, 2);
+    dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
+                                           tokens + (t * groups + first * kPanelTokens) * group_bytes,
+                                           kPanelTokens * groups * group_bytes,
+                                           c.out + t * c.out_stride + index * 16, c.out_stride,
+                                           left < 16 ? left : 16, first == 0});
+  }
+}
+
+// All strips from `index` on, S at a time, and fewer where fewer are left.
+template <class F, int S, int PLANES>
+INLINE void expand_all(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
+  for (; index + S <= c.num_strips; index += S) strips_expanded<F, S, PLANES>(c, index, first, n);
+  if constexpr (S > 1) expand_all<F, S - 1, PLANES>(c, index, first, n);
+}
+
+// Chunk by chunk of groups, so that what all tokens have there stays in the second cache for all strips.
+template <class F, int PLANES>
+INLINE void strips_by_chunks(const StripsCall& c) {
+  constexpr int S = strips_at_once(PLANES * F::kHalves);
+  const int64_t groups = (c.k + 31) / 32, chunks = (groups + kChunkGroups / S - 1) / (kChunkGroups / S);
+  for (int64_t i = 0; i < chunks; ++i) {
+    const int64_t first = groups * i / chunks, stop = groups * (i + 1) / chunks;
+    expand_all<F, S, PLANES>(c, 0, first, stop - first);
   }
 }
 template <class F, int PLANES>
 void strips_planes(const StripsCall& c) {
-  constexpr int kPair = PLANES == 1 ? kStripsAtOnce : 1;
   const bool many = c.num_tokens >= 2 * kPanelTokens;
   const int64_t whole = many ? c.num_tokens / kPanelTokens * kPanelTokens : 0;
-  int64_t expanded = 0;
-  if (many && kPair > 1)
-    for (; expanded + kPair <= c.num_strips; expanded += kPair) strips_expanded<F, kPair, PLANES>(c, expanded);
-  for (; many && expanded < c.num_strips; ++expanded) strips_expanded<F, 1, PLANES>(c, expanded);
+  if (many) strips_by_chunks<F, PLANES>(c);
   for (int64_t i = 0; i < c.num_strips; ++i) strip_plain<F, PLANES>(c, i, whole);
 }
 template <class F>
