@@ -39,7 +39,7 @@ INLINE VU planes_quad(const uint8_t* planes, int part) {
 template <int BITS, bool AFFINE>
 struct Group {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = 1;
-  static constexpr bool kAffine = AFFINE;
+  static constexpr bool kAffine = AFFINE, kExpanded = false;
   static constexpr int64_t kColumns = 32, kScaleBytes = AFFINE ? 64 : 32, kPlaneBytes = 64 * BITS;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
@@ -53,7 +53,7 @@ struct Group {
 
 struct Q4K {
   static constexpr int kBits = 4, kZero = 0, kHalves = 1;
-  static constexpr bool kAffine = true;
+  static constexpr bool kAffine = true, kExpanded = false;
   static constexpr int64_t kColumns = 256, kScaleBytes = 256, kPlaneBytes = 256;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
@@ -79,7 +79,7 @@ struct Q4K {
 
 struct Q6K {
   static constexpr int kBits = 6, kZero = 32, kHalves = 2;
-  static constexpr bool kAffine = false;
+  static constexpr bool kAffine = false, kExpanded = false;
   static constexpr int64_t kColumns = 256, kScaleBytes = 288, kPlaneBytes = 384;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
@@ -98,7 +98,7 @@ struct Q6K {
 template <int BITS, bool AFFINE, int HALVES>
 struct Expanded {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = HALVES;
-  static constexpr bool kAffine = AFFINE;
+  static constexpr bool kAffine = AFFINE, kExpanded = true;
   static constexpr int kVectors = kHalves + (kAffine ? 1 : 0);
   static constexpr int64_t kColumns = 32, kScaleBytes = 64 * kVectors, kPlaneBytes = 512;
   template <int Q>

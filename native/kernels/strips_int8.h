@@ -20,7 +20,7 @@ constexpr int64_t kChunkGroups = 32;
 #endif
 constexpr int64_t kAhead = 4096;  // bytes
 
-// For a single token the memory decides: the strip's lines are asked for ahead of their use, in the order of addresses
+// For few tokens the memory decides: the strip's lines are asked for ahead of their use, in the order of addresses
 // (its scales come first, so that much further ahead), at the pace of the groups.
 template <class F>
 INLINE void ask_ahead(const uint8_t* planes, int64_t g) {
@@ -45,18 +45,35 @@ INLINE VF value_of(const D (&dots)[PLANES], VI c) {
   return to_float((high << 8) - (high << 1) + low);
 }
 
+// What is asked for during a product: two lines of each strip for each group, until it has all.
+struct Ahead {
+  const uint8_t* at;
+  const uint8_t* stop;
+  int64_t apart;  // bytes from strip to strip
+};
+template <int S>
+INLINE void ask_for_next(Ahead& ahead) {
+  if (ahead.at >= ahead.stop) return;
+  UNROLL for (int i = 0; i < S; ++i)
+    UNROLL for (int line = 0; line < 2; ++line) __builtin_prefetch(ahead.at + i * ahead.apart + line * 64, 0, 2);
+  ahead.at += 128;
+}
+
 // T tokens from `first` of a panel of WIDTH times S strips (`apart` bytes of scales and of planes from each other),
 // num_groups groups added onto acc.
 template <class F, int WIDTH, int T, int S, int PLANES>
 INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64_t (&apart)[2], int64_t num_groups,
-                       const uint8_t* panel, int64_t next_panel, int first, VF (&acc)[S][T][kParts]) {
+                       const uint8_t* panel, int64_t next_panel, Ahead& ahead, int first, VF (&acc)[S][T][kParts]) {
   using P = PanelOf<PLANES>;
   using D = Dot<F::kBits, F::kZero>;
   for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
-    if constexpr (WIDTH == 1) ask_ahead<F>(planes, g);
-    if constexpr (WIDTH == kPanelTokens)
+    if constexpr (F::kExpanded) {
+      ask_for_next<S>(ahead);
       UNROLL for (int64_t i = 0; i < T * P::kTokenBytes; i += 64)
         __builtin_prefetch(panel + next_panel + first * P::kTokenBytes + i);
+    } else {
+      ask_ahead<F>(planes, g);
+    }
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
@@ -117,6 +134,7 @@ struct Stretch {
   int64_t num_groups;
   const uint8_t* panel;  // its record of the first group
   int64_t next_panel;    // bytes to the panel that comes after it
+  Ahead* ahead;
   float* out;
   int64_t stride, rows;  // rows of the last strip
   bool fresh;
@@ -129,7 +147,7 @@ __attribute__((noinline)) void dot_panel(const Stretch& c) {
     float* out = c.out + first * c.stride;
     UNROLL for (int i = 0; i < S; ++i)
       if (!c.fresh) load_out<T>(out + i * 16, c.stride, i + 1 < S ? 16 : c.rows, acc[i]);
-    dot_tokens<F, WIDTH, T, S, PLANES>(c.scales, c.planes, c.apart, c.num_groups, c.panel, c.next_panel, first, acc);
+    dot_tokens<F, WIDTH, T, S, PLANES>(c.scales, c.planes, c.apart, c.num_groups, c.panel, c.next_panel, *c.ahead, first, acc);
     UNROLL for (int i = 0; i < S; ++i) store_out<T>(out + i * 16, c.stride, i + 1 < S ? 16 : c.rows, acc[i]);
   }
 }
@@ -140,7 +158,8 @@ INLINE void strip_plain(const StripsCall& c, int64_t index, int64_t first) {
   const int64_t groups = (c.k + 31) / 32, token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
   const int64_t left = c.num_rows - index * 16;
   const uint8_t* strip = (const uint8_t*)c.strips + index * format_strip_bytes<F>(c.k);
-  Stretch s = {strip, strip + scale_bytes<F>(c.k), {0, 0}, groups, nullptr, 0, nullptr, c.out_stride,
+  Ahead none = {};
+  Stretch s = {strip, strip + scale_bytes<F>(c.k), {0, 0}, groups, nullptr, 0, &none, nullptr, c.out_stride,
                left < 16 ? left : 16, true};
   for (int64_t t = first, width = 0; t < c.num_tokens; t += width) {
     width = panel_width(c.num_tokens - t);
@@ -173,6 +192,13 @@ INLINE void expand_stretch(const uint8_t* scales, const uint8_t* planes, int64_t
   }
 }
 
+template <class F>
+INLINE void ask_for_scales(const uint8_t* strip, int64_t first, int64_t n) {
+  constexpr int64_t kGroups = F::kColumns / 32;
+  const int64_t begin = first / kGroups * F::kScaleBytes, end = (first + n) / kGroups * F::kScaleBytes;
+  for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(strip + i, 0, 2);
+}
+
 // Groups [first, first + n) of S strips times all whole panels of tokens.
 template <class F, int S, int PLANES>
 INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
@@ -188,18 +214,16 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, i
     expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), first, n, scales + i * kScales, planes + i * kPlanes);
   }
   // The strips that come next are asked for meanwhile.
-  const int64_t lines = (n * F::kPlaneBytes + 63) / 64, panels = c.num_tokens / kPanelTokens;
-  const int64_t share = (lines + panels - 1) / panels * 64;
-  const uint8_t* ahead = (const uint8_t*)c.strips + (index + S) * bytes + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
-  for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens, ahead += share) {
-    for (int i = 0; i < S; ++i)
-      for (int64_t j = 0; j < share; j += 64) __builtin_prefetch(ahead + i * bytes + j, 0, 2);
+  const uint8_t* next = (const uint8_t*)c.strips + (index + S) * bytes;
+  const uint8_t* next_planes = next + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
+  Ahead ahead = {next_planes, next_planes + n * F::kPlaneBytes, bytes};
+  for (int i = 0; i < S; ++i) ask_for_scales<F>(next + i * bytes, first, n);
+  for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
     dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
                                            tokens + (t * groups + first * kPanelTokens) * group_bytes,
-                                           kPanelTokens * groups * group_bytes,
+                                           kPanelTokens * groups * group_bytes, &ahead,
                                            c.out + t * c.out_stride + index * 16, c.out_stride,
                                            left < 16 ? left : 16, first == 0});
-  }
 }
 
 // All strips from `index` on, S at a time, and fewer where fewer are left.
