@@ -56,8 +56,9 @@ def quantized_reference(x: Floats, planes: int) -> NDArray[np.float64]:
     padded = np.zeros((tokens, -(-k // 32) * 32), np.float32)
     padded[:, :k] = x
     groups = padded.reshape(tokens, -1, 32)
-    s = (np.abs(groups).max(2) / np.float32(127)).astype(np.float32)[..., None]
-    ratio = np.divide(groups, s, out=np.zeros_like(groups), where=s > 0)
+    peak = np.abs(groups).max(2)[..., None]
+    s = peak / np.float32(127)
+    ratio = groups * np.divide(np.float32(127), peak, out=np.zeros_like(peak), where=peak > 0)
     q = np.rint(ratio).astype(np.float64)
     if planes == 2:
         q += np.rint((ratio - np.rint(ratio)) * np.float32(254)) / 254

@@ -116,10 +116,10 @@ double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64
         call.quantized = quantized.data();
     }
     call.num_tokens = tokens, call.out_stride = rows;
-    int64_t part_bytes = tokens <= kFewTokens ? kFewTokensPartBytes : kManyTokensPartBytes;
-    int64_t parts = owned ? pool.size() : std::max<int64_t>(pool.size(), num_strips * bytes / part_bytes);
+    Cut cut = tokens <= kFewTokens ? kFewTokensCut : kManyTokensCut;
+    int64_t parts = pool.size() * (owned ? 1 : cut.parts(num_strips * bytes / pool.size()));
     auto share = [&](int64_t run, int64_t index) {
-        int64_t first = index * num_strips / parts, stop = (index + 1) * num_strips / parts;
+        int64_t first = cut.begin(index, parts, num_strips), stop = cut.begin(index + 1, parts, num_strips);
         StripsCall mine = call;
         mine.strips = arena.data() + (run * num_strips + first) * bytes, mine.num_strips = stop - first;
         mine.out = out.data() + first * kStripRows, mine.num_rows = (stop - first) * kStripRows;

@@ -9,7 +9,7 @@ namespace pintpot {
 namespace {
 
 // One thread alone waits for nobody.
-constexpr int64_t kLongPartBytes = 1 << 20;
+constexpr Cut kAloneCut = {1 << 20, 1};
 
 bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }
 
@@ -72,13 +72,13 @@ void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int th
         record_.weights[i].bind(memory, ring, true);
         if (!record_.biases.empty() && record_.biases[i] != nullptr) floats(record_.biases[i], record_.weights[i].rows, "a bias");
     }
-    few_chunks_ = cut(threads == 1 ? kLongPartBytes : kFewTokensPartBytes, threads);
-    many_chunks_ = cut(kManyTokensPartBytes, threads);
+    few_chunks_ = cut(threads == 1 ? kAloneCut : kFewTokensCut, threads);
+    many_chunks_ = cut(kManyTokensCut, threads);
     need(int64_t(many_chunks_.size()) <= Pool::kMostChunks, "a linear of too many strips");
 }
 
 // What rests in memory first, then the pieces on disk as they come through the ring.
-std::vector<Linear::Chunk> Linear::cut(int64_t part_bytes, int threads) const {
+std::vector<Linear::Chunk> Linear::cut(Cut cut, int threads) const {
     std::vector<Chunk> resident, streamed, chunks;
     int64_t column = 0;
     for (size_t i = 0; i < record_.weights.size(); ++i) {
@@ -91,21 +91,21 @@ std::vector<Linear::Chunk> Linear::cut(int64_t part_bytes, int threads) const {
     }
     std::stable_sort(streamed.begin(), streamed.end(),
                      [](const Chunk& a, const Chunk& b) { return a.piece->position < b.piece->position; });
-    share_out(resident, part_bytes, threads, chunks);
+    share_out(resident, cut, threads, chunks);
     // Each slot is shared by all threads, so that it is free again soon.
-    for (const Chunk& piece : streamed) share_out({piece}, part_bytes, threads, chunks);
+    for (const Chunk& piece : streamed) share_out({piece}, cut, threads, chunks);
     return chunks;
 }
 
 // Cuts runs of strips into one region for each thread and each region into equal parts, and hands out the first parts of
 // all regions, then the second ones: threads that keep step each read one long stretch of memory.
-void Linear::share_out(const std::vector<Chunk>& runs, int64_t part_bytes, int threads, std::vector<Chunk>& chunks) {
+void Linear::share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks) {
     int64_t strips = 0, bytes = 0;
     for (const Chunk& run : runs) strips += run.num_strips, bytes += run.num_strips * run.weight->strip_bytes;
-    int64_t parts = std::max<int64_t>(1, (bytes / threads + part_bytes / 2) / part_bytes), all = parts * threads;
+    int64_t parts = cut.parts(bytes / threads), all = parts * threads;
     for (int64_t part = 0; part < parts; ++part) {
         for (int64_t thread = 0; thread < threads; ++thread) {
-            int64_t index = thread * parts + part, first = strips * index / all, stop = strips * (index + 1) / all;
+            int64_t index = thread * parts + part, first = cut.begin(index, all, strips), stop = cut.begin(index + 1, all, strips);
             for (const Chunk& run : runs) {
                 int64_t begin = std::clamp<int64_t>(first, 0, run.num_strips), end = std::clamp<int64_t>(stop, 0, run.num_strips);
                 first -= run.num_strips, stop -= run.num_strips;

@@ -1,14 +1,25 @@
 // linear: out = W prologue(x) + bias + residual, for one or several weights whose outputs lie side by side.
 #pragma once
 
+#include <algorithm>
+
 #include "engine/weight.h"
 
 namespace pintpot {
 
-// Of a weight, multiplied at a time. With few tokens the memory is what counts, and it gives long stretches faster; with
-// many it is arithmetic, and short parts let threads end together.
-constexpr int64_t kFewTokensPartBytes = 128 << 10;
-constexpr int64_t kManyTokensPartBytes = 32 << 10;
+// How strips are cut into the parts that threads take: about so many bytes, each part but the last a multiple of `unit`.
+// With few tokens the memory is what counts, and it gives long stretches faster; with many it is arithmetic: parts are
+// whole tiles, as long as the rows that all their strips share are worth keeping in a cache.
+struct Cut {
+    int64_t part_bytes, unit;
+
+    int64_t parts(int64_t bytes) const { return std::max<int64_t>(1, (bytes + part_bytes / 2) / part_bytes); }
+    int64_t begin(int64_t index, int64_t parts, int64_t strips) const {
+        return index == parts ? strips : (strips * index / parts + unit / 2) / unit * unit;
+    }
+};
+constexpr Cut kFewTokensCut = {128 << 10, 1};
+constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
 
 enum class Prologue { kNone, kRmsNorm, kSwiGlu };
 
@@ -63,8 +74,8 @@ class Linear final : public Op {
     void prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const;
     void apply_prologue(const KernelTable& kernels, int64_t row, float* to) const;
     void multiply(Context& context, const Chunk& chunk, int thread) const;
-    std::vector<Chunk> cut(int64_t part_bytes, int threads) const;
-    static void share_out(const std::vector<Chunk>& runs, int64_t part_bytes, int threads, std::vector<Chunk>& chunks);
+    std::vector<Chunk> cut(Cut cut, int threads) const;
+    static void share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks);
     const std::vector<Chunk>& chunks(int64_t rows) const { return rows > kFewTokens ? many_chunks_ : few_chunks_; }
 
     LinearRecord record_;

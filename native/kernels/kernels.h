@@ -16,6 +16,7 @@ namespace pintpot {
 
 constexpr int32_t kAbiVersion = 2;
 constexpr int64_t kStripRows = 16;
+constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
 constexpr int64_t kGroup = 32;
 constexpr int64_t kPageTokens = 32;
 constexpr int64_t kSegmentTokens = 128;  // attention: keys are folded per segment, then segments are merged in order
@@ -132,7 +133,7 @@ struct KernelTable {
   // Tokens [first, last) of a run of num_tokens (x points at token 0): float32 rows to int8 planes, laid in panels.
   // Record of one panel of T tokens and one group: q0 [T][32] int8, (q1 [T][32],) s f32 [T], o f32 [T], then int32 [T]:
   // -128 * sum a, -128 * sum of the first 16 a (`strips` names s, o, a). Records of a panel follow each other by group.
-  // s = max|x| / 127; q0 = rint(x / s), q1 = rint((x / s - q0) * 254), both 0 where s is 0 (or |x| is below 1e-30).
+  // s = max|x| / 127, r = x * (127 / max|x|); q0 = rint(r), q1 = rint((r - q0) * 254), all 0 where max|x| is below 1e-30.
   void (*quantize)(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
                    int64_t last, void* out);
   void (*strips)(const StripsCall* call);
@@ -142,7 +143,7 @@ struct KernelTable {
 
   // y = (x * (1 / sqrt(mean(x^2) + eps))) * w; y may be x.
   void (*rmsnorm)(const float* x, const float* w, int64_t n, float eps, float* y);
-  // y[i] = g / (1 + exp(-g)) * u, g = gate_up[i], u = gate_up[n + i].
+  // y[i] = g / (1 + exp(-g)) * u, g = gate_up[i], u = gate_up[n + i]: with e = exp(-|g|), (g < 0 ? g * e : g) / (1 + e) * u.
   void (*swiglu)(const float* gate_up, int64_t n, float* y);
   // y[i] = y[i] + x[i]  (residuals and biases);  y[i] = x[i] * factor.
   void (*add)(const float* x, int64_t n, float* y);

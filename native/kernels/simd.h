@@ -102,6 +102,40 @@ INLINE void store_i8(void* to, VI v) {
   for (int i = 0; i < kWidth; ++i) ((int8_t*)to)[i] = (int8_t)v[i];
 }
 #endif
+// 32 integers from -127 to 127 as bytes, and their sums: of all, and of the first 16.
+struct Sums {
+  int32_t all, first_half;
+};
+#if defined(__AVX2__)
+INLINE Sums store_bytes(void* to, const VI (&q)[32 / kWidth]) {
+#if defined(__AVX512F__)
+  const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8((__m512i)q[1]), _mm512_cvtepi32_epi8((__m512i)q[0]));
+#else
+  const __m256i low = _mm256_packs_epi32((__m256i)q[0], (__m256i)q[1]);
+  const __m256i high = _mm256_packs_epi32((__m256i)q[2], (__m256i)q[3]);
+  const __m256i mixed = _mm256_packs_epi16(low, high);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+#endif
+  store(to, bytes);
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+  const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  const __m256i eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4e));
+  const __m256i halves = _mm256_add_epi32(eights, _mm256_shuffle_epi32(eights, 0xb1));
+  const int32_t first = _mm_cvtsi128_si32(_mm256_castsi256_si128(halves));
+  return {first + _mm_cvtsi128_si32(_mm256_extracti128_si256(halves, 1)), first};
+}
+#else
+INLINE Sums store_bytes(void* to, const VI (&q)[32 / kWidth]) {
+  VI halves[2] = {};
+  for (int i = 0; i < 32 / kWidth; ++i) {
+    store_i8((int8_t*)to + i * kWidth, q[i]);
+    halves[i * kWidth / 16] += q[i];
+  }
+  int32_t sums[2] = {};
+  for (int i = 0; i < 2 * kWidth; ++i) sums[i / kWidth] += halves[i / kWidth][i % kWidth];
+  return {sums[0] + sums[1], sums[0]};
+}
+#endif
 INLINE VF load_bf16(const void* from) { return (VF)(load_u16(from) << 16); }
 
 // 16 float lanes.
@@ -145,10 +179,13 @@ INLINE void store16_part(float* p, Pack a, int64_t n) {
 INLINE Pack magnitude(Pack a) {
   return each([&](int i) { return (VF)((VU)a.v[i] & 0x7fffffffu); });
 }
-// To the nearest integer, ties to even, for |x| < 2^22: the sum has no fractional bits.
+// To the nearest integer, ties to even, for |x| < 2^22: a sum with this has no fractional bits.
+constexpr float kMagic = 12582912.0f;
+constexpr int32_t kMagicBits = 0x4b400000;
+INLINE VF nearest(VF a) { return (a + kMagic) - kMagic; }
+INLINE VI nearest_int(VF a) { return (VI)(a + kMagic) - kMagicBits; }
 INLINE Pack nearest(Pack a) {
-  const Pack magic = spread(12582912.0f);
-  return (a + magic) - magic;
+  return each([&](int i) { return nearest(a.v[i]); });
 }
 // The tree of every reduction: lanes 8, 4, 2, 1 apart.
 typedef float Four __attribute__((vector_size(16)));

@@ -10,7 +10,7 @@ namespace {
 // How many strips share a broadcast activation, and for how many tokens their sums stay in registers: DOTS integer sums
 // (planes times halves) and one of float32 each, beside a vector of weights for each strip.
 #if defined(__AVX512F__)
-constexpr int strips_at_once(int dots) { return dots == 1 ? 3 : dots == 2 ? 2 : 1; }
+constexpr int strips_at_once(int dots) { return dots == 1 ? kTileStrips : dots == 2 ? 2 : 1; }
 constexpr int tokens_at_once(int strips) { return strips == 1 ? 8 : 4; }
 constexpr int64_t kChunkGroups = 54;  // of all strips, expanded at a time: their bytes stay in the first cache
 #else

@@ -17,35 +17,32 @@ INLINE void map(int64_t n, F f) {
   for (int64_t i = 0; i < n; i += 16) f(i, n - i);
 }
 
-struct Rounded {
-  int32_t all, first_half;
-};
-INLINE Rounded store_bytes(const Pack (&q)[2], int8_t* to) {
-  for (int half = 0; half < 2; ++half)
-    UNROLL for (int i = 0; i < kParts; ++i)
-      store_i8(to + half * 16 + i * kWidth, __builtin_convertvector(q[half].v[i], VI));
-  const int32_t first = (int32_t)sum(q[0]), second = (int32_t)sum(q[1]);  // whole numbers: exact in any order
-  return {first + second, first};
+constexpr int kVectors = 32 / kWidth;  // of a group
+
+// The group's largest magnitude; x is filled with zeros beyond n.
+INLINE float load_group(const float* x, int64_t n, VF (&values)[kVectors]) {
+  const Pack first = n >= 16 ? load16(x) : load16_part(x, n, 0.0f);
+  const Pack second = n >= 32 ? load16(x + 16) : load16_part(x + 16, n - 16, 0.0f);
+  UNROLL for (int i = 0; i < kParts; ++i) values[i] = first.v[i], values[kParts + i] = second.v[i];
+  return largest(max(magnitude(first), magnitude(second)));
 }
 
 template <int PLANES>
 INLINE void quantize_group(const float* x, int64_t n, uint8_t* record, int64_t width, int64_t t) {
   using P = PanelOf<PLANES>;
-  const Pack values[2] = {n >= 16 ? load16(x) : load16_part(x, n, 0.0f),
-                          n >= 32 ? load16(x + 16) : load16_part(x + 16, n - 16, 0.0f)};
-  const float peak = largest(max(magnitude(values[0]), magnitude(values[1])));
-  const float s = peak < 1e-30f ? 0.0f : peak / 127.0f;
+  VF ratio[kVectors];
+  const float peak = load_group(x, n, ratio);
+  const float s = peak < 1e-30f ? 0.0f : peak / 127.0f, inverse = peak < 1e-30f ? 0.0f : 127.0f / peak;
+  UNROLL for (int i = 0; i < kVectors; ++i) ratio[i] = ratio[i] * inverse;
   int32_t all = 0, first_half = 0;
-  Pack ratio[2], q[2];
-  for (int h = 0; h < 2; ++h) {
-    ratio[h] = s == 0.0f ? spread(0.0f) : values[h] / spread(s);
-    q[h] = nearest(ratio[h]);
-  }
   for (int p = 0; p < PLANES; ++p) {
-    const Rounded sums = store_bytes(q, (int8_t*)record + p * width * 32 + t * 32);
+    VI q[kVectors];
+    UNROLL for (int i = 0; i < kVectors; ++i) q[i] = nearest_int(ratio[i]);
+    const Sums sums = store_bytes(record + p * width * 32 + t * 32, q);
     all = all * 254 + sums.all;
     first_half = first_half * 254 + sums.first_half;
-    for (int h = 0; h < 2; ++h) q[h] = nearest((ratio[h] - q[h]) * spread(254.0f));
+    if (p + 1 < PLANES)
+      UNROLL for (int i = 0; i < kVectors; ++i) ratio[i] = (ratio[i] - nearest(ratio[i])) * 254.0f;
   }
   const float unit = PLANES == 2 ? s * (1.0f / 254.0f) : s;
   ((float*)(record + width * P::kScale))[t] = unit;
@@ -92,7 +89,9 @@ void rmsnorm(const float* x, const float* w, int64_t n, float eps, float* y) {
 void swiglu(const float* gate_up, int64_t n, float* y) {
   map(n, [&](int64_t i, int64_t left) {
     const Pack gate = load_tail(gate_up + i, left), up = load_tail(gate_up + n + i, left);
-    store_tail(y + i, gate / (spread(1.0f) + exp(spread(0.0f) - gate)) * up, left);
+    const Pack e = exp_of_negative(each([&](int j) { return (VF)((VU)gate.v[j] | 0x80000000u); }));
+    const Pack above = each([&](int j) { return gate.v[j] < 0.0f ? gate.v[j] * e.v[j] : gate.v[j]; });
+    store_tail(y + i, above / (spread(1.0f) + e) * up, left);
   });
 }
 
