@@ -20,13 +20,15 @@ constexpr int64_t kChunkGroups = 32;
 #endif
 constexpr int64_t kAhead = 4096;  // bytes
 
-// For few tokens the memory decides: the strip's lines are asked for ahead of their use, in the order of addresses
-// (its scales come first, so that much further ahead), at the pace of the groups.
-template <class F>
-INLINE void ask_ahead(const uint8_t* planes, int64_t g) {
+// For few tokens the memory decides: S strips' lines are asked for ahead of their use, in the order of addresses (scales
+// come first, so that much further ahead), at the pace of the groups; behind a strip's end it is the strip S further on.
+template <class F, int S>
+INLINE void ask_ahead(const uint8_t* planes, int64_t g, int64_t num_groups, int64_t apart) {
   constexpr int64_t kBytes = F::kPlaneBytes + F::kScaleBytes / (F::kColumns / 32);
-  const uint8_t* at = planes + kAhead + g * kBytes;
-  UNROLL for (int64_t i = 0; i < (kBytes + 63) / 64; ++i) __builtin_prefetch(at + 64 * i);
+  const int64_t turn = num_groups * F::kPlaneBytes - kAhead;
+  const uint8_t* at = planes + kAhead + g * kBytes + (g * kBytes < turn ? 0 : (S - 1) * apart);
+  UNROLL for (int i = 0; i < S; ++i)
+    UNROLL for (int64_t line = 0; line < (kBytes + 63) / 64; ++line) __builtin_prefetch(at + i * apart + 64 * line);
 }
 
 // The correction (panel.h) of one half of a token's group, in all lanes.
@@ -45,7 +47,7 @@ INLINE VF value_of(const D (&dots)[PLANES], VI c) {
   return to_float((high << 8) - (high << 1) + low);
 }
 
-// What is asked for during a product: two lines of each strip for each group, until it has all.
+// Strips that are asked for during the products of those before them: two lines of each for each group, until all are.
 struct Ahead {
   const uint8_t* at;
   const uint8_t* stop;
@@ -67,12 +69,12 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
   using P = PanelOf<PLANES>;
   using D = Dot<F::kBits, F::kZero>;
   for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
-    if constexpr (F::kExpanded) {
+    if constexpr (!F::kExpanded) {
+      if (first == 0) ask_ahead<F, S>(planes, g, num_groups, apart[1]);
+    } else {
       ask_for_next<S>(ahead);
       UNROLL for (int64_t i = 0; i < T * P::kTokenBytes; i += 64)
         __builtin_prefetch(panel + next_panel + first * P::kTokenBytes + i);
-    } else {
-      ask_ahead<F>(planes, g);
     }
     const int8_t* q = (const int8_t*)panel + first * 32;
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
@@ -152,23 +154,39 @@ __attribute__((noinline)) void dot_panel(const Stretch& c) {
   }
 }
 
-// One strip as it is, for few tokens: [first, c.num_tokens).
-template <class F, int PLANES>
-INLINE void strip_plain(const StripsCall& c, int64_t index, int64_t first) {
+template <class F>
+INLINE void ask_for_scales(const uint8_t* strip, int64_t first, int64_t n) {
+  constexpr int64_t kGroups = F::kColumns / 32;
+  const int64_t begin = first / kGroups * F::kScaleBytes, end = (first + n) / kGroups * F::kScaleBytes;
+  for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(strip + i, 0, 2);
+}
+// Groups [first, first + n) of the S strips from `index` on: their scales now, their planes as the work goes on.
+template <class F, int S>
+INLINE Ahead ask_for_strips(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
+  const int64_t bytes = format_strip_bytes<F>(c.k);
+  const uint8_t* strip = (const uint8_t*)c.strips + index * bytes;
+  for (int i = 0; i < S; ++i) ask_for_scales<F>(strip + i * bytes, first, n);
+  const uint8_t* planes = strip + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
+  return {planes, planes + n * F::kPlaneBytes, bytes};
+}
+
+// S strips as they are, for few tokens: [first, c.num_tokens).
+template <class F, int S, int PLANES>
+INLINE void strips_plain(const StripsCall& c, int64_t index, int64_t first) {
   const int64_t groups = (c.k + 31) / 32, token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
-  const int64_t left = c.num_rows - index * 16;
-  const uint8_t* strip = (const uint8_t*)c.strips + index * format_strip_bytes<F>(c.k);
+  const int64_t bytes = format_strip_bytes<F>(c.k), left = c.num_rows - (index + S - 1) * 16;
+  const uint8_t* strip = (const uint8_t*)c.strips + index * bytes;
   Ahead none = {};
-  Stretch s = {strip, strip + scale_bytes<F>(c.k), {0, 0}, groups, nullptr, 0, &none, nullptr, c.out_stride,
+  Stretch s = {strip, strip + scale_bytes<F>(c.k), {bytes, bytes}, groups, nullptr, 0, &none, nullptr, c.out_stride,
                left < 16 ? left : 16, true};
   for (int64_t t = first, width = 0; t < c.num_tokens; t += width) {
     width = panel_width(c.num_tokens - t);
     s.panel = (const uint8_t*)c.quantized + t * token_bytes;
     s.out = c.out + t * c.out_stride + index * 16;
-    if (width == 8) dot_panel<F, 8, 1, PLANES>(s);
-    else if (width == 4) dot_panel<F, 4, 1, PLANES>(s);
-    else if (width == 2) dot_panel<F, 2, 1, PLANES>(s);
-    else dot_panel<F, 1, 1, PLANES>(s);
+    if (width == 8) dot_panel<F, 8, S, PLANES>(s);
+    else if (width == 4) dot_panel<F, 4, S, PLANES>(s);
+    else if (width == 2) dot_panel<F, 2, S, PLANES>(s);
+    else dot_panel<F, 1, S, PLANES>(s);
   }
 }
 
@@ -192,13 +210,6 @@ INLINE void expand_stretch(const uint8_t* scales, const uint8_t* planes, int64_t
   }
 }
 
-template <class F>
-INLINE void ask_for_scales(const uint8_t* strip, int64_t first, int64_t n) {
-  constexpr int64_t kGroups = F::kColumns / 32;
-  const int64_t begin = first / kGroups * F::kScaleBytes, end = (first + n) / kGroups * F::kScaleBytes;
-  for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(strip + i, 0, 2);
-}
-
 // Groups [first, first + n) of S strips times all whole panels of tokens.
 template <class F, int S, int PLANES>
 INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
@@ -213,11 +224,7 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, i
     const uint8_t* strip = (const uint8_t*)c.strips + (index + i) * bytes;
     expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), first, n, scales + i * kScales, planes + i * kPlanes);
   }
-  // The strips that come next are asked for meanwhile.
-  const uint8_t* next = (const uint8_t*)c.strips + (index + S) * bytes;
-  const uint8_t* next_planes = next + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
-  Ahead ahead = {next_planes, next_planes + n * F::kPlaneBytes, bytes};
-  for (int i = 0; i < S; ++i) ask_for_scales<F>(next + i * bytes, first, n);
+  Ahead ahead = ask_for_strips<F, S>(c, index + S, first, n);
   for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
     dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
                                            tokens + (t * groups + first * kPanelTokens) * group_bytes,
@@ -248,7 +255,12 @@ void strips_planes(const StripsCall& c) {
   const bool many = c.num_tokens >= 2 * kPanelTokens;
   const int64_t whole = many ? c.num_tokens / kPanelTokens * kPanelTokens : 0;
   if (many) strips_by_chunks<F, PLANES>(c);
-  for (int64_t i = 0; i < c.num_strips; ++i) strip_plain<F, PLANES>(c, i, whole);
+  const bool few = c.num_tokens - whole >= 4;
+  int64_t i = 0;
+  constexpr int S = strips_at_once(PLANES * F::kHalves);
+  if (S > 1 && few)
+    for (; i + S <= c.num_strips; i += S) strips_plain<F, S, PLANES>(c, i, whole);
+  for (; i < c.num_strips; ++i) strips_plain<F, 1, PLANES>(c, i, whole);
 }
 template <class F>
 void strips_int8(const StripsCall& c) {
