@@ -39,7 +39,7 @@ INLINE void store(void* to, V v) {
   memcpy(to, &v, sizeof v);
 }
 INLINE int32_t load32(const void* from) { return load<int32_t>(from); }
-INLINE VF splat(float x) { return VF{} + x; }
+INLINE VF splat(float x) { return x - VF{}; }  // x + 0 would be an addition: it is not x where x is -0
 INLINE VI splat(int32_t x) { return VI{} + x; }
 INLINE VU splat(uint32_t x) { return VU{} + x; }
 INLINE VF to_float(VI v) { return __builtin_convertvector(v, VF); }
