@@ -77,27 +77,45 @@ INLINE Pack hide(const AttendCall& c, int64_t position, int64_t key, Pack score)
   });
 }
 
-// Scores of one row to weights.
-INLINE void weigh(const AttendCall& c, const Pages& pages, Block& block, int64_t row) {
-  float* scores = block.scores + row * kSegmentTokens;
-  const int64_t position = block.positions[row];
-  Pack top = spread(kNone);
-  for (int64_t i = 0; i < pages.number * kPageVectors; ++i) {
-    const int64_t key = pages.first_key[i / kPageVectors] + i % kPageVectors * 16;
-    const Pack score = hide(c, position, key, load16(scores + i * 16));
-    store16(scores + i * 16, score);
-    top = max(top, score);
-  }
-  const float maximum = largest(top);
-  const Pack from = spread(maximum == kNone ? 0.0f : maximum);
+// Whether a row at `position` sees every key of the pages.
+INLINE bool all_seen(const AttendCall& c, const Pages& pages, int64_t position) {
+  if (pages.first_key[pages.number - 1] + kPageTokens - 1 > position) return false;
+  return c.window == 0 || pages.first_key[0] > position - c.window;
+}
+INLINE float largest_score(const AttendCall& c, const Pages& pages, int64_t position, float* scores) {
+  const int64_t stop = pages.number * kPageTokens;
+  if (!all_seen(c, pages, position))
+    for (int64_t i = 0; i < stop; i += 16)
+      store16(scores + i, hide(c, position, pages.first_key[i / kPageTokens] + i % kPageTokens, load16(scores + i)));
+  Pack top = load16(scores);
+  for (int64_t i = 16; i < stop; i += 16) top = max(top, load16(scores + i));
+  return largest(top);
+}
+// Scores to weights, where n keys are listed (a multiple of 32); their mass.
+INLINE float weigh(float* scores, int64_t n, float maximum) {
+  constexpr int64_t kStep = kWidth == 16 ? 64 : 32;
+  const VF from = splat(maximum == kNone ? 0.0f : maximum);
   Pack mass = spread(0.0f);
-  for (int64_t i = 0; i < pages.number * kPageVectors; ++i) {
-    const Pack weight = exp_of_negative(load16(scores + i * 16) - from);
-    store16(scores + i * 16, weight);
-    mass = mass + weight;
-  }
-  block.maxima[row] = maximum;
-  block.masses[row] = sum(mass);
+  const auto step = [&](auto count, int64_t first) {
+    constexpr int N = decltype(count)::value / kWidth;
+    VF x[N];
+    UNROLL for (int i = 0; i < N; ++i) x[i] = load<VF>(scores + first + i * kWidth) - from;
+    exp_of_negative(x);
+    UNROLL for (int i = 0; i < N; ++i) store(scores + first + i * kWidth, x[i]);
+    UNROLL for (int i = 0; i < N; ++i) mass.v[i % kParts] = mass.v[i % kParts] + x[i];
+  };
+  int64_t first = 0;
+  for (; first + kStep <= n; first += kStep) step(Int<kStep>(), first);
+  if (first < n) step(Int<32>(), first);
+  return sum(mass);
+}
+// First what each row must wait for, then the rest: so the CPU has several rows to work at.
+INLINE void weigh_rows(const AttendCall& c, const Pages& pages, Block& block) {
+  float* const scores = block.scores;
+  for (int64_t row = 0; row < block.num_rows; ++row)
+    block.maxima[row] = largest_score(c, pages, block.positions[row], scores + row * kSegmentTokens);
+  for (int64_t row = 0; row < block.num_rows; ++row)
+    block.masses[row] = weigh(scores + row * kSegmentTokens, pages.number * kPageTokens, block.maxima[row]);
 }
 
 INLINE int64_t keys_seen(const Block& block, int64_t row, int64_t first_key) {
@@ -143,7 +161,7 @@ void fold_direct(const AttendCall& c, const Pages& pages, Block& block) {
   for (; page + 2 <= pages.number; page += 2)
     score_rows<FORMAT, 4>(c, pages, lines, lines + step, page * kPageVectors, block);
   if (page < pages.number) score_rows<FORMAT, 2>(c, pages, lines, lines + step, page * kPageVectors, block);
-  for (int64_t row = 0; row < block.num_rows; ++row) weigh(c, pages, block, row);
+  weigh_rows(c, pages, block);
   alignas(64) float scales[kMaxHeadDim];
   for (page = 0; page < pages.number; ++page) {
     const uint8_t* const* values = lines + pages.number + page;
@@ -170,7 +188,7 @@ void fold_widened(const AttendCall& c, const Pages& pages, Block& block) {
     for (int64_t i = 0; i < kSegmentPages; ++i) all[i] = at;
     score_rows<kCacheF32, 2>(c, pages, all, all, page * kPageVectors, block);
   }
-  for (int64_t row = 0; row < block.num_rows; ++row) weigh(c, pages, block, row);
+  weigh_rows(c, pages, block);
   for (int64_t page = 0; page < pages.number; ++page) {
     const int64_t n = keys_seen(block, block.num_rows - 1, pages.first_key[page]);
     widen_values<FORMAT>(dim, pages.lines[pages.number + page], n, wide);
