@@ -8,23 +8,20 @@ namespace {
 
 INLINE int64_t group_of(const AttendCall& c) { return c.heads / c.cache.kv_heads; }
 INLINE int64_t rows_of(const AttendCall& c) { return c.num_tokens * group_of(c); }
-// Where row `row` begins in q or out.
-INLINE int64_t at_row(const AttendCall& c, int64_t row, int64_t stride) {
-  const int64_t group = group_of(c);
-  return row / group * stride + (c.kv_head * group + row % group) * c.cache.head_dim;
-}
 
-// Rows [first, first + block.num_rows) of the call.
+// Rows [first, first + block.num_rows) of the call: where they are, their positions, their queries.
 void prepare(const AttendCall& c, int64_t first, Block& block) {
   const int64_t group = group_of(c), dim = c.cache.head_dim;
-  for (int64_t row = 0; row < block.num_rows; ++row)
-    block.positions[row] = c.first_position + (first + row) / group;
-  by_rows(block.num_rows, [&](auto rows, int64_t row) {
-    constexpr int R = decltype(rows)::value;
-    const float* q[R];
-    for (int r = 0; r < R; ++r) q[r] = c.q + at_row(c, first + row + r, c.q_stride);
-    pack_queries<R>(q, dim, c.scale, block.queries + row * dim);
-  });
+  int64_t token = first / group, head = first % group;
+  const Pack scale = spread(c.scale);
+  for (int64_t row = 0; row < block.num_rows; ++row) {
+    const int64_t column = (c.kv_head * group + head) * dim;
+    const float* q = c.q + token * c.q_stride + column;
+    for (int64_t d = 0; d < dim; d += 16) store16(block.queries + row * dim + d, load16(q + d) * scale);
+    block.out[row] = c.out + token * c.out_stride + column;
+    block.positions[row] = c.first_position + token;
+    if (++head == group) head = 0, ++token;
+  }
 }
 
 // How 16 totals and 16 parts are scaled where they meet: largest scores so far, and the parts'.
@@ -48,15 +45,14 @@ struct Totals {
   alignas(64) float maxima[kRows];
   alignas(64) float masses[kRows];
 };
-void merge_block(const AttendCall& c, int64_t first, const Block& block, Totals& totals) {
+void merge_block(int64_t dim, const Block& block, Totals& totals) {
   for (int64_t row = 0; row < block.num_rows; row += 16) {
     const Meeting m = meet(load16(totals.maxima + row), load16(block.maxima + row));
     alignas(64) float before[16], now[16];
     store16(before, m.before), store16(now, m.now), store16(totals.maxima + row, m.top);
     store16(totals.masses + row, load16(totals.masses + row) * m.before + load16(block.masses + row) * m.now);
     for (int64_t r = row; r < block.num_rows && r < row + 16; ++r)
-      add_part(c.out + at_row(c, first + r, c.out_stride), before[r - row], block.sums + r * block.sums_stride,
-               now[r - row], c.cache.head_dim);
+      add_part(block.out[r], before[r - row], block.sums + r * block.sums_stride, now[r - row], dim);
   }
 }
 
@@ -72,15 +68,16 @@ void attend(const AttendCall* call) {
     block.num_rows = num_rows - first < kRows ? num_rows - first : kRows;
     prepare(c, first, block);
     Totals totals;
-    for (int64_t row = 0; row < kRows; ++row)
-      totals.maxima[row] = block.maxima[row] = kNone, totals.masses[row] = block.masses[row] = 0.0f;
+    for (int64_t row = 0; row < block.num_rows; row += 16) {
+      store16(totals.maxima + row, spread(kNone)), store16(block.maxima + row, spread(kNone));
+      store16(totals.masses + row, spread(0.0f)), store16(block.masses + row, spread(0.0f));
+    }
     for (int64_t row = 0; row < block.num_rows; ++row)
-      memset(c.out + at_row(c, first + row, c.out_stride), 0, dim * sizeof(float));
+      for (int64_t d = 0; d < dim; d += 16) store16(block.out[row] + d, spread(0.0f));
     const int64_t segments = num_segments(block.positions[block.num_rows - 1] + 1);
     for (int64_t segment = 0; segment < segments; ++segment)
-      if (fold_segment(c, segment, block)) merge_block(c, first, block, totals);
-    for (int64_t row = 0; row < block.num_rows; ++row)
-      divide(c.out + at_row(c, first + row, c.out_stride), totals.masses[row], dim);
+      if (fold_segment(c, segment, block)) merge_block(dim, block, totals);
+    for (int64_t row = 0; row < block.num_rows; ++row) divide(block.out[row], totals.masses[row], dim);
   }
 }
 
@@ -106,9 +103,9 @@ void attend_segments(const AttendCall* call, int64_t from, int64_t stop, float* 
 
 void attend_merge(const AttendCall* call, const float* partials, int64_t num_segments) {
   const AttendCall& c = *call;
-  const int64_t dim = c.cache.head_dim, num_rows = rows_of(c), stride = partial_floats(dim);
+  const int64_t dim = c.cache.head_dim, group = group_of(c), num_rows = rows_of(c), stride = partial_floats(dim);
   for (int64_t row = 0; row < num_rows; ++row) {
-    float* out = c.out + at_row(c, row, c.out_stride);
+    float* out = c.out + row / group * c.out_stride + (c.kv_head * group + row % group) * dim;
     float maximum = kNone, mass = 0.0f;
     memset(out, 0, dim * sizeof(float));
     for (int64_t first = 0; first < num_segments; first += 16) {

@@ -17,7 +17,8 @@ constexpr float kNone = -__builtin_inff();
 
 struct Block {
   int64_t num_rows;
-  float* queries;                 // packed (pack_queries)
+  float* queries;                 // [num_rows][head_dim], scaled
+  float* out[kRows];
   float* sums;                    // [num_rows][sums_stride]
   int64_t sums_stride;
   int64_t positions[kRows];       // ascending
@@ -135,14 +136,16 @@ INLINE void score_rows(const AttendCall& c, const Pages& pages, const uint8_t* c
       score_tile<FORMAT, R, C>(block.queries + row * dim, dim, at, ahead, first + i, block.scores + row * kSegmentTokens);
   });
 }
+// Values of a run of `number` pages, whose weights begin with page `first` of the segment's, for all rows.
 template <int32_t FORMAT>
-INLINE void add_values(const AttendCall& c, const uint8_t* at, const uint8_t* ahead, const float* scales, int64_t page,
-                       int64_t first_key, Block& block) {
+INLINE void add_values(const AttendCall& c, const Pages& pages, const uint8_t* const* at, const uint8_t* const* ahead,
+                       const float* scales, int64_t first, int64_t number, Block& block) {
   const int64_t dim = c.cache.head_dim;
   by_rows(block.num_rows, [&](auto rows, int64_t row) {
     constexpr int R = decltype(rows)::value, C = tile_vectors(R);
-    const int64_t n = keys_seen(block, row + R - 1, first_key);
-    const float* weights = block.scores + row * kSegmentTokens + page * kPageTokens;
+    int64_t n = 0;
+    for (int64_t page = first; page < first + number; ++page) n += keys_seen(block, row + R - 1, pages.first_key[page]);
+    const float* weights = block.scores + row * kSegmentTokens + first * kPageTokens;
     float* sums = block.sums + row * block.sums_stride;
     int64_t column = 0;
     for (; column + C * 16 <= dim; column += C * 16)
@@ -162,13 +165,13 @@ void fold_direct(const AttendCall& c, const Pages& pages, Block& block) {
     score_rows<FORMAT, 4>(c, pages, lines, lines + step, page * kPageVectors, block);
   if (page < pages.number) score_rows<FORMAT, 2>(c, pages, lines, lines + step, page * kPageVectors, block);
   weigh_rows(c, pages, block);
-  alignas(64) float scales[kMaxHeadDim];
-  for (page = 0; page < pages.number; ++page) {
-    const uint8_t* const* values = lines + pages.number + page;
-    if (FORMAT == kCacheSym8c)
-      for (int64_t i = 0; i < dim; i += 16) store16(scales + i, load16_f16(*values + kPageTokens * dim + i * 2));
-    add_values<FORMAT>(c, *values, values[step], scales, page, pages.first_key[page], block);
-  }
+  alignas(64) float scales[FORMAT == kCacheSym8c ? kSegmentPages * kMaxHeadDim : 1];
+  const uint8_t* const* values = lines + pages.number;
+  if (FORMAT == kCacheSym8c)
+    for (page = 0; page < pages.number; ++page)
+      for (int64_t i = 0; i < dim; i += 16)
+        store16(scales + page * dim + i, load16_f16(values[page] + kPageTokens * dim + i * 2));
+  add_values<FORMAT>(c, pages, values, values + step, scales, 0, pages.number, block);
 }
 
 // Asks for a whole page: pages lie apart, and no prefetcher of the CPU's foresees the next one.
@@ -180,12 +183,12 @@ template <int32_t FORMAT>
 void fold_widened(const AttendCall& c, const Pages& pages, Block& block) {
   alignas(64) float wide[kPageTokens * kMaxHeadDim];
   const int64_t dim = c.cache.head_dim;
-  const uint8_t* const at = (const uint8_t*)wide;
+  const uint8_t* const at[1] = {(const uint8_t*)wide};
   for (int64_t page = 0; page < pages.number; ++page) {
     widen_keys<FORMAT>(dim, pages.lines[page], wide);
     ask_for(c.cache, pages.lines[page + 1]);
     const uint8_t* all[kSegmentPages];
-    for (int64_t i = 0; i < kSegmentPages; ++i) all[i] = at;
+    for (int64_t i = 0; i < kSegmentPages; ++i) all[i] = *at;
     score_rows<kCacheF32, 2>(c, pages, all, all, page * kPageVectors, block);
   }
   weigh_rows(c, pages, block);
@@ -193,7 +196,7 @@ void fold_widened(const AttendCall& c, const Pages& pages, Block& block) {
     const int64_t n = keys_seen(block, block.num_rows - 1, pages.first_key[page]);
     widen_values<FORMAT>(dim, pages.lines[pages.number + page], n, wide);
     ask_for(c.cache, pages.lines[pages.number + page + 1]);
-    add_values<kCacheF32>(c, at, at, nullptr, page, pages.first_key[page], block);
+    add_values<kCacheF32>(c, pages, at, at, nullptr, page, 1, block);
   }
 }
 

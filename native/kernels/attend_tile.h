@@ -34,16 +34,8 @@ INLINE void by_rows(int64_t n, F f) {
   if (n - first == 1) f(Int<1>(), first);
 }
 
-// Queries as tiles read them: of each tile [head_dim][R], scaled; the tile of rows [first, first + R) begins at
-// first * head_dim.
-template <int R>
-INLINE void pack_queries(const float* const* q, int64_t dim, float scale, float* to) {
-  for (int64_t d = 0; d < dim; ++d)
-    for (int r = 0; r < R; ++r) to[d * R + r] = q[r][d] * scale;
-}
-
-// Scores of R rows and C vectors of keys, from vector `first` of a run of pages on, to scores[R][kSegmentTokens] (at the
-// run's first key). Meanwhile the same lines of the pages `ahead` are asked for.
+// Scores of R rows q[R][dim] and C vectors of keys, from vector `first` of a run of pages on, to scores[R][kSegmentTokens]
+// (at the run's first key). Meanwhile the same lines of the pages `ahead` are asked for.
 template <int32_t FORMAT, int R, int C>
 __attribute__((noinline)) void score_tile(const float* q, int64_t dim, const uint8_t* const* pages,
                                           const uint8_t* const* ahead, int64_t first, float* scores) {
@@ -72,7 +64,7 @@ __attribute__((noinline)) void score_tile(const float* q, int64_t dim, const uin
         if constexpr (FORMAT == kCacheSym8c) key[i] = key[i] * scale[i];
       }
       UNROLL for (int r = 0; r < R; ++r) {
-        const Pack query = spread(q[d * R + r]);
+        const Pack query = spread(q[r * dim + d]);
         UNROLL for (int i = 0; i < C; ++i) total[r][i] = total[r][i] + query * key[i];
       }
     }
@@ -81,27 +73,33 @@ __attribute__((noinline)) void score_tile(const float* q, int64_t dim, const uin
     UNROLL for (int i = 0; i < C; ++i) store16(scores + r * kSegmentTokens + (first + i) * 16, total[r][i]);
 }
 
-// sums[R][stride] += weights[R][kSegmentTokens] times the first n values of a page, keys in order; C vectors of columns.
-// scales: of sym8c, [32 tokens][head_dim / 32] as float32.
+// sums[R][stride] += weights[R][kSegmentTokens] times the first n values of a run of pages, keys in order; C vectors of
+// columns. scales: of sym8c, [page][32 tokens][head_dim / 32] as float32. Meanwhile the pages `ahead` are asked for.
 template <int32_t FORMAT, int R, int C>
-__attribute__((noinline)) void value_tile(const float* weights, int64_t dim, const uint8_t* page, const uint8_t* ahead,
-                                          const float* scales, int64_t column, int64_t n, float* sums, int64_t stride) {
+__attribute__((noinline)) void value_tile(const float* weights, int64_t dim, const uint8_t* const* pages,
+                                          const uint8_t* const* ahead, const float* scales, int64_t column, int64_t n,
+                                          float* sums, int64_t stride) {
   constexpr int64_t kBytes = kValueBytes<FORMAT>;
   Pack total[R][C];
   UNROLL for (int r = 0; r < R; ++r)
     UNROLL for (int i = 0; i < C; ++i) total[r][i] = load16(sums + r * stride + column + i * 16);
-  for (int64_t j = 0; j < n; ++j) {
-    const int64_t at = (j * dim + column) * kBytes;
-    if constexpr (FORMAT != kCacheF32)
-      UNROLL for (int64_t line = 0; line < C * 16 * kBytes; line += 64) __builtin_prefetch(ahead + at + line);
-    Pack value[C];
-    UNROLL for (int i = 0; i < C; ++i) {
-      value[i] = load_stored<FORMAT>(page + at + i * 16 * kBytes);
-      if constexpr (FORMAT == kCacheSym8c) value[i] = value[i] * spread(scales[j * (dim / 32) + (column + i * 16) / 32]);
-    }
-    UNROLL for (int r = 0; r < R; ++r) {
-      const Pack weight = spread(weights[r * kSegmentTokens + j]);
-      UNROLL for (int i = 0; i < C; ++i) total[r][i] = total[r][i] + weight * value[i];
+  for (; n > 0; n -= kPageTokens, weights += kPageTokens) {
+    const uint8_t *at = *pages++ + column * kBytes, *ask = *ahead++ + column * kBytes;
+    for (int64_t j = 0; j < (n < kPageTokens ? n : kPageTokens); ++j, at += dim * kBytes) {
+      if constexpr (FORMAT != kCacheF32) {
+        UNROLL for (int64_t line = 0; line < C * 16 * kBytes; line += 64) __builtin_prefetch(ask + line);
+        ask += dim * kBytes;
+      }
+      Pack value[C];
+      UNROLL for (int i = 0; i < C; ++i) {
+        value[i] = load_stored<FORMAT>(at + i * 16 * kBytes);
+        if constexpr (FORMAT == kCacheSym8c) value[i] = value[i] * spread(scales[(column + i * 16) / 32]);
+      }
+      if constexpr (FORMAT == kCacheSym8c) scales += dim / 32;
+      UNROLL for (int r = 0; r < R; ++r) {
+        const Pack weight = spread(weights[r * kSegmentTokens + j]);
+        UNROLL for (int i = 0; i < C; ++i) total[r][i] = total[r][i] + weight * value[i];
+      }
     }
   }
   UNROLL for (int r = 0; r < R; ++r)
