@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kRows = 64;  // of a block
 constexpr int64_t kDirectRows = kWidth == 4 ? 2 : 8;
 constexpr int64_t kSegmentPages = kSegmentTokens / kPageTokens;
-constexpr int64_t kAheadBytes = 8192;  // asked for before it is read
+constexpr int64_t kAheadBytes = 16384;  // asked for before it is read
 constexpr float kNone = -__builtin_inff();
 
 struct Block {
@@ -28,11 +28,11 @@ struct Block {
 };
 
 // The visible pages of a segment, in order: their first keys, and where keys and values lie. Behind them follow the pages
-// that are read next.
+// that are read next: of the next segment, or of the next key head, with which callers are asked to go on.
 struct Pages {
   int64_t number;
   int64_t first_key[kSegmentPages];
-  const uint8_t* lines[4 * kSegmentPages];  // keys, values, then the next segment's keys
+  const uint8_t* lines[4 * kSegmentPages];  // keys, values, then the keys that come next
 };
 
 INLINE bool page_visible(const AttendCall& c, int64_t page, int64_t low, int64_t high) {
@@ -53,14 +53,19 @@ INLINE Pages pages_of(const AttendCall& c, int64_t segment, int64_t low, int64_t
   Pages p;
   int64_t now[kSegmentPages], next[kSegmentPages];
   p.number = list_pages(c, segment, low, high, now);
-  const int64_t num_next = p.number == 0 ? 0 : list_pages(c, segment + 1, low, high, next);
-  const auto lines = [&](const void* base, int64_t page) { return page_head(c.cache, base, c.pages[page], c.kv_head); };
+  int64_t num_next = p.number == 0 ? 0 : list_pages(c, segment + 1, low, high, next);
+  int64_t head = c.kv_head;
+  const auto lines = [&](const void* base, int64_t page) { return page_head(c.cache, base, c.pages[page], head); };
   for (int64_t i = 0; i < p.number; ++i) {
     p.first_key[i] = now[i] * kPageTokens;
     p.lines[i] = lines(c.cache.k, now[i]);
     p.lines[p.number + i] = lines(c.cache.v, now[i]);
   }
   int64_t end = 2 * p.number;
+  if (num_next == 0 && p.number > 0 && head + 1 < c.cache.kv_heads) {
+    ++head;
+    num_next = list_pages(c, 0, low, high, next);
+  }
   for (int64_t i = 0; i < num_next; ++i) p.lines[end++] = lines(c.cache.k, next[i]);
   for (; p.number > 0 && end < 4 * kSegmentPages; ++end) p.lines[end] = p.lines[end - 1];
   return p;

@@ -54,6 +54,7 @@ __attribute__((noinline)) void score_tile(const float* q, int64_t dim, const uin
       const int64_t offset = kPageTokens * dim + d / 32 * kPageTokens * 2;
       UNROLL for (int i = 0; i < C; ++i)
         scale[i] = load16_f16(pages[(first + i) / kPageVectors] + offset + (first + i) % kPageVectors * 32);
+      UNROLL for (int i = 0; i < (C + 1) / 2; ++i) __builtin_prefetch(ask[i] + offset);
     }
     for (const int64_t stop = d + 32; d < stop; ++d) {
       if constexpr (FORMAT != kCacheF32)
@@ -85,6 +86,9 @@ __attribute__((noinline)) void value_tile(const float* weights, int64_t dim, con
     UNROLL for (int i = 0; i < C; ++i) total[r][i] = load16(sums + r * stride + column + i * 16);
   for (; n > 0; n -= kPageTokens, weights += kPageTokens) {
     const uint8_t *at = *pages++ + column * kBytes, *ask = *ahead++ + column * kBytes;
+    if constexpr (FORMAT == kCacheSym8c)
+      UNROLL for (int64_t i = 0; i < (C + 1) / 2; ++i)
+        __builtin_prefetch(ask + kPageTokens * dim + column + i * 64);  // its scales: 2 bytes a column
     for (int64_t j = 0; j < (n < kPageTokens ? n : kPageTokens); ++j, at += dim * kBytes) {
       if constexpr (FORMAT != kCacheF32) {
         UNROLL for (int64_t line = 0; line < C * 16 * kBytes; line += 64) __builtin_prefetch(ask + line);
