@@ -67,10 +67,11 @@ void Attend::store(Context& context, int32_t token) const {
 
 int64_t Attend::begin(Context& context, int phase) {
     const Call& call = *context.call;
-    if (phase == 1) {
-        plan_->cut(call.runs);
-        return plan_->num_chunks();
-    }
+    if (phase == 1) return plan_->num_chunks();
+    plan_->cut(call.runs);
+    // Then who attends for a sequence stores its token: nobody else reads it or writes to its page.
+    stores_with_work_ = plan_->whole() && size_t(call.num_tokens) == call.runs.size();
+    if (stores_with_work_) return 0;
     if (call.num_tokens > kFewTokens) {
         plan_stores(call);
         return int64_t(stores_.size());
@@ -96,22 +97,21 @@ void Attend::plan_stores(const Call& call) {
 void Attend::work(Context& context, int phase, int64_t chunk, int) {
     if (phase == 1) {
         const AttendTask& task = plan_->task_of(chunk);
-        AttendCall call = call_of(context, task, plan_->kv_head_of(chunk));
-        plan_->work(*context.kernels, call, task, reinterpret_cast<float*>(context.shared));
+        if (stores_with_work_) store(context, context.call->runs[size_t(task.run)].first_token);
+        plan_->work(*context.kernels, call_of(context, task), chunk, reinterpret_cast<float*>(context.shared));
         return;
     }
     const Stores& mine = stores_[size_t(chunk)];
     for (int32_t token = mine.first; token < mine.stop; ++token) store(context, token);
 }
 
-AttendCall Attend::call_of(const Context& context, const AttendTask& task, int32_t kv_head) const {
+AttendCall Attend::call_of(const Context& context, const AttendTask& task) const {
     const RopeCall& rope = record_.rope;
     const Run& run = context.call->runs[size_t(task.run)];
     int64_t head_dim = rope.cache.head_dim, first = run.first_token + task.first;
     AttendCall call{};
     call.cache = rope.cache;
     call.heads = rope.heads;
-    call.kv_head = kv_head;
     call.scale = record_.scale;
     call.window = record_.window;
     call.sinks = record_.sinks;

@@ -38,10 +38,11 @@ class Attend final : public Op {
     AttendShape shape() const;
     void store(Context& context, int32_t token) const;
     void plan_stores(const Call& call);
-    AttendCall call_of(const Context& context, const AttendTask& task, int32_t kv_head) const;
+    AttendCall call_of(const Context& context, const AttendTask& task) const;
 
     AttendRecord record_;
     std::vector<Stores> stores_;
+    bool stores_with_work_ = false;
     std::unique_ptr<AttendPlan> plan_;
 };
 

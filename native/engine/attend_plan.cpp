@@ -11,6 +11,7 @@ namespace {
 constexpr int32_t kBlockRows = 64;       // queries times heads that share what they read of the cache
 constexpr int64_t kTasksOfThread = 6;    // about, where keys are split
 constexpr int32_t kHeadsOfThread = 4;    // that keep threads evenly busy without a split
+constexpr size_t kBlocksOfThread = 8;    // likewise with all their heads
 
 }  // namespace
 
@@ -55,6 +56,14 @@ void AttendPlan::cut(const std::vector<Run>& runs) {
     int64_t share = kTasksOfThread * threads_;
     for (const AttendTask& whole : blocks_) add(whole, std::max<int64_t>(1, (segments + share - 1) / share));
     if (num_splits_ > 0) std::sort(tasks_.begin(), tasks_.end(), longer);
+    heads_together_ = num_splits_ == 0 && busy_without_heads();
+}
+
+// The heads of a page lie side by side, so whoever reads one had better read them all.
+bool AttendPlan::busy_without_heads() const {
+    size_t threads = size_t(threads_);
+    bool even = tasks_.size() % threads == 0 && tasks_.front().num_keys <= tasks_.back().num_keys * 9 / 8;
+    return even || tasks_.size() >= kBlocksOfThread * threads;
 }
 
 void AttendPlan::add(AttendTask whole, int64_t most_segments) {
@@ -80,7 +89,14 @@ void AttendPlan::add(AttendTask whole, int64_t most_segments) {
     ++num_splits_;
 }
 
-void AttendPlan::work(const KernelTable& kernels, const AttendCall& call, const AttendTask& task, float* partials) {
+void AttendPlan::work(const KernelTable& kernels, AttendCall call, int64_t chunk, float* partials) {
+    const AttendTask& task = task_of(chunk);
+    call.kv_head = heads_together_ ? 0 : int32_t(chunk % shape_.kv_heads);
+    const int32_t stop = heads_together_ ? shape_.kv_heads : call.kv_head + 1;
+    for (; call.kv_head < stop; ++call.kv_head) one_head(kernels, call, task, partials);
+}
+
+void AttendPlan::one_head(const KernelTable& kernels, const AttendCall& call, const AttendTask& task, float* partials) {
     if (task.split < 0) {
         kernels.attend(&call);
         return;

@@ -31,17 +31,21 @@ class AttendPlan {
     static size_t scratch_bytes(const AttendShape& shape, const Bounds& bounds, int threads);
 
     void cut(const std::vector<Run>& runs);
-    // Every task once for each key head.
-    int64_t num_chunks() const { return int64_t(tasks_.size()) * shape_.kv_heads; }
-    const AttendTask& task_of(int64_t chunk) const { return tasks_[size_t(chunk / shape_.kv_heads)]; }
-    int32_t kv_head_of(int64_t chunk) const { return int32_t(chunk % shape_.kv_heads); }
-    // `call`: of the task's tokens and key head.
-    void work(const KernelTable& kernels, const AttendCall& call, const AttendTask& task, float* partials);
+    // Every task, for all key heads at once or for each of them.
+    int64_t num_chunks() const { return int64_t(tasks_.size()) * chunks_of_task(); }
+    const AttendTask& task_of(int64_t chunk) const { return tasks_[size_t(chunk / chunks_of_task())]; }
+    // Whether a chunk is all that there is to do for its tokens.
+    bool whole() const { return heads_together_; }
+    // `call`: of the tokens of the chunk's task; its key head is filled in here.
+    void work(const KernelTable& kernels, AttendCall call, int64_t chunk, float* partials);
 
   private:
     // Partial results that there is room for: tokens times segments, of all heads.
     static int64_t room(const AttendShape& shape, const Bounds& bounds, int threads);
     int64_t row_floats() const { return shape_.heads / shape_.kv_heads * partial_floats(shape_.head_dim); }
+    int32_t chunks_of_task() const { return heads_together_ ? 1 : shape_.kv_heads; }
+    bool busy_without_heads() const;
+    void one_head(const KernelTable& kernels, const AttendCall& call, const AttendTask& task, float* partials);
     AttendTask block(const std::vector<Run>& runs, int32_t run, int32_t first, int32_t tokens) const;
     void add(AttendTask whole, int64_t most_segments);
 
@@ -49,6 +53,7 @@ class AttendPlan {
     int threads_;
     int64_t room_, taken_ = 0;
     int32_t num_splits_ = 0;
+    bool heads_together_ = false;
     std::vector<AttendTask> blocks_, tasks_;
     std::unique_ptr<std::atomic<int32_t>[]> unfinished_;  // tasks of each split and key head
 };

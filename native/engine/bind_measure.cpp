@@ -189,12 +189,12 @@ double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int h
             AttendCall call = {};
             call.cache = {arena.data() + 2 * layer * half, arena.data() + (2 * layer + 1) * half,
                           format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
-            call.heads = heads, call.kv_head = plan.kv_head_of(chunk), call.scale = 0.1f;
+            call.heads = heads, call.scale = 0.1f;
             call.pages = pages.data() + task.run * num_pages;
             call.q_stride = call.out_stride = heads * head_dim;
             call.num_tokens = task.tokens, call.first_position = runs[size_t(task.run)].first_position + task.first;
             call.q = q.data() + first * call.q_stride, call.out = out.data() + first * call.out_stride;
-            plan.work(kernels(), call, task, partials.data());
+            plan.work(kernels(), call, chunk, partials.data());
         }});
     return seconds_of(pool, rounds, std::move(phases));
 }
