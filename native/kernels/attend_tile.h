@@ -11,7 +11,7 @@ struct Int {
 };
 
 constexpr int kMostRows = kWidth == 16 ? 8 : kWidth == 8 ? 4 : 2;  // of one tile
-constexpr int kSums = kWidth == 16 ? 16 : 8;                       // registers for a tile's sums
+constexpr int kSums = kWidth == 16 ? 24 : 8;                       // registers for a tile's sums
 constexpr int64_t kPageVectors = kPageTokens / 16;
 
 // Vectors of a tile of R rows: a power of 2 up to 4.
@@ -21,17 +21,16 @@ constexpr int tile_vectors(int rows) {
 }
 
 // f(Int<R>, first) for tiles of rows that make up n.
+template <int R, class F>
+INLINE void last_rows(int64_t left, int64_t first, F f) {
+  if (left == R) f(Int<R>(), first);
+  else if constexpr (R > 1) last_rows<R - 1>(left, first, f);
+}
 template <class F>
 INLINE void by_rows(int64_t n, F f) {
   int64_t first = 0;
   for (; first + kMostRows <= n; first += kMostRows) f(Int<kMostRows>(), first);
-  if constexpr (kMostRows > 4)
-    if (n - first >= 4) f(Int<4>(), first), first += 4;
-  if constexpr (kMostRows > 2)
-    if (n - first == 3) f(Int<3>(), first), first += 3;
-  if constexpr (kMostRows > 2)
-    if (n - first == 2) f(Int<2>(), first), first += 2;
-  if (n - first == 1) f(Int<1>(), first);
+  last_rows<kMostRows - 1>(n - first, first, f);
 }
 
 // Scores of R rows q[R][dim] and C vectors of keys, from vector `first` of a run of pages on, to scores[R][kSegmentTokens]
