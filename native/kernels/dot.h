@@ -17,6 +17,9 @@ INLINE VI correction(VI c) {
   else return c >> (7 - __builtin_ctz(ZERO));
 }
 
+// The compiler takes p as it is, and what lies behind it at constant distances; it would keep an address for each.
+INLINE void as_one_base(const int8_t*& p) { asm("" : "+r"(p)); }
+
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 
 typedef VI Quad;

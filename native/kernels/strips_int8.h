@@ -77,6 +77,7 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
         __builtin_prefetch(panel + next_panel + first * P::kTokenBytes + i);
     }
     const int8_t* q = (const int8_t*)panel + first * 32;
+    as_one_base(q);
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
     const int32_t* c = (const int32_t*)(panel + WIDTH * P::kCorrection) + first;
