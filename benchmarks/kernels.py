@@ -4,7 +4,8 @@
 
 Decode: bytes of weight per second for one token, over a loop that only reads the same bytes. Prefill: multiply-adds per
 second for 64 and 256 tokens, over 8-bit (or float32) multiply-adds in registers. Attention: bytes of cache per second
-for one token. Seconds are the thread's own: its waits for memory count, the turns of other processes do not. The answer
+for one token, over the reading loop; multiply-adds per second for 512 tokens after 0 and 3,584 others, over float32
+multiply-adds in registers (fused ones, as many a cycle as there can be multiplications). Seconds are the thread's own: its waits for memory count, the turns of other processes do not. The answer
 of every kernel is checked against float64 before it is timed; medians over the rounds.
 """
 
@@ -117,23 +118,47 @@ def prefill(isa: str, name: str, tokens: int, planes: int, rounds: int) -> str:
     return f"{name:5} {kind:8} {tokens:3} tok. {ours_rate:8.1f} Gmadd/s of {limit_rate:7.1f}   {equal:6.1%}"
 
 
+class Attention:
+    """New tokens at the end of so many keys, 4 query heads a key head, in scattered pages."""
+
+    def __init__(self, isa: str, cache: str, dim: int, kv_heads: int, keys: int, tokens: int) -> None:
+        head = 32 * (dim * 2 if cache == "f16" else dim + dim // 32 * 2)
+        rng = np.random.default_rng(2)
+        self.k, self.v = (rng.integers(0, 60, keys // 32 * kv_heads * head, np.uint8) for _ in range(2))
+        pages = rng.permutation(keys // 32).astype(np.int32)
+        self.q = rng.standard_normal((tokens, 4 * kv_heads * dim), np.float32)
+        self.out = np.full_like(self.q, np.nan)
+        where = (isa, cache, self.k, self.v, pages, kv_heads, dim)
+        self.arguments = (*where, self.q, dim**-0.5, 0, 0, keys - tokens, False, self.out)
+        self.multiply_adds = 2 * self.q.shape[1] * sum(range(keys - tokens + 1, keys + 1))
+
+    def run(self) -> None:
+        native.attend(*self.arguments)
+
+    def check(self) -> None:
+        self.run()
+        need(bool(np.isfinite(self.out).all()), "attention is not finite", PintpotError)
+
+
 def attention(isa: str, cache: str, dim: int, rounds: int) -> str:
-    """One token, 4 query heads a key head, over 8192 keys in 4 key heads."""
-    kv_heads, keys = 4, 8192
-    head = 32 * (dim * 2 if cache == "f16" else dim + dim // 32 * 2)
-    rng = np.random.default_rng(2)
-    k, v = (rng.integers(0, 60, keys // 32 * kv_heads * head, np.uint8) for _ in range(2))
-    pages = rng.permutation(keys // 32).astype(np.int32)
-    q = rng.standard_normal((1, 4 * kv_heads * dim), np.float32)
-    out = np.full_like(q, np.nan)
-
-    def run() -> None:
-        native.attend(isa, cache, k, v, pages, kv_heads, dim, q, dim**-0.5, 0, 0, keys - 1, False, out)
-
-    limit, ours = alternate(rounds, lambda: (native.read_loop(isa, k), native.read_loop(isa, v)), run)
-    need(bool(np.isfinite(out).all()), "attention is not finite", PintpotError)
-    rates = [2 * k.nbytes / statistics.median(times) / 1e9 for times in (ours, limit)]
+    """One token over 8192 keys in 4 key heads."""
+    one = Attention(isa, cache, dim, 4, 8192, 1)
+    one.check()
+    limit, ours = alternate(rounds, lambda: (native.read_loop(isa, one.k), native.read_loop(isa, one.v)), one.run)
+    rates = [2 * one.k.nbytes / statistics.median(times) / 1e9 for times in (ours, limit)]
     return f"{cache:5} head {dim:3} attend   {rates[0]:7.1f} GB/s    of {rates[1]:7.1f}   {share(limit, ours):6.1%}"
+
+
+def attention_of_many(isa: str, cache: str, dim: int, keys: int, rounds: int) -> str:
+    """512 tokens at the end of so many keys in one key head."""
+    many = Attention(isa, cache, dim, 1, keys, 512)
+    many.check()
+    operations = native.float_peak(isa, 1) * PEAK_ROUNDS
+    limit, ours = alternate(rounds, lambda: native.float_peak(isa, PEAK_ROUNDS), many.run)
+    rates = [n / statistics.median(times) / 1e9 for n, times in ((many.multiply_adds, ours), (operations, limit))]
+    equal = share([t * many.multiply_adds / operations for t in limit], ours)
+    name = f"{cache:5} head {dim:3} 512 of {keys}"
+    return f"{name:27} {rates[0]:5.1f} Gmadd/s of {rates[1]:7.1f}   {equal:6.1%}"
 
 
 def main() -> None:
@@ -157,6 +182,8 @@ def main() -> None:
         for cache in ("f16", "sym8c"):
             for dim in (64, 128):
                 print(attention(given.isa, cache, dim, given.rounds), flush=True)
+                for keys in (512, 4096):
+                    print(attention_of_many(given.isa, cache, dim, keys, given.rounds), flush=True)
 
 
 if __name__ == "__main__":
