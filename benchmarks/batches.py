@@ -46,7 +46,7 @@ CHECKED = 12
 def make_pack(number: int, asked: Any) -> Path:
     """SmolLM2 for so many sequences, with the steps that were asked for."""
     steps: list[Step] = [AsStored("all"), PrefillChunk(tokens=256)]
-    steps += [Int8Activations(planes=asked.planes)] if asked.planes else []
+    steps += [Int8Activations(prefill=asked.planes, decode=asked.planes)] if asked.planes else []
     steps += [EightBitCache()] if asked.cache == "int8" else []
     model, half = api.describe(smollm2()), asked.context // 2
     workload = Workload(context=asked.context + half, batch=number, prompt=half, output=asked.context)

@@ -5,7 +5,8 @@
 For every key of the table (weights of the blocks or of the vocabulary in each format, activations and cache in 8 bits,
 a cache window) that one change is made to SmolLM2-135M-Instruct and nothing else, and the mean KL divergence of the
 next word from the unchanged model is taken, in nats per token, over pieces of the shipped text and of Wikipedia. The
-arithmetic is the numpy reference's, in float32.
+arithmetic is the numpy reference's, in float32. `activation/int8-int8x2` is about the second halves of the texts, whose
+rows have two planes, with the keys and values of first halves whose rows had one: answers after a prompt.
 
 The model's blocks come out of a 4-bit file, so formats whose grid holds those 16 levels would change nothing. They are
 taken off that grid first without changing what is computed: columns of each matrix are multiplied by drawn factors
@@ -29,13 +30,13 @@ from numpy.typing import NDArray
 from texts import token_texts
 
 from pintpot.budget import Workload
-from pintpot.contract.form import CacheForm, matches, source_form
+from pintpot.contract.form import ActivationForm, CacheForm, matches, source_form
 from pintpot.errors import PintpotError, need
 from pintpot.formats.convert import encode
 from pintpot.formats.source import decode
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.reference import Call, run
-from pintpot.kernels.reference.linear import rms_norm
+from pintpot.kernels.reference.linear import rms_norm, round_rows
 from pintpot.meter.agreement import Comparison
 from pintpot.model.gguf import open_gguf
 from pintpot.model.read import describe
@@ -44,6 +45,7 @@ from pintpot.model.store import Store
 from pintpot.model.tokens import Tokenizer, from_gguf
 from pintpot.nets import family
 from pintpot.nets._rope import rope_table
+from pintpot.program.ops.linear import PLANES
 from pintpot.program.spec import Program, Work
 from pintpot.proof.reference import hidden_states
 
@@ -63,9 +65,10 @@ SCALE = 0.2
 """Columns are multiplied by up to exp(0.2), or divided by it."""
 WINDOW, SINKS = 256, 4
 """Half of a context of 512, as the planner offers it."""
+ANSWERS = "activation/int8-int8x2"
 COMBINED = ("blocks/sym5", "vocabulary/sym6", "activation/int8", "cache/sym8c")
 EXACT_NATS = 1e-5
-FLOAT_CACHE = CacheForm("f32")
+FLOAT_CACHE, FLOAT_ROWS = CacheForm("f32"), ActivationForm()
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,18 @@ class Change:
 
     target: str = ""
     format: str = ""
-    activation: str = "float32"
+    activation: ActivationForm = FLOAT_ROWS
     cache: CacheForm = FLOAT_CACHE
 
     @classmethod
     def of(cls, *keys: str) -> tuple[Change, ...]:
         """One change for each key of the table; those of activations and cache are joined to the last."""
-        activation, cache, weights = "float32", FLOAT_CACHE, []
+        activation, cache, weights = FLOAT_ROWS, FLOAT_CACHE, []
         for key in keys:
             kind, _, name = key.partition("/")
             if kind == "activation":
-                activation = name
+                prefill, _, decode = name.partition("-")
+                activation = ActivationForm(prefill, decode or prefill)
             elif key == "cache/window":
                 cache = replace(cache, window=WINDOW, sinks=SINKS)
             elif kind == "cache":
@@ -115,20 +119,27 @@ class Answers:
         """Float32 [T, D] after the final norm, with these changes."""
         weights = self._changed(changes)
         how = changes[-1] if changes else Change()
-        work = self._work(how)
-        program = work.stage("prefill").programs[0]
+        kinds = (how.activation.prefill, how.activation.decode)
+        early, late = (self._work(how, kind).stage("prefill").programs[0] for kind in kinds)
+        program = early
         pages = program.bound("context") // how.cache.page_tokens
         memory: dict[str, Any] = {**weights, "rope": rope_table(self._part.config, program.bound("context"), None)}
         stop = next(i for i, op in enumerate(program.ops) if op.kind == "select")
         call = _call(self._texts, pages)
+        is_early = call.positions < len(self._texts[0]) // 2
         for index in range(stop):
+            made = {} if early == late else _made(late, index, memory, call)
             _step(program, index, memory, call, pages * len(self._texts))
+            for name, values in made.items():
+                memory[name] = np.where(is_early[:, None], memory[name], values)
         final = memory[str(program.ops[stop].read("x"))]
         return np.asarray(rms_norm(final, weights["norm"], self._part.config["rms_norm_eps"]), np.float32)
 
     def divergence(self, changes: tuple[Change, ...], first: int = 0) -> Case:
         """Divergence of the changed model, over positions of each text from `first` on."""
         states, head = self.states(changes), self._changed(changes).get("head", self._changed(changes)["embed"])
+        planes = PLANES[changes[-1].activation.decode] if changes else 0
+        states = np.asarray(round_rows(states, planes), np.float32) if planes else states
         own = self._weights.get("head", self._weights["embed"])
         comparison, length = Comparison(), len(self._texts[0])
         for at in range(0, len(states), length):
@@ -144,9 +155,10 @@ class Answers:
             weights = rounded(weights, change) if change.format else weights
         return weights
 
-    def _work(self, how: Change) -> Work:
-        length = len(self._texts[0])
-        form = replace(source_form(self._model), cache=how.cache, activation=how.activation, chunk=length)
+    def _work(self, how: Change, activation: str) -> Work:
+        """The work with all rows met in one way."""
+        length, alike = len(self._texts[0]), ActivationForm(activation, activation)
+        form = replace(source_form(self._model), cache=how.cache, activation=alike, chunk=length)
         workload = Workload(context=-(-length // 32) * 32, batch=len(self._texts))
         return family(self._part.family).work(self._part.config, form, workload)
 
@@ -156,6 +168,15 @@ def _call(texts: list[list[int]], pages: int) -> Call:
     tables = tuple(tuple(range(i * pages, (i + 1) * pages)) for i in range(number))
     positions = np.tile(np.arange(length), number)
     return Call(np.concatenate(texts), positions, np.repeat(np.arange(number), length), (), tables)
+
+
+def _made(program: Program, index: int, memory: dict[str, Any], call: Call) -> dict[str, Any]:
+    """What an op writes if it is linear, by name; memory stays as it is."""
+    if program.ops[index].kind != "linear":
+        return {}
+    aside = dict(memory)
+    run(program, aside, call, index, index + 1)
+    return {name: aside[name] for _, name in program.ops[index].writes}
 
 
 def _step(program: Program, index: int, memory: dict[str, Any], call: Call, pages: int) -> None:
@@ -212,7 +233,7 @@ def off_grid(weights: Weights, config: Any, seed: int = 0) -> Weights:
 def keys() -> tuple[str, ...]:
     """Every key of the table but the window's."""
     weights = tuple(f"{target}/{name}" for target in ("blocks", "vocabulary") for name in FORMATS)
-    return (*weights, "activation/int8", "activation/int8x2", "cache/sym8c")
+    return (*weights, "activation/int8", "activation/int8x2", ANSWERS, "cache/sym8c")
 
 
 def span(key: str, found: Case) -> list[float]:
@@ -256,7 +277,10 @@ def main() -> int:
     record.say(f"{model.name}, {len(texts)} texts of {asked.length} tokens; nats per token\n")
     size = f"{asked.texts}x{asked.length}"
     lazy = _Lazy(model, moved, texts)
-    found = {key: record.case(f"{key} {size}", lambda k=key: lazy.divergence(k)) for key in keys()}
+    begin = {ANSWERS: asked.length // 2}
+    found = {
+        key: record.case(f"{key} {size}", lambda k=key: lazy.divergence(k, first=begin.get(k, 0))) for key in keys()
+    }
     long = _Lazy(model, moved, token_texts(tokenizer, max(4, asked.texts // 2), 2 * WINDOW))
     found["cache/window"] = record.case("cache/window", lambda: long.divergence("cache/window", first=WINDOW + SINKS))
     plain = _Lazy(model, weights, texts)

@@ -70,7 +70,7 @@ class Setting:
 
 def _rounded(bits: int, minimum: bool, planes: int = 1) -> tuple[tuple[str, dict[str, Any]], ...]:
     """Blocks rounded, the vocabulary as it is, and rows in so many int8 planes (0: float32)."""
-    rows = (("Int8Activations", {"planes": planes}),) if planes else ()
+    rows = (("Int8Activations", {"prefill": planes, "decode": planes}),) if planes else ()
     return (
         ("RoundToNearest", {"target": "blocks", "bits": bits, "minimum": minimum}),
         ("AsStored", {"target": "vocabulary"}),
@@ -207,11 +207,12 @@ def counts(case: Case, plan: Plan) -> Iterator[tuple[str, float, float]]:
 
 def stored_spread(case: Case, plan: Plan, stage: StageCost) -> float:
     """The widest high over low of the stored rates of a stage's lanes: any may be the longest at one end of a range."""
-    machine, ring = Machine.from_json(case["stored"]), plan.form.ring
-    rows = {"float32": "x0", "int8x2": "x2"}.get(plan.form.activation, "")
-    formats = {form.format for form in plan.form.weights if form.is_matrix}
+    machine, form, ring = Machine.from_json(case["stored"]), plan.form, plan.form.ring
+    how = form.activation.prefill if stage.name == "prefill" else form.activation.decode
+    rows = {"float32": "x0", "int8x2": "x2"}.get(how, "")
+    formats = {weight.format for weight in form.weights if weight.is_matrix}
     names = {name if encoding(name).kind == "float" else name + rows for name in formats}
-    product, size = ("matvec", plan.form.weight_bytes) if stage.name == "decode" else ("matmul", plan.form.chunk)
+    product, size = ("matvec", form.weight_bytes) if stage.name == "decode" else ("matmul", form.chunk)
     rates = [machine.rate(f"{product}/{name}", threads=plan.threads, size=size) for name in sorted(names)]
     rates.append(machine.rate("read", threads=plan.threads, size=plan.form.weight_bytes))
     if ring is not None:

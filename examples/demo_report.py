@@ -41,7 +41,7 @@ def lines(one: Receipt) -> Iterator[tuple[str, str, bool | None]]:
         row = one.proof.row(what)
         yield f"{what} promised", span(row.promised_low, row.promised_high, row.unit), None
         yield f"{what} measured", amount(row.measured, row.unit), row.holds
-    agreement = one.proof.agreement
+    agreement = one.proof.answers
     yield "same likeliest word", "not measured" if agreement is None else f"{agreement.top1:.1%}", None
     for what in ("prefill", "decode"):
         share = one.proof.row(what).share_of_limit

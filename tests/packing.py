@@ -33,9 +33,9 @@ FREE = Priors({})
 
 EXACT = (AsStored("all"), PrefillChunk(tokens=16))
 """Weights as they come, float32 activations: nothing that rounds but the cache."""
-INT8 = (RoundToNearest("all", 8), Int8Activations(planes=1), PrefillChunk(tokens=16))
+INT8 = (RoundToNearest("all", 8), Int8Activations(prefill=1, decode=1), PrefillChunk(tokens=16))
 """For float sources: both sides of every product in 8 bits."""
-BLOCKS = (AsStored("all"), Int8Activations(planes=1), PrefillChunk(tokens=16))
+BLOCKS = (AsStored("all"), Int8Activations(prefill=1, decode=1), PrefillChunk(tokens=16))
 """For GGUF files: their own blocks meet activations in 8 bits."""
 STREAMED = Streamed(resident_bytes=0, slot_bytes=128 << 10, num_slots=4, in_flight=3)
 

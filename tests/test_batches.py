@@ -22,7 +22,7 @@ GREEDY = Sampling(temperature=0.0)
 TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=21)
 CONTEXT = 192
 WINDOW = SinkWindow(window=64, sinks=4)
-TWO_PLANES = tuple(Int8Activations(planes=2) if isinstance(step, Int8Activations) else step for step in INT8)
+TWO_PLANES = tuple(Int8Activations(prefill=2, decode=2) if isinstance(step, Int8Activations) else step for step in INT8)
 FORMS: dict[str, tuple[Step, ...]] = {
     "float": EXACT,
     "int8": INT8,

@@ -248,7 +248,7 @@ sys.stdin.read()
 
 def test_the_manifest_is_json_that_says_its_format(source: Path, tmp_path: Path) -> None:
     data = json.loads((pack_of(source, tmp_path / "pack") / MANIFEST).read_text())
-    assert data["pintpot_pack"] == 1
+    assert data["pintpot_pack"] == 2
     assert data["plan"]["model_name"] == describe(str(source)).name
 
 

@@ -106,6 +106,14 @@ def test_a_newer_pack_is_refused_by_its_format(pack: Path) -> None:
     assert is_pack(pack)
 
 
+def test_an_older_pack_is_refused_by_its_format(pack: Path) -> None:
+    data = json.loads((pack / MANIFEST).read_text())
+    (pack / MANIFEST).write_text(json.dumps({**data, "pintpot_pack": 1}))
+    with pytest.raises(BadPack, match=r"format 1, .*pack the model again"):
+        answer(pack)
+    assert is_pack(pack)
+
+
 def test_folders_of_something_else_are_no_packs(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"name": "a web extension", "manifest_version": 3}')
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / MANIFEST):

@@ -22,7 +22,7 @@ from pintpot.planner.cost import Span
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.holders import CACHE, RING, TOKENIZER, WEIGHTS
 from pintpot.planner.make import make_plan
-from pintpot.planner.plan import Plan
+from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import ARITHMETIC, DISK, HINDRANCE, OVERHEAD, PRICED_WITHIN, RAM
 from pintpot.planner.question import Question
 from pintpot.planner.workload import _chunks as chunks_of
@@ -351,9 +351,23 @@ def test_what_was_measured_takes_the_place_of_estimates() -> None:
     assert known.cost.memory_high != guess.cost.memory_high
     from pintpot.planner.degradation import steps_key
 
-    measured = {steps_key(guess.steps): (0.001, 0.002)}
+    measured = {steps_key(guess.steps): Degradation(0.001, 0.002, True)}
     again = make_plan(model, null_machine(), budget, measured=measured)
     assert (again.degradation.low, again.degradation.high, again.degradation.measured) == (0.001, 0.002, True)
+
+
+@pytest.mark.parametrize(("batch", "planes"), [(1, (1, 2)), (16, (1, 1))])
+def test_a_second_plane_is_taken_where_it_costs_next_to_nothing(batch: int, planes: tuple[int, int]) -> None:
+    """One sequence waits for its weights; sixteen share them, and wait for the arithmetic."""
+    model = described(layers=4, hidden=1024, ffn=4096, heads=16, matrix="q4_0", vocabulary="q8_0")
+    budget = Budget(ROOMY, Workload(1024, batch=batch, prompt=512, output=128))
+    plan = make_plan(model, null_machine(ram_bw=10e9), budget)
+    (rows,) = (step for step in plan.steps if isinstance(step, Int8Activations))
+    assert (rows.prefill, rows.decode) == planes
+    assert plan.form.activation.prefill == "int8"
+    high = {(1, 2): "activation/int8-int8x2", (1, 1): "activation/int8"}[planes]
+    assert plan.degradation.high >= shipped_priors().of(high)[1]
+    assert plan.degradation.prefill_high >= shipped_priors().of("activation/int8")[1]
 
 
 def test_no_plan_forgets_unless_it_is_allowed() -> None:

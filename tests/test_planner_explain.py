@@ -13,7 +13,7 @@ from pintpot.machine.null import null_machine
 from pintpot.machine.spec import Machine
 from pintpot.planner.explain import Explanation, explain
 from pintpot.planner.make import make_plan
-from pintpot.planner.plan import Plan
+from pintpot.planner.plan import Degradation, Plan
 from pintpot.units import format_bytes, format_bytes_up
 
 MB = 1_000_000
@@ -101,7 +101,7 @@ def test_quality_says_whether_it_was_measured(streaming: Plan) -> None:
 
     assert "expected from other models" in explain(streaming).quality
     budget = streaming.budget
-    measured = {steps_key(streaming.steps): (0.0, 0.001)}
+    measured = {steps_key(streaming.steps): Degradation(0.0, 0.001, True)}
     here = null_machine(process_bytes=10 * MB, spread=0.2)
     known = make_plan(described(layers=3, matrix="q4_0", vocabulary="q8_0"), here, budget, measured=measured)
     assert explain(known).quality.endswith("measured")

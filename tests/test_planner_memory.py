@@ -17,7 +17,9 @@ from pintpot.planner.degradation import steps_key
 from pintpot.planner.holders import PROCESS, TOKENIZER, WEIGHTS
 from pintpot.planner.make import make_plan
 from pintpot.planner.memory import KEPT, recall, remember
-from pintpot.planner.plan import Plan
+from pintpot.planner.plan import Degradation, Plan
+
+FOUND = Degradation(0.001, 0.002, True, 0.003, 0.004)
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +31,31 @@ def test_what_was_remembered_is_recalled(plan: Plan, tmp_path: Path) -> None:
     digest, key = plan.model_digest, steps_key(plan.steps)
     nothing = recall(digest, "here", folder=tmp_path)
     assert (nothing.degradation, nothing.holders, nothing.seconds) == ({}, {}, {})
-    remember(plan, "here", degradation=(0.001, 0.002), holders={PROCESS: 50, WEIGHTS: 7}, folder=tmp_path)
+    remember(plan, "here", degradation=FOUND, holders={PROCESS: 50, WEIGHTS: 7}, folder=tmp_path)
     remember(plan, "here", holders={PROCESS: 60, TOKENIZER: 9}, seconds={"decode": 0.5}, folder=tmp_path)
     known = recall(digest, "here", folder=tmp_path)
-    assert known.degradation == {key: (0.001, 0.002)}
+    assert known.degradation == {key: FOUND}
     assert known.holders == {PROCESS: (50, 60), TOKENIZER: (9, 9)}, "what is computed exactly is not kept"
     assert known.seconds == {key: {"decode": (0.5, 0.5)}}
 
 
 def test_quality_belongs_to_the_model_and_bytes_to_the_machine(plan: Plan, tmp_path: Path) -> None:
-    remember(plan, "here", degradation=(0.0, 0.1), holders={PROCESS: 50}, folder=tmp_path)
+    remember(plan, "here", degradation=FOUND, holders={PROCESS: 50}, folder=tmp_path)
     there = recall(plan.model_digest, "there", folder=tmp_path)
-    assert list(there.degradation.values()) == [(0.0, 0.1)]
+    assert list(there.degradation.values()) == [FOUND]
     assert there.holders == {}
     assert recall("other", "here", folder=tmp_path).degradation == {}
+
+
+def test_two_numbers_are_about_prompts_and_answers(plan: Plan, tmp_path: Path) -> None:
+    """As records were while both were computed in the same way."""
+    remember(plan, "here", degradation=FOUND, folder=tmp_path)
+    file = tmp_path / "measured" / f"{plan.model_digest}.json"
+    data = json.loads(file.read_text())
+    data["degradation"] = {"AsStored()": [0.001, 0.002]}
+    file.write_text(json.dumps(data))
+    known = recall(plan.model_digest, "here", folder=tmp_path)
+    assert known.degradation == {"AsStored()": Degradation(0.001, 0.002, True, 0.001, 0.002)}
 
 
 def test_old_measurements_fall_out(plan: Plan, tmp_path: Path) -> None:
@@ -52,7 +65,7 @@ def test_old_measurements_fall_out(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_the_next_plan_is_nearer(plan: Plan, tmp_path: Path) -> None:
-    remember(plan, "here", degradation=(0.0, 0.0001), holders={PROCESS: 40_000_000}, folder=tmp_path)
+    remember(plan, "here", degradation=Degradation(0.0, 1e-7, True), holders={PROCESS: 40_000_000}, folder=tmp_path)
     known = recall(plan.model_digest, "here", folder=tmp_path)
     again = make_plan(
         described(), null_machine(), plan.budget, measured=known.degradation, measured_bytes=known.holders
@@ -109,4 +122,4 @@ def test_files_of_others_are_refused(plan: Plan, tmp_path: Path, text: str, reas
 def test_a_home_that_cannot_be_written_says_so(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "measured").write_text("a file")
     with pytest.raises(BadInput, match="set PINTPOT_HOME to another folder"):
-        remember(plan, "here", degradation=(0.0, 0.1), folder=tmp_path)
+        remember(plan, "here", degradation=FOUND, folder=tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pintpot.budget import Workload
-from pintpot.contract.form import CacheForm, Form, source_form
+from pintpot.contract.form import ActivationForm, CacheForm, Form, source_form
 from pintpot.errors import UsageError
 from pintpot.machine.null import null_machine
 from pintpot.nets import families, family
@@ -28,6 +28,10 @@ from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 NETS = [Net(family=name, tied=tied) for name in families() for tied in (True, False)]
+
+
+INT8 = ActivationForm("int8", "int8")
+STAGES = ActivationForm("int8", "int8x2")
 
 
 def form_of(net: Net, bits: int | None = None, **changes: Any) -> Form:
@@ -47,7 +51,7 @@ def work_of(net: Net, form: Form, workload: Workload = WORKLOAD) -> Work:
 @pytest.mark.parametrize("chunk", [1, 7, 64, 256])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_programs_of_every_family_and_width_pass_the_check(net: Net, chunk: int, batch: int) -> None:
-    form = form_of(net, chunk=chunk, activation="int8", cache=CacheForm("sym8c", window=64, sinks=4))
+    form = form_of(net, chunk=chunk, activation=INT8, cache=CacheForm("sym8c", window=64, sinks=4))
     work = work_of(net, form, Workload(256, batch=batch, prompt=100, output=20))
     streamed = Streamed(resident_bytes=100_000)
     placed = streamed.promise(form)
@@ -74,7 +78,7 @@ def test_a_broken_program_does_not_pass() -> None:
 
 @pytest.mark.parametrize("net", NETS[:2], ids=["tied", "untied"])
 def test_groups_cover_all_ops_and_stand_for_each(net: Net) -> None:
-    form = Streamed(resident_bytes=500_000).promise(form_of(net, bits=4, activation="int8"))
+    form = Streamed(resident_bytes=500_000).promise(form_of(net, bits=4, activation=INT8))
     work = Streamed(resident_bytes=500_000).rewrite(work_of(net, form), form)
     for program in work.programs():
         groups = alike(program)
@@ -168,9 +172,21 @@ def test_layouts_of_every_family_are_tight_and_without_overlap(net: Net) -> None
     assert layout.sizes["cache"] == 8 * 2 * 8 * 2 * 32 * 64 * 2
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_prompts_and_words_of_answers_have_rows_of_their_own(tied: bool) -> None:
+    """The head computes for the words of answers in both stages."""
+    net = Net(family="llama", tied=tied, layers=2)
+    work = work_of(net, form_of(net, bits=4, activation=STAGES))
+    for stage, blocks in (("prefill", "int8"), ("decode", "int8x2")):
+        linears = [op for op in work.stage(stage).programs[0].ops if op.kind == "linear"]
+        assert {op.get("activation") for op in linears[:-1]} == {blocks}
+        assert linears[-1].write("out") == "logits"
+        assert linears[-1].get("activation") == "int8x2"
+
+
 def test_works_of_one_key_have_one_layout() -> None:
     net = NETS[0]
-    one, two = work_of(net, form_of(net)), work_of(net, form_of(net, bits=4, activation="int8"))
+    one, two = work_of(net, form_of(net)), work_of(net, form_of(net, bits=4, activation=INT8))
     assert one.key == two.key is not None
     assert lay_out(one).sizes == lay_out(two).sizes
     assert lay_out(one).session == lay_out(two).session
@@ -225,9 +241,9 @@ def test_promised_reads_are_those_of_the_slots(slot_bytes: int, tied: bool) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
-@pytest.mark.parametrize("activation", ["float32", "int8", "int8x2"])
+@pytest.mark.parametrize("activation", [ActivationForm(), INT8, STAGES, ActivationForm("int8x2", "int8x2")])
 @pytest.mark.parametrize("streams", [False, True])
-def test_scratch_is_what_the_native_engine_asks_for(threads: int, activation: str, streams: bool) -> None:
+def test_scratch_is_what_the_native_engine_asks_for(threads: int, activation: ActivationForm, streams: bool) -> None:
     native = pytest.importorskip("pintpot.kernels.native.bind")
     for net in (NETS[0], replace(NETS[1], kv_heads=4, layers=1)):
         for bits, chunk in ((None, 64), (4, 64), (8, 3)):
@@ -249,7 +265,7 @@ def test_joined_buffers_are_found_by_name() -> None:
 def test_the_null_machine_knows_every_rate_that_demands_name() -> None:
     known = {rate.what for rate in null_machine().rates}
     for net in NETS:
-        for activation in ("float32", "int8", "int8x2"):
+        for activation in (ActivationForm(), INT8, STAGES):
             for program in work_of(net, form_of(net, bits=4, activation=activation)).programs():
                 for item in alike(program):
                     demand = op_module(item.op.kind).demand(item.op, program, Extent(program.bound("tokens")))

@@ -23,7 +23,7 @@ from pintpot.packer.manifest import MANIFEST, read_manifest, with_digest
 from pintpot.packer.pack import write_pack
 from pintpot.planner.memory import recall
 from pintpot.planner.plan import Degradation, Plan
-from pintpot.proof.judge import Measured, judge
+from pintpot.proof.judge import Measured, Quality, judge
 from pintpot.proof.measured import Answerer
 from pintpot.proof.proof import Proof
 from pintpot.proof.prove import prove
@@ -55,7 +55,9 @@ def proof(pack: Path) -> Proof:
 
 def test_every_promise_has_its_row(proof: Proof) -> None:
     rows = {row.what: row for row in proof.rows}
-    assert set(rows) == {"memory", "prefill", "decode", "first token", "opening", "degradation", "disk reads per token"}
+    assert set(rows) == {"memory", "prefill", "decode", "first token", "opening", "degradation", "prompt degradation",
+        "disk reads per token",
+    }  # fmt: skip
     for row in proof.rows:
         assert row.measured is not None
         assert row.low is not None
@@ -85,18 +87,24 @@ def test_every_holder_is_promised_and_measured(proof: Proof) -> None:
 
 
 def test_quality_is_measured_against_the_unpacked_model(proof: Proof) -> None:
-    assert proof.agreement is not None
-    assert 0 < proof.agreement.kl.mean < 0.05
-    assert proof.agreement.top1 > 0.8
-    assert proof.agreement.num_sequences == 6
+    for agreement in (proof.answers, proof.prompts):
+        assert agreement is not None
+        assert 0 < agreement.kl.mean < 0.05
+        assert agreement.top1 > 0.8
+        assert agreement.num_sequences == 6
+        assert str(agreement.num_tokens) in proof.report_path.read_text()
+    # Texts of 128 tokens: of each the second half is an answer. The last word of a text has none after it.
+    assert (proof.answers.num_tokens, proof.prompts.num_tokens) == (6 * 63, 6 * 127)
 
 
 def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     plan = read_manifest(pack)[0].plan
     found = recall(plan.model_digest, this_machine().fingerprint)
-    assert proof.agreement is not None
-    (low, high), *_ = found.degradation.values()
-    assert low <= proof.agreement.kl.mean <= high
+    assert proof.answers is not None
+    assert proof.prompts is not None
+    known, *_ = found.degradation.values()
+    assert known.low <= proof.answers.kl.mean <= known.high
+    assert known.prefill_low <= proof.prompts.kl.mean <= known.prefill_high
     assert "interpreter and libraries" in found.holders
     assert {"prefill", "decode"} == set(next(iter(found.seconds.values())))
     assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
@@ -104,7 +112,7 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
 
 def test_a_proof_is_json_and_a_page(proof: Proof) -> None:
     data = json.loads(json.dumps(proof.to_json()))
-    assert data["pintpot_proof"] == 1
+    assert data["pintpot_proof"] == 2
     assert data["holds"] is proof.holds
     assert {row["what"] for row in data["rows"]} == {row.what for row in proof.rows}
     assert proof.report_path is not None
@@ -125,9 +133,10 @@ def test_without_its_source_speed_and_memory_are_proved(source: Path, tmp_path: 
     folder = pack_of(copy, tmp_path / "pack", BLOCKS)
     copy.unlink()
     proof = prove(folder, runs=1)
-    assert proof.agreement is None
-    assert proof.row("degradation").measured is None
-    assert proof.row("degradation").holds is None
+    assert proof.answers is proof.prompts is None
+    for what in ("degradation", "prompt degradation"):
+        assert proof.row(what).measured is None
+        assert proof.row(what).holds is None
     assert proof.row("decode").measured
     assert proof.row("memory").holds
     assert any("quality was not measured" in note for note in proof.notes)
@@ -143,10 +152,12 @@ def test_what_a_window_forgets_is_measured_on_longer_texts_or_not_at_all(tmp_pat
     words.write_text("word " * 130)
     short = prove(pack, text=words, runs=1)
     assert any("nothing is forgotten" in note for note in short.notes)
-    assert short.agreement is None
+    assert short.answers is short.prompts is None
     long = prove(pack, runs=1)
-    assert long.agreement is not None
-    assert long.agreement.num_tokens / long.agreement.num_sequences > 1000
+    assert long.prompts is not None
+    assert long.answers is not None
+    assert long.prompts.num_tokens / long.prompts.num_sequences > 1000
+    assert long.answers.num_tokens / long.answers.num_sequences > 500
 
 
 def test_another_model_in_its_place_is_no_reference(source: Path, tmp_path: Path) -> None:
@@ -270,14 +281,15 @@ def measured_of(plan: Plan, *, slower: float = 1.0, larger: float = 1.0, direct:
 @pytest.fixture(scope="module")
 def plan(source: Path) -> Plan:
     made = plan_of(describe(str(source)), (*BLOCKS, STREAMED))
-    return replace(made, degradation=Degradation(0.0, 0.01))
+    return replace(made, degradation=Degradation(0.0, 0.01, False, 0.0, 0.03))
 
 
-def agreement(mean: float) -> Agreement:
-    return Agreement(100, 2, Interval(mean, mean, mean), mean, mean, 0.9, 10.0, 10.0)
+def agreement(mean: float, of_prompts: float = 0.02) -> Quality:
+    both = (Agreement(100, 2, Interval(kl, kl, kl), kl, kl, 0.9, 10.0, 10.0) for kl in (mean, of_prompts))
+    return Quality(*both)
 
 
-def verdict(plan: Plan, measured: Measured, quality: Agreement | None) -> Proof:
+def verdict(plan: Plan, measured: Measured, quality: Quality) -> Proof:
     return judge(Path("pack"), "digest", plan, measured, quality, 5)
 
 
@@ -302,16 +314,23 @@ def test_each_promise_can_be_broken(plan: Plan, factors: dict[str, float], mean:
     assert len(proof.shortfalls) >= len(broken)
 
 
+def test_prompts_and_answers_have_promises_of_their_own(plan: Plan) -> None:
+    proof = verdict(plan, measured_of(plan), agreement(0.005, of_prompts=0.04))
+    assert {row.what for row in proof.rows if row.holds is False} == {"prompt degradation"}
+
+
 def test_an_answer_cut_by_the_context_is_judged_by_the_steps_that_are_taken(source: Path, tmp_path: Path) -> None:
     """The plan prices, and the run takes, at most half of the context: 64 steps here and not 100."""
     model = describe(str(source))
-    plan = replace(plan_of(model, (*BLOCKS, STREAMED), output=100), degradation=Degradation(0.0, 0.01))
+    plan = replace(
+        plan_of(model, (*BLOCKS, STREAMED), output=100), degradation=Degradation(0.0, 0.01, False, 0.0, 0.03)
+    )
     assert verdict(plan, measured_of(plan), agreement(0.005)).holds
     folder = write_pack(model, plan, tmp_path / "pack")
     answerer = Answerer(folder, "1")
     run = answerer.run([5, 6, 7])
     assert run["prompt_tokens"] == 32
-    assert verdict(plan, measured_of(plan), None).row("disk reads per token").promised_high == pytest.approx(
+    assert verdict(plan, measured_of(plan), Quality()).row("disk reads per token").promised_high == pytest.approx(
         run["disk_bytes_per_step"], rel=0.02
     )
 

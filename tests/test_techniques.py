@@ -10,7 +10,7 @@ import pytest
 from tiny import K_QUANT, Tiny, write_gguf, write_hf
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.form import Form, Weights, matches, overlap, source_form
+from pintpot.contract.form import ActivationForm, Form, Weights, matches, overlap, source_form
 from pintpot.contract.slots import Slots
 from pintpot.contract.step import Facet, SourceRows, Step, step_from_json
 from pintpot.errors import NotApplicable, UsageError
@@ -26,6 +26,7 @@ from pintpot.techniques import classes
 from pintpot.techniques.cache.sink_window import SinkWindow
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
+from pintpot.techniques.quantize.int8_activations import Int8Activations
 from pintpot.techniques.quantize.round_to_nearest import BITS, RoundToNearest
 
 BUDGET = Budget(1_000_000_000, Workload(256, prompt=64, output=32))
@@ -156,10 +157,10 @@ def test_rounding_never_makes_a_weight_larger(model: Model) -> None:
 def test_every_change_of_values_has_a_row_in_the_priors(model: Model) -> None:
     known = shipped_priors().spans
     for step in offered(model):
-        if getattr(step, "bits", 8) >= 4 and step.key is not None:
-            assert step.key in known, step
-            low, high = known[step.key]
-            assert 0 <= low <= high
+        for key in (step.key, step.prefill_key):
+            if getattr(step, "bits", 8) >= 4 and key is not None:
+                low, high = known[key]
+                assert 0 <= low <= high, step
 
 
 def test_knobs_that_cannot_be_are_refused_with_a_reason(model: Model) -> None:
@@ -177,6 +178,27 @@ def test_knobs_that_cannot_be_are_refused_with_a_reason(model: Model) -> None:
         Streamed(slot_bytes=0).check(model, RoundToNearest(bits=8).promise(form))
     with pytest.raises(NotApplicable, match="more slots than reads"):
         Streamed(num_slots=4, in_flight=4).check(model, form)
+
+
+def test_activations_come_in_one_or_two_planes_stage_by_stage(model: Model) -> None:
+    form = RoundToNearest(bits=8).promise(source_form(model))
+    assert Int8Activations().promise(form).activation == ActivationForm("int8", "int8x2")
+    assert Int8Activations(prefill=2, decode=1).promise(form).activation == ActivationForm("int8x2", "int8")
+    for step in (Int8Activations(prefill=3), Int8Activations(decode=0)):
+        with pytest.raises(NotApplicable, match="1 or 2 planes"):
+            step.check(model, form)
+    with pytest.raises(NotApplicable, match="floating point"):
+        Int8Activations().check(model, source_form(model))
+
+
+def test_one_plane_for_answers_is_offered_where_sequences_share_what_is_read(model: Model) -> None:
+    def offered(batch: int) -> set[tuple[int, int]]:
+        budget = Budget(10**9, Workload(256, batch=batch))
+        steps = Int8Activations.offers(model, null_machine(), budget)
+        return {(step.prefill, step.decode) for step in steps if isinstance(step, Int8Activations)}
+
+    assert offered(1) == {(1, 2), (2, 2)}
+    assert offered(4) == {(1, 2), (2, 2), (1, 1)}
 
 
 def test_a_step_of_another_time_is_refused_by_name() -> None:

@@ -78,7 +78,7 @@ class Contest:
         finals = rounds(finalists, limits, task, number, self.together)
         return {"metrics": self.metrics, "heats": rows, "packs": packs, "finals": finals}
 
-    def _pack(self, model: Path, planes: int) -> Path:
+    def _pack(self, model: Path, planes: tuple[int, int] | None) -> Path:
         load = {"context": self.context, "prompt": self.prompt, "output": self.output, "batch": self.sequences}
         return pack_as_stored(model, cache=self.cache, planes=planes, **load)
 
@@ -86,6 +86,8 @@ class Contest:
         """A table of all, one of the machine, and the verdicts."""
         standing = {metric: _standing(self.configs, found["finals"], metric) for metric in self.metrics}
         title = f"{self.name}{'' if self.cache == 'f16' else ', cache in 8 bits'}"
+        for label, pack in found["packs"].items():
+            record.say(f"{label}: int8 rows in {pack['decode_planes']:.0f} planes in decode")
         show(record, title, found, standing, self.wanted, trained=self.model == TRAINED, prompt=self.prompt)
 
 

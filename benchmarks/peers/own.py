@@ -17,21 +17,29 @@ from pintpot.planner.assess import Bench, assess
 from pintpot.planner.defaults import make_budget
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.question import Question
+from pintpot.planner.search import rank
 from pintpot.planner.space import build_space
 from pintpot.techniques import classes
+from pintpot.techniques.quantize.int8_activations import Int8Activations
 
 MOST_CHUNK = 512
 
 
-def pack_as_stored(model: Path, *, context: int, prompt: int, output: int, batch: int, cache: str, planes: int) -> Path:
-    """The folder of a pack of the weights as they are; what an earlier start of the same sources left is used."""
-    name = f"{model.stem}-{context}x{batch}-{cache.replace(' ', '')}-{planes}-{code_digest()}"
+def pack_as_stored(
+    model: Path, *, context: int, prompt: int, output: int, batch: int, cache: str, planes: tuple[int, int] | None
+) -> Path:
+    """The folder of a pack of the weights as they are; what an earlier start of the same sources left is used.
+
+    `planes` are those of int8 rows in prefill and in decode; None: as the planner chooses among what is offered.
+    """
+    kind = "planned" if planes is None else "{}-{}".format(*planes)
+    name = f"{model.stem}-{context}x{batch}-{cache.replace(' ', '')}-{kind}-{code_digest()}"
     folder = OUT / "packs" / "peers" / name
     if folder.exists():
         return folder
     named: list[tuple[str, dict[str, Any]]] = [
         ("AsStored", {"target": "blocks"}), ("AsStored", {"target": "vocabulary"}),
-        ("PrefillChunk", {"tokens": min(MOST_CHUNK, context * batch)}), ("Int8Activations", {"planes": planes}),
+        ("PrefillChunk", {"tokens": min(MOST_CHUNK, context * batch)}),
     ]  # fmt: skip
     named += [("EightBitCache", {})] * (cache == "8 bits")
     machine, described = probed_machine(), api.describe(model)
@@ -46,8 +54,13 @@ def pack_as_stored(model: Path, *, context: int, prompt: int, output: int, batch
         degradation=100.0,
     )
     steps: list[Step] = [classes()[what](**knobs) for what, knobs in named]
+    question = Question(described, machine, budget, shipped_priors())
+    offers = Int8Activations.offers(described, machine, budget)
+    if planes is not None:
+        offers = (Int8Activations(prefill=planes[0], decode=planes[1]),)
+    plans = [assess(question, (*steps, rows)) for rows in offers]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return api.pack(described, assess(Question(described, machine, budget, shipped_priors()), steps), folder)
+    return api.pack(described, min(plans, key=lambda plan: rank(plan, budget.prefer)), folder)
 
 
 def pack_streamed(model: Path, *, memory: int, context: int, prompt: int, output: int, chosen: bool) -> Path:
@@ -64,7 +77,7 @@ def pack_streamed(model: Path, *, memory: int, context: int, prompt: int, output
     named: list[tuple[str, dict[str, Any]]] = [
         ("AsStored", {"target": "blocks"}), ("AsStored", {"target": "vocabulary"}), ("PrefillChunk", {"tokens": 16}),
     ]  # fmt: skip
-    named += [("Int8Activations", {"planes": 2})] * (model.suffix == ".gguf")
+    named += [("Int8Activations", {"prefill": 2, "decode": 2})] * (model.suffix == ".gguf")
     question = Question(described, machine, budget, shipped_priors())
     bench, steps = Bench(question), [classes()[what](**knobs) for what, knobs in named]
     plan = place(bench, bench.draft(tuple(steps)), build_space(question).places, memory).plan(bench)
@@ -86,10 +99,10 @@ def figures(folder: Path) -> dict[str, float]:
     weights, _ = weight_bytes(folder, manifest)
     seen = seen_positions(0, load.prompt, 0, 0)
     attention = shape.multiply_adds(0, 0, seen)
-    planes = {"int8": 1.0, "int8x2": 2.0}[plan.form.activation]
+    activation, planes = plan.form.activation, {"int8": 1.0, "int8x2": 2.0}
     cache_bytes = shape.cache_bytes(load.batch * positions, plan.form.cache.format)
     return {
         "step_bytes": weights + cache_bytes, "weight_bytes": weights,
-        "int8": (shape.multiply_adds(load.prompt, 1, seen) - attention) * planes, "float": attention,
-        "threads": float(plan.threads),
+        "int8": (shape.multiply_adds(load.prompt, 1, seen) - attention) * planes[activation.prefill],
+        "float": attention, "threads": float(plan.threads), "decode_planes": planes[activation.decode],
     }  # fmt: skip

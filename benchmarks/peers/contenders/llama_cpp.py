@@ -127,14 +127,8 @@ class Llama:
 
     def _decode(self, rows: list[Row], texts: list[bytearray], words: list[tuple[float, int]]) -> list[Row]:
         """One batch; the rows that follow those that were the last of their sequence."""
-        lib, batch = self._lib, self._batch
-        batch.n_tokens = len(rows)
-        for at, row in enumerate(rows):
-            batch.token[at], batch.pos[at], batch.logits[at] = row.token, row.position, row.last
-            batch.n_seq_id[at], batch.seq_id[at][0] = 1, row.sequence
-        code = lib.llama_decode(self._context, batch)
-        if code != 0:
-            raise RuntimeError(f"llama_decode ended with {code}")
+        self._run(rows)
+        lib = self._lib
         following = []
         for at, row in enumerate(rows):
             if row.last:
@@ -144,6 +138,16 @@ class Llama:
                 words.append((time.perf_counter(), row.sequence))
                 following.append(Row(token, row.position + 1, row.sequence, True))
         return following
+
+    def _run(self, rows: list[Row]) -> None:
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for at, row in enumerate(rows):
+            batch.token[at], batch.pos[at], batch.logits[at] = row.token, row.position, row.last
+            batch.n_seq_id[at], batch.seq_id[at][0] = 1, row.sequence
+        code = self._lib.llama_decode(self._context, batch)
+        if code != 0:
+            raise RuntimeError(f"llama_decode ended with {code}")
 
 
 def open_peer(**knobs: Any) -> Llama:

@@ -7,15 +7,18 @@ from typing import Any
 
 from contenders import Config, timed
 
+_BY_DEFAULT, _ONE_PLANE = {"planes": (1, 2)}, {"planes": (1, 1)}
+"""Of int8 rows, in prefill and in decode."""
+
 CONFIGS = (
-    Config("pintpot", "Pintpot", "two planes", knobs={"planes": 2}, stands_for=("decode",)),
-    Config("pintpot", "Pintpot", "one plane", knobs={"planes": 1}, stands_for=("prefill",)),
+    Config("pintpot", "Pintpot", "by default", knobs=_BY_DEFAULT, stands_for=("decode", "prefill")),
+    Config("pintpot", "Pintpot", "one plane", knobs=_ONE_PLANE),
     Config("pintpot", "Pintpot", "the same weights", task="streaming 4 bits", knobs={"chosen": False}),
     Config("pintpot", "Pintpot", "the same weights", task="streaming bf16", knobs={"chosen": False}),
     Config("pintpot", "Pintpot", "as planned", task="streaming bf16", knobs={"chosen": True}),
     Config("pintpot", "Pintpot", "a pack", task="start"),
-    Config("pintpot", "Pintpot", "two planes", task="batches", knobs={"planes": 2}, stands_for=("load", "decode")),
-    Config("pintpot", "Pintpot", "one plane", task="batches", knobs={"planes": 1}),
+    Config("pintpot", "Pintpot", "as planned", task="batches", knobs={"planes": None}, stands_for=("load", "decode")),
+    Config("pintpot", "Pintpot", "two planes in decode", task="batches", knobs=_BY_DEFAULT),
 )
 
 

@@ -165,16 +165,28 @@ class RingForm:
         return self.slot_bytes * self.num_slots
 
 
+@dataclass(frozen=True, slots=True)
+class ActivationForm:
+    """How rows meet low-bit weights: float32, int8 or int8x2.
+
+    `prefill` is about the blocks while a prompt is read; `decode` about all that is computed for the words of answers,
+    the head in both stages with it.
+    """
+
+    prefill: str = "float32"
+    decode: str = "float32"
+
+
 @dataclass(frozen=True)
 class Form:
     """Everything about how a model is kept and computed that a step can change.
 
-    `activation` is how rows meet low-bit weights (float32, int8, int8x2); `chunk` is the widest prefill in tokens.
+    `activation` is how rows meet low-bit weights; `chunk` is the widest prefill in tokens.
     """
 
     weights: Weights
     cache: CacheForm = CacheForm()
-    activation: str = "float32"
+    activation: ActivationForm = ActivationForm()
     chunk: int = 512
     ring: RingForm | None = None
 

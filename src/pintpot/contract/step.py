@@ -70,8 +70,16 @@ class Step:
 
     @property
     def key(self) -> str | None:
-        """The row of the table of degradation priors that this step falls under, None when it changes no value."""
+        """The row of the table of degradation priors that this step falls under, None when it changes no value.
+
+        It is about the words of answers, which are decoded after a prompt that was prefilled.
+        """
         return None
+
+    @property
+    def prefill_key(self) -> str | None:
+        """The row for the words of a prompt, as prefill reads them."""
+        return self.key
 
     def check(self, model: Model, form: Form) -> None:
         """Raise NotApplicable, with the reason, where this step cannot apply to this model in this form."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from pintpot.budget import Workload
-from pintpot.contract.form import CacheForm, Form, Weights
+from pintpot.contract.form import ActivationForm, CacheForm, Form, Weights
 from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
 Roles = tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ def num_pages(cache: CacheForm, workload: Workload, chunk: int) -> int:
 
 @lru_cache(maxsize=512)
 def _parts(
-    shape: Shape, weights: Weights, cache: CacheForm, activation: str, prefill: bool
+    shape: Shape, weights: Weights, cache: CacheForm, activation: ActivationForm, prefill: bool
 ) -> tuple[Table[Op], Buffers]:
     """What programs of every width have in common."""
     ops = _ops(shape, activation, cache.window or shape.window, cache.sinks, prefill)
@@ -120,25 +120,28 @@ def _weight_buffer(name: str, shape: tuple[int, ...], encoded: str) -> Buffer:
 
 
 @lru_cache(maxsize=64)
-def _ops(shape: Shape, activation: str, window: int, sinks: int, prefill: bool) -> Table[Op]:
-    def linear(prologue: str) -> Attributes:
-        return (("prologue", prologue), ("activation", activation), ("eps", shape.eps))
+def _ops(shape: Shape, activation: ActivationForm, window: int, sinks: int, prefill: bool) -> Table[Op]:
+    def linear(prologue: str, rounding: str) -> Attributes:
+        return (("prologue", prologue), ("activation", rounding), ("eps", shape.eps))
 
     attend = (
         ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
         ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", sinks),
     )  # fmt: skip
-    normed, plain, gated = linear("rmsnorm"), linear("none"), linear("swiglu")
+    rows = activation.prefill if prefill else activation.decode
+    normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", "swiglu"))
     attributes = (normed, attend, plain, normed, gated)
     ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
     for layer in range(shape.layers):
         wires = _block(shape, layer)
         ops += [Op(kind, reads, writes, knobs) for (kind, reads, writes), knobs in zip(wires, attributes, strict=True)]
     final = f"x.{2 * shape.layers}"
+    # Rows whose logits are wanted are few in prefill too, and the first word of an answer is drawn from them.
+    head = linear("rmsnorm", activation.decode)
     if prefill:
         ops.append(Op("select", (("x", final),), (("out", "last"),)))
         final = "last"
-    ops.append(Op("linear", (("x", final), ("weight", shape.head), ("norm", "norm")), (("out", "logits"),), normed))
+    ops.append(Op("linear", (("x", final), ("weight", shape.head), ("norm", "norm")), (("out", "logits"),), head))
     ops.append(Op("sample", (("logits", "logits"),), (("next", "next"),)))
     return Table(ops)
 

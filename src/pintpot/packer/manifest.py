@@ -16,7 +16,7 @@ from pintpot.packer.sound import check_sound
 from pintpot.planner.plan import Plan
 from pintpot.program.fetch import Piece, Slot
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 CHECK_BYTES = 1 << 20
@@ -140,7 +140,8 @@ def read_raw(folder: Path) -> dict[str, Any]:
     need(
         not newer, f"{folder} has pack format {version}, this pintpot reads up to {VERSION}; update pintpot", NewerPack
     )
-    need(version == VERSION, f"{folder} has pack format {version!r}, this pintpot reads {VERSION}", BadPack)
+    older = f"{folder} has pack format {version!r:.60}, this pintpot reads {VERSION}; pack the model again"
+    need(version == VERSION, older, BadPack)
     return dict(data)
 
 

@@ -66,7 +66,7 @@ def _num_blocks(form: Form) -> int:
 
 def _check_form(form: Form) -> None:
     need(0 < form.chunk <= MOST_TOKENS, f"chunks of {form.chunk} tokens")
-    need(form.activation in PLANES, f"activations in {form.activation!r:.60}")
+    need({form.activation.prefill, form.activation.decode} <= set(PLANES), f"activations in {form.activation!r:.120}")
     cache = form.cache
     need(cache.format in (*CACHE_FORMATS, "f32") and cache.page_tokens == PAGE_TOKENS, f"a cache of {cache}")
     need(0 <= cache.window <= MOST_TOKENS and 0 <= cache.sinks <= MOST_TOKENS, f"a cache of {cache}")

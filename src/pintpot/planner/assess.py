@@ -191,7 +191,7 @@ def assess(question: Question, steps: Iterable[Step]) -> Plan:
 
 def reprice(plan: Plan, question: Question) -> Plan:
     """The same steps priced again: on another machine, or after measurements. What they do to quality stays."""
-    known = {steps_key(plan.steps): (plan.degradation.low, plan.degradation.high)}
+    known = {steps_key(plan.steps): plan.degradation}
     priced = _walk(replace(question, measured=known), plan.steps)
     return replace(priced, degradation=plan.degradation, smallest_bytes=plan.smallest_bytes)
 

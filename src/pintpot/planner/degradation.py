@@ -1,7 +1,7 @@
 """How much worse a plan's answers are expected to be, before anybody measured that plan.
 
 Priors are mean KL divergences in nats per token for one change at a time, measured on a small trained model by
-`benchmarks/priors.py`; a plan's is the sum of its steps', low..high.
+`benchmarks/priors.py`; a plan's is the sum of its steps', low..high, for answers and for prompts.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def steps_key(steps: Iterable[Step]) -> str:
 
 
 def expected(
-    steps: tuple[Step, ...], priors: Priors, measured: Mapping[str, tuple[float, float]], below_4_bits: bool
+    steps: tuple[Step, ...], priors: Priors, measured: Mapping[str, Degradation], below_4_bits: bool
 ) -> Degradation:
     """What these steps cost in quality. Raises NotApplicable for under 4 bits that nobody measured or asked for."""
     found = measured.get(steps_key(steps)) if measured else None
     if found is not None:
-        return Degradation(*found, measured=True)
+        return found
     for step in steps:
         bits = getattr(step, "bits", 8)
         need(
@@ -56,5 +56,11 @@ def expected(
             f"{bits} bits rest on a prior alone; ask for it with --below-4-bits",
             NotApplicable,
         )
-    spans = [priors.of(step.key) for step in steps]
-    return Degradation(sum(low for low, _ in spans), sum(high for _, high in spans))
+    low, high = _sum(priors.of(step.key) for step in steps)
+    prefill_low, prefill_high = _sum(priors.of(step.prefill_key) for step in steps)
+    return Degradation(low, high, False, prefill_low, prefill_high)
+
+
+def _sum(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    found = list(spans)
+    return sum(low for low, _ in found), sum(high for _, high in found)

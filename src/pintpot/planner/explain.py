@@ -138,9 +138,12 @@ def _binds(stage: StageCost) -> str:
 
 
 def _quality(plan: Plan) -> str:
-    low, high = plan.degradation.low, plan.degradation.high
-    known = "measured" if plan.degradation.measured else "expected from other models; `pintpot prove` measures it"
-    return f"{low:.2g} to {high:.2g} nats a token of degradation, {known}"
+    found = plan.degradation
+    known = "measured" if found.measured else "expected from other models; `pintpot prove` measures it"
+    answers = f"{found.low:.2g} to {found.high:.2g} nats a token of degradation"
+    if (found.prefill_low, found.prefill_high) == (found.low, found.high):
+        return f"{answers}, {known}"
+    return f"{answers} in answers, {found.prefill_low:.2g} to {found.prefill_high:.2g} while a prompt is read, {known}"
 
 
 def _lost(plan: Plan) -> tuple[LostRow, ...]:

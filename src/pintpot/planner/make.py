@@ -15,7 +15,7 @@ from pintpot.planner.allocate import place
 from pintpot.planner.assess import Bench
 from pintpot.planner.degradation import Priors, shipped_priors
 from pintpot.planner.draft import Priced
-from pintpot.planner.plan import Plan, Rejected
+from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.question import Question
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.space import Choice, build_space
@@ -30,7 +30,7 @@ def make_plan(
     budget: Budget,
     *,
     priors: Priors | None = None,
-    measured: Mapping[str, tuple[float, float]] | None = None,
+    measured: Mapping[str, Degradation] | None = None,
     measured_bytes: Mapping[str, tuple[int, int]] | None = None,
     strategy: Strategy = joint,
 ) -> Plan:
@@ -76,7 +76,7 @@ def _question(
     machine: Machine,
     budget: Budget,
     priors: Priors | None,
-    measured: Mapping[str, tuple[float, float]] | None,
+    measured: Mapping[str, Degradation] | None,
     measured_bytes: Mapping[str, tuple[int, int]] | None,
 ) -> Question:
     context = budget.workload.context

@@ -16,7 +16,7 @@ from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 from pintpot.planner.degradation import steps_key
 from pintpot.planner.holders import LOADER, PROCESS, TOKENIZER
-from pintpot.planner.plan import Plan
+from pintpot.planner.plan import Degradation, Plan
 
 VERSION = 1
 KEPT = 24
@@ -27,9 +27,9 @@ HOLDERS = (PROCESS, TOKENIZER, LOADER)
 
 @dataclass(frozen=True)
 class Recalled:
-    """What is known of a model: degradation (nats, low..high) and seconds by the key of the steps, bytes by holder."""
+    """What is known of a model: degradation and seconds by the key of the steps, bytes by holder."""
 
-    degradation: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    degradation: Mapping[str, Degradation] = field(default_factory=dict)
     holders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ def remember(
     plan: Plan,
     fingerprint: str,
     *,
-    degradation: tuple[float, float] | None = None,
+    degradation: Degradation | None = None,
     holders: Mapping[str, int] | None = None,
     seconds: Mapping[str, float] | None = None,
     folder: Path | None = None,
@@ -52,7 +52,8 @@ def remember(
     with locked(_path(plan.model_digest, folder)) as path:
         data = _read(path)
         if degradation is not None:
-            data["degradation"][key] = list(degradation)
+            spans = (degradation.low, degradation.high, degradation.prefill_low, degradation.prefill_high)
+            data["degradation"][key] = list(spans)
         here = data["machines"].setdefault(fingerprint, {"holders": {}, "seconds": {}})
         for name, num_bytes in (holders or {}).items():
             if name in HOLDERS:
@@ -69,12 +70,18 @@ def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -
     try:
         here = data["machines"].get(fingerprint, {"holders": {}, "seconds": {}})
         return Recalled(
-            {key: (float(low), float(high)) for key, (low, high) in data["degradation"].items()},
+            {key: _degradation(*spans) for key, spans in data["degradation"].items()},
             {name: (min(seen), max(seen)) for name, seen in here["holders"].items()},
             {key: {s: (min(seen), max(seen)) for s, seen in found.items()} for key, found in here["seconds"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record of measurements ({error!r}); remove it") from error
+
+
+def _degradation(low: float, high: float, *prefill: float) -> Degradation:
+    """Records of two numbers are from when prompts and answers were computed in the same way."""
+    prefill_low, prefill_high = map(float, prefill or (low, high))
+    return Degradation(float(low), float(high), True, prefill_low, prefill_high)
 
 
 def _append(table: dict[str, list[float]], name: str, value: float) -> None:

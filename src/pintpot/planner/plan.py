@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.form import CacheForm, Form, RingForm, WeightForm, Weights
+from pintpot.contract.form import ActivationForm, CacheForm, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Step, step_from_json
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.planner.cost import Cost, Holder, Span, StageCost
 from pintpot.techniques import classes
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,17 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """Mean KL divergence in nats per token: a prior per format, or what `prove` measured for this very plan."""
+    """Mean KL divergence in nats per token: priors of the steps, or what `prove` measured for this very plan.
+
+    `low` to `high` is about the words of answers, which are decoded one by one after a prompt that was prefilled;
+    `prefill_low` to `prefill_high` about the words of the prompt itself, of which nobody sees but the one after it.
+    """
 
     low: float
     high: float
     measured: bool = False
+    prefill_low: float = 0.0
+    prefill_high: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,9 @@ class Plan:
         """Raises BadInput for anything that `to_json` did not write, a newer version by name."""
         need(isinstance(data, Mapping) and "pintpot_plan" in data, "not a plan")
         version = data["pintpot_plan"]
-        need(version == VERSION, f"this plan has format {version}, this pintpot reads {VERSION}; update pintpot")
+        newer = isinstance(version, int) and version > VERSION
+        remedy = "update pintpot" if newer else "plan and pack again"
+        need(version == VERSION, f"this plan has format {version!r:.60}, this pintpot reads {VERSION}; {remedy}")
         try:
             fields = {key: value for key, value in data.items() if key != "pintpot_plan"}
             budget = dict(fields["budget"])
@@ -141,7 +149,7 @@ def _rejected(data: Mapping[str, Any]) -> Rejected:
 def _form(data: Mapping[str, Any]) -> Form:
     weights = Weights(WeightForm(**{**item, "shape": tuple(item["shape"])}) for item in data["weights"])
     ring = RingForm(**data["ring"]) if data["ring"] else None
-    return Form(weights, CacheForm(**data["cache"]), data["activation"], data["chunk"], ring)
+    return Form(weights, CacheForm(**data["cache"]), ActivationForm(**data["activation"]), data["chunk"], ring)
 
 
 def _cost(data: Mapping[str, Any]) -> Cost:

@@ -9,11 +9,12 @@ from pintpot.budget import Budget
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 from pintpot.planner.degradation import Priors
+from pintpot.planner.plan import Degradation
 
 
 @dataclass(frozen=True)
 class Question:
-    """`measured` maps the key of a plan's steps to the degradation that `prove` measured for them (low, high).
+    """`measured` maps the key of a plan's steps to the degradation that `prove` measured for them.
 
     `measured_bytes` does the same for holders of memory whose size no choice changes, by name.
     """
@@ -22,7 +23,7 @@ class Question:
     machine: Machine
     budget: Budget
     priors: Priors
-    measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    measured: Mapping[str, Degradation] = field(default_factory=dict)
     measured_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property

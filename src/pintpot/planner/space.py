@@ -109,4 +109,4 @@ def _may_keep(question: Question, option: Option) -> bool:
     limit = question.budget.degradation
     if _prior(question, option) <= limit:
         return True
-    return any(str(option) in key.split("; ") and high <= limit for key, (_, high) in question.measured.items())
+    return any(str(option) in key.split("; ") and known.high <= limit for key, known in question.measured.items())

@@ -32,7 +32,7 @@ class PackedHead:
         """(first word, logits [T, n]) for all words, in order of the file's rows."""
         normed = self._normed(states)
         float_format = encoding(self._form.format).kind == "float"
-        planes = 0 if float_format else PLANES[self._manifest.plan.form.activation]
+        planes = 0 if float_format else PLANES[self._manifest.plan.form.activation.decode]
         quantized = self._quantized(normed, planes) if planes else None
         for first_strip, strips in self._strips():
             first = first_strip * STRIP_ROWS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,18 @@ class Measured:
         return held
 
 
-def judge(pack: Path, digest: str, plan: Plan, measured: Measured, agreement: Agreement | None, num_runs: int) -> Proof:
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Agreement with the unpacked model; None where it was not measured.
+
+    `answers` is that of words decoded one by one after a prompt, `prompts` that of all words read as a prompt.
+    """
+
+    answers: Agreement | None = None
+    prompts: Agreement | None = None
+
+
+def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Quality, num_runs: int) -> Proof:
     """Rows, holders and peaks of a proof, each with its verdict."""
     cost = plan.cost
     rows = [
@@ -41,7 +53,7 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, agreement: Ag
         _speed("decode", plan, measured),
         _seconds("first token", cost.first_token_s, [run["first_token_s"] for run in measured.runs]),
         _seconds("opening", cost.open_s, [measured.opened["open_s"]], judged=False),
-        _quality(plan, agreement),
+        *_quality(plan, quality),
     ]
     if plan.form.disk_bytes:
         rows.append(_disk(plan, measured))
@@ -56,7 +68,8 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, agreement: Ag
         rows=tuple(rows),
         holders=holders,
         peaks=peaks,
-        agreement=agreement,
+        answers=quality.answers,
+        prompts=quality.prompts,
         binds=cost.stage("decode").binds,
         num_runs=num_runs,
         environment={},
@@ -113,12 +126,17 @@ def _seconds(what: str, promised: Span, seen: list[float], judged: bool = True) 
     return Row(what, "seconds", promised.low, promised.high, middle, min(seen), max(seen), holds=holds)
 
 
-def _quality(plan: Plan, agreement: Agreement | None) -> Row:
-    low, high = plan.degradation.low, plan.degradation.high
+def _quality(plan: Plan, quality: Quality) -> Iterator[Row]:
+    promised = plan.degradation
+    yield _agreed("degradation", promised.low, promised.high, quality.answers)
+    yield _agreed("prompt degradation", promised.prefill_low, promised.prefill_high, quality.prompts)
+
+
+def _agreed(what: str, low: float, high: float, agreement: Agreement | None) -> Row:
     if agreement is None:
-        return Row("degradation", "nats", low, high, None)
+        return Row(what, "nats", low, high, None)
     kl = agreement.kl
-    return Row("degradation", "nats", low, high, kl.mean, kl.low, kl.high, holds=kl.mean <= high)
+    return Row(what, "nats", low, high, kl.mean, kl.low, kl.high, holds=kl.mean <= high)
 
 
 def _disk(plan: Plan, measured: Measured) -> Row:

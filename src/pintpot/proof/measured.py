@@ -65,15 +65,22 @@ class Answerer:
             "grown_bytes": resident_bytes() - self._resident,
         }
 
-    def hidden(self, texts: list[list[int]], path: str) -> dict[str, Any]:
-        """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file."""
+    def hidden(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
+        """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file.
+
+        With `num_words` those of the last words of every text only, read one by one after the rest as their prompt.
+        """
         width = self._session.plan.config["hidden_size"]
-        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(map(len, texts)), width)}
+        num_states = [num_words or len(text) for text in texts]
+        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(num_states), width)}
         with Path(path).open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for text in texts:
-                for states in self._session.engine.hidden(tuple(text)):
-                    file.write(states.data)
+            for text, wanted in zip(texts, num_states, strict=True):
+                left = len(text)
+                for states in self._session.engine.hidden(tuple(text), num_words):
+                    if left <= wanted:
+                        file.write(states.data)
+                    left -= len(states)
         return {"peak_bytes": peak_bytes()}
 
     def profile(self, tokens: list[int]) -> dict[str, Any]:

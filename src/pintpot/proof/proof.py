@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pintpot.meter.agreement import Agreement
 
 Unit = Literal["bytes", "seconds", "tokens/s", "nats"]
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ class Peak:
 
 @dataclass(frozen=True)
 class Proof:
-    """The receipt of one pack on one machine."""
+    """The receipt of one pack on one machine.
+
+    `answers` is about words decoded one by one after a prompt, `prompts` about all words of texts read as prompts.
+    """
 
     pack: Path
     pack_digest: str
@@ -69,7 +72,8 @@ class Proof:
     rows: tuple[Row, ...]
     holders: tuple[HolderRow, ...]
     peaks: tuple[Peak, ...]
-    agreement: Agreement | None
+    answers: Agreement | None
+    prompts: Agreement | None
     binds: str
     num_runs: int
     environment: dict[str, str]
@@ -110,7 +114,8 @@ class Proof:
             "rows": [{**asdict(row), "share_of_limit": row.share_of_limit} for row in self.rows],
             "holders": [asdict(holder) for holder in self.holders],
             "peaks": [{**asdict(peak), "holds": peak.holds} for peak in self.peaks],
-            "agreement": None if self.agreement is None else asdict(self.agreement),
+            "answers": None if self.answers is None else asdict(self.answers),
+            "prompts": None if self.prompts is None else asdict(self.prompts),
             "holds": self.holds,
             "shortfalls": list(self.shortfalls),
         }

@@ -16,9 +16,10 @@ from pintpot import __version__
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.machine.here import this_machine
 from pintpot.meter.agreement import Agreement, Interval
+from pintpot.meter.clock import median
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
-from pintpot.proof.judge import Measured, judge
+from pintpot.proof.judge import Measured, Quality, judge
 from pintpot.proof.proof import Proof
 from pintpot.proof.remember import remember_proof
 from pintpot.proof.report import write_proof_report
@@ -29,6 +30,8 @@ Progress = Callable[[float, str], None]
 DEFAULT_RUNS = 5
 TEXT_TOKENS = 256
 MAX_TEXTS = 6
+ANSWER_SECONDS, FEWEST_WORDS = 30.0, 4
+"""Words of answers are compared for so long, half of each text at most, and a few of each however slow the model is."""
 Texts = list[list[int]]
 
 
@@ -65,15 +68,32 @@ def prove(
             "forgotten; give a longer one with --text"
         )
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
-        states = Path(scratch) / "states.npy"
-        measured = _measure(pack, manifest, texts, states, _Asked(runs, profile), peaks, tell)
-        agreement = _quality(pack, texts, states, peaks, notes, tell) if tested else None
-    proof = judge(pack, digest, manifest.plan, measured, agreement, runs)
+        answers = _Answers(texts, Path(scratch))
+        measured = _measure(pack, manifest, answers, _Asked(runs, profile), peaks, tell)
+        quality = _quality(pack, answers, peaks, notes, tell) if tested else Quality()
+    proof = judge(pack, digest, manifest.plan, measured, quality, runs)
     proof = replace(proof, environment=_environment(manifest.plan), notes=(*proof.notes, *notes))
     remember_proof(machine, manifest.plan, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)
+
+
+@dataclass
+class _Answers:
+    """The texts, and where the pack's states of them are: of all words as a prompt, and of `num_words` at the end."""
+
+    texts: Texts
+    folder: Path
+    num_words: int = 0
+
+    @property
+    def prompts(self) -> dict[str, Any]:
+        return {"texts": self.texts, "path": str(self.folder / "prompts.npy")}
+
+    @property
+    def words(self) -> dict[str, Any]:
+        return {"texts": self.texts, "path": str(self.folder / "words.npy"), "num_words": self.num_words}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +136,7 @@ def _texts(pack: Path, text: Path | None, plan: Plan, peaks: dict[str, int]) -> 
 def _measure(
     pack: Path,
     manifest: Manifest,
-    texts: Texts,
-    states: Path,
+    answers: _Answers,
     asked: _Asked,
     peaks: dict[str, int],
     tell: Progress,
@@ -130,7 +149,7 @@ def _measure(
         "slot_bytes": ring.slot_bytes if ring else 4 << 20,
         "in_flight": ring.in_flight if ring else 4,
     }
-    prompt = [token for piece in texts for token in piece]
+    prompt = [token for piece in answers.texts for token in piece]
     found: list[dict[str, Any]] = []
     limits: list[dict[str, Any]] = []
     with Worker("measured", pack, str(plan.threads)) as worker:
@@ -144,26 +163,34 @@ def _measure(
         peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
         ops = worker.ask("profile", tokens=prompt) if asked.profile else None
         tell(0.6, "answers of the pack")
-        peaks["answers of the pack"] = worker.ask("hidden", texts=texts, path=str(states))["peak_bytes"]
+        worker.ask("hidden", **answers.prompts)
+        answers.num_words = _num_words(answers.texts, median([run["step_s"] for run in found]))
+        peaks["answers of the pack"] = worker.ask("hidden", **answers.words)["peak_bytes"]
     return Measured(opened, tuple(found), tuple(limits), peaks, ops)
 
 
-def _quality(
-    pack: Path, texts: Texts, states: Path, peaks: dict[str, int], notes: list[str], tell: Progress
-) -> Agreement | None:
-    """The agreement with the unpacked model; None, with a note that says why, when its files are gone."""
-    key = hashlib.sha256(repr(texts).encode()).hexdigest()[:16]
+def _num_words(texts: Texts, step_s: float) -> int:
+    in_time = int(ANSWER_SECONDS / (len(texts) * step_s))
+    return max(1, min(len(texts[0]) // 2, max(FEWEST_WORDS, in_time)))
+
+
+def _quality(pack: Path, answers: _Answers, peaks: dict[str, int], notes: list[str], tell: Progress) -> Quality:
+    """The agreement with the unpacked model; nothing, with a note that says why, when its files are gone."""
+    key = hashlib.sha256(repr(answers.texts).encode()).hexdigest()[:16]
     try:
         with Worker("quality", pack) as worker:
             tell(0.65, "answers of the unpacked model")
-            worker.ask("reference", texts=texts, key=key)
+            worker.ask("reference", texts=answers.texts, key=key)
             tell(0.9, "comparing")
-            answer = worker.ask("compare", texts=texts, path=str(states))
+            found = [worker.ask("compare", **one) for one in (answers.words, answers.prompts)]
     except BadInput as error:
         notes.append(f"quality was not measured: {error}")
-        return None
-    peaks["reference"] = answer["peak_bytes"]
-    fields = answer["agreement"]
+        return Quality()
+    peaks["reference"] = found[-1]["peak_bytes"]
+    return Quality(*(_agreement(one["agreement"]) for one in found))
+
+
+def _agreement(fields: dict[str, Any]) -> Agreement:
     return Agreement(**{**fields, "kl": Interval(**fields["kl"])})
 
 

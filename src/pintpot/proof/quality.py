@@ -56,19 +56,27 @@ class Answerer:
             states += hidden_states(self._model, texts[first : first + together])
         return states
 
-    def compare(self, texts: list[list[int]], path: str) -> dict[str, Any]:
-        """Agreement of the packed model's states at `path` with the reference's."""
+    def compare(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
+        """Agreement of the packed model's states at `path` with the reference's: those of the last words, or of all."""
         need(self._states is not None, "the reference comes first")
         test = np.load(path, allow_pickle=False)
-        reference = np.asarray(self._states)
+        reference = _last_of_each(np.asarray(self._states), texts, num_words)
         need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
-        comparison, length = Comparison(), max(map(len, texts))
-        for index, text in enumerate(texts):
-            part = slice(index * length, index * length + len(text))
-            stream = VocabularyStream(len(text), np.array([*text[1:], -1]))
+        comparison, first = Comparison(), 0
+        for text in texts:
+            words = text[-num_words:]
+            part = slice(first, first + len(words))
+            stream = VocabularyStream(len(words), np.array([*words[1:], -1]))
             _stream_logits(stream, self._model, reference[part], PackedHead(self._pack, self._manifest), test[part])
             comparison.add_scores(_without_last(stream.scores()))
+            first = part.stop
         return {"agreement": asdict(comparison.result()), "peak_bytes": peak_bytes()}
+
+
+def _last_of_each(states: Floats, texts: list[list[int]], num_words: int) -> Floats:
+    """Of the states of all texts, one after the other, those of the last words of each; 0: all of them."""
+    ends = np.cumsum([len(text) for text in texts])
+    return np.concatenate([part[-num_words:] for part in np.split(states, ends[:-1])])
 
 
 def _stream_logits(stream: VocabularyStream, model: Model, reference: Floats, head: PackedHead, test: Floats) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from pintpot.machine.remember import record_run
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.clock import median
 from pintpot.planner.memory import remember
-from pintpot.planner.plan import Plan
+from pintpot.planner.plan import Degradation, Plan
 from pintpot.proof.judge import Measured
 from pintpot.proof.proof import Proof
 
@@ -15,17 +17,26 @@ def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measure
     """Keep the limits measured beside the runs, and the bytes, seconds and degradation of these very steps."""
     if machine.origin != "catalog":
         record_run(machine.fingerprint, _rates(machine, plan, measured))
-    kl = None if proof.agreement is None else proof.agreement.kl
     remember(
         plan,
         machine.fingerprint,
-        degradation=None if kl is None else (max(0.0, kl.low), kl.high),
+        degradation=_degradation(proof),
         holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
         seconds={
             "prefill": median([run["first_token_s"] for run in measured.runs]),
             "decode": median([run["step_s"] for run in measured.runs]),
         },
     )
+
+
+def _degradation(proof: Proof) -> Degradation | None:
+    """None where it was not measured, or on so few words that they bound nothing."""
+    if proof.answers is None or proof.prompts is None:
+        return None
+    answers, prompts = proof.answers.kl, proof.prompts.kl
+    if not isfinite(answers.high + prompts.high):
+        return None
+    return Degradation(max(0.0, answers.low), answers.high, True, max(0.0, prompts.low), prompts.high)
 
 
 def _rates(machine: Machine, plan: Plan, measured: Measured) -> list[Rate]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from pintpot.meter.agreement import Agreement
 from pintpot.planner.plan import Plan
 from pintpot.proof.html import Figure, KeyFigures, Plot, Section, Table, Text, Verdict, Words, write_report
 from pintpot.proof.proof import Proof, Row
 from pintpot.proof.svg import Promise, Stack, memory_stacks, promise_bars
 from pintpot.units import format_bytes, format_rate, format_seconds
 
-PLOTTED = ("memory", "prefill", "decode", "first token", "degradation")
+PLOTTED = ("memory", "prefill", "decode", "first token", "degradation", "prompt degradation")
 MAX_PROFILE_ROWS = 40
 
 
@@ -126,18 +128,28 @@ def _memory(proof: Proof, plan: Plan) -> list[Section]:
 
 
 def _quality(proof: Proof) -> list[Section]:
-    found = proof.agreement
-    if found is None:
+    answers, prompts = proof.answers, proof.prompts
+    if answers is None or prompts is None:
         return []
-    rows: tuple[tuple[Words, ...], ...] = (
-        ("KL divergence, mean (95% interval)", f"{found.kl.mean:.4f} nats ({found.kl.low:.4f} to {found.kl.high:.4f})"),
-        ("KL divergence, 99th percentile", f"{found.kl_p99:.4f} nats"),
-        ("KL divergence, largest", f"{found.kl_max:.4f} nats"),
-        ("same likeliest word", f"{found.top1:.2%}"),
-        ("perplexity, unpacked and packed", f"{found.perplexity_reference:.3f} and {found.perplexity_test:.3f}"),
+    rows: tuple[tuple[Words, ...], ...] = tuple(
+        (what, of_answers, of_prompts)
+        for (what, of_answers), (_, of_prompts) in zip(_agreed(answers), _agreed(prompts), strict=True)
     )
-    note = f"Against the unpacked model in float32, {found.num_tokens} tokens in {found.num_sequences} texts."
-    return [Table("Quality", ("", "measured"), rows, note=note)]
+    note = (
+        "Against the unpacked model in float32. Answers: the last words of each text, decoded one by one after the "
+        "rest of it as a prompt. Prompts: all words of the texts, as prefill reads them."
+    )
+    return [Table("Quality", ("", "answers", "prompts"), rows, note=note)]
+
+
+def _agreed(found: Agreement) -> Iterator[tuple[str, str]]:
+    kl = found.kl
+    yield "words, in texts", f"{found.num_tokens} in {found.num_sequences}"
+    yield "KL divergence, mean (95% interval)", f"{kl.mean:.4f} nats ({kl.low:.4f} to {kl.high:.4f})"
+    yield "KL divergence, 99th percentile", f"{found.kl_p99:.4f} nats"
+    yield "KL divergence, largest", f"{found.kl_max:.4f} nats"
+    yield "same likeliest word", f"{found.top1:.2%}"
+    yield "perplexity, unpacked and packed", f"{found.perplexity_reference:.3f} and {found.perplexity_test:.3f}"
 
 
 def _profile(proof: Proof) -> list[Section]:

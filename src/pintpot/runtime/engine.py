@@ -14,7 +14,7 @@ from pintpot.contract.slots import Slots
 from pintpot.errors import UsageError, need
 from pintpot.kernels.native.bind import Replay as BoundReplay
 from pintpot.planner.plan import Plan
-from pintpot.program.spec import Work
+from pintpot.program.spec import Program, Work
 from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
 from pintpot.runtime.pages import PagePool, PageTable
@@ -127,26 +127,30 @@ class Engine:
             raise UsageError("the session is closed")
         return self._stages[name]
 
-    def hidden(self, tokens: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-        """States after the last block of a text that fits the context, chunk by chunk: float32 [n, D].
+    def hidden(self, tokens: tuple[int, ...], num_words: int = 0) -> Iterator[NDArray[np.float32]]:
+        """States after the last block of a text that fits the context, replay by replay: float32 [n, D].
 
-        The cache is lost. Each part is valid until the next one is asked for.
+        The last `num_words` tokens are read one by one as words of an answer are, those before them as a prompt. The
+        cache is lost. Each part is valid until the next one is asked for.
         """
         need(len(tokens) <= self.context, f"{len(tokens)} tokens do not fit a context of {self.context}", UsageError)
         self._turn += 1
         self._cancel.clear()
         self.reset()
-        bound, arguments, chunk = self.stage("prefill"), self._arguments["prefill"], self.plan.form.chunk
-        final = next(str(op.read("x")) for op in bound.program.ops if op.kind == "select")
-        sequence = self.sequences[0]
+        sequence, prompt = self.sequences[0], len(tokens) - num_words
         sequence.begin(np.array(tokens, np.int32))
         text = Answer(0, sequence, Sampling(), len(tokens), 1, frozenset())
-        for first in range(0, len(tokens), chunk):
-            part = Part(text, first, min(len(tokens), first + chunk), last=False)
-            sequence.table.extend(part.first, part.stop)
-            arguments.fill((part,))
-            bound.run(arguments.call)
-            yield bound.floats(final)[: part.stop - part.first]
+        chunk = self.plan.form.chunk
+        chunks = [(first, min(prompt, first + chunk)) for first in range(0, prompt, chunk)]
+        words = [(first, first + 1) for first in range(prompt, len(tokens))]
+        for stage, places in (("prefill", chunks), ("decode", words)):
+            bound, arguments = self.stage(stage), self._arguments[stage]
+            final = _final_states(bound.program)
+            for first, stop in places:
+                sequence.table.extend(first, stop)
+                arguments.fill((Part(text, first, stop, last=stage == "decode"),))
+                bound.run(arguments.call)
+                yield bound.floats(final)[: stop - first]
         self.reset()
 
     def cancel(self) -> None:
@@ -193,3 +197,9 @@ class Engine:
             self.timing.decode_tokens += num_tokens
             self.timing.decode_s += seconds
             self.timing.step_s.append(seconds)
+
+
+def _final_states(program: Program) -> str:
+    """The buffer of the states that logits are made of: what rows are selected from, or what the head reads."""
+    selecting, heads = ([op for op in program.ops if op.kind == kind] for kind in ("select", "linear"))
+    return str((selecting or heads)[-1].read("x"))
