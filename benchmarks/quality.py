@@ -17,9 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-sys.path.insert(0, str(HERE / "peers"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import numpy as np
 from bench import Record, parser, smollm2
@@ -72,7 +71,7 @@ def theirs(model: Path, folder: Path) -> Logits:
 
     def made(texts: Texts, num_words: int) -> Iterator[Floats]:
         (folder / "texts.json").write_text(json.dumps(texts))
-        script = [str(PYTHON), str(HERE / "peers" / "logits.py")]
+        script = [str(PYTHON), str(Path(__file__).parent / "peers" / "logits.py")]
         subprocess.run(
             [*script, str(model), str(folder / "texts.json"), str(num_words), str(folder)],
             check=True, env=environment(),

@@ -37,6 +37,8 @@ INT8 = (RoundToNearest("all", 8), Int8Activations(prefill=1, decode=1), PrefillC
 """For float sources: both sides of every product in 8 bits."""
 BLOCKS = (AsStored("all"), Int8Activations(prefill=1, decode=1), PrefillChunk(tokens=16))
 """For GGUF files: their own blocks meet activations in 8 bits."""
+BY_DEFAULT = (AsStored("all"), Int8Activations(), PrefillChunk(tokens=16))
+"""The same with a second plane of 8 bits for the words of answers."""
 STREAMED = Streamed(resident_bytes=0, slot_bytes=128 << 10, num_slots=4, in_flight=3)
 
 

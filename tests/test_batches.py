@@ -27,6 +27,7 @@ FORMS: dict[str, tuple[Step, ...]] = {
     "float": EXACT,
     "int8": INT8,
     "two planes": TWO_PLANES,
+    "two planes in decode": (*(step for step in INT8 if not isinstance(step, Int8Activations)), Int8Activations()),
     "int8 cache": (*INT8, EightBitCache()),
     "window": (*EXACT, WINDOW),
     "window of 8 bits": (*INT8, WINDOW, EightBitCache()),

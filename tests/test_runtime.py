@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from packing import EXACT, INT8, MACHINE, STREAMED, opened, pack_of
 from tiny import Tiny, write_hf
@@ -29,6 +30,7 @@ from pintpot.planner.make import make_plan
 from pintpot.runtime.opening import BUFFERED, open_session
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.session import Session
+from pintpot.techniques.quantize.int8_activations import Int8Activations
 
 GREEDY = Sampling(temperature=0.0)
 TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=21)
@@ -53,6 +55,23 @@ def session(pack: Path) -> Iterator[Session]:
 
 def tokens(session: Session, prompt: tuple[int, ...], count: int, sampling: Sampling = GREEDY) -> list[int]:
     return list(session.engine.generate(Request(prompt, count, sampling, (), True), frozenset()))
+
+
+def test_words_are_read_one_by_one_as_answers_are(source: Path, pack: Path, tmp_path: Path) -> None:
+    text = tuple(range(5, 65))
+    rows = (*(step for step in INT8 if not isinstance(step, Int8Activations)), Int8Activations())
+    found = {}
+    for name, folder in (("one", pack), ("two", pack_of(source, tmp_path / "two", rows, context=CONTEXT))):
+        with opened(folder) as session:
+            for num_words in (0, 20):
+                parts = [part.copy() for part in session.engine.hidden(text, num_words)]
+                assert [len(part) for part in parts] == ([16, 16, 8, *[1] * 20] if num_words else [16, 16, 16, 12])
+                found[name, num_words] = np.concatenate(parts)
+    assert np.array_equal(found["one", 0], found["one", 20]), "the same arithmetic, one way or the other"
+    assert np.array_equal(found["one", 0], found["two", 0]), "prompts are read in one plane"
+    assert np.array_equal(found["two", 20][:40], found["two", 0][:40])
+    differs = np.abs(found["two", 20][40:] - found["two", 0][40:])
+    assert 0 < differs.max() < 0.1 * np.abs(found["two", 0]).max()
 
 
 class Counting:

@@ -70,7 +70,8 @@ class Engine:
 
         Prompts are read first, several of them in one replay where it has room; then all that answer take a step
         together. Of more requests than there are sequences each waits until one is free, and is asked for only then.
-        What of a prompt is cached already is not computed again. An answer that was under way is over with this. Raises
+        What of a prompt is cached already is not computed again: words of earlier answers keep the keys and values that
+        decode gave them, which may have more planes. An answer that was under way is over with this. Raises
         UsageError for a prompt that leaves no room (`check` tells before), DoesNotFit and BadPack while it runs; the
         cache then holds what it held before the replay that failed.
         """
