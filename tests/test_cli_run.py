@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import pintpot
 from pintpot.cli import cli
 from pintpot.cli.prove import amount
+from pintpot.meter.agreement import Agreement, Interval
 from pintpot.proof.proof import HolderRow, Peak, Proof, Row
 from pintpot.units import format_bytes_up
 
@@ -177,6 +178,19 @@ def test_a_proof_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the source is gone" in done.stderr
     assert "packed/report.html" in done.stderr
     assert json.loads(invoke("prove", "packed", "--json").stdout)["holds"] is True
+
+
+def test_a_proof_says_on_how_many_words_quality_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    def agreement(number: int) -> Agreement:
+        return Agreement(number, 6, Interval(0.001, 0.002, 0.003), 0.1, 0.2, 0.99, 10.0, 10.1)
+
+    known = replace(PROOF, answers=agreement(762), prompts=agreement(1530))
+    monkeypatch.setattr(pintpot, "prove", lambda pack, **how: known, raising=False)
+    assert "degradation: of 762 words of answers and 1530 of prompts, 6 texts" in invoke("prove", "packed").stdout
+    told = json.loads(invoke("prove", "packed", "--json").stdout)
+    assert (told["answers"]["num_tokens"], told["prompts"]["num_tokens"]) == (762, 1530)
 
 
 def test_a_proof_that_does_not_hold_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

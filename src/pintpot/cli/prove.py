@@ -108,7 +108,7 @@ def _promises_table(proof: Proof, bar: int, shares: bool) -> Table:
 
 
 def _closing(proof: Proof) -> Iterator[Text]:
-    """The verdict, and which promises nothing was found out about."""
+    """How much was read to judge quality, the verdict, and which promises nothing was found out about."""
     from rich.text import Text
 
     from pintpot.cli.tables import BAD, GOOD, WARN
@@ -116,6 +116,9 @@ def _closing(proof: Proof) -> Iterator[Text]:
     broken = [row.what for row in proof.rows if row.holds is False]
     broken += [f"memory of {peak.process}" for peak in proof.peaks if not peak.holds]
     unjudged = [row.what for row in proof.rows if row.holds is None]
+    if proof.answers is not None and proof.prompts is not None:
+        words = f"{proof.answers.num_tokens} words of answers and {proof.prompts.num_tokens} of prompts"
+        yield Text(f"degradation: of {words}, {proof.answers.num_sequences} texts")
     if unjudged:
         yield Text(f"not judged: {', '.join(unjudged)}", WARN)
     if broken:
