@@ -4,6 +4,7 @@
 //   start(c):      c in all lanes, -128 times the sum of all a that will be stepped over
 //   step<N>(w, a): the N-th quad since the start; w holds 4 unsigned bytes a row, a is the broadcast of 4 signed bytes
 //   value(c):      the int32 result, for the same c
+// and two_planes(high, low, c) is 254 times the value of one and the value of the other, whose c it is.
 #pragma once
 #include "simd.h"
 
@@ -15,6 +16,12 @@ template <int ZERO>
 INLINE VI correction(VI c) {
   if constexpr (ZERO == 0) return VI{};
   else return c >> (7 - __builtin_ctz(ZERO));
+}
+
+template <class D>
+INLINE VI two_planes(const D& high, const D& low, VI c) {
+  const VI value = high.value(VI{});
+  return (value << 8) - (value << 1) + low.value(c);
 }
 
 // The compiler takes p as it is, and what lies behind it at constant distances; it would keep an address for each.
@@ -54,18 +61,39 @@ INLINE __m256i in_order(__m256i sum) {
 // vpmaddubsw adds pairs in 16 bits with saturation: how many quads fit before widening depends on the bits.
 template <int BITS, int ZERO>
 struct Dot {
-  static constexpr int kQuads = BITS <= 4 ? 8 : BITS == 5 ? 4 : 2;
+  static constexpr int kQuads = BITS == 5 ? 4 : 2;
   __m256i narrow, total;
   INLINE void start(VI) { narrow = total = _mm256_setzero_si256(); }
   template <int N>
   INLINE void step(VU w, Quad a) {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)a);
     narrow = N % kQuads == 0 ? pairs : in_order(_mm256_add_epi16(narrow, pairs));
-    if (N % kQuads == kQuads - 1) flush();
+    if (N % kQuads == kQuads - 1)
+      total = _mm256_add_epi32(total, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)));
   }
-  INLINE void flush() { total = _mm256_add_epi32(total, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))); }
   INLINE VI value(VI c) const { return (VI)total + correction<ZERO>(c); }
 };
+// Up to 4 bits all eight quads do, and what widens can multiply.
+template <int ZERO>
+struct Dot<4, ZERO> {
+  __m256i narrow;
+  INLINE void start(VI) { narrow = _mm256_setzero_si256(); }
+  template <int N>
+  INLINE void step(VU w, Quad a) {
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)a);
+    narrow = N == 0 ? pairs : in_order(_mm256_add_epi16(narrow, pairs));
+  }
+  INLINE VI times(short factor) const { return (VI)_mm256_madd_epi16(narrow, _mm256_set1_epi16(factor)); }
+  INLINE VI value(VI c) const { return times(1) + correction<ZERO>(c); }
+};
+template <int ZERO>
+struct Dot<3, ZERO> : Dot<4, ZERO> {};
+template <int ZERO>
+struct Dot<2, ZERO> : Dot<4, ZERO> {};
+template <int ZERO>
+INLINE VI two_planes(const Dot<4, ZERO>& high, const Dot<4, ZERO>& low, VI c) {
+  return high.times(254) + low.value(c);
+}
 
 // 8 bits: |w| * (a with w's sign), so that a pair stays within 128 * 127 * 2.
 template <>

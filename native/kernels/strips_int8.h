@@ -41,10 +41,8 @@ INLINE VI correction_of(const int32_t* c, int half) {
 // float32 of the exact integer, both planes together.
 template <int PLANES, class D>
 INLINE VF value_of(const D (&dots)[PLANES], VI c) {
-  const VI low = dots[PLANES - 1].value(c);
-  if constexpr (PLANES == 1) return to_float(low);
-  const VI high = dots[0].value(VI{});
-  return to_float((high << 8) - (high << 1) + low);
+  if constexpr (PLANES == 1) return to_float(dots[0].value(c));
+  else return to_float(two_planes(dots[0], dots[1], c));
 }
 
 // Strips that are asked for during the products of those before them: two lines of each for each group, until all are.
