@@ -2,11 +2,12 @@
 
     python benchmarks/kernels.py [--isa avx512] [--formats sym4,q4_k] [--megabytes 64] [--rounds 7]
 
-Decode: bytes of weight per second for one token, over a loop that only reads the same bytes. Prefill: multiply-adds per
-second for 64 and 256 tokens, over 8-bit (or float32) multiply-adds in registers. Attention: bytes of cache per second
-for one token, over the reading loop; multiply-adds per second for 512 tokens after 0 and 3,584 others, over float32
-multiply-adds in registers (fused ones, as many a cycle as there can be multiplications). Seconds are the thread's own: its waits for memory count, the turns of other processes do not. The answer
-of every kernel is checked against float64 before it is timed; medians over the rounds.
+Decode: bytes of weight per second for one token, over a loop that only reads the same bytes. Prefill: multiply-adds
+per second for 64 and 256 tokens, over 8-bit (or float32) multiply-adds in registers. Attention: bytes of cache per
+second for one token, over the reading loop; multiply-adds per second for 512 tokens after 0 and 3,584 others, over
+float32 multiply-adds in registers (fused ones, as many a cycle as there can be multiplications). Seconds are the
+thread's own: its waits for memory count, the turns of other processes do not. The answer of every kernel is checked
+against float64 before it is timed; medians over the rounds.
 """
 
 from __future__ import annotations
