@@ -55,7 +55,8 @@ def proof(pack: Path) -> Proof:
 
 def test_every_promise_has_its_row(proof: Proof) -> None:
     rows = {row.what: row for row in proof.rows}
-    assert set(rows) == {"memory", "prefill", "decode", "first token", "opening", "degradation", "prompt degradation",
+    assert set(rows) == {
+        "memory", "prefill", "decode", "first token", "opening", "degradation", "prompt degradation",
         "disk reads per token",
     }  # fmt: skip
     for row in proof.rows:
