@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pintpot.packer.manifest import WEIGHTS, Manifest
+from pintpot.packer.manifest import Manifest
+from pintpot.packer.raw import WEIGHTS
 
 CACHE_BYTES = {"f16": 2.0, "sym8c": 1.0 + 2.0 / 32}
 """Bytes that one value of a key or value takes: a float16, or a byte and its share of a scale for 32."""

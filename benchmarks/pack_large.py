@@ -27,7 +27,8 @@ from pintpot import api
 from pintpot.errors import DoesNotFit, PintpotError, need
 from pintpot.formats.convert import encode
 from pintpot.meter.cap import Cap
-from pintpot.packer.manifest import WEIGHTS, Manifest, read_manifest
+from pintpot.packer.manifest import Manifest, read_manifest
+from pintpot.packer.raw import WEIGHTS
 from pintpot.units import parse_bytes
 
 CONTEXT, PROMPT, TOKENS = 512, 16, 3

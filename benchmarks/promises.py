@@ -35,7 +35,8 @@ from pintpot.errors import PintpotError, need
 from pintpot.formats import encoding
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.memory import attainable_bytes
-from pintpot.packer.manifest import WEIGHTS, read_manifest
+from pintpot.packer.manifest import read_manifest
+from pintpot.packer.raw import WEIGHTS
 from pintpot.planner.assess import assess, reprice
 from pintpot.planner.cost import StageCost
 from pintpot.planner.defaults import make_budget

@@ -24,7 +24,8 @@ from texts import shipped_text
 from pintpot.errors import PintpotError, need
 from pintpot.meter.cap import Cap
 from pintpot.meter.clock import quantile
-from pintpot.packer.manifest import WEIGHTS, read_manifest
+from pintpot.packer.manifest import read_manifest
+from pintpot.packer.raw import WEIGHTS
 from pintpot.planner.plan import Plan
 from pintpot.units import parse_bytes
 

@@ -19,7 +19,8 @@ from pintpot.errors import BadInput, BadPack, InUse, NewerPack, UsageError
 from pintpot.machine.here import this_machine
 from pintpot.machine.remember import remember
 from pintpot.packer.locks import in_use
-from pintpot.packer.manifest import MANIFEST, WEIGHTS, read_manifest
+from pintpot.packer.manifest import read_manifest
+from pintpot.packer.raw import MANIFEST, WEIGHTS
 from pintpot.packer.shelf import kept_packs, remove_pack
 from pintpot.runtime.request import Sampling
 from pintpot.runtime.session import Session

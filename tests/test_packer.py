@@ -18,8 +18,9 @@ from pintpot.formats.tiles import unpack
 from pintpot.model.read import describe
 from pintpot.packer.apart import pack_apart
 from pintpot.packer.draft import sweep
-from pintpot.packer.manifest import MANIFEST, WEIGHTS, read_manifest
+from pintpot.packer.manifest import read_manifest
 from pintpot.packer.pack import write_pack
+from pintpot.packer.raw import MANIFEST, WEIGHTS
 
 FILES = {MANIFEST, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
 WIDE = Tiny(hidden=256, intermediate=512, heads=4, kv_heads=2, head_dim=64, layers=3, seed=7)

@@ -16,8 +16,9 @@ from packing import EXACT, INT8, STREAMED, opened, pack_of
 from tiny import Tiny, write_hf
 
 from pintpot.errors import BadInput, BadPack, DoesNotFit
-from pintpot.packer.manifest import MANIFEST, WEIGHTS, read_manifest, with_digest
+from pintpot.packer.manifest import read_manifest, with_digest
 from pintpot.packer.pack import is_pack
+from pintpot.packer.raw import MANIFEST, WEIGHTS
 from pintpot.runtime.request import Sampling
 
 GREEDY = Sampling(temperature=0.0)

@@ -20,8 +20,8 @@ from pintpot.model.spec import Model
 from pintpot.planner.assess import Bench, assess, reprice
 from pintpot.planner.cost import Span
 from pintpot.planner.degradation import shipped_priors
-from pintpot.planner.holders import CACHE, RING, TOKENIZER, WEIGHTS
 from pintpot.planner.make import make_plan
+from pintpot.planner.names import CACHE, RING, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import ARITHMETIC, DISK, HINDRANCE, OVERHEAD, PRICED_WITHIN, RAM
 from pintpot.planner.question import Question

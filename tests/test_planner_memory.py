@@ -14,9 +14,9 @@ from pintpot.budget import Budget, Workload
 from pintpot.errors import BadInput
 from pintpot.machine.null import null_machine
 from pintpot.planner.degradation import steps_key
-from pintpot.planner.holders import PROCESS, TOKENIZER, WEIGHTS
 from pintpot.planner.make import make_plan
 from pintpot.planner.memory import KEPT, recall, remember
+from pintpot.planner.names import PROCESS, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Degradation, Plan
 
 FOUND = Degradation(0.001, 0.002, True, 0.003, 0.004)

@@ -19,8 +19,9 @@ from pintpot.errors import BadInput, BadPack, DoesNotFit, PintpotError, UsageErr
 from pintpot.machine.here import this_machine
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.model.read import describe
-from pintpot.packer.manifest import MANIFEST, read_manifest, with_digest
+from pintpot.packer.manifest import read_manifest, with_digest
 from pintpot.packer.pack import write_pack
+from pintpot.packer.raw import MANIFEST
 from pintpot.planner.memory import recall
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.proof.judge import Measured, Quality, judge

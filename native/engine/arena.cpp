@@ -33,7 +33,7 @@ uint8_t* map_aligned(size_t bytes, int flags) {
 }
 
 // Kernels before 5.14 do not know MADV_POPULATE_WRITE: there the pages are touched one by one.
-void touch(uint8_t* data, size_t bytes) {
+void touch_pages(uint8_t* data, size_t bytes) {
     if (madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return;
     if (errno == ENOMEM || errno == EFAULT) throw std::bad_alloc();
     for (size_t offset = 0; offset < bytes; offset += kPage) static_cast<volatile uint8_t*>(data)[offset] = 0;
@@ -50,11 +50,16 @@ Arena::Arena(size_t bytes, bool huge, bool prefault) : bytes_(round_up(bytes, kP
     madvise(data_, bytes_, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     if (!prefault) return;
     try {
-        touch(data_, bytes_);
+        touch_pages(data_, bytes_);
     } catch (...) {
         munmap(data_, bytes_);
         throw;
     }
+}
+
+void Arena::touch(size_t offset, size_t bytes) {
+    need(offset % kPage == 0 && offset <= bytes_ && bytes <= bytes_ - offset, "a part of the arena, from a page on");
+    if (bytes > 0) touch_pages(data_ + offset, round_up(bytes, kPage));
 }
 
 Arena::~Arena() {

@@ -19,6 +19,9 @@ class Arena {
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
 
+    // Touches the pages of a part that was not touched. Throws std::bad_alloc when the machine has none left.
+    void touch(size_t offset, size_t bytes);
+
     uint8_t* data() const { return data_; }
     size_t size() const { return bytes_; }
     uintptr_t address() const { return reinterpret_cast<uintptr_t>(data_); }

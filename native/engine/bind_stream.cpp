@@ -3,6 +3,7 @@
 #include "engine/bind.h"
 #include "engine/clock.h"
 #include "engine/errors.h"
+#include "engine/loader.h"
 #include "engine/ring_holder.h"
 #include "engine/transfer.h"
 #include "kernels/dispatch.h"
@@ -82,6 +83,52 @@ void bind_ring(nb::module_& module) {
         .def("close", [](RingHolder& self) { self.close(); }, nb::call_guard<nb::gil_scoped_release>());
 }
 
+// A loader together with the arena that it fills.
+struct LoaderHolder {
+    LoaderHolder(const std::string& path, uint64_t offset, std::shared_ptr<Arena> arena_, size_t bytes,
+                 std::vector<uint32_t> crcs, size_t run_bytes, int in_flight)
+        : arena(std::move(arena_)),
+          use(arena),
+          loader(path, offset, *arena, bytes, {std::move(crcs), run_bytes, kernels().crc32c}, in_flight) {}
+
+    void close() {
+        loader.close();
+        use.reset();
+    }
+
+    std::shared_ptr<Arena> arena;
+    std::optional<ArenaUse> use;
+    Loader loader;
+};
+
+// What look() gives, less the bytes that are touched, while no more are touched.
+int64_t beside(LoaderHolder& self, const nb::callable& look) {
+    int64_t result = 0;
+    nb::gil_scoped_release released;
+    self.loader.still([&](size_t touched) {
+        nb::gil_scoped_acquire acquired;
+        result = nb::cast<int64_t>(look()) - int64_t(touched);
+    });
+    return result;
+}
+
+void bind_loader(nb::module_& module) {
+    nb::class_<LoaderHolder>(module, "Loader")
+        .def(nb::init<const std::string&, uint64_t, std::shared_ptr<Arena>, size_t, std::vector<uint32_t>, size_t, int>(),
+             nb::arg("path"), nb::arg("offset"), nb::arg("arena"), nb::arg("num_bytes"), nb::arg("crcs"),
+             nb::arg("run_bytes"), nb::arg("in_flight"))
+        .def("allow", [](LoaderHolder& self, size_t bytes) { self.loader.allow(bytes); }, nb::arg("num_bytes"))
+        .def("wait", [](LoaderHolder& self, double timeout_s) { return self.loader.wait(timeout_s); },
+             nb::arg("timeout_s"), nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("changed", [](const LoaderHolder& self) -> std::optional<int64_t> {
+            int64_t run = self.loader.changed();
+            return run < 0 ? std::nullopt : std::optional<int64_t>(run);
+        })
+        .def_prop_ro("direct", [](const LoaderHolder& self) { return self.loader.direct(); })
+        .def("beside", &beside, nb::arg("look"))
+        .def("close", [](LoaderHolder& self) { self.close(); }, nb::call_guard<nb::gil_scoped_release>());
+}
+
 void bind_writer(nb::module_& module) {
     nb::class_<Writer>(module, "Writer")
         .def(nb::init<const std::string&, size_t>(), nb::arg("path"), nb::arg("block"))
@@ -103,6 +150,7 @@ void bind_writer(nb::module_& module) {
 
 void bind_stream(nb::module_& module) {
     bind_ring(module);
+    bind_loader(module);
     bind_writer(module);
     module.def(
         "read_into",

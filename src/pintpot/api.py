@@ -33,7 +33,7 @@ def describe(model: str | Path, *, offline: bool | None = None) -> Model:
     try:
         return read(str(model), offline=offline)
     except BadInput:
-        from pintpot.packer.pack import is_pack
+        from pintpot.packer.raw import is_pack
 
         if not is_pack(Path(model).expanduser()):
             raise
@@ -135,7 +135,7 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
     refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
     the model packs it again.
     """
-    from pintpot.packer.pack import is_pack
+    from pintpot.packer.raw import is_pack
 
     threads = asked.get("threads")
     if is_pack(Path(model_or_pack)):
@@ -152,9 +152,13 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
 
 
 def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session:
-    from pintpot.runtime.opening import open_session
+    from pintpot.runtime.begun import begin
 
-    return open_session(folder, this_machine(progress=progress), threads=threads, progress=progress)
+    machine = this_machine(progress=progress)  # first, for it may have to be measured
+    with begin(folder) as begun:
+        from pintpot.runtime.opening import finish_opening
+
+        return finish_opening(begun, machine, threads=threads, progress=progress)
 
 
 def _apart(model: str, asked: dict[str, Any], progress: Progress | None, again: bool = False) -> str:

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from pintpot.errors import BadPack, DiskTooSmall, InUse, PintpotError, UsageError, need
+from pintpot.errors import DiskTooSmall, InUse, PintpotError, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model
@@ -16,25 +16,14 @@ from pintpot.model.tokens import TokenizerSource, from_folder, from_gguf
 from pintpot.packer.build import Builder
 from pintpot.packer.draft import draft_of, settle
 from pintpot.packer.layout import FileLayout, lay_out_file
-from pintpot.packer.manifest import (
-    CHECK_BYTES,
-    MANIFEST,
-    WEIGHTS,
-    Manifest,
-    Packing,
-    read_manifest,
-    read_raw,
-    small_file,
-)
+from pintpot.packer.manifest import Manifest, Packing, read_manifest
+from pintpot.packer.raw import CHECK_BYTES, MANIFEST, OWN_FILES, TOKENIZER_FILES, WEIGHTS, is_pack, small_file
 from pintpot.packer.sink import CheckedRuns, Progress, Sink
 from pintpot.planner.assess import rebuild_work
 from pintpot.planner.plan import Plan
 
 BESIDE_BYTES = 48 << 20
 """Room asked for the tokenizer and the manifest beside the weights."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-OWN_FILES = (MANIFEST, WEIGHTS, *TOKENIZER_FILES)
-"""All that a packer puts into a folder."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -60,15 +49,6 @@ def write_pack(model: Model, plan: Plan, folder: Path, progress: Progress | None
             raise DiskTooSmall(f"{folder.parent} is full: {layout.num_bytes} bytes were needed") from error
         raise PintpotError(f"cannot write {folder}: {error.strerror}") from error
     return folder
-
-
-def is_pack(folder: Path) -> bool:
-    """Whether a folder holds a pack of this or another format, be it broken."""
-    try:
-        read_raw(folder)
-    except BadPack:
-        return (folder / MANIFEST).exists() and (folder / WEIGHTS).exists()
-    return True
 
 
 def tokenizer_of(model: Model) -> TokenizerSource:

@@ -14,8 +14,7 @@ from typing import Any
 from pintpot.errors import BadInput, BadPack, UsageError, need
 from pintpot.meter.home import home
 from pintpot.packer.draft import discard, is_draft, sweep
-from pintpot.packer.manifest import read_raw
-from pintpot.packer.pack import OWN_FILES, is_pack
+from pintpot.packer.raw import OWN_FILES, is_pack, read_raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,10 @@ from collections.abc import Mapping
 from pintpot.budget import Workload
 from pintpot.contract.form import RingForm
 from pintpot.formats import num_strips
-from pintpot.model.tokens.memory import estimated_bytes, kept_bytes, loaded_bytes
+from pintpot.model.tokens.memory import loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
+from pintpot.planner.names import BUFFERS, CACHE, LOADER, PROCESS, RING, TABLES, TOKENIZER, WEIGHTS
 from pintpot.planner.question import Question
-
-PROCESS = "interpreter and libraries"
-TOKENIZER = "tokenizer"
-WEIGHTS = "weights in RAM"
-RING = "ring for streamed weights"
-CACHE = "cache"
-BUFFERS = "buffers"
-TABLES = "tables"
-LOADER = "opening the pack"
 
 PROCESS_SPREAD_BYTES = 2_000_000
 """How far the resident size of one and the same process strays from run to run."""
@@ -84,9 +76,7 @@ def all_holders(
 
 def loading_bytes(question: Question) -> int:
     """What the process holds while the tokenizer is loaded, before anything else is; most of it is given back."""
-    size = question.model.tokenizer.vocab_size, question.model.tokenizer.num_merges
-    # The estimate is for a process without the library; the machine's own has it.
-    most = estimated_bytes(*size)[1] - (kept_bytes(*size)[1] - loaded_bytes(*size)[1])
+    most = loading_peak_bytes(question.model.tokenizer.vocab_size, question.model.tokenizer.num_merges)
     return _process(question).high + max(most, _tokenizer(question).high)
 
 

@@ -15,7 +15,7 @@ from pintpot.errors import BadInput, need
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 from pintpot.planner.degradation import steps_key
-from pintpot.planner.holders import LOADER, PROCESS, TOKENIZER
+from pintpot.planner.names import LOADER, PROCESS, TOKENIZER
 from pintpot.planner.plan import Degradation, Plan
 
 VERSION = 1

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pintpot._native import kernels
 from pintpot.contract.form import STRIP_ROWS, WeightForm
 from pintpot.formats import encoding
-from pintpot.packer.manifest import WEIGHTS, Manifest
+from pintpot.packer.manifest import Manifest
+from pintpot.packer.raw import WEIGHTS
 from pintpot.program.ops.linear import PLANES
 from pintpot.stream.reader import read_into
 

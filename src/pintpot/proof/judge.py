@@ -10,7 +10,7 @@ from typing import Any
 from pintpot.meter.agreement import Agreement
 from pintpot.meter.clock import median
 from pintpot.planner.cost import Span
-from pintpot.planner.holders import LOADER
+from pintpot.planner.names import LOADER
 from pintpot.planner.plan import Plan
 from pintpot.proof.proof import HolderRow, Peak, Proof, Row
 

@@ -12,7 +12,7 @@ from typing import Any
 from pintpot import _native
 from pintpot._native import measure
 from pintpot.meter.memory import peak_bytes
-from pintpot.packer.manifest import WEIGHTS
+from pintpot.packer.raw import WEIGHTS
 from pintpot.stream.reader import disk_rate
 
 FILL = 0x3C

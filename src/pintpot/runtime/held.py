@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pintpot.meter.memory import resident_bytes
-from pintpot.planner.holders import PROCESS
+from pintpot.planner.names import PROCESS
 
 
 class Held:
-    """`by_holder` gives each holder's bytes: the growth between the marks before it. Shared libraries come first."""
+    """`by_holder` gives each holder's bytes: the growth between the marks before it.
 
-    def __init__(self) -> None:
-        self._last = resident_bytes()
-        self.by_holder: dict[str, int] = {PROCESS: self._last}
+    The process itself comes first, `process_bytes` as it was measured alone: by now a tokenizer is on its way in it.
+    `beside(look)` leaves out what is being loaded meanwhile, whose bytes are known and are `put` down.
+    """
+
+    def __init__(self, process_bytes: int, beside: Callable[[Callable[[], int]], int]) -> None:
+        self._last, self._beside = process_bytes, beside
+        self.by_holder: dict[str, int] = {PROCESS: process_bytes}
 
     def mark(self, holder: str) -> None:
         """What has grown since the last mark belongs to `holder`."""
-        now = resident_bytes()
-        self.by_holder[holder] = self.by_holder.get(holder, 0) + now - self._last
+        now = self._beside(resident_bytes)
+        self.put(holder, now - self._last)
         self._last = now
+
+    def put(self, holder: str, num_bytes: int) -> None:
+        """So many bytes, which no mark sees, belong to `holder`."""
+        self.by_holder[holder] = self.by_holder.get(holder, 0) + num_bytes

@@ -1,9 +1,8 @@
-"""The memory of an open pack: arenas laid out ahead of time, resident weights loaded and verified, the ring started."""
+"""The memory of an open pack: arenas laid out ahead of time, resident weights awaited, the ring started."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.errors import BadPack, need
+from pintpot.errors import BadPack
 from pintpot.nets._rope import rope_table
-from pintpot.packer.checks import crc32c
-from pintpot.packer.manifest import CHECK_BYTES, Manifest
-from pintpot.packer.manifest import WEIGHTS as WEIGHTS_FILE
-from pintpot.planner.holders import BUFFERS, CACHE, RING, TABLES, WEIGHTS
+from pintpot.packer.manifest import Manifest
+from pintpot.packer.raw import CHECK_BYTES
+from pintpot.packer.raw import WEIGHTS as WEIGHTS_FILE
+from pintpot.planner.names import BUFFERS, CACHE, RING, TABLES
 from pintpot.program.layout import Layout
+from pintpot.runtime.begun import LEAST_BYTES, Begun, give_back
 from pintpot.stream.arena import open_arena
-from pintpot.stream.reader import read_into
 from pintpot.stream.ring import RingSlot, open_ring
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 Mark = Callable[[str], None]
 LABELS = {"cache": CACHE, "buffers": BUFFERS, "tables": TABLES}
-LOAD_BYTES = 32 << 20
-"""Resident weights are read and verified in runs of so many bytes, so that a person sees them come."""
-LEAST_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -56,77 +52,57 @@ def memory_bytes(manifest: Manifest, layout: Layout, scratch_bytes: int) -> int:
     return sum(layout.sizes.values()) + scratch_bytes + manifest.resident_bytes + streamed
 
 
-def open_memory(
-    folder: Path,
-    manifest: Manifest,
-    layout: Layout,
-    scratch_bytes: int,
-    closing: ExitStack,
-    mark: Mark,
-    progress: Progress | None,
-) -> PackMemory:
-    """Take and fill all memory that a pack needs; `closing` gives it back, once no replay uses it.
+def open_memory(begun: Begun, manifest: Manifest, layout: Layout, scratch_bytes: int, mark: Mark) -> PackMemory:
+    """Take all memory that a pack needs beside its weights, and start its ring.
 
-    `mark(holder)` is told when a holder's memory has been taken. Raises BadPack for changed bytes, DoesNotFit where
-    the machine gives no memory.
+    `mark(holder)` is told when a holder's memory has been taken. Raises BadPack, DoesNotFit where the machine gives no
+    memory.
     """
-    file = folder / WEIGHTS_FILE
-    found = file.stat().st_size if file.exists() else None
-    need(found is not None, f"{file} is missing", BadPack)
-    need(found == manifest.file_bytes, f"{file} has {found} bytes, the manifest says {manifest.file_bytes}", BadPack)
-    arenas: dict[str, Arena] = {}
+    arenas: dict[str, Arena] = {"weights": begun.weights}
 
     def take(name: str, num_bytes: int, holder: str) -> None:
         arenas[name] = open_arena(max(num_bytes, LEAST_BYTES))
-        closing.callback(_give_back, arenas[name])
+        begun.closing.callback(give_back, arenas[name])
         mark(holder)
 
     for name, size in layout.sizes.items():
         take(name, size, LABELS[name])
     take("scratch", scratch_bytes, BUFFERS)
-    take("weights", manifest.resident_bytes, WEIGHTS)
-    direct = _load(file, manifest, arenas["weights"], progress)
-    mark(WEIGHTS)
-    _fill_tables(manifest, layout, arenas)
-    mark(TABLES)
-    ring = None
+    direct, ring = begun.loader.direct, None
     if manifest.slots:
         if manifest.plan.form.ring is not None:
             take("ring", manifest.plan.form.ring.num_bytes, RING)
-        ring = _ring(file, manifest, arenas)
-        closing.callback(ring.close)
+        ring = _ring(begun.folder / WEIGHTS_FILE, manifest, arenas)
+        begun.closing.callback(ring.close)
         direct = direct and ring.direct
         mark(RING)
-    base = arenas["weights"].address
+    base = begun.weights.address
     return PackMemory(arenas, {item.name: base + item.offset for item in manifest.residents}, ring, direct)
 
 
-def _give_back(arena: Arena) -> None:
-    try:
-        arena.close()
-    except BufferError:
-        # Somebody still looks at it; it goes when that view goes.
-        return
+def finish_weights(begun: Begun, manifest: Manifest, progress: Progress | None) -> None:
+    """Wait until the resident weights are there. Raises BadPack where they were changed."""
+    total = max(1, manifest.resident_bytes)
 
-
-def _load(file: Path, manifest: Manifest, arena: Arena, progress: Progress | None) -> bool:
-    """Read and verify the resident weights; whether they came past the page cache."""
-    view, total, direct = memoryview(arena), manifest.resident_bytes, True
-    for first in range(0, total, LOAD_BYTES):
-        part = view[first : min(first + LOAD_BYTES, total)]
-        direct = read_into(file, manifest.resident_offset + first, part).direct and direct
-        _verify(file, manifest, part, first)
+    def told(done: int) -> None:
         if progress is not None:
-            progress((first + len(part)) / total, "loading")
-    return direct
+            progress(done / total, "loading")
+
+    changed = begun.loader.finish(told)
+    if changed is not None:
+        names = ", ".join(_names(manifest, changed * CHECK_BYTES))
+        raise BadPack(f"{begun.folder / WEIGHTS_FILE}: the resident weights ({names}) were changed after packing")
 
 
-def _verify(file: Path, manifest: Manifest, part: memoryview, first: int) -> None:
-    for at in range(0, len(part), CHECK_BYTES):
-        index = (first + at) // CHECK_BYTES
-        if crc32c(part[at : at + CHECK_BYTES]) != manifest.resident_crcs[index]:
-            names = ", ".join(_names(manifest, index * CHECK_BYTES))
-            raise BadPack(f"{file}: the resident weights ({names}) were changed after packing")
+def fill_tables(manifest: Manifest, layout: Layout, memory: PackMemory) -> None:
+    """Write what is computed once, from the weights that are there."""
+    plan = manifest.plan
+    holder, offset = layout.session["rope"]
+    arena = memory.arenas[holder]
+    found = [item for item in manifest.residents if item.name == "rope_freqs"]
+    factors = [_floats(memory.arenas["weights"], item.offset, item.num_bytes // 4) for item in found]
+    out = _floats(arena, offset, (arena.nbytes - offset) // 4)
+    rope_table(plan.config, plan.budget.workload.context, factors[0] if factors else None, out)
 
 
 def _names(manifest: Manifest, first: int) -> list[str]:
@@ -134,18 +110,6 @@ def _names(manifest: Manifest, first: int) -> list[str]:
     stop = first + CHECK_BYTES
     found = [item.name for item in manifest.residents if item.offset < stop and first < item.offset + item.num_bytes]
     return found[:3] + ["..."] * (len(found) > 3)
-
-
-def _fill_tables(manifest: Manifest, layout: Layout, arenas: Mapping[str, Arena]) -> None:
-    plan = manifest.plan
-    holder, offset = layout.session["rope"]
-    resident = {item.name: item for item in manifest.residents}
-    factors = None
-    if "rope_freqs" in resident:
-        item = resident["rope_freqs"]
-        factors = _floats(arenas["weights"], item.offset, item.num_bytes // 4)
-    out = _floats(arenas[holder], offset, (arenas[holder].nbytes - offset) // 4)
-    rope_table(plan.config, plan.budget.workload.context, factors, out)
 
 
 def _floats(arena: Arena, offset: int, count: int) -> NDArray[np.float32]:

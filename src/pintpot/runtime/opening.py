@@ -1,9 +1,8 @@
-"""Opening a pack: tokenizer first, then all memory at once, so that what started never runs out."""
+"""Opening a pack: all memory at once, so that what started never runs out, and everything side by side that can be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pintpot.runtime.everything  # noqa: F401  (all of it before memory is first looked at)
@@ -11,19 +10,18 @@ from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
-from pintpot.model.tokens import Tokenizer, from_folder
-from pintpot.packer.locks import in_use
-from pintpot.packer.manifest import check_files, read_manifest
+from pintpot.packer.manifest import manifest_of
 from pintpot.planner.assess import rebuild_work
-from pintpot.planner.holders import BUFFERS, LOADER, TOKENIZER
+from pintpot.planner.names import BUFFERS, LOADER, TABLES, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Plan
 from pintpot.program.layout import Layout, lay_out
 from pintpot.program.scratch import scratch_bytes
 from pintpot.program.spec import Work
+from pintpot.runtime.begun import Begun, begin
 from pintpot.runtime.bound import bind_stages
 from pintpot.runtime.engine import Engine
 from pintpot.runtime.held import Held
-from pintpot.runtime.memory import memory_bytes, open_memory
+from pintpot.runtime.memory import fill_tables, finish_weights, memory_bytes, open_memory
 from pintpot.runtime.pricing import priced_here
 from pintpot.runtime.session import Session
 from pintpot.units import format_bytes
@@ -48,28 +46,41 @@ def open_session(
     A pack made on another machine is priced again, and refused where it does not fit. Raises BadPack for one that was
     changed, DoesNotFit, UsageError for more threads than could help.
     """
-    folder = folder.resolve()
-    with ExitStack() as stack:
-        held = Held()
-        stack.enter_context(in_use(folder))
-        manifest, _ = read_manifest(folder)
-        check_files(folder, manifest)
-        manifest, notes = priced_here(manifest, machine, threads)
-        plan = manifest.plan
-        work, layout, scratch = _measures(folder, plan)
-        _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
-        held.mark(LOADER)
-        tokenizer = Tokenizer.load(from_folder(folder))
-        held.mark(TOKENIZER)
-        memory = open_memory(folder, manifest, layout, scratch, stack, held.mark, progress)
-        stages = bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa)
-        held.mark(LOADER)
-        engine = Engine(plan, work, stages)
-        stack.callback(engine.close)
-        held.mark(BUFFERS)
-        if not memory.direct:
-            notes = (*notes, BUFFERED)
-        return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all())
+    with begin(folder) as begun:
+        return finish_opening(begun, machine, threads=threads, isa=isa, progress=progress)
+
+
+def finish_opening(
+    begun: Begun,
+    machine: Machine,
+    *,
+    threads: int | None = None,
+    isa: str = "",
+    progress: Progress | None = None,
+) -> Session:
+    """As `open_session`, of a pack whose opening has begun."""
+    folder, loader, stack = begun.folder, begun.loader, begun.closing
+    held = Held(machine.process_bytes, loader.beside)
+    manifest, notes = priced_here(manifest_of(folder, begun.raw), machine, threads)
+    plan = manifest.plan
+    work, layout, scratch = _measures(folder, plan)
+    _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
+    tokenizer = begun.tokenizer.result()
+    loader.allow(manifest.resident_bytes)
+    held.mark(TOKENIZER)
+    memory = open_memory(begun, manifest, layout, scratch, held.mark)
+    stages = bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa)
+    held.mark(LOADER)
+    engine = Engine(plan, work, stages)
+    stack.callback(engine.close)
+    held.mark(BUFFERS)
+    finish_weights(begun, manifest, progress)
+    held.put(WEIGHTS, begun.weights.nbytes)
+    fill_tables(manifest, layout, memory)
+    held.mark(TABLES)
+    if not memory.direct:
+        notes = (*notes, BUFFERED)
+    return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all())
 
 
 def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:

@@ -42,6 +42,12 @@ def _kept(vocab_size: int, num_merges: int | None, library_bytes: int) -> tuple[
     return round(0.93 * low), round(1.05 * high) + _REMEMBERED_BYTES
 
 
+def loading_peak_bytes(vocab_size: int, num_merges: int | None = None) -> int:
+    """The most that loading adds to a process that has imported the library, before anything of it is given back."""
+    size = vocab_size, num_merges
+    return estimated_bytes(*size)[1] - (kept_bytes(*size)[1] - loaded_bytes(*size)[1])
+
+
 def encoding_bytes(num_tokens: int) -> int:
     """The most that encoding one text of so many tokens takes while it lasts: each one's text and place are kept."""
     return 550 * num_tokens

@@ -1,0 +1,12 @@
+"""What holds memory, by name."""
+
+from __future__ import annotations
+
+PROCESS = "interpreter and libraries"
+TOKENIZER = "tokenizer"
+WEIGHTS = "weights in RAM"
+RING = "ring for streamed weights"
+CACHE = "cache"
+BUFFERS = "buffers"
+TABLES = "tables"
+LOADER = "opening the pack"

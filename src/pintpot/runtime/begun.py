@@ -1,0 +1,136 @@
+"""What of an opening begins before the runtime is imported: the lock, the weights on their way, the tokenizer.
+
+Threads read and verify the weights, and load the tokenizer, while the interpreter is busy with its imports; so little
+is imported here. How much may be in memory by then is what the plan promised and nobody else will have taken.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pintpot.errors import BadPack, need
+from pintpot.meter.memory import attainable_bytes
+from pintpot.model.tokens.memory import loading_peak_bytes
+from pintpot.packer.locks import in_use
+from pintpot.packer.raw import CHECK_BYTES, MANIFEST, WEIGHTS, SmallFile, check_files, read_unchanged
+from pintpot.planner.names import LOADER, PROCESS, TOKENIZER
+from pintpot.stream.arena import open_arena
+from pintpot.stream.loader import Loader
+
+if TYPE_CHECKING:
+    from pintpot._native import Arena
+    from pintpot.model.tokens import Tokenizer
+
+LEAST_BYTES = 4096
+Result = TypeVar("Result")
+
+
+class Background(Generic[Result]):
+    """A function that runs in a thread of its own from now on; `result()` waits for it and raises what it raised."""
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+        self._found: list[Result] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def result(self) -> Result:
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._found[0]
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._found.append(self._function())
+        except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+            self._error = error
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A pack that is being opened. As a context manager it ends what has begun, unless somebody took `closing` over."""
+
+    folder: Path
+    raw: dict[str, Any]
+    weights: Arena
+    loader: Loader
+    tokenizer: Background[Tokenizer]
+    closing: ExitStack
+
+    def __enter__(self) -> Begun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closing.close()
+
+
+def begin(folder: Path) -> Begun:
+    """Begin to open a pack. Raises BadPack for one that was changed, DoesNotFit where the machine has no room at all."""
+    folder = folder.resolve()
+    with ExitStack() as closing:
+        closing.enter_context(in_use(folder))
+        raw, _ = read_unchanged(folder)
+        try:
+            early = _early_bytes(raw)
+            weights, loader = _weights(folder, raw, closing)
+            files = tuple(SmallFile(*item) for item in raw["files"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BadPack(f"{folder}: {MANIFEST} is not what a pack holds: {error}") from error
+        loader.allow(early)
+        tokenizer = Background(lambda: _tokenizer(folder, files))
+        closing.callback(tokenizer.wait)
+        return Begun(folder, raw, weights, loader, tokenizer, closing.pop_all())
+
+
+def _weights(folder: Path, raw: dict[str, Any], closing: ExitStack) -> tuple[Arena, Loader]:
+    """Memory for the weights that stay, and what will fill it."""
+    file, size, due = folder / WEIGHTS, raw["resident_bytes"], raw["file_bytes"]
+    found = file.stat().st_size if file.exists() else None
+    need(found is not None, f"{file} is missing", BadPack)
+    need(found == due, f"{file} has {found} bytes, the manifest says {due}", BadPack)
+    arena = open_arena(max(size, LEAST_BYTES), prefault=False)
+    closing.callback(give_back, arena)
+    loader = Loader(file, raw["resident_offset"], arena, size, raw["resident_crcs"], CHECK_BYTES)
+    closing.callback(loader.close)
+    return arena, loader
+
+
+def _early_bytes(raw: dict[str, Any]) -> int:
+    """How much of the weights may be there while the tokenizer is loaded, which for a while takes more than it keeps.
+
+    Nothing of a pack that does not fit; whoever goes on with it says so.
+    """
+    holders = {holder["name"]: holder["high"] for holder in raw["plan"]["cost"]["holders"]}
+    promised, size = sum(holders.values()), (raw["tokenizer"]["vocab_size"], raw["tokenizer"]["num_merges"])
+    if promised > attainable_bytes():
+        return 0
+    loading = max(loading_peak_bytes(*size), holders[TOKENIZER])
+    return int(max(0, promised - holders[PROCESS] - holders[LOADER] - loading))
+
+
+def _tokenizer(folder: Path, files: tuple[SmallFile, ...]) -> Tokenizer:
+    from pintpot.model.tokens import Tokenizer, from_folder
+
+    check_files(folder, files)
+    return Tokenizer.load(from_folder(folder))
+
+
+def give_back(arena: Arena) -> None:
+    """Close an arena, or leave it to whoever still looks at it."""
+    try:
+        arena.close()
+    except BufferError:
+        return
