@@ -113,7 +113,7 @@ class Bound:
     def array(self, program: Program, name: str, rows: int) -> NDArray[Any]:
         """The first rows of a buffer, copied."""
         replay = self.rig.replays[program.name]
-        view = replay.integers(name) if program.by_name[name].format == "int32" else replay.floats(name)
+        view = np.asarray(replay.integers(name)) if program.by_name[name].format == "int32" else replay.floats(name)
         return view[:rows].copy()
 
     def cache(self, program: Program, name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -22,6 +22,7 @@ namespace nb = nanobind;
 
 void bind_memory(nb::module_& module);
 void bind_stream(nb::module_& module);
+void bind_call(nb::module_& module);
 void bind_replay(nb::module_& module);
 void bind_measure(nb::module_& module);
 

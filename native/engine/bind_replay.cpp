@@ -1,7 +1,5 @@
 // Python's view of programs, calls and replays.
 
-#include <nanobind/ndarray.h>
-
 #include <optional>
 
 #include "engine/bind.h"
@@ -173,49 +171,6 @@ nb::dict stats(const Bound& self) {
     return result;
 }
 
-template <class T>
-auto vector_view(std::vector<T> Call::*member) {
-    return [member](nb::handle_t<Call> self) {
-        std::vector<T>& values = nb::cast<Call&>(self).*member;
-        return nb::ndarray<nb::numpy, T, nb::ndim<1>>(values.data(), {values.size()}, self);
-    };
-}
-
-auto matrix_view(std::vector<int32_t> Call::*member, const int32_t Call::*width) {
-    return [member, width](nb::handle_t<Call> self) {
-        Call& call = nb::cast<Call&>(self);
-        size_t columns = size_t(call.*width), rows = size_t(call.bounds.sequences);
-        return nb::ndarray<nb::numpy, int32_t, nb::ndim<2>>((call.*member).data(), {rows, columns}, self);
-    };
-}
-
-void bind_call(nb::module_& module) {
-    nb::class_<Call>(module, "Call")
-        .def(
-            "__init__",
-            [](Call* self, int32_t tokens, int32_t rows, int32_t sequences, int32_t context, int32_t history) {
-                new (self) Call({tokens, rows, sequences, context}, history);
-            },
-            nb::arg("tokens"), nb::arg("rows"), nb::arg("sequences"), nb::arg("context"), nb::arg("history") = 0)
-        .def_rw("num_tokens", &Call::num_tokens)
-        .def_rw("num_rows", &Call::num_rows)
-        .def_rw("num_sequences", &Call::num_sequences)
-        .def_prop_ro("tokens", vector_view(&Call::tokens))
-        .def_prop_ro("positions", vector_view(&Call::positions))
-        .def_prop_ro("sequence", vector_view(&Call::sequence))
-        .def_prop_ro("rows", vector_view(&Call::rows))
-        .def_prop_ro("pages", matrix_view(&Call::pages, &Call::max_pages))
-        .def_prop_ro("temperature", vector_view(&Call::temperature))
-        .def_prop_ro("top_k", vector_view(&Call::top_k))
-        .def_prop_ro("top_p", vector_view(&Call::top_p))
-        .def_prop_ro("min_p", vector_view(&Call::min_p))
-        .def_prop_ro("penalty", vector_view(&Call::penalty))
-        .def_prop_ro("seed", vector_view(&Call::seed))
-        .def_prop_ro("counter", vector_view(&Call::counter))
-        .def_prop_ro("history", matrix_view(&Call::history, &Call::max_history))
-        .def_prop_ro("history_length", vector_view(&Call::history_length));
-}
-
 void bind_builder(nb::module_& module) {
     nb::class_<Weight>(module, "Weight")
         .def(
@@ -262,7 +217,6 @@ void bind_builder(nb::module_& module) {
 }  // namespace
 
 void bind_replay(nb::module_& module) {
-    bind_call(module);
     bind_builder(module);
     nb::class_<CancelFlag>(module, "CancelFlag")
         .def(nb::init<>())

@@ -13,7 +13,7 @@ from pintpot.errors import UnsupportedPlatform
 
 RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.opening")
 """What `pintpot run` has imported by the time weights are loaded."""
-_INSTALLED = ("pintpot", "pintpot._native", "numpy", "tokenizers", "jinja2", "click")
+_INSTALLED = ("pintpot", "pintpot._native", "tokenizers", "jinja2", "click")
 """Whose installing anew may change what such a process weighs: all that a run imports from outside Python itself."""
 
 _SCRIPT = """

@@ -78,7 +78,7 @@ class Begun:
 
 
 def begin(folder: Path) -> Begun:
-    """Begin to open a pack. Raises BadPack for one that was changed, DoesNotFit where the machine has no room at all."""
+    """Begin to open a pack. Raises BadPack for one that was changed, DoesNotFit where there is no room for it."""
     folder = folder.resolve()
     with ExitStack() as closing:
         closing.enter_context(in_use(folder))

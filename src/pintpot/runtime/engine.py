@@ -6,9 +6,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from pintpot.contract.slots import Slots
 from pintpot.errors import UsageError, need
@@ -21,6 +19,10 @@ from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler
 from pintpot.runtime.sequence import Sequence
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Engine:
             raise UsageError("the session is closed")
         return self._stages[name]
 
-    def hidden(self, tokens: tuple[int, ...], num_words: int = 0) -> Iterator[NDArray[np.float32]]:
+    def hidden(self, tokens: tuple[int, ...], num_words: int = 0) -> Iterator[NDArray[float32]]:
         """States after the last block of a text that fits the context, replay by replay: float32 [n, D].
 
         The last `num_words` tokens are read one by one as words of an answer are, those before them as a prompt. The
@@ -139,7 +141,7 @@ class Engine:
         self._cancel.clear()
         self.reset()
         sequence, prompt = self.sequences[0], len(tokens) - num_words
-        sequence.begin(np.array(tokens, np.int32))
+        sequence.begin(array("i", tokens))
         text = Answer(0, sequence, Sampling(), len(tokens), 1, frozenset())
         chunk = self.plan.form.chunk
         chunks = [(first, min(prompt, first + chunk)) for first in range(0, prompt, chunk)]
@@ -187,8 +189,7 @@ class Engine:
             read, total = scheduler.progress()
             if read < total:
                 self.progress(read, total)
-        tokens: list[int] = bound.integers("next")[:num_rows].tolist()
-        return tokens
+        return bound.integers("next")[:num_rows].tolist()
 
     def _note(self, stage: str, num_tokens: int, seconds: float) -> None:
         if stage == "prefill":

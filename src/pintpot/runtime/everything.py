@@ -1,7 +1,6 @@
 """Brings in all that a run of a language model uses, so that its memory is one number, known before anything loads."""
 
 import jinja2.sandbox
-import numpy
 import tokenizers
 
 import pintpot._native
@@ -16,14 +15,14 @@ import pintpot.runtime.memory
 import pintpot.runtime.session
 import pintpot.techniques
 
-__all__ = ["jinja2", "numpy", "pintpot", "tokenizers"]
+__all__ = ["jinja2", "pintpot", "tokenizers"]
 
 pintpot.techniques.classes()
 
 
 def _run_once() -> None:
     """Run a little of each library, for their code counts once it has run."""
-    pintpot.nets._rope.rope_table({"head_dim": 64}, 64)
+    pintpot.nets._rope.fill_rope_table(bytearray(64 * 64 * 4), {"head_dim": 64}, 64)
     pintpot._native.crc32c(bytes(64))
     words = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

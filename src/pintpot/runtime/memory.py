@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pintpot.errors import BadPack
-from pintpot.nets._rope import rope_table
+from pintpot.nets._rope import fill_rope_table
 from pintpot.packer.manifest import Manifest
 from pintpot.packer.raw import CHECK_BYTES
 from pintpot.packer.raw import WEIGHTS as WEIGHTS_FILE
@@ -100,9 +97,9 @@ def fill_tables(manifest: Manifest, layout: Layout, memory: PackMemory) -> None:
     holder, offset = layout.session["rope"]
     arena = memory.arenas[holder]
     found = [item for item in manifest.residents if item.name == "rope_freqs"]
-    factors = [_floats(memory.arenas["weights"], item.offset, item.num_bytes // 4) for item in found]
-    out = _floats(arena, offset, (arena.nbytes - offset) // 4)
-    rope_table(plan.config, plan.budget.workload.context, factors[0] if factors else None, out)
+    factors = [memoryview(memory.arenas["weights"])[i.offset : i.offset + i.num_bytes].cast("f") for i in found]
+    with memoryview(arena)[offset:] as out:
+        fill_rope_table(out, plan.config, plan.budget.workload.context, factors[0] if factors else None)
 
 
 def _names(manifest: Manifest, first: int) -> list[str]:
@@ -110,10 +107,6 @@ def _names(manifest: Manifest, first: int) -> list[str]:
     stop = first + CHECK_BYTES
     found = [item.name for item in manifest.residents if item.offset < stop and first < item.offset + item.num_bytes]
     return found[:3] + ["..."] * (len(found) > 3)
-
-
-def _floats(arena: Arena, offset: int, count: int) -> NDArray[np.float32]:
-    return np.frombuffer(memoryview(arena), np.float32, count, offset)
 
 
 def _ring(file: Path, manifest: Manifest, arenas: Mapping[str, Arena]) -> Ring:

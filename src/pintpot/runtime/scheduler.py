@@ -5,10 +5,9 @@ Continuous batching: Orca (Yu et al. 2022). A sequence that is done leaves, and 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.sequence import Sequence
@@ -121,7 +120,7 @@ class Scheduler:
         return done, sum(answer.num_prompt for answer in self.live)
 
     def _begin(self, request: Request) -> None:
-        prompt = np.array(request.tokens, np.int32)
+        prompt = array("i", request.tokens)
         # The one that has most of it, else the one whose loss costs least.
         sequence = max(self._free, key=lambda one: (one.num_shared(prompt), -one.num_cached, -one.seat))
         self._free.remove(sequence)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from array import array
+from bisect import bisect_left
 
 from pintpot.runtime.pages import NO_PAGE, PageTable
 
@@ -15,24 +15,22 @@ class Sequence:
         self.seat = seat
         self.table = table
         # The last token drawn may be one that has no place in the cache any more.
-        self.tokens: NDArray[np.int32] = np.zeros(context + 1, np.int32)
+        self.tokens = memoryview(array("i", bytes(4 * (context + 1))))
         self.num_cached = self.num_known = 0
 
     @property
     def cached(self) -> list[int]:
         """The tokens whose keys and values the cache holds, in order."""
-        cached: list[int] = self.tokens[: self.num_cached].tolist()
-        return cached
+        return self.tokens[: self.num_cached].tolist()
 
-    def num_shared(self, prompt: NDArray[np.int32]) -> int:
+    def num_shared(self, prompt: array[int]) -> int:
         """Tokens at the start of a prompt whose cache could stay; at least one token is always computed."""
         most = min(self.num_cached, len(prompt) - 1)
-        differ = np.flatnonzero(self.tokens[:most] != prompt[:most])
-        same = int(differ[0]) if len(differ) else most
+        same = _num_equal(self.tokens[:most], memoryview(prompt)[:most])
         # A window let pages go that an earlier position would see.
         return 0 if same < self.num_cached and NO_PAGE in self.table.pages else same
 
-    def begin(self, prompt: NDArray[np.int32]) -> None:
+    def begin(self, prompt: array[int]) -> None:
         """Become the sequence of this prompt; what is cached of it stays."""
         self.forget(self.num_shared(prompt))
         self.tokens[: len(prompt)] = prompt
@@ -46,3 +44,11 @@ class Sequence:
         """Nothing from `position` on is cached any more."""
         self.num_cached = min(self.num_cached, position)
         self.table.truncate(self.num_cached)
+
+
+def _num_equal(one: memoryview[int], other: memoryview[int]) -> int:
+    """How many items at the beginning of two sequences of one length are equal."""
+    if one == other:
+        return len(one)
+    # The first stretch that differs ends with the first item that does.
+    return bisect_left(range(1, len(one)), True, key=lambda size: one[:size] != other[:size])

@@ -21,7 +21,7 @@ from pintpot.kernels.native.record import record
 from pintpot.program.spec import Program
 
 if TYPE_CHECKING:
-    from numpy import float32, int32
+    from numpy import float32
     from numpy.typing import NDArray
 
 
@@ -120,12 +120,9 @@ class Replay:
         shape = self.program.shape(name)
         return np.frombuffer(self._view(name), np.float32, count=_count(shape)).reshape(shape)
 
-    def integers(self, name: str) -> NDArray[int32]:
-        """An int32 buffer of the program as a view (next, say)."""
-        import numpy as np
-
-        shape = self.program.shape(name)
-        return np.frombuffer(self._view(name), np.int32, count=_count(shape)).reshape(shape)
+    def integers(self, name: str) -> memoryview[int]:
+        """An int32 buffer of the program as a flat view (next, say)."""
+        return self._view(name)[: 4 * _count(self.program.shape(name))].cast("i")
 
     def _view(self, name: str) -> memoryview:
         address = self._addresses[name]
