@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pintpot.errors import BadInput, BadPack, NewerPack, UsageError, need
-from pintpot.machine.spec import Machine
-from pintpot.meter.memory import attainable_bytes
-from pintpot.model.spec import Model
-from pintpot.planner.plan import Plan
 from pintpot.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
+    from pintpot.machine.spec import Machine
+    from pintpot.model.spec import Model
+    from pintpot.planner.plan import Plan
     from pintpot.proof.proof import Proof
     from pintpot.runtime.session import Session
 
@@ -79,11 +78,12 @@ def plan(
     degradation 0.05 nats per token, prefer speed. `machine` names a data sheet of the catalog or a TOML file; this
     machine otherwise. Raises DoesNotFit with the smallest budget that would do.
     """
+    from pintpot.meter.memory import attainable_bytes
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
     from pintpot.planner.memory import recall
 
-    described = model if isinstance(model, Model) else describe(model)
+    described = describe(model) if isinstance(model, str | Path) else model
     here = _machine(machine, progress)
     budget = make_budget(
         described,
@@ -121,7 +121,7 @@ def pack(
     """
     from pintpot.packer.apart import pack_apart
 
-    described = _local(model if isinstance(model, Model) else describe(model))
+    described = _local(describe(model) if isinstance(model, str | Path) else model)
     made = plan or _plan(described, asked, progress)
     if folder is not None:
         return pack_apart(described, made, Path(folder), progress)
@@ -152,20 +152,27 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
 
 
 def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session:
-    from pintpot.runtime.begun import begin
+    from pintpot.machine.features import cpu, fingerprint
+    from pintpot.meter.home import home
+    from pintpot.runtime.begun import begin, find
 
-    machine = this_machine(progress=progress)  # first, for it may have to be measured
-    with begin(folder) as begun:
+    with find(folder) as pack:
+        here = fingerprint(home())
+        # A machine that is not the pack's may have to be measured, and nothing else happens then.
+        measured = None if pack.machine_fingerprint == here else this_machine(progress=progress)
+        begun = begin(pack)
         from pintpot.runtime.opening import finish_opening
+        from pintpot.runtime.pricing import Here
 
-        return finish_opening(begun, machine, threads=threads, progress=progress)
+        place = Here(here, cpu().cores, lambda: measured or this_machine(progress=progress))
+        return finish_opening(begun, place, threads=threads, progress=progress)
 
 
 def _apart(model: str, asked: dict[str, Any], progress: Progress | None, again: bool = False) -> str:
     """The folder of the pack that answers a question; what planning and packing take does not stay in this process."""
     from pintpot.packer.apart import apart
 
-    if isinstance(asked.get("machine"), Machine):
+    if not isinstance(asked.get("machine"), str | Path | None):
         return str(_kept(model, asked, progress, again))
     named = {key: str(value) if isinstance(value, Path) else value for key, value in asked.items()}
     answer = apart("pintpot.api", {"model": model, "asked": named, "again": again}, progress, _import_runtime)
@@ -207,10 +214,10 @@ def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progres
 
 
 def _machine(machine: str | Path | Machine | None, progress: Progress | None) -> Machine:
-    if isinstance(machine, Machine):
-        return machine
     if machine is None:
         return this_machine(progress=progress)
+    if not isinstance(machine, str | Path):
+        return machine
     from pintpot.machine.catalog import load_machine
 
     return load_machine(machine)
@@ -257,6 +264,7 @@ def _kept_place(model: Model, made: Plan) -> Path:
 
 def _found(model: Model, asked: dict[str, Any]) -> Path | None:
     """The kept pack of this question, unless it would no longer fit what is free. Raises BadPack for a damaged one."""
+    from pintpot.meter.memory import attainable_bytes
     from pintpot.packer.manifest import read_manifest
     from pintpot.packer.shelf import found_whole
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pintpot import __version__
 from pintpot.errors import UnsupportedPlatform
 
-RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.opening")
+RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.alone")
 """What `pintpot run` has imported by the time weights are loaded."""
 _INSTALLED = ("pintpot", "pintpot._native", "tokenizers", "jinja2", "click")
 """Whose installing anew may change what such a process weighs: all that a run imports from outside Python itself."""

@@ -19,8 +19,8 @@ from pintpot.packer.layout import FileLayout, lay_out_file
 from pintpot.packer.manifest import Manifest, Packing, read_manifest
 from pintpot.packer.raw import CHECK_BYTES, MANIFEST, OWN_FILES, TOKENIZER_FILES, WEIGHTS, is_pack, small_file
 from pintpot.packer.sink import CheckedRuns, Progress, Sink
-from pintpot.planner.assess import rebuild_work
 from pintpot.planner.plan import Plan
+from pintpot.planner.rebuild import rebuild_work
 
 BESIDE_BYTES = 48 << 20
 """Room asked for the tokenizer and the manifest beside the weights."""

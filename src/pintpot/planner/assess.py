@@ -196,14 +196,6 @@ def reprice(plan: Plan, question: Question) -> Plan:
     return replace(priced, degradation=plan.degradation, smallest_bytes=plan.smallest_bytes)
 
 
-def rebuild_work(plan: Plan) -> Work:
-    """The work of a plan, as it was priced."""
-    work = family(plan.family).work(plan.config, plan.form, plan.budget.workload)
-    for step in plan.steps:
-        work = step.rewrite(work, plan.form)
-    return work
-
-
 def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
     """Which limit the plan breaks at its bad end, in words; None when it keeps all."""
     budget, cost = plan.budget, plan.cost

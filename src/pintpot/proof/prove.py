@@ -24,7 +24,7 @@ from pintpot.proof.proof import Proof
 from pintpot.proof.remember import remember_proof
 from pintpot.proof.report import write_proof_report
 from pintpot.proof.worker import Worker
-from pintpot.runtime.pricing import priced_here
+from pintpot.runtime.pricing import here_of, priced_here
 
 Progress = Callable[[float, str], None]
 DEFAULT_RUNS = 5
@@ -54,7 +54,7 @@ def prove(
     pack = pack.resolve()
     manifest, digest = read_manifest(pack)
     machine = this_machine()
-    manifest, _ = priced_here(manifest, machine, threads)
+    manifest, _ = priced_here(manifest, here_of(machine), threads)
     tell = progress or (lambda share, what: None)
     peaks = {"packing": manifest.packing.peak_bytes}
     notes: list[str] = []

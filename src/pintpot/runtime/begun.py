@@ -58,17 +58,22 @@ class Background(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A pack that is being opened. As a context manager it ends what has begun, unless somebody took `closing` over."""
+class Found:
+    """A pack that is there and locked; its manifest as JSON is unchanged. As a context manager it ends what has begun.
+
+    Whoever opens it whole takes `closing` over, and nothing ends then.
+    """
 
     folder: Path
     raw: dict[str, Any]
-    weights: Arena
-    loader: Loader
-    tokenizer: Background[Tokenizer]
     closing: ExitStack
 
-    def __enter__(self) -> Begun:
+    @property
+    def machine_fingerprint(self) -> str:
+        """Of the machine that it was packed for."""
+        return str(self.raw["plan"].get("machine_fingerprint", ""))
+
+    def __enter__(self) -> Found:
         return self
 
     def __exit__(
@@ -77,22 +82,39 @@ class Begun:
         self.closing.close()
 
 
-def begin(folder: Path) -> Begun:
-    """Begin to open a pack. Raises BadPack for one that was changed, DoesNotFit where there is no room for it."""
+@dataclass(frozen=True)
+class Begun:
+    """A pack whose weights and tokenizer are on their way."""
+
+    pack: Found
+    weights: Arena
+    loader: Loader
+    tokenizer: Background[Tokenizer]
+
+
+def find(folder: Path) -> Found:
+    """Lock a pack and read its manifest's text. Raises BadPack for one that was changed."""
     folder = folder.resolve()
     with ExitStack() as closing:
         closing.enter_context(in_use(folder))
         raw, _ = read_unchanged(folder)
-        try:
-            early = _early_bytes(raw)
-            weights, loader = _weights(folder, raw, closing)
-            files = tuple(SmallFile(*item) for item in raw["files"])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BadPack(f"{folder}: {MANIFEST} is not what a pack holds: {error}") from error
-        loader.allow(early)
-        tokenizer = Background(lambda: _tokenizer(folder, files))
-        closing.callback(tokenizer.wait)
-        return Begun(folder, raw, weights, loader, tokenizer, closing.pop_all())
+        need(isinstance(raw.get("plan"), dict), f"{folder}: {MANIFEST} is not what a pack holds: no plan", BadPack)
+        return Found(folder, raw, closing.pop_all())
+
+
+def begin(pack: Found) -> Begun:
+    """Start threads that read the weights and load the tokenizer. Raises BadPack."""
+    folder, raw = pack.folder, pack.raw
+    try:
+        early = _early_bytes(raw)
+        weights, loader = _weights(folder, raw, pack.closing)
+        files = tuple(SmallFile(*item) for item in raw["files"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadPack(f"{folder}: {MANIFEST} is not what a pack holds: {error}") from error
+    loader.allow(early)
+    tokenizer = Background(lambda: _tokenizer(folder, files))
+    pack.closing.callback(tokenizer.wait)
+    return Begun(pack, weights, loader, tokenizer)
 
 
 def _weights(folder: Path, raw: dict[str, Any], closing: ExitStack) -> tuple[Arena, Loader]:

@@ -18,15 +18,3 @@ import pintpot.techniques
 __all__ = ["jinja2", "pintpot", "tokenizers"]
 
 pintpot.techniques.classes()
-
-
-def _run_once() -> None:
-    """Run a little of each library, for their code counts once it has run."""
-    pintpot.nets._rope.fill_rope_table(bytearray(64 * 64 * 4), {"head_dim": 64}, 64)
-    pintpot._native.crc32c(bytes(64))
-    words = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decode(words.encode("ab ba 1 é").ids)
-
-
-_run_once()

@@ -59,7 +59,7 @@ def open_memory(begun: Begun, manifest: Manifest, layout: Layout, scratch_bytes:
 
     def take(name: str, num_bytes: int, holder: str) -> None:
         arenas[name] = open_arena(max(num_bytes, LEAST_BYTES))
-        begun.closing.callback(give_back, arenas[name])
+        begun.pack.closing.callback(give_back, arenas[name])
         mark(holder)
 
     for name, size in layout.sizes.items():
@@ -69,8 +69,8 @@ def open_memory(begun: Begun, manifest: Manifest, layout: Layout, scratch_bytes:
     if manifest.slots:
         if manifest.plan.form.ring is not None:
             take("ring", manifest.plan.form.ring.num_bytes, RING)
-        ring = _ring(begun.folder / WEIGHTS_FILE, manifest, arenas)
-        begun.closing.callback(ring.close)
+        ring = _ring(begun.pack.folder / WEIGHTS_FILE, manifest, arenas)
+        begun.pack.closing.callback(ring.close)
         direct = direct and ring.direct
         mark(RING)
     base = begun.weights.address
@@ -88,7 +88,7 @@ def finish_weights(begun: Begun, manifest: Manifest, progress: Progress | None) 
     changed = begun.loader.finish(told)
     if changed is not None:
         names = ", ".join(_names(manifest, changed * CHECK_BYTES))
-        raise BadPack(f"{begun.folder / WEIGHTS_FILE}: the resident weights ({names}) were changed after packing")
+        raise BadPack(f"{begun.pack.folder / WEIGHTS_FILE}: the resident weights ({names}) were changed after packing")
 
 
 def fill_tables(manifest: Manifest, layout: Layout, memory: PackMemory) -> None:

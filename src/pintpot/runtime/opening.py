@@ -11,18 +11,18 @@ from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
 from pintpot.packer.manifest import manifest_of
-from pintpot.planner.assess import rebuild_work
-from pintpot.planner.names import BUFFERS, LOADER, TABLES, TOKENIZER, WEIGHTS
+from pintpot.planner.names import BUFFERS, LOADER, PROCESS, TABLES, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Plan
+from pintpot.planner.rebuild import rebuild_work
 from pintpot.program.layout import Layout, lay_out
 from pintpot.program.scratch import scratch_bytes
 from pintpot.program.spec import Work
-from pintpot.runtime.begun import Begun, begin
+from pintpot.runtime.begun import Begun, begin, find
 from pintpot.runtime.bound import bind_stages
 from pintpot.runtime.engine import Engine
 from pintpot.runtime.held import Held
 from pintpot.runtime.memory import fill_tables, finish_weights, memory_bytes, open_memory
-from pintpot.runtime.pricing import priced_here
+from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.runtime.session import Session
 from pintpot.units import format_bytes
 
@@ -46,23 +46,23 @@ def open_session(
     A pack made on another machine is priced again, and refused where it does not fit. Raises BadPack for one that was
     changed, DoesNotFit, UsageError for more threads than could help.
     """
-    with begin(folder) as begun:
-        return finish_opening(begun, machine, threads=threads, isa=isa, progress=progress)
+    with find(folder) as pack:
+        return finish_opening(begin(pack), here_of(machine), threads=threads, isa=isa, progress=progress)
 
 
 def finish_opening(
     begun: Begun,
-    machine: Machine,
+    here: Here,
     *,
     threads: int | None = None,
     isa: str = "",
     progress: Progress | None = None,
 ) -> Session:
     """As `open_session`, of a pack whose opening has begun."""
-    folder, loader, stack = begun.folder, begun.loader, begun.closing
-    held = Held(machine.process_bytes, loader.beside)
-    manifest, notes = priced_here(manifest_of(folder, begun.raw), machine, threads)
+    folder, loader, stack = begun.pack.folder, begun.loader, begun.pack.closing
+    manifest, notes = priced_here(manifest_of(folder, begun.pack.raw), here, threads)
     plan = manifest.plan
+    held = Held(here.process_bytes or plan.cost.holder(PROCESS).mid, loader.beside)
     work, layout, scratch = _measures(folder, plan)
     _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
     tokenizer = begun.tokenizer.result()

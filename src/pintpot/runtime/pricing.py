@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from pintpot.errors import UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.packer.manifest import Manifest
-from pintpot.packer.packed_model import packed_model
-from pintpot.planner.assess import reprice
-from pintpot.planner.degradation import shipped_priors
-from pintpot.planner.question import Question
 
 MOST_THREADS_PER_CORE = 4
 
 
-def priced_here(manifest: Manifest, machine: Machine, threads: int | None = None) -> tuple[Manifest, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The machine that a pack is opened on, as far as opening needs it.
+
+    Its record is asked for, by `machine`, where the pack has to be priced again; `process_bytes` is what the record
+    says of an empty process, None where nobody has read it.
+    """
+
+    fingerprint: str
+    cores: int
+    machine: Callable[[], Machine]
+    process_bytes: int | None = None
+
+
+def here_of(machine: Machine) -> Here:
+    """All of it from a record."""
+    return Here(machine.fingerprint, machine.cpu.threads, lambda: machine, machine.process_bytes)
+
+
+def priced_here(manifest: Manifest, here: Here, threads: int | None = None) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest with its plan priced for this machine and this many threads, and what a person should know.
 
     Raises UsageError for more threads than could help.
     """
-    plan, cores = manifest.plan, machine.cpu.threads
+    plan, cores = manifest.plan, here.cores
     wanted = min(plan.threads, cores) if threads is None else threads
     need(wanted >= 1, f"{wanted} threads compute nothing; use 1 or more", UsageError)
     need(wanted <= MOST_THREADS_PER_CORE * cores, f"{wanted} threads are too many for {cores} cores", UsageError)
-    elsewhere = plan.machine_fingerprint != machine.fingerprint
+    elsewhere = plan.machine_fingerprint != here.fingerprint
     if not elsewhere and wanted == plan.threads:
         return manifest, ()
-    question = Question(packed_model(manifest), machine, replace(plan.budget, threads=wanted), shipped_priors())
+    return _priced(manifest, here.machine(), wanted, elsewhere)
+
+
+def _priced(manifest: Manifest, machine: Machine, threads: int, elsewhere: bool) -> tuple[Manifest, tuple[str, ...]]:
+    from pintpot.packer.packed_model import packed_model
+    from pintpot.planner.assess import reprice
+    from pintpot.planner.degradation import shipped_priors
+    from pintpot.planner.question import Question
+
+    plan = manifest.plan
+    question = Question(packed_model(manifest), machine, replace(plan.budget, threads=threads), shipped_priors())
     priced = replace(reprice(plan, question), degradation=plan.degradation)
     note = f"packed for {plan.machine_name}; priced again for {machine.name}"
     return replace(manifest, plan=priced), (note,) if elsewhere else ()

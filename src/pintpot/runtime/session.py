@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from pintpot.errors import BadPack
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.tokens import Message, Tokenizer, conversation, encode_chat
-from pintpot.packer.shelf import note_damage
 from pintpot.planner.plan import Plan
 from pintpot.runtime.answers import Answers, Piece, Samplings, each
 from pintpot.runtime.request import Request, Sampling
@@ -222,5 +221,7 @@ class Session:
         try:
             yield from pieces
         except BadPack as error:
+            from pintpot.packer.shelf import note_damage
+
             note_damage(self.folder, str(error))
             raise

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadFile, BadInput, need
-from pintpot.model.tokens.build import build_with
-from pintpot.model.tokens.protobuf import sentencepiece_metadata
-from pintpot.model.tokens.vocabulary import end_ids, read_vocabulary
 
 if TYPE_CHECKING:
     from pintpot.model.gguf import Gguf
@@ -47,6 +44,9 @@ class TokenizerSource:
 
 def from_metadata(metadata: Mapping[str, Any]) -> TokenizerSource:
     """The tokenizer in GGUF metadata. Raises UnsupportedModel or BadFile, as `build_tokenizer_json` does."""
+    from pintpot.model.tokens.build import build_with
+    from pintpot.model.tokens.vocabulary import end_ids, read_vocabulary
+
     vocabulary = read_vocabulary(metadata)
     template = metadata.get("tokenizer.chat_template")
     need(template is None or isinstance(template, str), "tokenizer.chat_template is not a text", BadFile)
@@ -71,6 +71,8 @@ def from_folder(folder: Path) -> TokenizerSource:
         return TokenizerSource(folder / "tokenizer.json", bos, eos, _eos_ids(folder), template)
     model = folder / "tokenizer.model"
     need(model.is_file(), f"no tokenizer in {folder}: neither tokenizer.json nor tokenizer.model (SentencePiece)")
+    from pintpot.model.tokens.protobuf import sentencepiece_metadata
+
     metadata = sentencepiece_metadata(_read_bytes(model))
     for name in ("add_bos_token", "add_eos_token"):
         if isinstance(settings.get(name), bool):
