@@ -52,10 +52,6 @@ class Holder:
     low: int
     high: int
 
-    @property
-    def mid(self) -> int:
-        return (self.low + self.high) // 2
-
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
@@ -104,9 +100,6 @@ class Cost:
     @property
     def memory_high(self) -> int:
         return sum(holder.high for holder in self.holders)
-
-    def holder(self, name: str) -> Holder:
-        return next(holder for holder in self.holders if holder.name == name)
 
     def stage(self, name: str) -> StageCost:
         return next(stage for stage in self.stages if stage.name == name)

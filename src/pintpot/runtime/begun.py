@@ -1,60 +1,30 @@
-"""What of an opening begins before the runtime is imported: the lock, the weights on their way, the tokenizer.
+"""What of an opening begins before the runtime is imported: the lock, and the weights on their way.
 
-Threads read and verify the weights, and load the tokenizer, while the interpreter is busy with its imports; so little
+Native threads read and verify the weights while the interpreter is busy with its imports and the tokenizer; so little
 is imported here. How much may be in memory by then is what the plan promised and nobody else will have taken.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadPack, need
 from pintpot.meter.memory import attainable_bytes
 from pintpot.model.tokens.memory import loading_peak_bytes
 from pintpot.packer.locks import in_use
-from pintpot.packer.raw import CHECK_BYTES, MANIFEST, WEIGHTS, SmallFile, check_files, read_unchanged
+from pintpot.packer.raw import CHECK_BYTES, MANIFEST, WEIGHTS, read_unchanged
 from pintpot.planner.names import LOADER, PROCESS, TOKENIZER
 from pintpot.stream.arena import open_arena
 from pintpot.stream.loader import Loader
 
 if TYPE_CHECKING:
     from pintpot._native import Arena
-    from pintpot.model.tokens import Tokenizer
 
 LEAST_BYTES = 4096
-Result = TypeVar("Result")
-
-
-class Background(Generic[Result]):
-    """A function that runs in a thread of its own from now on; `result()` waits for it and raises what it raised."""
-
-    def __init__(self, function: Callable[[], Result]) -> None:
-        self._function = function
-        self._found: list[Result] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def result(self) -> Result:
-        self.wait()
-        if self._error is not None:
-            raise self._error
-        return self._found[0]
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self._found.append(self._function())
-        except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
-            self._error = error
 
 
 @dataclass(frozen=True)
@@ -84,12 +54,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Begun:
-    """A pack whose weights and tokenizer are on their way."""
+    """A pack whose weights are on their way into an arena."""
 
     pack: Found
     weights: Arena
     loader: Loader
-    tokenizer: Background[Tokenizer]
 
 
 def find(folder: Path) -> Found:
@@ -103,18 +72,15 @@ def find(folder: Path) -> Found:
 
 
 def begin(pack: Found) -> Begun:
-    """Start threads that read the weights and load the tokenizer. Raises BadPack."""
+    """Start to read the weights. Raises BadPack."""
     folder, raw = pack.folder, pack.raw
     try:
         early = _early_bytes(raw)
         weights, loader = _weights(folder, raw, pack.closing)
-        files = tuple(SmallFile(*item) for item in raw["files"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadPack(f"{folder}: {MANIFEST} is not what a pack holds: {error}") from error
     loader.allow(early)
-    tokenizer = Background(lambda: _tokenizer(folder, files))
-    pack.closing.callback(tokenizer.wait)
-    return Begun(pack, weights, loader, tokenizer)
+    return Begun(pack, weights, loader)
 
 
 def _weights(folder: Path, raw: dict[str, Any], closing: ExitStack) -> tuple[Arena, Loader]:
@@ -141,13 +107,6 @@ def _early_bytes(raw: dict[str, Any]) -> int:
         return 0
     loading = max(loading_peak_bytes(*size), holders[TOKENIZER])
     return int(max(0, promised - holders[PROCESS] - holders[LOADER] - loading))
-
-
-def _tokenizer(folder: Path, files: tuple[SmallFile, ...]) -> Tokenizer:
-    from pintpot.model.tokens import Tokenizer, from_folder
-
-    check_files(folder, files)
-    return Tokenizer.load(from_folder(folder))
 
 
 def give_back(arena: Arena) -> None:

@@ -9,15 +9,15 @@ from pintpot.planner.names import PROCESS
 
 
 class Held:
-    """`by_holder` gives each holder's bytes: the growth between the marks before it.
+    """`by_holder` gives each holder's bytes: the growth between the marks before it. Shared libraries come first.
 
-    The process itself comes first, `process_bytes` as it was measured alone: by now a tokenizer is on its way in it.
     `beside(look)` leaves out what is being loaded meanwhile, whose bytes are known and are `put` down.
     """
 
-    def __init__(self, process_bytes: int, beside: Callable[[Callable[[], int]], int]) -> None:
-        self._last, self._beside = process_bytes, beside
-        self.by_holder: dict[str, int] = {PROCESS: process_bytes}
+    def __init__(self, beside: Callable[[Callable[[], int]], int]) -> None:
+        self._beside = beside
+        self._last = beside(resident_bytes)
+        self.by_holder: dict[str, int] = {PROCESS: self._last}
 
     def mark(self, holder: str) -> None:
         """What has grown since the last mark belongs to `holder`."""

@@ -1,4 +1,4 @@
-"""Opening a pack: all memory at once, so that what started never runs out, and everything side by side that can be."""
+"""Opening a pack: tokenizer first, then all memory at once, so that what started never runs out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
+from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.packer.manifest import manifest_of
-from pintpot.planner.names import BUFFERS, LOADER, PROCESS, TABLES, TOKENIZER, WEIGHTS
+from pintpot.packer.raw import check_files
+from pintpot.planner.names import BUFFERS, LOADER, TABLES, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
 from pintpot.program.layout import Layout, lay_out
@@ -60,14 +62,16 @@ def finish_opening(
 ) -> Session:
     """As `open_session`, of a pack whose opening has begun."""
     folder, loader, stack = begun.pack.folder, begun.loader, begun.pack.closing
+    held = Held(loader.beside)
     manifest, notes = priced_here(manifest_of(folder, begun.pack.raw), here, threads)
+    check_files(folder, manifest.files)
     plan = manifest.plan
-    held = Held(here.process_bytes or plan.cost.holder(PROCESS).mid, loader.beside)
     work, layout, scratch = _measures(folder, plan)
     _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
-    tokenizer = begun.tokenizer.result()
-    loader.allow(manifest.resident_bytes)
+    held.mark(LOADER)
+    tokenizer = Tokenizer.load(from_folder(folder))
     held.mark(TOKENIZER)
+    loader.allow(manifest.resident_bytes)
     memory = open_memory(begun, manifest, layout, scratch, held.mark)
     stages = bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa)
     held.mark(LOADER)

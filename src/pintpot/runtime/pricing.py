@@ -16,19 +16,17 @@ MOST_THREADS_PER_CORE = 4
 class Here:
     """The machine that a pack is opened on, as far as opening needs it.
 
-    Its record is asked for, by `machine`, where the pack has to be priced again; `process_bytes` is what the record
-    says of an empty process, None where nobody has read it.
+    Its record is asked for, by `machine`, where the pack has to be priced again.
     """
 
     fingerprint: str
     cores: int
     machine: Callable[[], Machine]
-    process_bytes: int | None = None
 
 
 def here_of(machine: Machine) -> Here:
     """All of it from a record."""
-    return Here(machine.fingerprint, machine.cpu.threads, lambda: machine, machine.process_bytes)
+    return Here(machine.fingerprint, machine.cpu.threads, lambda: machine)
 
 
 def priced_here(manifest: Manifest, here: Here, threads: int | None = None) -> tuple[Manifest, tuple[str, ...]]:
