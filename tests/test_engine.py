@@ -462,6 +462,40 @@ def test_binding_refuses_what_does_not_fit(tmp_path: Path) -> None:
     rig.close()
 
 
+def test_what_is_put_into_a_call_is_there_and_nothing_lies_outside() -> None:
+    rig = rig_of(VARIANTS["plain"])
+    call = rig.replays["prefill"].call(history=4)
+    words = array("i", range(10, 20))
+    call.put(2, 1, 7, memoryview(words)[3:6])
+    assert call.tokens[2:5].tolist() == [13, 14, 15]
+    assert call.positions[2:5].tolist() == [7, 8, 9]
+    assert call.sequence[2:5].tolist() == [1, 1, 1]
+    call.put_pages(1, [3, -1])
+    assert call.pages[1].tolist() == [3, -1, -1, -1]
+    call.put_sampling(1, 0.5, 40, 0.25, 0.125, 2.0, 2**64 - 1)
+    drawn = (call.temperature[1], call.top_k[1], call.top_p[1], call.min_p[1], call.penalty[1], call.seed[1])
+    assert drawn == (0.5, 40, 0.25, 0.125, 2.0, 2**64 - 1)
+    call.put_history(1, 9, words[:3])
+    assert (call.counter[1], call.history_length[1], call.history[1].tolist()) == (9, 3, [10, 11, 12, 0])
+    call.put_row(0, 4)
+    assert call.rows[0] == 4
+    most = len(call.tokens)
+    for wrong in (
+        lambda: call.put(most - 9, 0, 0, words),
+        lambda: call.put(most + 1, 0, 0, words[:0]),
+        lambda: call.put(0, 2, 0, words),
+        lambda: call.put(0, -1, 0, words),
+        lambda: call.put(0, 0, 0, b"123"),
+        lambda: call.put_pages(0, [0] * 5),
+        lambda: call.put_pages(2, [0]),
+        lambda: call.put_sampling(2, 0, 0, 1, 0, 1, 0),
+        lambda: call.put_history(0, 0, words[:5]),
+        lambda: call.put_row(len(call.rows), 0),
+    ):
+        with pytest.raises(ValueError, match="recorded|no sequence|no row|whole int32|have room"):
+            wrong()
+
+
 def test_a_call_that_cannot_be_is_refused() -> None:
     rig = rig_of(VARIANTS["plain"])
     prefill = rig.replays["prefill"]

@@ -12,6 +12,7 @@ from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
 
 from pintpot.model.read import describe
 from pintpot.nets import families
+from pintpot.nets._rope import fill_rope_table, rope_table
 
 TOKENS = [*range(5, 250, 13), *range(54, 39, -1)]
 
@@ -53,3 +54,15 @@ def test_chunks_and_one_pass_agree(tmp_path: Path) -> None:
     model = describe(str(write_hf(tmp_path / "m", Tiny())))
     whole, parts = ReferenceModel(model).logits(TOKENS), ReferenceModel(model, chunk=5).logits(TOKENS)
     np.testing.assert_allclose(whole, parts, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("half", [1, 16, 24])
+def test_the_rope_table_is_what_its_formula_gives(half: int) -> None:
+    config = {"head_dim": 2 * half, "rope_theta": 500000.0}
+    angles = np.outer(np.arange(3000), 500000.0 ** (-np.arange(half) / half))
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(rope_table(config, 3000), expected, rtol=0, atol=1e-7)
+    factors = np.linspace(1, 8, half, dtype=np.float32)
+    np.testing.assert_allclose(rope_table(config, 3, factors)[2, :half], np.cos(angles[2] / factors), rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="a table of 3 positions"):
+        fill_rope_table(bytearray(3 * 8 * half - 1), config, 3)

@@ -329,6 +329,39 @@ def test_holders_are_measured_each(source: Path, tmp_path: Path) -> None:
         assert 0 <= held[name] <= promised[name] + 400_000, name
 
 
+NO_NUMPY = """
+import sys
+from pathlib import Path
+from pintpot.machine.null import null_machine
+from pintpot.runtime.opening import open_session
+with open_session(Path(sys.argv[1]), null_machine()) as session:
+    assert "".join(session.complete("Once", max_tokens=8, ignore_end=True))
+print("numpy" in sys.modules)
+"""
+
+
+def test_a_run_needs_no_numpy(pack: Path) -> None:
+    # It would be sixteen megabytes of every budget, and a fifth of the time to the first word.
+    done = subprocess.run([sys.executable, "-c", NO_NUMPY, str(pack)], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_weights_are_under_way_before_the_runtime_is_imported_if_the_pack_fits(pack: Path, fits: bool) -> None:
+    from pintpot.runtime.begun import begin, find
+
+    with find(pack) as found:
+        weights = found.raw["resident_bytes"]
+        assert weights > 0
+        if not fits:
+            found.raw["plan"]["cost"]["holders"][0]["high"] = 1 << 50
+        loader = begin(found).loader
+        deadline = time.monotonic() + (5.0 if fits else 0.1)
+        while loader.beside(lambda: 0) > -weights and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert loader.beside(lambda: 0) == (-weights if fits else 0)
+
+
 # --- Other machines, other disks ----------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ pytest.importorskip("pintpot._native")
 from pintpot._native import Arena, Ring, SlotError, crc32c
 from pintpot.errors import BadFile, BadPack, DiskTooSmall, DoesNotFit
 from pintpot.stream.arena import open_arena
+from pintpot.stream.loader import Loader
 from pintpot.stream.reader import disk_rate, read_into
 from pintpot.stream.ring import RingSlot, open_ring, ring_stats
 from pintpot.stream.writer import Writer
@@ -84,6 +85,87 @@ def test_an_arena_not_touched_takes_nothing_and_too_much_is_refused() -> None:
         open_arena(1 << 46)
     with pytest.raises(BadFile):
         open_arena(0)
+
+
+# --- Loading in the background ---------------------------------------------------------------------------------------
+
+BLOCK, RUN = 4 << 20, 1 << 20
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> tuple[Path, bytes, list[int]]:
+    """A file with a page before what is loaded, which is two blocks and a half; its checksums."""
+    content = random.Random(11).randbytes(BLOCK // 2) * 5
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(4096) + content)
+    return path, content, [crc32c(content[at : at + RUN]) for at in range(0, len(content), RUN)]
+
+
+def test_a_region_is_loaded_as_far_as_it_may_and_touches_no_more(
+    access: str, weights: tuple[Path, bytes, list[int]]
+) -> None:
+    path, content, crcs = weights
+    arena = open_arena(len(content), prefault=False)
+    loader = Loader(path, 4096, arena, len(content), crcs, RUN)
+    assert loader.direct == (access == "direct")
+    seen = []
+
+    def touched() -> int:
+        return -loader.beside(lambda: 0)
+
+    loader.allow(BLOCK + RUN)  # whole blocks alone
+    stop = time.monotonic() + PATIENCE_S
+    while touched() < BLOCK and time.monotonic() < stop:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert touched() == BLOCK
+    assert loader.finish(seen.append) is None
+    assert touched() == len(content) == seen[-1]
+    assert bytes(memoryview(arena)[: len(content)]) == content
+    with pytest.raises(BufferError):
+        arena.close()
+    loader.close()
+    arena.close()
+
+
+def test_a_changed_byte_is_found_by_its_run(weights: tuple[Path, bytes, list[int]]) -> None:
+    path, content, crcs = weights
+    crcs[6] ^= 1
+    arena = open_arena(len(content), prefault=False)
+    loader = Loader(path, 4096, arena, len(content), crcs, RUN)
+    assert loader.finish() == 6
+    loader.close()
+    arena.close()
+
+
+def test_loading_refuses_what_does_not_fit_together(weights: tuple[Path, bytes, list[int]]) -> None:
+    path, content, crcs = weights
+    size = len(content)
+    arena = open_arena(size, prefault=False)
+    for offset, num_bytes, sums, words in (
+        (8192, size, crcs, "ends before byte"),
+        (4096, size, crcs[1:], "9 checksums"),
+        (100, size, crcs, "whole blocks"),
+        (0, size + 4096, crcs, "do not fit"),
+    ):
+        with pytest.raises(BadPack, match=words):
+            Loader(path, offset, arena, num_bytes, sums, RUN)
+    with pytest.raises(BadPack, match="No such file"):
+        Loader(path.with_name("missing"), 0, arena, size, crcs, RUN)
+    unused = Loader(path, 4096, arena, size, crcs, RUN)
+    unused.close()
+    arena.close()
+
+
+def test_a_file_that_shrinks_while_it_is_loaded_is_told(weights: tuple[Path, bytes, list[int]]) -> None:
+    path, content, crcs = weights
+    arena = open_arena(len(content), prefault=False)
+    loader = Loader(path, 4096, arena, len(content), crcs, RUN)
+    os.truncate(path, BLOCK)
+    with pytest.raises(BadPack, match="ends before byte"):
+        loader.finish()
+    loader.close()
+    arena.close()
 
 
 # --- Whole reads and writes ------------------------------------------------------------------------------------------
