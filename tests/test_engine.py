@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import threading
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -492,7 +493,7 @@ def test_what_is_put_into_a_call_is_there_and_nothing_lies_outside() -> None:
         lambda: call.put_history(0, 0, words[:5]),
         lambda: call.put_row(len(call.rows), 0),
     ):
-        with pytest.raises(ValueError, match="recorded|no sequence|no row|whole int32|have room"):
+        with pytest.raises(ValueError, match=r"recorded|no sequence|no row|whole int32|have room"):
             wrong()
 
 

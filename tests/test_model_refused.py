@@ -47,7 +47,10 @@ def test_shapes_that_disagree(tmp_path: Path, changes: dict[str, Any], words: st
         ("tokenizer.json", "no tokenizer in it"),
         ("model-00002-of-00003.safetensors", r"1 of 3 files are not there: model-00002-of-00003\.safetensors"),
         ("model.safetensors.index.json", r"neither model\.safetensors nor"),
-        ("config.json", "is no model: it has neither config.json nor a .gguf file, but generation_config.json"),
+        (
+            "config.json",
+            "is no model: a model's folder has a config.json or a .gguf file; it holds generation_config.json",
+        ),
     ],
 )
 def test_folders_that_lack_something(tmp_path: Path, lost: str, words: str) -> None:

@@ -131,17 +131,19 @@ def pack(
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
 
+    A kept pack may be given by the name that `pintpot list` shows.
+
     Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
     refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
     the model packs it again.
     """
-    from pintpot.packer.raw import is_pack
+    from pintpot.packer.raw import is_pack, pack_named
 
-    threads = asked.get("threads")
-    if is_pack(Path(model_or_pack)):
+    threads, folder = asked.get("threads"), pack_named(model_or_pack)
+    if is_pack(folder):
         asked.pop("threads", None)
         need(not any(asked.values()), "a pack has its plan; these options belong to a model", UsageError)
-        return _open(Path(model_or_pack), threads, progress)
+        return _open(folder, threads, progress)
     try:
         return _open(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
     except NewerPack:
@@ -207,10 +209,11 @@ def _keep(model: Model, made: Plan, folder: Path, progress: Progress | None) -> 
 
 
 def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progress | None = None, **how: Any) -> Proof:
-    """Measure a pack against what its plan promised: memory, speed, quality, and the share of the hardware's limit."""
+    """Measure a pack (a folder, or the name of a kept one) against its plan's promises, and the hardware's limit."""
+    from pintpot.packer.raw import pack_named
     from pintpot.proof.prove import prove as measure
 
-    return measure(Path(pack), text=None if text is None else Path(text), progress=progress, **how)
+    return measure(pack_named(pack), text=None if text is None else Path(text), progress=progress, **how)
 
 
 def _machine(machine: str | Path | Machine | None, progress: Progress | None) -> Machine:

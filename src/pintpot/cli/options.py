@@ -105,9 +105,20 @@ def common(function: Function) -> Function:
             raise click.UsageError("-q and -v ask for the opposite of each other")
         terminal = Terminal(as_json, QUIET if quiet else verbose)
         terminal.set_up_logging()
+        asked = given.get("asked", given)
+        if asked.get("threads") and not asked.get("machine"):
+            _tell_of_threads(terminal, asked["threads"])
         return function(terminal, **given)
 
     return told
+
+
+def _tell_of_threads(terminal: Terminal, threads: int) -> None:
+    from pintpot.machine.features import cpu
+
+    cores = cpu().cores
+    if threads > cores:
+        terminal.say(f"pintpot: {threads} threads share {cores} cores, which is slower than one for each core")
 
 
 def example(*lines: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pintpot.cli.options import MACHINE, MODEL, common, example, planning
 from pintpot.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pintpot.planner.plan import Plan
 
 OUTPUT = click.option(
     "-o", "--folder", type=click.Path(path_type=Path), help="The pack's folder.  [kept under PINTPOT_HOME]"
@@ -44,8 +47,21 @@ def pack_command(terminal: Terminal, model: str, folder: Path | None, asked: dic
     from pintpot.units import format_bytes
 
     click.echo(made)
+    if "machine" in asked:
+        _warn_elsewhere(terminal, plan)
     speed = plan.cost.stage("decode").tokens_per_s
     terminal.say(
         f"{format_bytes(num_bytes)} on disk; promised: {format_bytes(plan.cost.memory_high)} of memory, "
         f"{span(speed.low, speed.high, 'tokens/s')}; `pintpot prove {made}` measures it"
     )
+
+
+def _warn_elsewhere(terminal: Terminal, plan: Plan) -> None:
+    """A pack is planned for one machine, and this may be another."""
+    from pintpot.machine.features import fingerprint
+    from pintpot.meter.home import home
+
+    if plan.machine_fingerprint != fingerprint(home()):
+        terminal.say(
+            f"pintpot: planned for {plan.machine_name} and not for this machine; opened here it is priced again"
+        )

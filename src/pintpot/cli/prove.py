@@ -27,7 +27,7 @@ _MOST_OPS = 24
 @click.command(
     "prove", short_help="Promised beside measured.", epilog=example("pintpot prove packed --html report.html")
 )
-@click.argument("pack", type=click.Path(path_type=Path))
+@click.argument("pack")
 @click.option(
     "--text", type=click.Path(path_type=Path), help="A text to judge quality by.  [one that comes with Pintpot]"
 )
@@ -36,8 +36,10 @@ _MOST_OPS = 24
 @click.option("--threads", **COUNT, help="Threads that compute.  [those of the plan]")
 @click.option("--profile", is_flag=True, help="Also where the time of a step goes, op by op.")
 @common
-def prove_command(terminal: Terminal, pack: Path, **how: Any) -> None:
+def prove_command(terminal: Terminal, pack: str, **how: Any) -> None:
     """Measure a pack against its plan: memory, speed, quality, and the share of what the hardware can give.
+
+    PACK is its folder, or the name that `pintpot list` shows.
 
     Ends with 1 when a promise was not held.
     """

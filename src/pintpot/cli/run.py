@@ -67,7 +67,7 @@ def run_command(
     system: str | None,
     **speaking: Any,
 ) -> int:
-    """Run a pack, or a model (planned and packed first; the second time its pack is there).
+    """Run a pack, by folder or by its name in `pintpot list`, or a model (planned and packed first, once).
 
     Without a prompt and with a terminal on both sides it is a conversation. Words go to stdout, all else to stderr.
     """
@@ -127,7 +127,9 @@ def _ask(
         try:
             return _once(session, terminal, answer(session))
         except BadPack:
-            was_named = session.folder == Path(model_or_pack).resolve()
+            from pintpot.packer.raw import pack_named
+
+            was_named = session.folder == pack_named(model_or_pack).resolve()
             if last or was_named or session.summary().num_tokens:
                 raise
     return _ask(terminal, model_or_pack, asked, answer, last=True)
@@ -142,8 +144,11 @@ def _once(session: Session, terminal: Terminal, pieces: Iterator[str]) -> int:
         said = "".join(begun) if terminal.as_json else speak(begun)
     summary = session.summary()
     if terminal.as_json:
-        terminal.data({"text": said, "summary": summary, "notes": session.notes, "plan": session.plan.to_json()})
+        told = {"text": said, "cut_off": bool(summary.cut_off), "summary": summary, "notes": session.notes}
+        terminal.data({**told, "plan": session.plan.to_json()})
     else:
+        if summary.cut_off:
+            terminal.say(f"pintpot: {summary.cut_off}")
         terminal.say(str(summary))
     return Interrupted.exit_code if interrupted() else 0
 

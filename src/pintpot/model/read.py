@@ -56,15 +56,18 @@ def _describe_directory(path: Path) -> Model:
     if firsts:
         raise BadInput(f"{path} holds {len(firsts)} GGUF models; name one: {', '.join(firsts[:6])}")
     some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-    raise BadInput(f"{path} is no model: it has neither config.json nor a .gguf file, but {some or 'nothing at all'}")
+    found = f"; it holds {some}" if some else "; it is empty"
+    raise BadInput(f"{path} is no model: a model's folder has a config.json or a .gguf file{found}")
 
 
 def _describe_file(path: Path) -> Model:
     source = LocalFile(path)
-    start = source.read(0, min(4, source.size)) if path.is_file() else b""
+    need(path.is_file(), f"{path} is neither a file nor a folder")
+    start = source.read(0, min(4, source.size))
     if start != MAGIC and path.suffix != ".gguf":
         hint = "; give the folder that it lies in" if path.suffix in (".safetensors", ".json") else ""
-        raise BadInput(f"{path} is no GGUF file (it begins with {start!r}){hint}")
+        found = f"it begins with {start!r}, not with {MAGIC!r}" if start else "it is empty"
+        raise BadInput(f"{path} is no GGUF file: {found}{hint}")
     gguf = open_gguf(path)
     # Not resolved: in the hub's cache a file is a link to a blob without its name.
     first = path.absolute().with_name(gguf.sources[0].name)

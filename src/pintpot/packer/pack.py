@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -16,8 +17,18 @@ from pintpot.model.tokens import TokenizerSource, from_folder, from_gguf
 from pintpot.packer.build import Builder
 from pintpot.packer.draft import draft_of, settle
 from pintpot.packer.layout import FileLayout, lay_out_file
+from pintpot.packer.locks import alone
 from pintpot.packer.manifest import Manifest, Packing, read_manifest
-from pintpot.packer.raw import CHECK_BYTES, MANIFEST, OWN_FILES, TOKENIZER_FILES, WEIGHTS, is_pack, small_file
+from pintpot.packer.raw import (
+    CHECK_BYTES,
+    MANIFEST,
+    OWN_FILES,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    is_pack,
+    read_raw,
+    small_file,
+)
 from pintpot.packer.sink import CheckedRuns, Progress, Sink
 from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
@@ -37,6 +48,7 @@ def write_pack(model: Model, plan: Plan, folder: Path, progress: Progress | None
     need(model.digest == plan.model_digest, f"the plan is for {plan.model_name}, not for {model.name}", UsageError)
     folder = folder.resolve()
     _refuse_other(folder)
+    _refuse_used(folder, plan)
     layout = lay_out_file(plan.form, rebuild_work(plan))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +81,18 @@ def _refuse_other(folder: Path) -> None:
     need(not found or is_pack(folder), f"{folder} exists and is no pack; name another folder", UsageError)
     others = ", ".join(name for name in found if name not in OWN_FILES)
     need(not others, f"{folder} holds {others}, which would be lost; name another folder", UsageError)
+
+
+def _refuse_used(folder: Path, plan: Plan) -> None:
+    """Raise InUse while somebody uses a pack of another plan here; one of this plan may turn out to be the same."""
+    if not folder.exists() or not is_pack(folder):
+        return
+    try:
+        with alone(folder):
+            return
+    except InUse:
+        if read_raw(folder).get("plan") != json.loads(json.dumps(plan.without_reasons().to_json())):
+            raise
 
 
 def _settle(draft: Path, folder: Path, manifest: Manifest) -> None:

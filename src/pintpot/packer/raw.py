@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pintpot.errors import BadPack, NewerPack, need
+from pintpot.meter.home import home
 from pintpot.packer.checks import crc32c_of_file
 
 VERSION = 2
+KEPT = "packs"
+"""The folder of PINTPOT_HOME that holds kept packs."""
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 CHECK_BYTES = 1 << 20
@@ -41,6 +44,13 @@ def is_pack(folder: Path) -> bool:
     except BadPack:
         return (folder / MANIFEST).exists() and (folder / WEIGHTS).exists()
     return True
+
+
+def pack_named(path_or_name: str | Path) -> Path:
+    """A pack by its path, or, where nothing has this path, by the name that it is kept under in PINTPOT_HOME."""
+    path = Path(path_or_name).expanduser()
+    kept = home() / KEPT / path.name
+    return kept if str(path) == path.name and not path.exists() and is_pack(kept) else path
 
 
 def read_raw(folder: Path) -> dict[str, Any]:

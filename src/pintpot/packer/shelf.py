@@ -14,7 +14,7 @@ from typing import Any
 from pintpot.errors import BadInput, BadPack, UsageError, need
 from pintpot.meter.home import home
 from pintpot.packer.draft import discard, is_draft, sweep
-from pintpot.packer.raw import OWN_FILES, is_pack, read_raw
+from pintpot.packer.raw import KEPT, OWN_FILES, is_pack, read_raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Kept:
 
 def shelf() -> Path:
     """The folder that holds kept packs."""
-    return home() / "packs"
+    return home() / KEPT
 
 
 def place_for(model_name: str, asked: Mapping[str, Any]) -> Path:

@@ -28,7 +28,7 @@ from pintpot.program.ops import attend
 from pintpot.program.scratch import Scratch, scratch
 from pintpot.program.spec import Program, Work
 from pintpot.techniques.place.streamed import Split, Streamed, most_slots
-from pintpot.units import format_bytes
+from pintpot.units import format_bytes, format_seconds
 
 NATIVE_PART = "language"
 
@@ -202,11 +202,13 @@ def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
     if cost.memory_high > memory_bytes:
         return f"needs {format_bytes(cost.memory_high)}, the budget is {format_bytes(memory_bytes)}"
     if plan.degradation.high > budget.degradation:
-        return f"degradation of up to {plan.degradation.high:.3g} nats, the limit is {budget.degradation:g}"
+        return f"degradation of up to {plan.degradation.high:.3g} nats, the limit is {budget.degradation:g} nats"
     if budget.first_token_s is not None and cost.first_token_s.high > budget.first_token_s:
-        return f"first token after up to {cost.first_token_s.high:.3g} s, the limit is {budget.first_token_s:g}"
+        slowest, limit = format_seconds(cost.first_token_s.high), format_seconds(budget.first_token_s)
+        return f"first token after up to {slowest}, the limit is {limit}"
     if budget.per_token_s is not None and cost.per_token_s.high > budget.per_token_s:
-        return f"up to {cost.per_token_s.high:.3g} s per token, the limit is {budget.per_token_s:g}"
+        slowest, limit = format_seconds(cost.per_token_s.high), format_seconds(budget.per_token_s)
+        return f"up to {slowest} per token, the limit is {limit}"
     return None
 
 

@@ -52,7 +52,7 @@ def make_plan(
         raise DoesNotFit(why_not(search, smallest))
     choice, plan = found
     rejected = (*_neighbours(search, choice, plan), *search.space.ruled_out)
-    notes = plan.notes + _notes(machine, plan)
+    notes = _idle_cards(machine) + plan.notes + _notes(machine, plan)
     hints = advice(search, choice, plan)
     return replace(plan, rejected=rejected, advice=hints, smallest_bytes=smallest, notes=notes)
 
@@ -130,6 +130,15 @@ def _why_worse(other: Priced, plan: Plan) -> str:
     else:
         worse = f"{format_bytes(other.cost.memory_high - plan.cost.memory_high)} more memory"
     return f"{same}, but {worse}" if same else worse
+
+
+def _idle_cards(machine: Machine) -> tuple[str, ...]:
+    cards = [device.name for device in machine.devices if device.kind == "cuda"]
+    if machine.cpu.kind == "cuda":
+        return (
+            f"nothing runs on a graphics card yet: this tells what {cards[0]} could give, and a pack of it runs on a CPU",
+        )
+    return (f"nothing runs on a graphics card yet: {', '.join(cards)} stays idle",) if cards else ()
 
 
 def _notes(machine: Machine, plan: Plan) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Qual
         _speed("prefill", plan, measured),
         _speed("decode", plan, measured),
         _seconds("first token", cost.first_token_s, [run["first_token_s"] for run in measured.runs]),
-        _seconds("opening", cost.open_s, [measured.opened["open_s"]], judged=False),
+        _seconds("opening", cost.open_s, [measured.opened["open_s"]]),
         *_quality(plan, quality),
     ]
     if plan.form.disk_bytes:
@@ -120,10 +120,11 @@ def _prefill_limit(plan: Plan, limit: dict[str, Any]) -> float:
     return stage.tokens / max(arithmetic, disk)
 
 
-def _seconds(what: str, promised: Span, seen: list[float], judged: bool = True) -> Row:
+def _seconds(what: str, promised: Span, seen: list[float]) -> Row:
     middle = median(seen)
-    holds = middle <= promised.high if judged else None
-    return Row(what, "seconds", promised.low, promised.high, middle, min(seen), max(seen), holds=holds)
+    return Row(
+        what, "seconds", promised.low, promised.high, middle, min(seen), max(seen), holds=middle <= promised.high
+    )
 
 
 def _quality(plan: Plan, quality: Quality) -> Iterator[Row]:

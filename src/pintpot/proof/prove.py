@@ -157,12 +157,12 @@ def _measure(
         with Worker("limit", pack, str(plan.form.ram_bytes), str(plan.threads)) as limit:
             worker.ask("run", tokens=prompt)
             for index in range(asked.runs):
-                tell(0.05 + 0.5 * index / asked.runs, f"run {index + 1} of {asked.runs}")
+                tell(0.05 + 0.3 * index / asked.runs, f"run {index + 1} of {asked.runs}")
                 limits.append(limit.ask("measure", **disk))
                 found.append(worker.ask("run", tokens=prompt))
         peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
         ops = worker.ask("profile", tokens=prompt) if asked.profile else None
-        tell(0.6, "answers of the pack")
+        tell(0.35, "answers of the pack")
         worker.ask("hidden", **answers.prompts)
         answers.num_words = _num_words(answers.texts, median([run["step_s"] for run in found]))
         peaks["answers of the pack"] = worker.ask("hidden", **answers.words)["peak_bytes"]
@@ -179,10 +179,12 @@ def _quality(pack: Path, answers: _Answers, peaks: dict[str, int], notes: list[s
     key = hashlib.sha256(repr(answers.texts).encode()).hexdigest()[:16]
     try:
         with Worker("quality", pack) as worker:
-            tell(0.65, "answers of the unpacked model")
-            worker.ask("reference", texts=answers.texts, key=key)
-            tell(0.9, "comparing")
-            found = [worker.ask("compare", **one) for one in (answers.words, answers.prompts)]
+            worker.follow(
+                "reference", _within(tell, 0.5, 0.9, "answers of the unpacked model"), texts=answers.texts, key=key
+            )
+            words = worker.follow("compare", _within(tell, 0.9, 0.95, "comparing answers"), **answers.words)
+            prompts = worker.follow("compare", _within(tell, 0.95, 1.0, "comparing prompts"), **answers.prompts)
+            found = [words, prompts]
     except BadInput as error:
         notes.append(f"quality was not measured: {error}")
         return Quality()
@@ -192,6 +194,12 @@ def _quality(pack: Path, answers: _Answers, peaks: dict[str, int], notes: list[s
 
 def _agreement(fields: dict[str, Any]) -> Agreement:
     return Agreement(**{**fields, "kl": Interval(**fields["kl"])})
+
+
+def _within(tell: Progress, first: float, last: float, what: str) -> Callable[[float], None]:
+    """Tells shares of a part of the whole, from now on."""
+    tell(first, what)
+    return lambda share: tell(first + share * (last - first), what)
 
 
 def _environment(plan: Plan) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pintpot.packer.manifest import read_manifest
 from pintpot.proof.head import PackedHead
 from pintpot.proof.reference import head_rows, hidden_states, texts_per_pass
 from pintpot.proof.source import source_model
+from pintpot.proof.worker import tell
 
 Floats = NDArray[np.float32]
 
@@ -53,7 +54,12 @@ class Answerer:
         together = texts_per_pass(self._model, max(map(len, texts)), self._manifest.plan.budget.memory_bytes)
         states: list[Floats] = []
         for first in range(0, len(texts), together):
-            states += hidden_states(self._model, texts[first : first + together])
+            part = texts[first : first + together]
+
+            def told(done: int, total: int, first: int = first, count: int = len(part)) -> None:
+                tell(first * total + count * done, len(texts) * total)
+
+            states += hidden_states(self._model, part, told)
         return states
 
     def compare(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
@@ -62,14 +68,15 @@ class Answerer:
         test = np.load(path, allow_pickle=False)
         reference = _last_of_each(np.asarray(self._states), texts, num_words)
         need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
-        comparison, first = Comparison(), 0
+        comparison, first, done = Comparison(), 0, 0
         for text in texts:
             words = text[-num_words:]
             part = slice(first, first + len(words))
             stream = VocabularyStream(len(words), np.array([*words[1:], -1]))
             _stream_logits(stream, self._model, reference[part], PackedHead(self._pack, self._manifest), test[part])
             comparison.add_scores(_without_last(stream.scores()))
-            first = part.stop
+            first, done = part.stop, done + 1
+            tell(done, len(texts))
         return {"agreement": asdict(comparison.result()), "peak_bytes": peak_bytes()}
 
 

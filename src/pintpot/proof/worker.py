@@ -1,6 +1,7 @@
 """The processes of a proof: each does one thing inside the budget, asked line by line, so that they can take turns.
 
-`python -m pintpot.proof.worker KIND PACK` reads one JSON request a line and answers with one JSON line.
+`python -m pintpot.proof.worker KIND PACK` reads one JSON request a line and answers with one JSON line. Lines before it
+may say how far it is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ from typing import Any
 
 from pintpot.errors import DoesNotFit, PintpotError, error_named
 
+Told = Callable[[float], object]
+_SHARE = "share "
 KILLED = (-9, 137)
 """How a killed process ends, and how a shell says that one of its own was."""
+
+
+def _nobody(share: float) -> None:
+    """Nobody asked how far it is."""
 
 
 class Worker:
@@ -53,11 +60,15 @@ class Worker:
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait. Raises the worker's own error here, DoesNotFit where it was killed."""
-        answer: dict[str, Any] = ask(self._process, self.kind, {"what": what, **arguments})
+        return self.follow(what, _nobody, **arguments)
+
+    def follow(self, what: str, told: Told, /, **arguments: Any) -> dict[str, Any]:
+        """As `ask`; `told` hears which share is done."""
+        answer: dict[str, Any] = ask(self._process, self.kind, {"what": what, **arguments}, told)
         return answer
 
 
-def ask(process: subprocess.Popen[str], kind: str, request: dict[str, Any]) -> Any:
+def ask(process: subprocess.Popen[str], kind: str, request: dict[str, Any], told: Told = _nobody) -> Any:
     """A line to a process of some kind, and its answer. Raises the error in it, DoesNotFit where it was killed."""
     if process.stdin is None or process.stdout is None:
         raise PintpotError(f"the {kind} process has no pipes")
@@ -65,6 +76,9 @@ def ask(process: subprocess.Popen[str], kind: str, request: dict[str, Any]) -> A
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
+        while line.startswith(_SHARE):
+            told(float(line.removeprefix(_SHARE)))
+            line = process.stdout.readline()
     except BrokenPipeError:
         line = ""
     if not line:
@@ -76,6 +90,12 @@ def ask(process: subprocess.Popen[str], kind: str, request: dict[str, Any]) -> A
     if isinstance(answer, dict) and "error" in answer:
         raise error_named(answer["kind"])(answer["error"])
     return answer
+
+
+def tell(done: int, total: int) -> None:
+    """From within a worker: how far the request is."""
+    sys.stdout.write(f"{_SHARE}{done / max(1, total)}\n")
+    sys.stdout.flush()
 
 
 def serve(make: Callable[[], Any]) -> None:

@@ -43,6 +43,15 @@ class Summary:
     promised_sequences: int = 1
     num_sequences: float = 1.0
 
+    @property
+    def cut_off(self) -> str:
+        """Why the last answer ends before its end, in words; "" where it does not."""
+        if self.ended == "length":
+            return f"the answer was cut off after {self.num_tokens} tokens; --max-tokens allows more"
+        if self.ended == "context":
+            return "the answer was cut off where the context is full; plan with a larger --context"
+        return ""
+
     def __str__(self) -> str:
         several, of = "", ""
         if self.promised_sequences > 1:
