@@ -32,6 +32,8 @@ from pintpot.meter.cap import Cap, why_no_cap
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get("PINTPOT_BENCH_OUT", ROOT / "out"))
 os.environ.setdefault("PINTPOT_HOME", str(OUT / "home"))
+# An installed package is compiled; here the first process that a benchmark starts does it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 Case = dict[str, Any]
 
 

@@ -110,10 +110,10 @@ def commands(pack: Path) -> tuple[Command, ...]:
 
     return (
         Command("the interpreter alone", nothing, None),
-        Command("pintpot --help", whole("--help", says="prove"), 0.3),
+        Command("pintpot --help", whole("--help", says="prove"), 0.15),
         Command("pintpot plan, SmolLM2", whole("plan", str(small), "--memory", MEMORY, says="decode"), 0.5),
         Command("pintpot plan, 80 blocks", whole("plan", str(deep), "--memory", "2GB", says="decode"), 1.0),
-        Command("pintpot run, first word", first_word(pack), 0.6),
+        Command("pintpot run, first word", first_word(pack), 0.4),
         Command("pintpot describe, SmolLM2", whole("describe", str(small), says="llama"), None),
         Command("describe, safetensors of 70B", describing(folder, 1), 0.02),
         Command("describe, GGUF of 128k words", describing(deep, 1), 0.15),
@@ -174,8 +174,6 @@ def main() -> int:
     options.add_argument("--runs", type=int, default=15)
     options.add_argument("--imports", action="store_true", help="show what the imports cost, and measure nothing")
     asked = options.parse_args()
-    # An installed package is compiled; here the round before the others does it.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     probed_machine()
     record = Record("imports" if asked.imports else "startup", fresh=asked.fresh)
     pack = make_pack()

@@ -25,6 +25,7 @@ class FakeSession:
     cancelled: bool = False
     closed: bool = False
     engine: Any = field(default_factory=lambda: SimpleNamespace(progress=None))
+    summed: Summary = SUMMARY
     plan: Any = field(default_factory=lambda: SimpleNamespace(to_json=lambda: {"pintpot_plan": 1}))
 
     def __enter__(self) -> FakeSession:
@@ -57,4 +58,4 @@ class FakeSession:
         self.cancelled = True
 
     def summary(self) -> Summary:
-        return SUMMARY
+        return self.summed

@@ -7,9 +7,11 @@ import logging
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tiny import Tiny, write_gguf
 
 import pintpot
+from pintpot.cli import cli
 from pintpot.errors import BadInput, DoesNotFit, UsageError
 from pintpot.machine.here import this_machine
 from pintpot.machine.remember import remember
@@ -59,6 +61,28 @@ def test_a_pack_has_its_plan(home: Path, source: Path, tmp_path: Path) -> None:
         pintpot.run(folder, memory="200MB")
     with pintpot.run(folder, threads=1) as session:
         assert session.plan.threads == 1
+
+
+def test_a_kept_pack_is_run_by_its_name(home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pintpot.pack(source, memory="300MB", context=128)
+    with pintpot.run(folder.name) as session:
+        assert session.folder == folder
+    proved: list[Path] = []
+    monkeypatch.setattr("pintpot.proof.prove.prove", lambda pack, **how: proved.append(pack))
+    pintpot.prove(folder.name)
+    pintpot.prove("elsewhere")
+    assert proved == [folder, Path("elsewhere")]
+    with pytest.raises(BadInput, match="no such file"):
+        pintpot.run(f"{folder.name}x")
+
+
+def test_a_pack_for_another_machine_says_so(home: Path, source: Path, tmp_path: Path) -> None:
+    arguments = ["pack", str(source), "--memory", "300MB", "--context", "128", "-o", str(tmp_path / "pack")]
+    other = CliRunner().invoke(cli, [*arguments, "--machine", "raspberry_pi_5"])
+    assert other.exit_code == 0, other.stderr
+    assert "planned for Raspberry Pi 5" in other.stderr
+    assert "not for this machine" in other.stderr
+    assert "not for this machine" not in CliRunner().invoke(cli, arguments).stderr
 
 
 def test_what_goes_wrong_elsewhere_comes_here(home: Path, source: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,26 @@ def test_words_go_to_stdout_and_the_receipt_to_stderr(opened: Opened) -> None:
     assert session.engine.progress is None
     quiet = invoke("run", "m.gguf", "-p", "Why?", "-q")
     assert (quiet.stdout, quiet.stderr) == ("Because of light.\n", "")
+
+
+@pytest.mark.parametrize(("ended", "words"), [("length", "--max-tokens allows more"), ("context", "larger --context")])
+def test_an_answer_that_was_cut_off_is_told(opened: Opened, ended: str, words: str) -> None:
+    opened(summed=replace(SUMMARY, ended=ended))
+    done = invoke("run", "m.gguf", "-p", "Why?")
+    assert done.stdout == "Because of light.\n"
+    assert words in done.stderr.splitlines()[0]
+    told = json.loads(invoke("run", "m.gguf", "-p", "Why?", "--json").stdout)
+    assert (told["text"], told["cut_off"]) == ("Because of light.", True)
+    opened()
+    assert json.loads(invoke("run", "m.gguf", "-p", "Why?", "--json").stdout)["cut_off"] is False
+
+
+def test_more_threads_than_cores_are_told(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened()
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    assert "3 threads share 2 cores" in invoke("run", "m.gguf", "--threads", 3, "-p", "Why?").stderr
+    assert "share" not in invoke("run", "m.gguf", "--threads", 2, "-p", "Why?").stderr
+    assert invoke("run", "m.gguf", "--threads", 3, "-p", "Why?", "-q").stderr == ""
 
 
 def test_how_to_answer_reaches_the_session(opened: Opened) -> None:
@@ -162,7 +183,7 @@ def test_a_proof_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pintpot, "prove", lambda pack, **how: seen.update(how, pack=pack) or PROOF, raising=False)
     done = invoke("prove", "packed", "--runs", 3, "--profile")
     assert done.exit_code == 0
-    assert (seen["pack"], seen["runs"], seen["profile"]) == (Path("packed"), 3, True)
+    assert (seen["pack"], seen["runs"], seen["profile"]) == ("packed", 3, True)
     assert not {"text", "html"} & set(seen), "what is not given is left to the verb"
 
     def line(name: str) -> str:

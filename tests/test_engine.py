@@ -124,7 +124,7 @@ def found_of(rig: Rig, program: Program, op: Op, call: Any) -> Found:
     replay, d = rig.replays[program.name], rig.decoder
     if op.kind == "sample":
         chances = replay.floats(str(op.write("logprob")))[: call.num_rows].copy() if op.write("logprob") else None
-        return Found(replay.integers(str(op.write("next")))[: call.num_rows].copy(), chances)
+        return Found(np.array(replay.integers(str(op.write("next")))[: call.num_rows]), chances)
     count = call.num_rows if over_rows(op, program) else call.num_tokens
     found = Found(replay.floats(str(op.write("out")))[:count].copy())
     if op.kind == "attend":

@@ -62,10 +62,14 @@ def test_folders_that_lack_something(tmp_path: Path, lost: str, words: str) -> N
 
 def test_paths_that_are_no_model(tmp_path: Path) -> None:
     for path, words in (
-        (tmp_path, "nothing at all"), (tmp_path / "none", "no such file or folder"), ("gpt2", "no such file or folder"),
+        (tmp_path, "it is empty"), (tmp_path / "none", "no such file or folder"), ("gpt2", "no such file or folder"),
     ):  # fmt: skip
         with pytest.raises(BadInput, match=words):
             describe(str(path))
+    empty = tmp_path / "empty.bin"
+    empty.touch()
+    with pytest.raises(BadInput, match=r"no GGUF file: it is empty$"):
+        describe(str(empty))
     folder = write_hf(tmp_path / "m")
     with pytest.raises(BadInput, match="give the folder"):
         describe(str(folder / "model.safetensors"))

@@ -119,13 +119,16 @@ def test_two_processes_pack_the_same_at_once(source: Path, tmp_path: Path) -> No
         assert len(list(session.engine.sequences[0].cached)) == 0
 
 
-def test_a_pack_in_use_is_not_replaced_by_another_and_kept_for_the_same(source: Path, tmp_path: Path) -> None:
+def test_a_pack_in_use_is_not_replaced_by_another_and_kept_for_the_same(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = pack_of(source, tmp_path / "pack", EXACT)
     inode = folder.stat().st_ino
     with opened(folder):
         assert pack_of(source, folder, EXACT) == folder
         assert folder.stat().st_ino == inode
-        with pytest.raises(InUse, match="in use"):
+        with monkeypatch.context() as before, pytest.raises(InUse, match="in use"):
+            before.setattr("pintpot.packer.pack._fill", lambda *given: pytest.fail("it was packed in vain"))
             pack_of(source, folder, INT8)
         assert list(tmp_path.iterdir()) == [folder]
     pack_of(source, folder, INT8)

@@ -283,7 +283,7 @@ def test_limits_of_speed_and_quality_are_kept_at_their_bad_end() -> None:
     assert held.cost.per_token_s.high <= limit
     with pytest.raises(DoesNotFit, match=r"whatever the memory: a token takes .* at least, the limit is"):
         make_plan(model, wide, Budget(60 * MB, WORKLOAD, degradation=0.2, per_token_s=free.cost.per_token_s.low / 3))
-    with pytest.raises(DoesNotFit, match="the first token takes"):
+    with pytest.raises(DoesNotFit, match=r"the first token takes .*s at least, the limit is 1\.00 µs"):
         make_plan(model, wide, Budget(60 * MB, WORKLOAD, first_token_s=1e-6))
     assert make_plan(model, wide, Budget(60 * MB, WORKLOAD, degradation=0.0)).degradation.high == 0.0
 

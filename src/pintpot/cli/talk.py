@@ -51,6 +51,8 @@ def _turn(session: Session, terminal: Terminal, answer: Callable[[Session, str],
             with reading(session, terminal):
                 begun = first(answer(session, text))
             speak(begun)
+        if cut_off := session.summary().cut_off:
+            terminal.say(f"pintpot: {cut_off}")
         return True
     except PintpotError as error:
         terminal.say(f"pintpot: {error} (/reset forgets what was said)")

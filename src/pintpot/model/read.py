@@ -62,7 +62,7 @@ def _describe_directory(path: Path) -> Model:
 
 def _describe_file(path: Path) -> Model:
     source = LocalFile(path)
-    need(path.is_file(), f"{path} is neither a file nor a folder")
+    need(path.is_file(), f"{path} is no GGUF file: it is neither a file nor a folder")
     start = source.read(0, min(4, source.size))
     if start != MAGIC and path.suffix != ".gguf":
         hint = "; give the folder that it lies in" if path.suffix in (".safetensors", ".json") else ""

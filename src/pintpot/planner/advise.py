@@ -8,7 +8,7 @@ from pintpot.planner.draft import Draft
 from pintpot.planner.plan import Advice, Plan
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.space import Choice
-from pintpot.units import format_bytes, format_bytes_up
+from pintpot.units import format_bytes, format_bytes_up, format_seconds
 
 MATTERS = 0.99
 """A plan whose first figure is beyond this share of another's is no news."""
@@ -73,10 +73,13 @@ def _nearest(search: Search) -> str:
     reasons = []
     if budget.first_token_s is not None:
         least = min(d.prefill.seconds.high for d in made)
-        reasons.append(f"the first token takes {least:.3g} s at least, the limit is {budget.first_token_s:g}")
+        limit = format_seconds(budget.first_token_s)
+        reasons.append(f"the first token takes {format_seconds(least)} at least, the limit is {limit}")
     if budget.per_token_s is not None:
         least = min(d.decode.seconds.high / d.decode.replays for d in made)
-        reasons.append(f"a token takes {least:.3g} s at least, the limit is {budget.per_token_s:g}")
+        reasons.append(
+            f"a token takes {format_seconds(least)} at least, the limit is {format_seconds(budget.per_token_s)}"
+        )
     return "; ".join(reasons) + f" (within a degradation of {budget.degradation:g} nats)"
 
 

@@ -136,7 +136,7 @@ def _idle_cards(machine: Machine) -> tuple[str, ...]:
     cards = [device.name for device in machine.devices if device.kind == "cuda"]
     if machine.cpu.kind == "cuda":
         return (
-            f"nothing runs on a graphics card yet: this tells what {cards[0]} could give, and a pack of it runs on a CPU",
+            f"nothing runs on a graphics card yet: this tells what {cards[0]} could give; a pack of it runs on a CPU",
         )
     return (f"nothing runs on a graphics card yet: {', '.join(cards)} stays idle",) if cards else ()
 

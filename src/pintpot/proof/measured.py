@@ -7,8 +7,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
@@ -70,6 +68,8 @@ class Answerer:
 
         With `num_words` those of the last words of every text only, read one by one after the rest as their prompt.
         """
+        import numpy as np  # here, for a run has none, and its memory was promised
+
         width = self._session.plan.config["hidden_size"]
         num_states = [num_words or len(text) for text in texts]
         header = {"descr": "<f4", "fortran_order": False, "shape": (sum(num_states), width)}
