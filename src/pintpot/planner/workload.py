@@ -11,8 +11,8 @@ from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
 from pintpot.planner.price import NO_RING, Extents, Prices
 from pintpot.program.spec import Extent
 
-STARTING_S = Span(0.15, 0.25, 0.5)
-"""From the start of a process to the first read of a pack: interpreter, libraries, tokenizer."""
+STARTING_S = Span(0.05, 0.1, 0.5)
+"""What opening a pack takes beside reading its weights: manifest, tokenizer, binding. At best they go side by side."""
 
 
 def lengths(workload: Workload) -> tuple[int, int]:
