@@ -8,7 +8,7 @@ from verdicts import Wanted
 ORDER = 2
 
 CASES = (
-    Contest("SmolLM2, 4 times 64 in, 64 out", "smollm2", 64, 64, sequences=4, rounds=9, quick=True),
+    Contest("SmolLM2, 4 times 64 in, 64 out", "smollm2", 64, 64, sequences=4, rounds=9),
     Contest(
         "SmolLM2, 16 times 64 in, 64 out", "smollm2", 64, 64, sequences=16, rounds=9, quick=True,
         wanted=(Wanted("load", 2.0, "OpenVINO"), Wanted("load", 2.0)),
