@@ -81,6 +81,21 @@ def test_version_1_quotas(tmp_path: Path) -> None:
     assert quota(tmp_path) is None
     (mount / "box/cpu.cfs_quota_us").write_text("300000\n")
     assert quota(tmp_path) == 3.0
+    (mount / "box/cpu.cfs_quota_us").write_text("100000\n")
+    assert cpu(tmp_path, frozenset(range(8))).cores == 1
+    (mount / "cpu.cfs_period_us").write_text("100000\n")
+    (mount / "cpu.cfs_quota_us").write_text("60000\n")
+    found = cpu(tmp_path, frozenset(range(8)))
+    assert (found.cores, found.quota) == (1, 0.6)
+
+
+def test_one_core_has_a_mark_of_its_own(tmp_path: Path) -> None:
+    """What was measured with all cores says nothing about a container of one."""
+    v2(machine(tmp_path), {"box": "max 100000"}, "box")
+    whole = fingerprint(tmp_path, tmp_path, frozenset({0, 1}))
+    v2(tmp_path, {"box": "100000 100000"}, "box")
+    assert fingerprint(tmp_path, tmp_path, frozenset({0, 1})) != whole
+    assert fingerprint(tmp_path, tmp_path, frozenset({0})) == fingerprint(tmp_path, tmp_path, frozenset({0, 1}))
 
 
 def test_the_fingerprint_is_stable_and_tells_hardware_apart(tmp_path: Path) -> None:

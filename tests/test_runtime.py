@@ -382,6 +382,28 @@ def test_a_pack_that_does_not_fit_another_machine_is_refused(pack: Path, monkeyp
         open_session(pack, fat)
 
 
+def test_one_core_gets_one_thread(source: Path, tmp_path: Path) -> None:
+    """In a plan that is made there, and in one that was made for two."""
+    alone = replace(null_machine(threads=1), fingerprint="other")
+    budget = Budget(1 << 30, Workload(CONTEXT, 1, 32, 16))
+    assert [make_plan(describe(source), here, budget).threads for here in (MACHINE, alone)] == [2, 1]
+    pack = pack_of(source, tmp_path / "pack", INT8, context=CONTEXT, threads=2)
+    with opened(pack) as two, open_session(pack, alone) as one:
+        assert (two.plan.threads, one.plan.threads) == (2, 1)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_session_that_waits_for_a_person_takes_no_time(source: Path, tmp_path: Path, streamed: bool) -> None:
+    made = pack_of(source, tmp_path / "pack", (*INT8, STREAMED) if streamed else INT8, context=CONTEXT)
+    with opened(made, threads=2) as session:
+        assert (session.ring is not None) == streamed
+        assert len(tokens(session, (5, 6, 7), 12)) == 12
+        time.sleep(0.05)  # the ring is full again
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.02
+
+
 @pytest.mark.parametrize("threads", [0, -1, 100])
 def test_threads_that_make_no_sense(pack: Path, threads: int) -> None:
     with pytest.raises(UsageError, match="threads"):

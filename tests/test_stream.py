@@ -334,6 +334,17 @@ def test_nobody_releases_and_nobody_waits_for_ever(file: Path, arena: Arena) -> 
     closing.join()
 
 
+def test_waiting_for_the_disk_takes_no_time(file: Path, arena: Arena) -> None:
+    """The reader waits for a free buffer and the consumer for a slot that cannot come: all that a wait is made of."""
+    ring = open_ring(file, slots_of(CONTENT), arena, offset=0, num_buffers=2, slot_bytes=SLOT)
+    ring.begin_pass()
+    assert ring.wait(1, PATIENCE_S) >= 0
+    before = time.process_time()
+    assert ring.wait(2, 0.4) == -1
+    assert time.process_time() - before < 0.05
+    ring.close()
+
+
 def test_a_changed_byte_is_found_at_the_first_read_and_names_its_slot(
     access: str, tmp_path: Path, arena: Arena
 ) -> None:
