@@ -1,6 +1,6 @@
 """Inside the processes that benchmarks drive: an open pack, the machine's rates, and plain direct reads.
 
-    python benchmarks/answering.py pack FOLDER | rates THREADS FORMATS | disk FILE | limit BYTES THREADS
+    python benchmarks/answering.py pack FOLDER [THREADS] | rates THREADS FORMATS | disk FILE | limit BYTES THREADS
 
 Reads one JSON request a line from standard input and answers with one JSON line. It imports as little as it can: what
 it holds is counted.
@@ -28,12 +28,12 @@ ARENA_BYTES = 400_000_000
 class Pack:
     """An open pack: `opened`, then `start` and `steps` as often as wanted."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, threads: str = "") -> None:
         import pintpot.cli.run  # noqa: F401  (what `pintpot run` has in memory)
         from pintpot import api
 
         started = time.perf_counter()
-        self._session = api.run(folder)
+        self._session = api.run(folder, threads=int(threads) if threads else None)
         self._open_s = time.perf_counter() - started
         self._words: Iterator[Drawn] = iter(())
         # Of the last request, for a processor that rested just before a prompt takes longer over it.
@@ -169,6 +169,18 @@ class Disk:
         return {"rate": done.bytes_per_s, "num_bytes": done.num_bytes, "seconds": done.seconds, "direct": done.direct}
 
 
+def pin(cpu: int) -> int:
+    """All threads of this process, and those that they will start, on one processor."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {cpu})
+    return cpu
+
+
+def cpu_seconds() -> float:
+    """Processor time that all threads of this process took so far."""
+    return time.process_time()
+
+
 def settled_read_bytes() -> int:
     """Bytes that this process had read from disks, once no more of them arrive: readers run ahead."""
     from pintpot.meter.disk import traffic
@@ -180,6 +192,7 @@ def settled_read_bytes() -> int:
     return now
 
 
+COMMON = {"pin": pin, "cpu_seconds": cpu_seconds}
 KINDS = {"pack": Pack, "rates": Rates, "disk": Disk, "limit": Limit}
 
 
@@ -189,7 +202,8 @@ def main() -> None:
     answerer = KINDS[kind](*arguments)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = getattr(answerer, request.pop("what"))(**request)
+        what = request.pop("what")
+        answer = (COMMON.get(what) or getattr(answerer, what))(**request)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     # Nothing is left to tidy up, and a large pack would take its time over it.

@@ -5,22 +5,33 @@ What they do is in `answering.py`.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-from pintpot.meter.cap import Cap
 from pintpot.proof.worker import ask
 
 
-class Driven:
-    """Such a process, seen from outside; inside a memory cap where one is given. A context manager."""
+class Group(Protocol):
+    """A control group that processes can be started in: a `Cap`, or a `Share` of slowing.py."""
 
-    def __init__(self, kind: str, *arguments: str, cap: Cap | None = None) -> None:
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a command inside."""
+
+
+class Driven:
+    """Such a process, seen from outside; inside a group where one is given. A context manager."""
+
+    def __init__(self, kind: str, *arguments: str, cap: Group | None = None, isa: str = "") -> None:
+        """`isa` forces an instruction set."""
         command = [sys.executable, str(Path(__file__).with_name("answering.py").resolve()), kind, *arguments]
         options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        if isa:
+            options["env"] = {**os.environ, "PINTPOT_ISA": isa}
         self._kind = kind
         self._process = subprocess.Popen(command, **options) if cap is None else cap.popen(command, **options)
 
