@@ -80,7 +80,8 @@ def pack_streamed(model: Path, *, memory: int, context: int, prompt: int, output
     named += [("Int8Activations", {"prefill": 2, "decode": 2})] * (model.suffix == ".gguf")
     question = Question(described, machine, budget, shipped_priors())
     bench, steps = Bench(question), [classes()[what](**knobs) for what, knobs in named]
-    plan = place(bench, bench.draft(tuple(steps)), build_space(question).places, memory).plan(bench)
+    placed = place(bench, bench.draft(tuple(steps)), build_space(question).places, memory)
+    plan = bench.plan(placed.price(bench))
     return api.pack(described, plan, folder)
 
 
