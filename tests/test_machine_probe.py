@@ -129,6 +129,19 @@ def test_process_size_counts_what_is_imported() -> None:
     assert 3_000_000 < bare < with_numpy
 
 
+def test_the_memory_of_compiling_modules_is_not_that_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "freshly_installed.py").write_text(
+        "".join(f"def f{i}(a, b): return a + b * {i}\n" for i in range(20_000))
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    first, second = process_bytes(("freshly_installed",)), process_bytes(("freshly_installed",))
+    assert abs(first - second) < 3_000_000, "the first one compiled the module"
+
+
 def test_the_mark_of_a_program_changes_with_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "installed_here.py"
     module.write_text("pass\n")

@@ -17,12 +17,21 @@ _INSTALLED = ("pintpot", "pintpot._native", "tokenizers", "jinja2", "click")
 """Whose installing anew may change what such a process weighs: all that a run imports from outside Python itself."""
 
 _SCRIPT = """
-import importlib, sys
-for name in sys.argv[1:]:
-    importlib.import_module(name)
+import importlib, os, sys
+def take():
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
+if os.fork() == 0:
+    try:
+        take()
+    finally:
+        os._exit(0)
+os.wait()
+take()
 from pintpot.meter.memory import peak_bytes
 print(peak_bytes())
 """
+"""A child imports everything first: compiling modules that were just installed takes memory that no later run takes."""
 
 
 class ProcessSize:
