@@ -13,6 +13,8 @@ from described import described
 from pintpot.budget import Budget, Workload
 from pintpot.errors import BadInput
 from pintpot.machine.null import null_machine
+from pintpot.machine.process import program_mark
+from pintpot.planner import memory
 from pintpot.planner.degradation import steps_key
 from pintpot.planner.make import make_plan
 from pintpot.planner.memory import KEPT, recall, remember
@@ -95,7 +97,7 @@ def test_processes_that_write_at_once_lose_nothing(plan: Plan, tmp_path: Path) -
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     data = json.loads((tmp_path / "home" / "measured" / f"{plan.model_digest}.json").read_text())
-    seen = {name: machine["holders"]["tokenizer"] for name, machine in data["machines"].items()}
+    seen = {name.split()[0]: machine["holders"]["tokenizer"] for name, machine in data["machines"].items()}
     assert sorted(seen["here"]) == [*range(100, 110), *range(500, 510)]
     assert seen["there"] == list(range(900, 910))
     assert not list((tmp_path / "home" / "measured").glob(".*json.*")), "nothing half-written stays"
@@ -108,13 +110,13 @@ def test_processes_that_write_at_once_lose_nothing(plan: Plan, tmp_path: Path) -
         ("[]", "not a record"),
         ('{"version": 9, "degradation": {}, "machines": {}}', "version 9, this program reads 1"),
         ('{"version": 1, "degradation": {"x": 3}, "machines": {}}', "not a record"),
-        ('{"version": 1, "degradation": {}, "machines": {"here": {"holders": 3, "seconds": {}}}}', "not a record"),
+        ('{"version": 1, "degradation": {}, "machines": {"HERE": {"holders": 3, "seconds": {}}}}', "not a record"),
     ],
 )
 def test_files_of_others_are_refused(plan: Plan, tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "measured" / f"{plan.model_digest}.json"
     file.parent.mkdir()
-    file.write_text(text)
+    file.write_text(text.replace("HERE", f"here {program_mark()}"))
     with pytest.raises(BadInput, match=reason):
         recall(plan.model_digest, "here", folder=tmp_path)
 
@@ -123,3 +125,13 @@ def test_a_home_that_cannot_be_written_says_so(plan: Plan, tmp_path: Path) -> No
     (tmp_path / "measured").write_text("a file")
     with pytest.raises(BadInput, match="set PINTPOT_HOME to another folder"):
         remember(plan, "here", degradation=FOUND, folder=tmp_path)
+
+
+def test_what_another_program_measured_is_not_recalled(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(plan, "here", degradation=FOUND, holders={PROCESS: 50}, seconds={"decode": 1.0}, folder=tmp_path)
+    monkeypatch.setattr(memory, "program_mark", lambda: "an upgrade")
+    found = recall(plan.model_digest, "here", folder=tmp_path)
+    assert (found.holders, found.seconds) == ({}, {})
+    assert list(found.degradation.values()) == [FOUND]

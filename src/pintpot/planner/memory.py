@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pintpot.errors import BadInput, need
+from pintpot.machine.process import program_mark
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 from pintpot.planner.degradation import steps_key
@@ -45,8 +46,8 @@ def remember(
 ) -> None:
     """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
 
-    Quality belongs to model and steps, whatever the machine; bytes and seconds to the machine too. Raises BadInput
-    where the home cannot be written or holds a file that is none of ours.
+    Quality belongs to model and steps, whatever the machine; bytes and seconds to the machine and to the program as it
+    is installed, too. Raises BadInput where the home cannot be written or holds a file that is none of ours.
     """
     key = steps_key(plan.steps)
     with locked(_path(plan.model_digest, folder)) as path:
@@ -54,7 +55,7 @@ def remember(
         if degradation is not None:
             spans = (degradation.low, degradation.high, degradation.prefill_low, degradation.prefill_high)
             data["degradation"][key] = list(spans)
-        here = data["machines"].setdefault(fingerprint, {"holders": {}, "seconds": {}})
+        here = data["machines"].setdefault(_here(fingerprint), {"holders": {}, "seconds": {}})
         for name, num_bytes in (holders or {}).items():
             if name in HOLDERS:
                 _append(here["holders"], name, num_bytes)
@@ -68,7 +69,7 @@ def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -
     path = _path(model_digest, folder)
     data = _read(path)
     try:
-        here = data["machines"].get(fingerprint, {"holders": {}, "seconds": {}})
+        here = data["machines"].get(_here(fingerprint), {"holders": {}, "seconds": {}})
         return Recalled(
             {key: _degradation(*spans) for key, spans in data["degradation"].items()},
             {name: (min(seen), max(seen)) for name, seen in here["holders"].items()},
@@ -76,6 +77,11 @@ def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record of measurements ({error!r}); remove it") from error
+
+
+def _here(fingerprint: str) -> str:
+    """A machine with this program: another version loads other libraries and has other kernels."""
+    return f"{fingerprint} {program_mark()}"
 
 
 def _degradation(low: float, high: float, *prefill: float) -> Degradation:
