@@ -34,7 +34,8 @@ from texts import shipped_text
 from pintpot import api
 from pintpot.errors import PintpotError, need
 from pintpot.machine.spec import Machine, Rate
-from pintpot.packer.manifest import WEIGHTS, read_manifest
+from pintpot.packer.manifest import read_manifest
+from pintpot.packer.raw import WEIGHTS
 from pintpot.planner.assess import reprice
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.plan import Plan
