@@ -18,7 +18,7 @@ from pintpot.errors import PintpotError, need
 if TYPE_CHECKING:
     from bench import Record
 
-HEATS, FEWEST_ROUNDS, SHORTER = 2, 3, 3
+HEATS, FEWEST_ROUNDS, SHORTER = 2, 3, 5
 
 
 @dataclass(frozen=True)
