@@ -25,7 +25,7 @@ SAMPLE_S, SETTLE_S, TRIES = 1.0, 0.05, 3
 REPEATED = 3
 WARM_PROMPT, WARM = 256, 8
 LEFT_BEHIND = 0.75
-"""A configuration that reaches no more of the best of its group in its first heat, whatever is compared, has no second."""
+"""A configuration that reaches no more of the best of its group in its first heat has no second one."""
 KNOWN = {
     "1, 2, 3, 4, 5, 6,": "7, 8",
     "The sun rises in the east and sets in the": "west",
