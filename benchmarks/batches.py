@@ -1,12 +1,13 @@
 """Sequences side by side: tokens a second of 1, 4, 16 and 64, beside the nearer of two limits measured in turn.
 
-    python benchmarks/batches.py [--context 256] [--planes 1] [--cache f16] [--threads 2] [--rounds 9] [--profile]
+    python benchmarks/batches.py [--model smollm2] [--context 256] [--planes 1] [--cache f16] [--threads 2] [--rounds 9]
+        [--only 16] [--profile]
 
-SmolLM2's blocks as they are stored, every sequence in the middle of its answer with so many positions in the cache. The
-limits of a step are a plain loop that reads as many bytes as its weights and caches have, and its multiply-adds (those
-of attention among them) at the peak of int8; a process beside the run measures both before each of its samples. Steps
-are timed from word to word: choosing the tokens and the interpreter between two steps are inside. Before anything is
-timed every answer is compared with that of a run alone.
+Weights as they are stored (SmolLM2, or a shape of make_model.py in Q4_0), every sequence in the middle of its answer
+with so many positions in the cache. The limits of a step are a plain loop that reads as many bytes as its weights and
+caches have, and its multiply-adds, each at the peak of the format it runs in: int8, and float32 in attention. A process
+beside the run measures them before each of its samples. Steps are timed from word to word: choosing the tokens and the
+interpreter between two steps are inside. Before anything is timed every answer is compared with that of a run alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import OUT, Case, Record, parser, probed_machine, remove, smollm2
+from bench import OUT, Case, Record, drawn_model, parser, probed_machine, remove, smollm2
 from counting import Shape, weight_bytes
 from driven import Driven
 from texts import shipped_text
@@ -35,20 +36,22 @@ from pintpot.techniques.cache.eight_bit import EightBitCache
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.int8_activations import Int8Activations
 
+SMOLLM2 = "smollm2"
 NUMBERS = (1, 4, 16, 64)
 WANTED = 0.6
-MEMORY_BYTES = 3_000_000_000
+MEMORY_BYTES = 6_000_000_000
 SETTLING, SAMPLE_S = 4, 0.15
 CHECKED = 12
 """Tokens of each answer that are compared with those of a run alone."""
 
 
 def make_pack(number: int, asked: Any) -> Path:
-    """SmolLM2 for so many sequences, with the steps that were asked for."""
+    """The model for so many sequences, with the steps that were asked for."""
     steps: list[Step] = [AsStored("all"), PrefillChunk(tokens=256)]
     steps += [Int8Activations(prefill=asked.planes, decode=asked.planes)] if asked.planes else []
     steps += [EightBitCache()] if asked.cache == "int8" else []
-    model, half = api.describe(smollm2()), asked.context // 2
+    source = smollm2() if asked.model == SMOLLM2 else drawn_model(asked.model, "q4_0")
+    model, half = api.describe(source), asked.context // 2
     workload = Workload(context=asked.context + half, batch=number, prompt=half, output=asked.context)
     budget = Budget(MEMORY_BYTES, workload, degradation=10.0, threads=asked.threads)
     plan = assess(Question(model, probed_machine(), budget, shipped_priors()), steps)
@@ -95,7 +98,8 @@ def measure(number: int, asked: Any) -> Case:
             samples.append({**limits, "wall_s": done["wall_s"] / steps, "step_s": statistics.mean(done["step_s"])})
         ops = pack.ask("profile", on=False) if asked.profile else None
     remove(folder)
-    madds = shape.multiply_adds(number, number, number * asked.context)
+    attended = shape.multiply_adds(0, 0, number * asked.context)
+    madds = {"int8": shape.multiply_adds(number, number, 0), "float32": attended}
     promised = plan.cost.stage("decode").tokens_per_s
     return {
         "samples": samples, "bytes": num_bytes, "multiply_adds": madds, "ops": ops, "prompt_s": begun["prompt_s"],
@@ -107,20 +111,20 @@ def show(record: Record, cases: dict[int, Case]) -> None:
     """The table, the verdicts, and where the time of a step goes."""
     rows = []
     for number, case in cases.items():
-        floors = [(one["read_s"], case["multiply_adds"] / one["int8_per_s"]) for one in case["samples"]]
+        floors = [(one["read_s"], _arithmetic_s(case["multiply_adds"], one)) for one in case["samples"]]
         shares = [max(floor) / one["wall_s"] for floor, one in zip(floors, case["samples"], strict=True)]
         speeds = sorted(number / one["wall_s"] for one in case["samples"])
-        read_s, int8_s = (statistics.median(floor[at] for floor in floors) for at in (0, 1))
+        read_s, arithmetic_s = (statistics.median(floor[at] for floor in floors) for at in (0, 1))
         case["share"] = statistics.median(shares)
         step_s = statistics.median(one["wall_s"] for one in case["samples"])
         rows.append((
             str(number), f"{statistics.median(speeds):.0f}", f"{speeds[0]:.0f} to {speeds[-1]:.0f}",
             f"{case['promised'][0]:.0f} to {case['promised'][1]:.0f}", f"{step_s * 1e3:.2f}", f"{read_s * 1e3:.2f}",
-            f"{int8_s * 1e3:.2f}", f"{case['share']:.0%}", f"{max(shares):.0%}",
+            f"{arithmetic_s * 1e3:.2f}", f"{case['share']:.0%}", f"{max(shares):.0%}",
             f"{case['peak'] / 1e6:.0f} of {case['memory'] / 1e6:.0f}",
         ))  # fmt: skip
     columns = (
-        "sequences", "tok/s", "spread", "promised", "step ms", "bytes ms", "int8 ms", "share", "best", "memory MB",
+        "sequences", "tok/s", "spread", "promised", "step ms", "bytes ms", "sums ms", "share", "best", "memory MB",
     )  # fmt: skip
     record.table(columns, rows)
     record.say()
@@ -137,6 +141,11 @@ def show(record: Record, cases: dict[int, Case]) -> None:
             record.table(("op", "ms"), [(name, f"{s * 1e3:.3f}") for name, s in _by_op(case["ops"]).items()])
 
 
+def _arithmetic_s(multiply_adds: dict[str, float], limits: dict[str, float]) -> float:
+    """Seconds of so many by format, each at its own peak."""
+    return sum(number / limits[f"{name}_per_s"] for name, number in multiply_adds.items())
+
+
 def _by_op(ops: dict[str, Any]) -> dict[str, float]:
     sums: dict[str, float] = {}
     for name, seconds in zip(ops["names"], ops["seconds"], strict=True):
@@ -148,6 +157,7 @@ def _by_op(ops: dict[str, Any]) -> dict[str, float]:
 def main() -> int:
     """Parse the command line and run."""
     options = parser(__doc__)
+    options.add_argument("--model", default=SMOLLM2, help="or a shape that make_model.py draws: 0.5b, 1.5b")
     options.add_argument("--context", type=int, default=256, help="positions of every sequence, in the mean")
     options.add_argument("--planes", type=int, default=1, choices=(0, 1, 2), help="of int8 rows; 0: float32")
     options.add_argument("--cache", choices=("f16", "int8"), default="f16")
@@ -158,12 +168,12 @@ def main() -> int:
     asked = options.parse_args()
     record = Record("batches", fresh=asked.fresh or asked.profile)
     record.say(
-        f"SmolLM2, {asked.context} positions a sequence in a cache of {asked.cache}, rows in "
+        f"{asked.model}, {asked.context} positions a sequence in a cache of {asked.cache}, rows in "
         f"{f'{asked.planes} planes of int8' if asked.planes else 'float32'}, {asked.threads} threads\n"
     )
     cases = {}
     for number in (asked.only,) if asked.only else NUMBERS:
-        key = f"{number}, {asked.context} {asked.planes} {asked.cache} {asked.threads}"
+        key = f"{asked.model} {number}, {asked.context} {asked.planes} {asked.cache} {asked.threads}"
         cases[number] = record.case(key, partial(measure, number, asked))
     show(record, cases)
     return record.finish()
