@@ -73,7 +73,8 @@ def test_scaled_columns_have_scaled_statistics() -> None:
         return InputStatistics(len(x), x.T @ x / len(x), np.abs(x).mean(axis=0), np.square(x).mean(axis=0))
 
     found, expected = seen(rows).scaled(factors), seen(rows * factors)
-    assert found.second_moment is not None and expected.second_moment is not None
+    assert found.second_moment is not None
+    assert expected.second_moment is not None
     np.testing.assert_allclose(found.second_moment, expected.second_moment, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.mean_abs, expected.mean_abs, rtol=1e-5)
     np.testing.assert_allclose(found.mean_square, expected.mean_square, rtol=1e-5)
