@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pintpot.budget import Budget
 from pintpot.contract.form import Form, WeightForm, overlap
 from pintpot.contract.slots import Slots
+from pintpot.contract.statistics import Block, InputStatistics
 from pintpot.errors import UsageError
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
@@ -56,7 +57,8 @@ class SourceRows:
 class Step:
     """The base of every technique; a technique is a frozen dataclass whose fields are its knobs.
 
-    `paper` is where the idea comes from, `needs` the statistics that `convert` wants. All verbs do nothing by default.
+    `paper` is where the idea comes from, `needs` the statistics that `transform` and `round` want (MOMENTS, SCALES of
+    `contract.statistics`). All verbs do nothing by default.
     """
 
     paper: ClassVar[str]
@@ -94,6 +96,15 @@ class Step:
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
         """Strips [num strips, strip bytes] of these rows in the promised format; None leaves them to another step."""
+        return None
+
+    def transform(self, block: Block) -> None:
+        """Change the floats of a block in place: the network computes the same function, and rounds better."""
+
+    def round(
+        self, weight: WeightForm, values: NDArray[np.float32], inputs: InputStatistics
+    ) -> NDArray[np.uint8] | None:
+        """Strips [num strips, strip bytes] of float32 [N, K] in the promised format; None rounds to nearest."""
         return None
 
     def install(self, slots: Slots) -> None:

@@ -1,0 +1,172 @@
+"""The unpacked network in float32, block by block: it walks the family's prefill program and knows what meets a weight.
+
+    forward = Forward(model, store, longest=512)
+    states = forward.embedded(texts)                                  # [T, D], texts one after the other
+    for block in forward.blocks:
+        states = forward.run(block, forward.values(block), states, lengths, met)
+    forward.final(states)                                             # what the head's rows meet
+
+`met(op, rows)` is told of every linear op the rows [T, K] that meet its weights, after norm or SwiGLU. Nothing of a
+block is kept but the states that it leaves. Weights may be changed between blocks, or between `step`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.budget import Workload
+from pintpot.contract.form import CacheForm, source_form
+from pintpot.errors import UnsupportedModel, need
+from pintpot.kernels.reference import Call, Memory
+from pintpot.kernels.reference.attend import rotated
+from pintpot.kernels.reference.linear import project, prologue
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.nets import family
+from pintpot.nets._rope import rope_table
+from pintpot.packer.calibrate.attention import causal
+from pintpot.packer.calibrate.source import RowSource, whole
+from pintpot.program.spec import Op, Program
+
+Floats = NDArray[np.float32]
+Met = Callable[[Op, Floats], None]
+Texts = Sequence[Sequence[int]]
+PART = "language"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOps:
+    """Ops of one block, its weights (norms and biases too), and the buffers [T, D] that it begins and ends with."""
+
+    name: str
+    ops: tuple[Op, ...]
+    weights: tuple[str, ...]
+    x: str
+    out: str
+
+
+class Forward:
+    """A described model over texts of up to `longest` tokens. Not for two threads while weights are read."""
+
+    def __init__(self, model: Model, store: Store, longest: int) -> None:
+        part = model.part(PART)
+        page = CacheForm().page_tokens
+        context = -(-longest // page) * page
+        form = replace(source_form(model), cache=CacheForm("f32"), chunk=context)
+        work = family(part.family).work(part.config, form, Workload(context=context))
+        self._program = work.stage("prefill").programs[0]
+        self._store = store
+        self._weights = {weight.name: weight for weight in part.weights()}
+        factors = self.weight("rope_freqs") if "rope_freqs" in self._weights else None
+        self._rope = rope_table(part.config, context, factors)
+        ops = self._program.ops
+        stop = next(index for index, op in enumerate(ops) if op.kind == "select")
+        self.embed, self.head = ops[0], next(op for op in ops[stop:] if op.kind == "linear")
+        owner = {weight.name: block.name for block in part.blocks for weight in block.weights}
+        self.blocks = tuple(_cut(self._program, ops[1:stop], owner))
+        need(self.embed.kind == "embed", f"{part.family} does not begin with an embedding", UnsupportedModel)
+        self._eps = self.head.get("eps")
+
+    def weight(self, name: str) -> Floats:
+        """A weight of the source: float32 [N, K], or [N] of a vector."""
+        return whole(self._store, self._weights[name])
+
+    def rows(self, name: str) -> RowSource:
+        """A matrix of the source, read some rows at a time."""
+        return RowSource(self._store, self._weights[name])
+
+    def values(self, block: BlockOps) -> dict[str, Floats]:
+        """All weights of a block, in memory."""
+        return {name: self.weight(name) for name in block.weights}
+
+    def streamed(self, block: BlockOps) -> Memory:
+        """All weights of a block, the matrices in runs of rows: little memory, for `run` with all texts at once."""
+        return {name: self.rows(name) if self.is_matrix(name) else self.weight(name) for name in block.weights}
+
+    def is_matrix(self, name: str) -> bool:
+        return len(self._weights[name].shape) == 2
+
+    def embedded(self, texts: Texts, table: Any = None) -> Floats:
+        """States before the first block, [T, D] of T tokens of all texts; `table` [V, D] in place of the source's."""
+        tokens = np.concatenate([np.asarray(text) for text in texts])
+        name = str(self.embed.read("weight"))
+        found = (self.rows(name) if table is None else table)[tokens]
+        return np.asarray(found * np.float32(self.embed.get("scale", 1.0)))
+
+    def run(
+        self, block: BlockOps, values: Mapping[str, Any], states: Floats, lengths: Sequence[int], met: Met | None = None
+    ) -> Floats:
+        """A block over texts of these lengths, one after the other: states [T, D] before it, and after."""
+        memory: Memory = {**values, block.x: states}
+        for index, op in enumerate(block.ops):
+            self.step(op, memory, lengths, met)
+            later = {name for other in block.ops[index + 1 :] for _, name in other.reads} | {block.out}
+            for _, name in (*op.reads, *op.writes):
+                if name not in later:
+                    memory.pop(name, None)
+        return np.asarray(memory[block.out])
+
+    def step(self, op: Op, memory: Memory, lengths: Sequence[int], met: Met | None = None) -> None:
+        """One op of a block over `memory`, which holds its weights and what it reads, and gains what it writes."""
+        if op.kind == "linear":
+            memory[str(op.write("out"))] = linear(op, memory, met)
+        elif op.kind == "attend":
+            memory[str(op.write("out"))] = self._attend(op, memory, lengths)
+        else:
+            raise UnsupportedModel(f"calibration and proof know no {op.kind} inside a block")
+
+    def final(self, states: Floats, norm: Floats | None = None) -> Floats:
+        """States [T, D] after the last block as the head's rows meet them."""
+        name = str(self.head.read("norm"))
+        memory = {str(self.head.read("x")): states, name: self.weight(name) if norm is None else norm}
+        return prologue(self.head, memory).astype(np.float32, copy=False)
+
+    def _attend(self, op: Op, memory: Memory, lengths: Sequence[int]) -> Floats:
+        qkv, rope = str(op.read("qkv")), str(op.read("rope"))
+        parts, first = [], 0
+        for length in lengths:
+            own = {**memory, qkv: memory[qkv][first : first + length], rope: self._rope}
+            order = np.arange(length)
+            q, k, v = rotated(op, own, Call(order, order, np.zeros_like(order), (), ()))
+            parts.append(causal(op, q, k, v).reshape(length, -1))
+            first += length
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def linear(op: Op, memory: Memory, met: Met | None = None) -> Floats:
+    """out = residual + bias + W prologue(x), in float32, whatever the op says about rounding activations."""
+    rows = prologue(op, memory).astype(np.float32, copy=False)
+    if met is not None:
+        met(op, rows)
+    biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
+    parts = []
+    for name, bias in zip(op.read_all("weight"), biases, strict=True):
+        y = project(rows, memory[name])
+        parts.append(y if bias is None else y + memory[bias])
+    out = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    residual = op.read("residual")
+    return out if residual is None else np.asarray(out + memory[residual])
+
+
+def _cut(program: Program, ops: Sequence[Op], owner: Mapping[str, str]) -> list[BlockOps]:
+    """Runs of ops whose weights belong to one block of the model; an op without weights stays with those before it."""
+    runs: list[tuple[str, list[Op]]] = []
+    for op in ops:
+        name = next((owner[one] for _, one in op.reads if one in owner), runs[-1][0] if runs else "")
+        if not runs or runs[-1][0] != name:
+            runs.append((name, []))
+        runs[-1][1].append(op)
+    return [_block(program, name, tuple(found), owner) for name, found in runs]
+
+
+def _block(program: Program, name: str, ops: tuple[Op, ...], owner: Mapping[str, str]) -> BlockOps:
+    written = {one for op in ops for _, one in op.writes}
+    read = dict.fromkeys(one for op in ops for _, one in op.reads)
+    begins = [one for one in read if program.by_name[one].life == "step" and one not in written]
+    need(len(begins) == 1, f"{name} begins with {', '.join(begins)}; one stream of states is known", UnsupportedModel)
+    return BlockOps(name, ops, tuple(one for one in read if one in owner), begins[0], str(ops[-1].write("out")))
