@@ -84,6 +84,7 @@ AROUND = {
 }
 # Files of a kind that cannot say themselves what they are.
 MUTE = {
+    "src/pintpot/packer/calibrate/text.txt": "the text that weights are calibrated on where nobody gave another",
     "src/pintpot/planner/priors.json": "degradation by format and kind of weight, from `benchmarks/priors.py`",
     "src/pintpot/proof/text.txt": "the text that models are compared on where nobody gave another",
 }
