@@ -22,13 +22,21 @@ def shipped_text() -> str:
     return files("pintpot.proof").joinpath("text.txt").read_text(encoding="utf-8")
 
 
-def wikipedia_paragraphs(number: int) -> list[str]:
-    """Paragraphs of prose without markup, evenly spread over the extract that the package `gensim` has."""
+def wikipedia_dump() -> str:
+    """The extract of the English Wikipedia that the package `gensim` has, as XML with wiki markup.
+
+    Raises UsageError where the package is not here.
+    """
     spec = find_spec("gensim")
     need(spec is not None, "the Wikipedia extract is not here: pip install --no-deps gensim", UsageError)
     path = Path(spec.submodule_search_locations[0]) / _DUMP  # type: ignore[union-attr,index]
-    with bz2.open(path, "rt", encoding="utf-8") as file:
-        plain = [_plain(line) for line in file if len(line) > _SHORTEST and line[0].isupper()]
+    return bz2.decompress(path.read_bytes()).decode("utf-8")
+
+
+def wikipedia_paragraphs(number: int) -> list[str]:
+    """Paragraphs of prose without markup, evenly spread over the extract."""
+    lines = wikipedia_dump().splitlines(keepends=True)
+    plain = [_plain(line) for line in lines if len(line) > _SHORTEST and line[0].isupper()]
     found = [text for text in plain if len(text) > _SHORTEST]
     need(len(found) >= number, f"the extract has {len(found)} paragraphs, {number} are wanted", UsageError)
     return found[:: len(found) // number][:number]
