@@ -294,7 +294,7 @@ def _attend(pool: Pool, context: int, sequences: int, *, small: bool) -> None:
     attributes: tuple[tuple[str, Any], ...] = (
         ("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim), ("rope", rng.choice(("half", "interleaved"))),
         ("scale", head_dim**-0.5 * rng.choice((1, 1, 1, 0.1, 4))), ("eps", 1e-5),
-        ("window", window), ("sinks", rng.choice((0, rng.randint(1, 40)))),
+        ("window", window), ("sinks", rng.choice((0, rng.randint(1, 40)))), ("rounded", rng.random() < 0.4),
     )  # fmt: skip
     out = pool.out("tokens", heads * head_dim)
     op = Op("attend", (*reads, *pages), (("out", out.name), *pages), attributes)

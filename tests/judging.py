@@ -165,8 +165,21 @@ def _attend(op: Op, program: Program, memory: reference.Memory, call: reference.
     sizes[str(op.read("v"))] = np.abs(memory[str(op.read("v"))])
     share = attend.attend(op, sizes, call, native)
     bound = _share_bound(op, memory, call, native)[..., None] * share + TINY
+    if op.get("rounded"):
+        bound = bound + _unit_bound(op, memory, call, native, share)
     count = len(call.tokens)
     _near(found.out, expected.reshape(count, -1), bound.reshape(count, -1), "attend")
+
+
+def _unit_bound(op: Op, memory: reference.Memory, call: reference.Call, q: Wide, share: Wide) -> Wide:
+    """What [T, heads, 1] may be off where every number that is rounded went the other way, by one unit."""
+    keys = memory[str(op.read("k"))]
+    known = np.where(np.isfinite(keys), np.abs(keys), 0)
+    unit, sizes = 1 / attend.MOST_ROUNDED, np.abs(q)
+    crossed = sizes.sum(-1) * known.max() + sizes.max(-1) * known.sum(-1).max()
+    scores = np.expm1(np.minimum(2 * op.get("scale") * crossed * unit, 99))
+    weights = (float(call.positions.max()) + 2) * unit
+    return np.asarray((scores + weights) * share.max(-1) + unit * share.sum(-1))[..., None]
 
 
 def _rotated_bound(op: Op, memory: reference.Memory, call: reference.Call, x: Wide, norm: str) -> Wide:

@@ -115,6 +115,7 @@ AttendCall Attend::call_of(const Context& context, const AttendTask& task) const
     call.scale = record_.scale;
     call.window = record_.window;
     call.sinks = record_.sinks;
+    call.rounded = record_.rounded;
     call.num_tokens = task.tokens;
     call.first_position = run.first_position + task.first;
     call.pages = context.call->pages_of(run.sequence);

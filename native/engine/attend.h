@@ -16,6 +16,7 @@ struct AttendRecord {
     float scale;
     int32_t num_pages;  // of the cache
     int32_t window, sinks;
+    bool rounded;  // products in integers (kernels.h, `AttendCall`)
 };
 
 class Attend final : public Op {

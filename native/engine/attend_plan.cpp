@@ -8,7 +8,7 @@ namespace pintpot {
 
 namespace {
 
-constexpr int32_t kBlockRows = 64;       // queries times heads that share what they read of the cache
+constexpr int32_t kBlockRows = 128;       // queries times heads that share what they read of the cache
 constexpr int64_t kTasksOfThread = 6;    // about, where keys are split
 constexpr int32_t kHeadsOfThread = 4;    // that keep threads evenly busy without a split
 constexpr size_t kBlocksOfThread = 8;    // likewise with all their heads

@@ -162,7 +162,7 @@ double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, in
 // Attention of `sequences` sequences, `tokens` new positions each after `context` - tokens cached ones. The arena holds as
 // many layers as fit into it, which take turns by round; of each, k and then v.
 double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int heads, int kv_heads, int head_dim,
-                      int tokens, int64_t context, int rounds, int sequences) {
+                      int tokens, int64_t context, int rounds, int sequences, bool rounded) {
     need(format == "f16" || format == "sym8c", "the cache is f16 or sym8c");
     need(kv_heads >= 1 && heads % kv_heads == 0 && head_dim % 32 == 0 && head_dim >= 32 && head_dim <= kMaxHeadDim,
          "heads are a multiple of kv_heads, head_dim a multiple of 32 up to 256");
@@ -189,7 +189,7 @@ double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int h
             AttendCall call = {};
             call.cache = {arena.data() + 2 * layer * half, arena.data() + (2 * layer + 1) * half,
                           format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
-            call.heads = heads, call.scale = 0.1f;
+            call.heads = heads, call.scale = 0.1f, call.rounded = rounded;
             call.pages = pages.data() + task.run * num_pages;
             call.q_stride = call.out_stride = heads * head_dim;
             call.num_tokens = task.tokens, call.first_position = runs[size_t(task.run)].first_position + task.first;
@@ -216,7 +216,7 @@ void bind_measure(nb::module_& parent) {
                nb::arg("rounds"), Released());
     module.def("attend", &attend_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("heads"),
                nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("tokens"), nb::arg("context"), nb::arg("rounds"),
-               nb::arg("sequences") = 1, Released());
+               nb::arg("sequences") = 1, nb::arg("rounded") = false, Released());
 }
 
 }  // namespace pintpot

@@ -94,7 +94,7 @@ void add_linear(Builder& self, bool over_rows, bool selected, uintptr_t x, uintp
 void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintptr_t v, const std::string& cache_format,
                 int32_t num_pages, uintptr_t table, int32_t rope_dim, const std::string& rope, uintptr_t q_norm,
                 uintptr_t k_norm, float eps, int32_t heads, int32_t kv_heads, int32_t head_dim, float scale,
-                int32_t window, int32_t sinks) {
+                int32_t window, int32_t sinks, bool rounded) {
     need(rope == "half" || rope == "interleaved", "no rope layout '" + rope + "'");
     AttendRecord record{};
     record.qkv = pointer<float>(qkv);
@@ -111,6 +111,7 @@ void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintpt
     record.num_pages = num_pages;
     record.window = window;
     record.sinks = sinks;
+    record.rounded = rounded;
     self.add<Attend>(record);
 }
 
@@ -199,7 +200,7 @@ void bind_builder(nb::module_& module) {
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
              nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
              nb::arg("k_norm"), nb::arg("eps"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),
-             nb::arg("scale"), nb::arg("window"), nb::arg("sinks"))
+             nb::arg("scale"), nb::arg("window"), nb::arg("sinks"), nb::arg("rounded"))
         .def(
             "select",
             [](Builder& self, uintptr_t x, int64_t columns, uintptr_t out) {

@@ -1,10 +1,28 @@
 // Causal attention over a page table in segments of keys that are merged in order (FlashAttention, Dao et al., 2022;
 // online softmax, Milakov and Gimelshein, 2018).
-#include "attend_segment.h"
+#include "attend_rounded.h"
 #include "entry.h"
 
 namespace pintpot {
 namespace {
+
+template <int32_t FORMAT>
+INLINE void fold_format(const AttendCall& c, const Pages& pages, Block& block) {
+  if (c.rounded) fold_rounded<FORMAT>(c, pages, block);
+  else fold_float<FORMAT>(c, pages, block);
+}
+// Fills the block's sums, maxima and masses: -inf and zeros for a row that sees nothing of the segment. False, and nothing
+// filled, where no row does.
+INLINE bool fold_segment(const AttendCall& c, int64_t segment, Block& block) {
+  const Pages pages = pages_of(c, segment, block.positions[0], block.positions[block.num_rows - 1]);
+  if (pages.number == 0) return false;
+  for (int64_t row = 0; row < block.num_rows && !c.rounded; ++row)
+    memset(block.sums + row * block.sums_stride, 0, c.cache.head_dim * sizeof(float));
+  if (c.cache.format == kCacheF16) fold_format<kCacheF16>(c, pages, block);
+  else if (c.cache.format == kCacheSym8c) fold_format<kCacheSym8c>(c, pages, block);
+  else fold_format<kCacheF32>(c, pages, block);
+  return true;
+}
 
 INLINE int64_t group_of(const AttendCall& c) { return c.heads / c.cache.kv_heads; }
 INLINE int64_t rows_of(const AttendCall& c) { return c.num_tokens * group_of(c); }
@@ -17,11 +35,13 @@ void prepare(const AttendCall& c, int64_t first, Block& block) {
   for (int64_t row = 0; row < block.num_rows; ++row) {
     const int64_t column = (c.kv_head * group + head) * dim;
     const float* q = c.q + token * c.q_stride + column;
-    for (int64_t d = 0; d < dim; d += 16) store16(block.queries + row * dim + d, load16(q + d) * scale);
+    float* to = block.queries + row * dim;
+    for (int64_t d = 0; d < dim; d += 16) store16(to + d, load16(q + d) * scale);
     block.out[row] = c.out + token * c.out_stride + column;
     block.positions[row] = c.first_position + token;
     if (++head == group) head = 0, ++token;
   }
+  if (c.rounded) round_queries(dim, block);
 }
 
 // How 16 totals and 16 parts are scaled where they meet: largest scores so far, and the parts'.

@@ -9,7 +9,7 @@
 namespace pintpot {
 namespace {
 
-constexpr int64_t kRows = 64;  // of a block
+constexpr int64_t kRows = 128;  // of a block
 constexpr int64_t kDirectRows = kWidth == 4 ? 2 : 8;
 constexpr int64_t kSegmentPages = kSegmentTokens / kPageTokens;
 constexpr int64_t kAheadBytes = 16384;  // asked for before it is read
@@ -17,7 +17,8 @@ constexpr float kNone = -__builtin_inff();
 
 struct Block {
   int64_t num_rows;
-  float* queries;                 // [num_rows][head_dim], scaled
+  float* queries;                 // [num_rows][head_dim], scaled; rounded ones are halves, twice as far apart
+  alignas(64) float query_scales[kRows];  // of rounded ones
   float* out[kRows];
   float* sums;                    // [num_rows][sums_stride]
   int64_t sums_stride;
@@ -206,21 +207,9 @@ void fold_widened(const AttendCall& c, const Pages& pages, Block& block) {
 }
 
 template <int32_t FORMAT>
-INLINE void fold_format(const AttendCall& c, const Pages& pages, Block& block) {
+INLINE void fold_float(const AttendCall& c, const Pages& pages, Block& block) {
   if (FORMAT == kCacheF32 || block.num_rows <= kDirectRows) fold_direct<FORMAT>(c, pages, block);
   else fold_widened<FORMAT>(c, pages, block);
-}
-// Fills the block's sums, maxima and masses: -inf and zeros for a row that sees nothing of the segment. False, and nothing
-// filled, where no row does.
-INLINE bool fold_segment(const AttendCall& c, int64_t segment, Block& block) {
-  const Pages pages = pages_of(c, segment, block.positions[0], block.positions[block.num_rows - 1]);
-  if (pages.number == 0) return false;
-  for (int64_t row = 0; row < block.num_rows; ++row)
-    memset(block.sums + row * block.sums_stride, 0, c.cache.head_dim * sizeof(float));
-  if (c.cache.format == kCacheF16) fold_format<kCacheF16>(c, pages, block);
-  else if (c.cache.format == kCacheSym8c) fold_format<kCacheSym8c>(c, pages, block);
-  else fold_format<kCacheF32>(c, pages, block);
-  return true;
 }
 
 }  // namespace

@@ -14,7 +14,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 2;
+constexpr int32_t kAbiVersion = 3;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
 constexpr int64_t kGroup = 32;
@@ -109,6 +109,11 @@ struct RopeCall {
 // lanes (lane = key mod 16, in order) and the tree; its sum o over its keys in order of w * v. Segments are merged in
 // order, from O = 0, M = 0, m = -inf: m' = max(m, the segment's), a = exp(m - m'), b = exp(the segment's - m'),
 // O = O * a + o * b, M = M * a + mass * b. At the end O / M.
+//
+// `rounded`: products run in integers of 13 bits and a sign, R(x) = rint(x * (8191 / m)), worth m * (1 / 8191) each, m the
+// largest magnitude (all 0 where it is under 1e-30): of a query q * scale, of a key, of a value, and, in a segment, of
+// the row w * (what one of the key's value is worth). Products are summed exactly over 32 columns, or the 32 keys of a
+// page, and those sums in float32 in their order. A score is that * the key's worth * the query's; o is that * the row's.
 struct AttendCall {
   CacheView cache;
   int32_t heads;
@@ -116,6 +121,7 @@ struct AttendCall {
   float scale;
   int32_t window;          // 0: none
   int32_t sinks;
+  int32_t rounded;
   int32_t num_tokens;
   int64_t first_position;  // of the first token; its keys and those of all num_tokens are stored already
   const int32_t* pages;    // page table of the sequence: physical page of each 32 positions

@@ -152,10 +152,10 @@ void rope_store(const std::string& isa, const std::string& format, Array<uint8_t
 // All kv heads; with `pieces` through attend_segments and attend_merge instead of attend.
 void attend(const std::string& isa, const std::string& format, Array<uint8_t, 1> k, Array<uint8_t, 1> v, Pages pages,
             int32_t kv_heads, int32_t head_dim, Rows q, float scale, int32_t window, int32_t sinks, int64_t position,
-            bool pieces, OutRows out) {
+            bool pieces, bool rounded, OutRows out) {
   AttendCall c = {};
   c.cache = view(format, k, v, kv_heads, head_dim, pages);
-  c.heads = (int32_t)q.shape(1) / head_dim, c.scale = scale, c.window = window, c.sinks = sinks;
+  c.heads = (int32_t)q.shape(1) / head_dim, c.scale = scale, c.window = window, c.sinks = sinks, c.rounded = rounded;
   c.num_tokens = (int32_t)q.shape(0), c.first_position = position, c.pages = pages.data();
   c.q = q.data(), c.q_stride = (int64_t)q.shape(1), c.out = out.data(), c.out_stride = (int64_t)out.shape(1);
   need(c.heads % kv_heads == 0 && q.shape(0) == out.shape(0) && q.shape(1) == out.shape(1), "q and out disagree");
@@ -245,7 +245,7 @@ void bind_kernels(nb::module_& parent) {
   m.def("rope_store", rope_store, "isa"_a, "format"_a, "k"_a, "v"_a, "pages"_a, "kv_heads"_a, "head_dim"_a, "qkv"_a,
         "rope"_a, "interleaved"_a, "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a, "position"_a, "q_out"_a);
   m.def("attend", attend, "isa"_a, "format"_a, "k"_a, "v"_a, "pages"_a, "kv_heads"_a, "head_dim"_a, "q"_a, "scale"_a,
-        "window"_a, "sinks"_a, "position"_a, "pieces"_a, "out"_a);
+        "window"_a, "sinks"_a, "position"_a, "pieces"_a, "rounded"_a, "out"_a);
   bind_sampling(m);
   bind_limits(m);
 }

@@ -74,12 +74,13 @@ INLINE void store_f16(void* to, VF v) {
 }
 #endif
 
-// Narrow integers widened to kWidth of 32 bits. (GCC 12 takes __builtin_convertvector apart here, lane by lane.)
+// Narrow integers widened to kWidth of 32 bits, and narrowed again: to their lower half. (GCC 12 takes __builtin_convertvector apart here, lane by lane.)
 #if defined(__AVX512F__)
 INLINE VU load_u8(const void* p) { return (VU)_mm512_cvtepu8_epi32(load<__m128i>(p)); }
 INLINE VI load_i8(const void* p) { return (VI)_mm512_cvtepi8_epi32(load<__m128i>(p)); }
 INLINE VU load_u16(const void* p) { return (VU)_mm512_cvtepu16_epi32(load<__m256i>(p)); }
 INLINE void store_i8(void* p, VI v) { store(p, _mm512_cvtepi32_epi8((__m512i)v)); }
+INLINE void store_lower(void* p, VI v) { store(p, _mm512_cvtepi32_epi16((__m512i)v)); }
 #elif defined(__AVX2__)
 INLINE VU load_u8(const void* p) { return (VU)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 INLINE VI load_i8(const void* p) { return (VI)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
@@ -87,6 +88,10 @@ INLINE VU load_u16(const void* p) { return (VU)_mm256_cvtepu16_epi32(load<__m128
 INLINE void store_i8(void* p, VI v) {
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(words, words));
+}
+INLINE void store_lower(void* p, VI v) {
+  const __m256i lower = _mm256_and_si256((__m256i)v, _mm256_set1_epi32(0xffff));
+  store(p, _mm_packus_epi32(_mm256_castsi256_si128(lower), _mm256_extracti128_si256(lower, 1)));
 }
 #else
 INLINE VU load_u8(const void* from) {
@@ -100,6 +105,10 @@ INLINE VI load_i8(const void* from) {
 INLINE VU load_u16(const void* from) { return __builtin_convertvector(load<VH>(from), VU); }
 INLINE void store_i8(void* to, VI v) {
   for (int i = 0; i < kWidth; ++i) ((int8_t*)to)[i] = (int8_t)v[i];
+}
+INLINE void store_lower(void* to, VI v) {
+  typedef int16_t VS __attribute__((vector_size(kWidth * 2)));
+  store(to, __builtin_convertvector(v, VS));
 }
 #endif
 // 32 integers from -127 to 127 as bytes, and their sums: of all, and of the first 16.

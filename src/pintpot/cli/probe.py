@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
-    ("attend_many/", " multiply-adds/s"), ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("lookup", "B/s"),
+    ("attend_many/", " multiply-adds/s"), ("attend_rounded/", " multiply-adds/s"),
+    ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("lookup", "B/s"),
     ("attend/", "B/s"),
     ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
     ("int8_peak", " multiply-adds/s"), ("float_peak", " multiply-adds/s"), ("expand/", " values/s"),
@@ -102,5 +103,5 @@ def _size(rate: Rate) -> str:
 
     if not rate.size:
         return ""
-    in_rows = rate.what.startswith(("matmul/", "attend_many/", "cuda/matmul/"))
+    in_rows = rate.what.startswith(("matmul/", "attend_many/", "attend_rounded/", "cuda/matmul/"))
     return f"{rate.size:,} rows" if in_rows else format_bytes(rate.size)

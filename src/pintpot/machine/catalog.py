@@ -130,7 +130,7 @@ def _is_rate_name(what: str) -> bool:
         return rest.removesuffix("x2").removesuffix("x0") in KERNEL_FORMATS
     if kind == "prologue":
         return rest in PROLOGUES
-    if kind in ("attend", "attend_many"):
+    if kind in ("attend", "attend_many", "attend_rounded"):
         return rest in CACHE_FORMATS
     return what in ("read", "copy", "int8_peak", "float_peak", "disk", "barrier", "call")
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,11 +187,15 @@ def _attention_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
         multiply_adds = 2.0 * 4 * _KV_HEADS * _HEAD_DIM * seen * _MANY_TOKENS
 
         def many(
-            rounds: int, shape: tuple[str, int, int, int, int, int] = shape, multiply_adds: float = multiply_adds
+            rounds: int,
+            rounded: bool = False,
+            shape: tuple[str, int, int, int, int, int] = shape,
+            multiply_adds: float = multiply_adds,
         ) -> tuple[float, float]:
-            return rounds * multiply_adds, measure.attend(pool, bench.arena, *shape, rounds)
+            return rounds * multiply_adds, measure.attend(pool, bench.arena, *shape, rounds, rounded=rounded)
 
         yield Loop(f"attend_many/{name}", pool.size, round(seen), many)
+        yield Loop(f"attend_rounded/{name}", pool.size, round(seen), partial(many, rounded=True))
 
 
 def packing_loops(formats: tuple[str, ...]) -> Iterator[Loop]:

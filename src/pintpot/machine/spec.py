@@ -40,6 +40,7 @@ class Rate:
         barrier, call            barriers of the thread pool; empty native calls
         attend/FORMAT            bytes of cache read by decode attention, `size` query heads on each key head
         attend_many/FORMAT       multiply-adds of attention over many new tokens, that see `size` positions in the mean
+        attend_rounded/FORMAT    the same with products in integers
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
     """

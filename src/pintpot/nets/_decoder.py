@@ -127,6 +127,7 @@ def _ops(shape: Shape, activation: ActivationForm, window: int, sinks: int, pref
     attend = (
         ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
         ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", sinks),
+        ("rounded", prefill and activation.prefill == "int8"),
     )  # fmt: skip
     rows = activation.prefill if prefill else activation.decode
     normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", "swiglu"))

@@ -126,6 +126,8 @@ class Rates:
             return self._two_planes(kind, name.removesuffix("x2"), size)
         if name.endswith("x0"):
             return _times(at(f"{kind}/f32"), FLOAT_ROWS)
+        if kind == "attend_rounded":
+            return at(f"attend_many/{name}")
         if kind == "attend_many":
             return _times(self.speed("float_peak", 0), WIDE_ATTENTION)
         if kind == "prologue":

@@ -76,6 +76,7 @@ def _attend(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         scale=op.get("scale"),
         window=op.get("window", 0),
         sinks=op.get("sinks", 0),
+        rounded=op.get("rounded", False),
     )
 
 

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from pintpot.kernels.reference import Call, Memory, names
 from pintpot.kernels.reference.linear import GROUP, rms_norm
+from pintpot.program.ops.attend import SEGMENT_TOKENS
 from pintpot.program.spec import Op, Program
 
 MOST_HALF = 65504.0
 """The largest finite f16: values and scales beyond it are cut off there."""
+MOST_ROUNDED = 8191
 
 
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
@@ -101,7 +103,27 @@ def _attend(
     pages, slots = table[seen // keys.shape[2]], seen % keys.shape[2]
     group = op.get("heads") // op.get("kv_heads")
     k, v = (np.repeat(pool[pages, :, slots], group, axis=1) for pool in (keys, values))
+    if op.get("rounded", False):
+        q, k, v = (rounded(x) for x in (q, k, v))
     scores = np.where(mask[:, None], np.einsum("rhd,phd->rhp", q, k, optimize=True) * op.get("scale"), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
+    if op.get("rounded", False):
+        weights = _rounded_weights(weights, np.abs(v).max(axis=-1).T, seen // SEGMENT_TOKENS)
     return np.asarray(np.einsum("rhp,phd->rhd", weights, v, optimize=True))
+
+
+def rounded(x: NDArray[Any]) -> NDArray[Any]:
+    """Vectors [..., hd] as 13 bits and a sign of their largest magnitude hold them."""
+    unit = np.abs(x).max(axis=-1, keepdims=True) / MOST_ROUNDED
+    return np.asarray(np.rint(np.divide(x, unit, out=np.zeros_like(x), where=unit > 0)) * unit)
+
+
+def _rounded_weights(weights: NDArray[Any], worth: NDArray[Any], segments: NDArray[Any]) -> NDArray[Any]:
+    """Weights [R, heads, P], rounded times what a value of their key is worth [heads, P], segment by segment."""
+    found = np.empty_like(weights)
+    for segment in np.unique(segments):
+        inside = segments == segment
+        shares = rounded(weights[..., inside] * worth[:, inside])
+        found[..., inside] = np.divide(shares, worth[:, inside], out=np.zeros_like(shares), where=worth[:, inside] > 0)
+    return found

@@ -3,6 +3,7 @@
 Reads qkv [T, (H + 2 KV) * hd]; rotates and stores the new keys and values in the pages of k and v
 [pages, KV, page tokens, hd]; writes out [T, H * hd]. It spends qkv: queries may be rotated in place.
 With `window` only the last `window` positions and the first `sinks` are seen (Xiao et al. 2023).
+With `rounded` its products run in integers of 13 bits and a sign (native/kernels/kernels.h).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     if decode:
         work, pieces = Work(f"attend/{cache.format}", cache_bytes, heads // kv_heads), _pieces(op, extent)
     else:
-        work, pieces = Work(f"attend_many/{cache.format}", multiply_adds, round(seen)), 0
+        kind = "attend_rounded" if op.get("rounded", False) else "attend_many"
+        work, pieces = Work(f"{kind}/{cache.format}", multiply_adds, round(seen)), 0
     traffic = cache_bytes + 4.0 * extent.tokens * (2 * heads + 2 * kv_heads) * head_dim
     return Demand((work,), pieces, multiply_adds, traffic, phases=1 if decode else 2)
 
