@@ -59,15 +59,17 @@ def tokens(session: Session, prompt: tuple[int, ...], count: int, sampling: Samp
 
 def test_words_are_read_one_by_one_as_answers_are(source: Path, pack: Path, tmp_path: Path) -> None:
     text = tuple(range(5, 65))
-    rows = (*(step for step in INT8 if not isinstance(step, Int8Activations)), Int8Activations())
-    found = {}
-    for name, folder in (("one", pack), ("two", pack_of(source, tmp_path / "two", rows, context=CONTEXT))):
+    others, found = [step for step in INT8 if not isinstance(step, Int8Activations)], {}
+    folders = {"one": pack}
+    for name, rows in {"two": Int8Activations(), "both": Int8Activations(prefill=2, decode=2)}.items():
+        folders[name] = pack_of(source, tmp_path / name, (*others, rows), context=CONTEXT)
+    for name, folder in folders.items():
         with opened(folder) as session:
             for num_words in (0, 20):
                 parts = [part.copy() for part in session.engine.hidden(text, num_words)]
                 assert [len(part) for part in parts] == ([16, 16, 8, *[1] * 20] if num_words else [16, 16, 16, 12])
                 found[name, num_words] = np.concatenate(parts)
-    assert np.array_equal(found["one", 0], found["one", 20]), "the same arithmetic, one way or the other"
+    assert np.array_equal(found["both", 0], found["both", 20]), "the same arithmetic, one way or the other"
     assert np.array_equal(found["one", 0], found["two", 0]), "prompts are read in one plane"
     assert np.array_equal(found["two", 20][:40], found["two", 0][:40])
     differs = np.abs(found["two", 20][40:] - found["two", 0][40:])
