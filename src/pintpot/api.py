@@ -1,4 +1,4 @@
-"""The verbs as functions: describe, probe, plan, pack, run, prove. The command line calls these and nothing else."""
+"""The verbs as functions: describe, probe, plan, pack, run, prove, export. The command line calls these and nothing else."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pintpot.units import parse_bytes, parse_seconds
 if TYPE_CHECKING:
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
+    from pintpot.packer.export.exported import Exported
     from pintpot.planner.plan import Plan
     from pintpot.proof.proof import Proof
     from pintpot.runtime.session import Session
@@ -214,6 +215,29 @@ def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progres
     from pintpot.proof.prove import prove as measure
 
     return measure(pack_named(pack), text=None if text is None else Path(text), progress=progress, **how)
+
+
+def export(
+    pack: str | Path,
+    to: str | Path | None = None,
+    *,
+    kind: Literal["gguf", "safetensors"] | None = None,
+    dtype: Literal["f32", "f16", "bf16"] | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a pack's weights as a GGUF file, in its own blocks where GGUF has them, or as a Hugging Face folder.
+
+    Without `kind`, a place that ends in .gguf or none at all is a GGUF file, any other a folder. `dtype` is that of a
+    folder's floats (f32), and in a GGUF file of what no block type holds without loss (Q8_0). The result says what was
+    rounded. Raises UsageError where something is at `to`, UnsupportedModel for what the container cannot tell.
+    """
+    from pintpot.packer.export.apart import export_apart
+    from pintpot.packer.export.export import Wish, place_for_export
+    from pintpot.packer.raw import pack_named
+
+    folder, place = pack_named(pack), None if to is None else Path(to).expanduser()
+    chosen = kind or ("gguf" if place is None or place.suffix == ".gguf" else "safetensors")
+    return export_apart(folder, place or place_for_export(folder, chosen), Wish(chosen, dtype), progress)
 
 
 def _machine(machine: str | Path | Machine | None, progress: Progress | None) -> Machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ def write_export(pack: Path, place: Path, wish: Wish, progress: Progress | None 
     container cannot tell, DiskTooSmall before or while writing; nothing is left then.
     """
     place = place.absolute()
+    folder = wish.kind == "safetensors" and place.suffix == ".gguf"
+    need(not folder, f"{place} would be a folder of safetensors; name it without .gguf", UsageError)
     need(not place.is_symlink() and not place.exists(), f"{place} is there already; name another place", UsageError)
     with in_use(pack):
         manifest, _ = read_manifest(pack)
@@ -67,6 +70,13 @@ def write_export(pack: Path, place: Path, wish: Wish, progress: Progress | None 
             if error.errno in _FULL:
                 raise DiskTooSmall(f"{place.parent} is full: {num_bytes} bytes were needed") from error
             raise PintpotError(f"cannot write {place}: {error.strerror}") from error
+
+
+def place_for_export(pack: Path, kind: Kind) -> Path:
+    """Where a pack is exported when nobody says: under the model's name in the folder one is in. Raises BadPack."""
+    name = read_manifest(pack)[0].plan.model_name
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100] or "model"
+    return Path(f"{plain}.gguf" if kind == "gguf" else plain)
 
 
 def _tensors(manifest: Manifest, wish: Wish) -> tuple[Tensor, ...]:
