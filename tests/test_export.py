@@ -1,4 +1,4 @@
-"""Exports: bit for bit what the source had, value for value what the pack says, and the same model for everybody else."""
+"""Exports: bit for bit what the source had, value for value what the pack says, the same model for everybody else."""
 
 from __future__ import annotations
 
