@@ -5,7 +5,8 @@
 SmolLM2: its own Q4_1 blocks; as float32 after a way through a Hugging Face folder, where the rows of every head change
 their order twice; and rounded anew to formats that GGUF has, or holds in a larger type. Twenty prompts each, equal
 until the first word whose two likeliest logits differ by under 0.05. Pintpot keeps activations in float32; llama.cpp
-rounds them to 8 bits wherever a weight has blocks. Needs the peers' environment (`python benchmarks/peers`). Five minutes.
+rounds them to 8 bits wherever a weight has blocks. Needs the peers' environment (`python benchmarks/peers`). Five
+minutes.
 """
 
 from __future__ import annotations

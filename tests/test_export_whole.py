@@ -18,12 +18,11 @@ from packing import EXACT, STREAMED, pack_of
 from test_packer_interrupted import child_of, wait_until
 from tiny import Tiny, write_gguf, write_hf
 
-import pintpot
 from pintpot.cli import cli
 from pintpot.errors import BadPack, DiskTooSmall, UnsupportedModel, UsageError
 from pintpot.model.gguf_write import header, pair
 from pintpot.packer.checks import crc32c_of_file
-from pintpot.packer.export.export import Wish, write_export
+from pintpot.packer.export.export import Wish, place_for_export, write_export
 from pintpot.packer.manifest import read_manifest, with_digest
 from pintpot.packer.raw import MANIFEST, METADATA, WEIGHTS
 
@@ -106,7 +105,7 @@ def put_metadata(pack: Path, data: bytes) -> None:
     ("data", "why"),
     [
         (b"", "GGUF"),
-        (b"GGUF" + bytes(3), "GGUF"),
+        (b"GGUF" + bytes(3), "ends at byte 7"),
         (header([pair("general.architecture", "llama")]), "missing"),
         (header([]), "architecture"),
     ],
@@ -279,11 +278,12 @@ def test_the_command_ends_with_the_exit_code_of_its_error(pack: Path, out: Path)
         assert done.exit_code == code, (arguments, done.output)
 
 
+@BOTH
 def test_without_a_place_it_is_named_after_the_model(
-    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, out: Path, wish: Wish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack = pack_of(write_hf(tmp_path / "My Model! 2"), tmp_path / "pack")
     monkeypatch.chdir(out)
-    assert pintpot.export(pack).path == out / "My-Model-2.gguf"
-    assert pintpot.export(pack, kind="safetensors").path == out / "My-Model-2"
-    assert sorted(path.name for path in out.iterdir()) == ["My-Model-2", "My-Model-2.gguf"]
+    name = "My-Model-2" + ".gguf" * (wish is GGUF)
+    assert write_export(pack, place_for_export(pack, wish.kind), wish).path == out / name
+    assert [path.name for path in out.iterdir()] == [name]

@@ -53,12 +53,12 @@ def write_export(pack: Path, place: Path, wish: Wish, progress: Progress | None 
     place = place.absolute()
     folder = wish.kind == "safetensors" and place.suffix == ".gguf"
     need(not folder, f"{place} would be a folder of safetensors; name it without .gguf", UsageError)
-    inside = place.resolve().is_relative_to(pack.resolve())
-    need(not inside, f"{place} would lie in the pack; name another place", UsageError)
     need(not place.is_symlink() and not place.exists(), f"{place} is there already; name another place", UsageError)
     with in_use(pack):
         manifest, _ = read_manifest(pack)
         check_files(pack, manifest.files)
+        inside = place.resolve().is_relative_to(pack.resolve())
+        need(not inside, f"{place} would lie in the pack; name another place", UsageError)
         check_family(manifest.plan.config)
         check_exportable(pack, manifest)
         tensors = _tensors(manifest, wish)
