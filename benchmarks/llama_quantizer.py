@@ -10,6 +10,7 @@ cannot have K types, and llama.cpp takes larger ones for them. The tools are com
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -94,7 +95,11 @@ def _tool(name: str, *arguments: str) -> str:
     """What one of llama.cpp's tools says. Raises CalledProcessError, with the end of it, where it fails."""
     whisper(f"{name} {' '.join(arguments[-2:])} ...")
     command = ["nice", "-n", "15", str(environment.tools() / name), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    # Threads that wait would otherwise take the processor from whatever else runs here.
+    variables = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     if done.returncode != 0:
         whisper(done.stdout[-2000:])
         raise subprocess.CalledProcessError(done.returncode, command)

@@ -46,7 +46,7 @@ def main(model: str, prompts: str, number: str) -> None:
     """Answer all prompts."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the library prints itself goes to standard error
-    peer = Teller(model, 512, "f16", threads=2, repack=False, flash=False)
+    peer = Teller(model, 512, "f16", threads=1, repack=False, flash=False)
     for prompt in json.loads(Path(prompts).read_text()):
         answers.write(json.dumps(peer.greedy(prompt, int(number))) + "\n")
         answers.flush()

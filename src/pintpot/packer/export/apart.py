@@ -7,8 +7,27 @@ from typing import Any
 
 from pintpot.packer.apart import Progress, apart, serve
 from pintpot.packer.draft import sweep
-from pintpot.packer.export.export import Wish, write_export
+from pintpot.packer.export.export import Kind, Wish, place_for_export, write_export
 from pintpot.packer.export.exported import Exported
+from pintpot.packer.export.tensors import Float
+from pintpot.packer.raw import pack_named
+
+
+def export_named(
+    pack: str | Path,
+    to: str | Path | None,
+    progress: Progress | None = None,
+    *,
+    kind: Kind | None = None,
+    dtype: Float | None = None,
+) -> Exported:
+    """A pack, by its path or the name it is kept under, to where it is wanted or to where it is named after its model.
+
+    Without `kind`, a place that ends in .gguf or none at all is a GGUF file, any other a folder.
+    """
+    folder, place = pack_named(pack), None if to is None else Path(to).expanduser()
+    chosen: Kind = kind or ("gguf" if place is None or place.suffix == ".gguf" else "safetensors")
+    return export_apart(folder, place or place_for_export(folder, chosen), Wish(chosen, dtype), progress)
 
 
 def export_apart(pack: Path, place: Path, wish: Wish, progress: Progress | None = None) -> Exported:
