@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 from test_formats_tiles import GROUPED, LOSSLESS, random_codes, random_rows, same_bits
 
 from pintpot.errors import BadInput
-from pintpot.formats import encoding
+from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.formats.blocks import HELD_BY, block_type, to_blocks
+from pintpot.formats.convert import encode
 from pintpot.formats.permute import repack
 from pintpot.formats.source import decode
 from pintpot.formats.tiles import pack_codes, unpack
@@ -23,7 +25,7 @@ def test_blocks_come_back_bit_by_bit(name: str, rows: int, columns: int) -> None
     assert np.array_equal(to_blocks(repack(raw, name, columns), packed_as, rows, columns), raw)
 
 
-@pytest.mark.parametrize("name", [name for name in GROUPED if name in HELD_BY])
+@pytest.mark.parametrize("name", [name for name in GROUPED if name in HELD_BY and encoding(HELD_BY[name]).is_source])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 32), (37, 96), (150, 1056)])
 def test_larger_types_hold_the_same_values(name: str, rows: int, columns: int) -> None:
     strips = pack_codes(random_codes(name, rows, columns), name, columns)
@@ -31,6 +33,19 @@ def test_larger_types_hold_the_same_values(name: str, rows: int, columns: int) -
     assert held is not None
     blocks = to_blocks(strips, name, rows, columns)
     assert same_bits(decode(blocks, held, columns), unpack(strips, name, rows, columns))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in KERNEL_FORMATS if name in HELD_BY and encoding(name).kind != "super"]
+)
+def test_rounded_values_are_what_the_gguf_package_reads(name: str) -> None:
+    values = np.random.default_rng(5).standard_normal((37, 96)).astype(np.float32)
+    values[3] = 0
+    values[7] *= np.float32(1e-30)
+    strips = encode(values, name)
+    kind = gguf.GGMLQuantizationType[HELD_BY[name].upper()]
+    found = gguf.quants.dequantize(to_blocks(strips, name, *values.shape), kind).astype(np.float32)
+    assert np.array_equal(found, unpack(strips, name, *values.shape))
 
 
 def test_what_no_type_holds_is_refused() -> None:

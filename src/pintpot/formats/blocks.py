@@ -21,7 +21,7 @@ Bytes = NDArray[np.uint8]
 HELD_BY = {
     "f32": "f32", "f16": "f16", "bf16": "bf16", "sym8": "q8_0", "sym6": "q8_0", "sym5": "q5_0", "sym4": "q4_0",
     "sym3": "q4_0", "sym2": "q4_0", "aff5": "q5_1", "aff4": "q4_1", "aff3": "q4_1", "aff2": "q4_1", "q4_k": "q4_k",
-    "q6_k": "q6_k",
+    "q6_k": "q6_k", "mxfp4": "mxfp4",
 }  # fmt: skip
 """The smallest GGUF type that holds every value of a packed format: the same scales, the same codes, more room."""
 
@@ -58,7 +58,9 @@ def _blocks(strips: Bytes, found: Encoding, target: Encoding, columns: int) -> B
     area = strips[:, : groups * found.group_scale_bytes].reshape(len(strips), groups, found.group_scale_bytes)
     codes = load_codes(strips[:, found.scale_bytes(columns) :], found.code_bits)
     out = np.empty((len(strips), STRIP_ROWS, groups, target.block_bytes), np.uint8)
-    if found.kind == "super":
+    if found.name == "mxfp4":
+        _fill_mxfp4(out, area, codes.reshape(*out.shape[:3], GROUP_COLUMNS))
+    elif found.kind == "super":
         (_fill_q4_k if found.name == "q4_k" else _fill_q6_k)(out, area, codes.reshape(*out.shape[:3], 8, 32))
     else:
         _fill_groups(out, area, codes.reshape(*out.shape[:3], GROUP_COLUMNS), found, target)
@@ -81,6 +83,13 @@ def _fill_groups(out: Bytes, area: Bytes, codes: Bytes, found: Encoding, target:
         at += 4
         codes &= 15
     _join(codes[..., :16], codes[..., 16:], out[..., at:])
+
+
+def _fill_mxfp4(out: Bytes, area: Bytes, codes: Bytes) -> None:
+    """Blocks [S, R, G, 17]: the exponent, then the codes, which are zeros for exponent 0: there GGUF's scale is none."""
+    out[..., 0] = area.transpose(0, 2, 1)
+    codes[out[..., 0] == 0] = 0
+    _join(codes[..., :16], codes[..., 16:], out[..., 1:])
 
 
 def _fill_q4_k(out: Bytes, area: Bytes, codes: Bytes) -> None:

@@ -18,6 +18,8 @@ from pintpot.model.gguf import MAGIC
 ALIGNMENT: Final = 32
 _VERSION = 3
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_ONLY_WRITTEN: Final = {"mxfp4": 39}
+"""GGUF's numbers of types that are not read here."""
 _FEWEST, _MOST = -(2**31), 2**32 - 1
 
 Scalar = str | bool | int | float
@@ -54,7 +56,7 @@ def header(pairs: Sequence[bytes], tensors: Sequence[GgufTensor] = ()) -> bytes:
     parts = [MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(pairs)), *pairs]
     offset = 0
     for tensor in tensors:
-        number = encoding(tensor.dtype).ggml_type
+        number = _ONLY_WRITTEN.get(tensor.dtype, encoding(tensor.dtype).ggml_type)
         need(number is not None, f"GGUF has no type for {tensor.dtype} ({tensor.name})")
         axes = tensor.shape[::-1]
         parts.append(_text(tensor.name) + struct.pack(f"<I{len(axes)}QIQ", len(axes), *axes, number, offset))

@@ -19,6 +19,7 @@ from pintpot.packer.metadata import kept_metadata, raw_pairs
 
 _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k": 15, "q6_k": 18, "bf16": 32,
+    "mxfp4": 38,
 }  # fmt: skip
 """GGUF's number for a file that is mostly of one type (`general.file_type`)."""
 _GUESSED = 1024

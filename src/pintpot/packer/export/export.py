@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pintpot.errors import DiskTooSmall, PintpotError, UsageError, need
+from pintpot.formats import encoding
 from pintpot.meter.disk import ask_room
 from pintpot.packer.draft import draft_of, settle_new
 from pintpot.packer.export.beside import gguf_metadata, write_beside
@@ -105,7 +106,8 @@ def _fill(
             factors = () if frequencies is None else tuple(weights.vector(frequencies).tolist())
             write_beside(made, pack, hf_config(manifest.plan.config, _DTYPES[wish.dtype or "f32"], factors))
             writing.safetensors(made, wish.shard_bytes)
-    read_back(made, manifest)
+    if all(encoding(tensor.dtype).is_source for tensor in tensors):
+        read_back(made, manifest)
     num_bytes = sum(path.stat().st_size for path in ([made] if wish.kind == "gguf" else made.iterdir()))
     settle_new(made, place)
     shares = writing.tally.shares()
