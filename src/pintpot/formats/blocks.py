@@ -86,7 +86,7 @@ def _fill_groups(out: Bytes, area: Bytes, codes: Bytes, found: Encoding, target:
 
 
 def _fill_mxfp4(out: Bytes, area: Bytes, codes: Bytes) -> None:
-    """Blocks [S, R, G, 17]: the exponent, then the codes, which are zeros for exponent 0: there GGUF's scale is none."""
+    """Blocks [S, R, G, 17]: the exponent, then the codes. Exponent 0 is no scale here and one in GGUF: codes of zero."""
     out[..., 0] = area.transpose(0, 2, 1)
     codes[out[..., 0] == 0] = 0
     _join(codes[..., :16], codes[..., 16:], out[..., 1:])
