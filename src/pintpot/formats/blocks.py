@@ -86,7 +86,7 @@ def _fill_groups(out: Bytes, area: Bytes, codes: Bytes, found: Encoding, target:
 
 
 def _fill_mxfp4(out: Bytes, area: Bytes, codes: Bytes) -> None:
-    """Blocks [S, R, G, 17]: the exponent, then the codes, zero where it is 0, which is a scale in GGUF and none here."""
+    """Blocks [S, R, G, 17]: the exponent, then the codes, zero where it is 0: a scale in GGUF, and none here."""
     out[..., 0] = area.transpose(0, 2, 1)
     codes[out[..., 0] == 0] = 0
     _join(codes[..., :16], codes[..., 16:], out[..., 1:])
