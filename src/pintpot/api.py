@@ -1,4 +1,4 @@
-"""The verbs as functions: describe, probe, plan, pack, run, prove. The command line calls these and nothing else."""
+"""The verbs as functions: describe, probe, plan, pack, run, prove, export. The command line calls nothing else."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pintpot.units import parse_bytes, parse_seconds
 if TYPE_CHECKING:
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
+    from pintpot.packer.export.exported import Exported
     from pintpot.planner.plan import Plan
     from pintpot.proof.proof import Proof
     from pintpot.runtime.session import Session
@@ -216,6 +217,18 @@ def prove(pack: str | Path, *, text: str | Path | None = None, progress: Progres
     return measure(pack_named(pack), text=None if text is None else Path(text), progress=progress, **how)
 
 
+def export(pack: str | Path, to: str | Path | None = None, *, progress: Progress | None = None, **how: Any) -> Exported:
+    """Write a pack's weights as a GGUF file, in its own blocks where GGUF has them, or as a Hugging Face folder.
+
+    Without `kind` ("gguf", "safetensors") a place that ends in .gguf, or none, is a file, any other a folder. `dtype`
+    is that of a folder's floats (f32), in a file of what no block type holds without loss (Q8_0). The result says what
+    was rounded. Raises UsageError where something is at `to`, UnsupportedModel for what the container cannot tell.
+    """
+    from pintpot.packer.export.apart import export_named
+
+    return export_named(pack, to, progress, **how)
+
+
 def _machine(machine: str | Path | Machine | None, progress: Progress | None) -> Machine:
     if machine is None:
         return this_machine(progress=progress)
@@ -240,7 +253,7 @@ def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Pla
 
 def _place(model: Model, asked: dict[str, Any]) -> Path:
     """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
-    from pintpot.packer.shelf import place_for
+    from pintpot.packer.shelf import identity, place_for
 
     amounts = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds}
     given = {
@@ -248,21 +261,13 @@ def _place(model: Model, asked: dict[str, Any]) -> Path:
         for key, value in sorted(asked.items())
         if value is not None and value is not False
     }
-    return place_for(model.name, {"model": _identity(model), "asked": given})
-
-
-def _identity(model: Model) -> str:
-    """Tells two trainings of one network apart."""
-    from pintpot.model.store import Store
-
-    with Store(model) as store:
-        return store.sample_digest()
+    return place_for(model.name, {"model": identity(model), "asked": given})
 
 
 def _kept_place(model: Model, made: Plan) -> Path:
-    from pintpot.packer.shelf import place_for
+    from pintpot.packer.shelf import identity, place_for
 
-    return place_for(model.name, {"model": _identity(model), "steps": [step.to_json() for step in made.steps]})
+    return place_for(model.name, {"model": identity(model), "steps": [step.to_json() for step in made.steps]})
 
 
 def _found(model: Model, asked: dict[str, Any]) -> Path | None:

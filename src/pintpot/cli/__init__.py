@@ -19,7 +19,7 @@ from pintpot.errors import Interrupted, PintpotError
 
 _HOMES = {
     "describe": "describe", "probe": "probe", "plan": "plan", "pack": "pack", "run": "run", "prove": "prove",
-    "list": "shelf", "rm": "shelf", "doctor": "doctor",
+    "export": "export", "list": "shelf", "rm": "shelf", "doctor": "doctor",
 }  # fmt: skip
 
 

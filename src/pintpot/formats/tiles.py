@@ -107,7 +107,7 @@ def pack_floats(values: Floats, name: str, out: Bytes | None = None) -> Bytes:
     need(found.kind == "float", f"floats are packed as f32, f16 or bf16, not {name}")
     for start in range(0, rows, chunk_rows(columns)):
         part = values[start : start + chunk_rows(columns)]
-        words = _narrow(part, name)
+        words = narrow(part, name)
         chunk = strips[start // STRIP_ROWS : num_strips(start + len(part))]
         store_words(whole_strips(words), chunk, columns)
     return strips
@@ -120,7 +120,8 @@ def store_words(words: NDArray[Any], strips: Bytes, columns: int) -> None:
     area[:, columns:] = 0
 
 
-def _narrow(values: Floats, name: str) -> NDArray[Any]:
+def narrow(values: Floats, name: str) -> NDArray[Any]:
+    """Float32 as the words of a float format, rounded to nearest even. Raises BadInput as `pack_floats` does."""
     if name == "f32":
         return np.ascontiguousarray(values)
     if name == "f16":

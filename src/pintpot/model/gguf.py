@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -50,11 +50,13 @@ class GgufArray:
 @dataclass(frozen=True, slots=True)
 class Gguf:
     """A parsed header. `metadata` holds numbers, strings and GgufArray; `tensors` are Weights under their GGUF names,
-    shapes as (rows, columns); `sources` are the file or its splits, in the order of the tensors' `file`."""
+    shapes as (rows, columns); `sources` are the file or its splits, in the order of the tensors' `file`. `spans` are
+    where each pair of the metadata, key and value type included, begins and ends in the first source."""
 
     sources: tuple[ByteSource, ...]
     metadata: Mapping[str, Any]
     tensors: tuple[Weight, ...]
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def read_array(self, key: str) -> list[Any]:
         """The items of one array: str, int, float or bool. Raises BadFile where the key is missing or no array."""
@@ -191,16 +193,19 @@ def parse_gguf(source: ByteSource, file: int = 0) -> Gguf:
     num_tensors = _checked_count(cursor, "tensors", _MIN_TENSOR_BYTES)
     num_pairs = _checked_count(cursor, "metadata entries", _MIN_PAIR_BYTES)
     metadata: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(num_pairs):
+        start = cursor.position
         key = cursor.string("a metadata key", _MAX_NAME_BYTES)
         if key in metadata:
             raise cursor.fail(f"the metadata key {key!r} comes twice")
         metadata[key] = _read_value(cursor, key)
+        spans[key] = start, cursor.position
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment not in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 65536):
         raise cursor.fail(f"an alignment of {alignment!r}; a power of two from 8 to 65536 is needed")
     tensors = [_read_tensor(cursor, file) for _ in range(num_tensors)]
-    return Gguf((source,), metadata, _place(cursor, tensors, alignment))
+    return Gguf((source,), metadata, _place(cursor, tensors, alignment), spans)
 
 
 def split_names(name: str) -> tuple[str, ...]:
@@ -233,7 +238,7 @@ def join_splits(parts: tuple[Gguf, ...]) -> Gguf:
     )
     names = {tensor.name for tensor in tensors}
     need(len(names) == len(tensors), f"{first.sources[0].name}: the splits hold a tensor twice", BadFile)
-    return Gguf(tuple(part.sources[0] for part in parts), first.metadata, tensors)
+    return Gguf(tuple(part.sources[0] for part in parts), first.metadata, tensors, first.spans)
 
 
 def open_gguf(path: Path) -> Gguf:

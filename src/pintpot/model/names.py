@@ -1,4 +1,4 @@
-"""Tensor names of Hugging Face and of GGUF -> canonical names, and the order in which a block uses them.
+"""Tensor names of Hugging Face and of GGUF <-> canonical names, and the order in which a block uses them.
 
 embed    layers.N.{attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, ffn_norm, gate, up, down}
 norm     head     rope_freqs (what llama3's scaling divides each rotary frequency by)
@@ -38,7 +38,7 @@ _GGUF_TOP: Final = {
     "token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head",
     "rope_freqs.weight": "rope_freqs",
 }  # fmt: skip
-_HF_LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
+_LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)")
 _HF_PREFIX = re.compile(r"(model\.)?(language_model\.)?(model\.)?")
 _IGNORED = re.compile(r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)|blk\.\d+\.attn_rot_embd\.weight")
@@ -49,12 +49,32 @@ _OTHER_PARTS = re.compile(
 
 def canonical_hf(name: str) -> str | None:
     """`model.layers.3.mlp.up_proj.weight` -> `layers.3.up`; None for a name that is not known."""
-    return _canonical(_HF_PREFIX.sub("", name, count=1), _HF_TOP, _HF_LAYER, _HF)
+    return _canonical(_HF_PREFIX.sub("", name, count=1), _HF_TOP, _LAYER, _HF)
 
 
 def canonical_gguf(name: str) -> str | None:
     """`blk.3.ffn_up.weight` -> `layers.3.up`; None for a name that is not known."""
     return _canonical(name, _GGUF_TOP, _GGUF_LAYER, _GGUF)
+
+
+def hf_name(name: str) -> str:
+    """`layers.3.up` -> `model.layers.3.mlp.up_proj.weight`. Raises UnsupportedModel for what Hugging Face has not."""
+    if name == "head":
+        return "lm_head.weight"
+    return "model." + _foreign(name, _HF_TOP, "layers", _HF)
+
+
+def gguf_name(name: str) -> str:
+    """`layers.3.up` -> `blk.3.ffn_up.weight`. Raises UnsupportedModel for a name that is not canonical."""
+    return _foreign(name, _GGUF_TOP, "blk", _GGUF)
+
+
+def _foreign(name: str, top: dict[str, str], layer: str, roles: dict[str, str]) -> str:
+    tops, ends = ({value: key for key, value in names.items()} for names in (top, roles))
+    match = _LAYER.fullmatch(name)
+    known = name in tops if match is None else match[2] in ends
+    need(known, f"the weight {name!r:.60} has no name there", UnsupportedModel)
+    return tops[name] if match is None else f"{layer}.{match[1]}.{ends[match[2]]}"
 
 
 def _canonical(name: str, top: dict[str, str], layer: re.Pattern[str], roles: dict[str, str]) -> str | None:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pintpot.errors import UsageError, need
 from pintpot.packer.locks import alone, is_still
 
 _DRAFT = re.compile(r"\..+\.pintpot-draft-[0-9a-f]{16}")
-_AT_CWD, _EXCHANGE = -100, 2
+_AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
 @contextmanager
@@ -48,6 +49,18 @@ def settle(draft: Path, folder: Path) -> None:
         with alone(folder):
             _exchange(draft, folder)
     _flush(folder.parent)
+
+
+def settle_new(finished: Path, place: Path) -> None:
+    """Give a finished file or folder its name in one step. Raises UsageError where something has that name by now."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_CWD, os.fsencode(finished), _AT_CWD, os.fsencode(place), _NO_REPLACE) != 0:
+        taken = ctypes.get_errno() == errno.EEXIST or os.path.lexists(place)
+        need(not taken, f"{place} is there already; name another place", UsageError)
+        os.rename(finished, place)  # a filesystem that cannot promise it
+    _flush(place.parent)
 
 
 def discard(folder: Path) -> None:

@@ -22,6 +22,7 @@ from pintpot.packer.manifest import Manifest, Packing, read_manifest
 from pintpot.packer.raw import (
     CHECK_BYTES,
     MANIFEST,
+    METADATA,
     OWN_FILES,
     TOKENIZER_FILES,
     WEIGHTS,
@@ -72,6 +73,17 @@ def tokenizer_of(model: Model) -> TokenizerSource:
     return from_folder(Path(model.source.path))
 
 
+def _save_small_files(model: Model, draft: Path) -> tuple[str, ...]:
+    """The files beside the weights: the tokenizer's, and of a GGUF source its metadata."""
+    tokenizer_of(model).save(draft)
+    if model.source.kind != "gguf":
+        return TOKENIZER_FILES
+    from pintpot.packer.metadata import save_metadata
+
+    save_metadata(Path(model.source.files[0]), draft / METADATA)
+    return (*TOKENIZER_FILES, METADATA)
+
+
 def _refuse_other(folder: Path) -> None:
     """Raise UsageError unless the folder is missing, empty, or nothing but a pack."""
     if not folder.exists() and not folder.is_symlink():
@@ -106,7 +118,7 @@ def _settle(draft: Path, folder: Path, manifest: Manifest) -> None:
 
 def _fill(draft: Path, model: Model, plan: Plan, layout: FileLayout, progress: Progress | None) -> Manifest:
     started = time.monotonic()
-    tokenizer_of(model).save(draft)
+    small_files = _save_small_files(model, draft)
     with Store(model) as store, Sink(draft / WEIGHTS, layout.num_bytes, progress) as sink:
         builder = Builder(model, plan.form, plan.steps, store)
         sink.write(layout.header)
@@ -120,7 +132,7 @@ def _fill(draft: Path, model: Model, plan: Plan, layout: FileLayout, progress: P
         source=model.source,
         context=model.context,
         tokenizer=model.tokenizer,
-        files=tuple(small_file(draft / name) for name in TOKENIZER_FILES),
+        files=tuple(small_file(draft / name) for name in small_files),
         file_bytes=layout.num_bytes,
         resident_offset=layout.resident_offset,
         resident_bytes=layout.resident_bytes,

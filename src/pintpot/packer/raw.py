@@ -24,7 +24,13 @@ CHECK_BYTES = 1 << 20
 """The resident region carries one checksum for each run of so many bytes."""
 MAX_MANIFEST_BYTES = 128 << 20
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-OWN_FILES = (MANIFEST, WEIGHTS, *TOKENIZER_FILES)
+METADATA = "metadata.gguf"
+"""Where the source was a GGUF file, all its metadata as they were, for whoever exports the pack again.
+
+Packs made before this was kept have none; the manifest lists the file as one of the tokenizer's, so that every reader
+of format 2 takes packs with and without it.
+"""
+OWN_FILES = (MANIFEST, WEIGHTS, *TOKENIZER_FILES, METADATA)
 """All that a packer puts into a folder."""
 
 

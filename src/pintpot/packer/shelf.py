@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadInput, BadPack, UsageError, need
 from pintpot.meter.home import home
 from pintpot.packer.draft import discard, is_draft, sweep
 from pintpot.packer.raw import KEPT, OWN_FILES, is_pack, read_raw
+
+if TYPE_CHECKING:
+    from pintpot.model.spec import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,14 @@ def place_for(model_name: str, asked: Mapping[str, Any]) -> Path:
     text = json.dumps(asked, sort_keys=True, default=str)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name).strip("-.")[:60] or "model"
     return shelf() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def identity(model: Model) -> str:
+    """Tells two trainings of one network apart."""
+    from pintpot.model.store import Store
+
+    with Store(model) as store:
+        return store.sample_digest()
 
 
 def kept_packs() -> tuple[Kept, ...]:
