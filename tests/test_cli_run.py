@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 import pintpot
 from pintpot.cli import cli
-from pintpot.cli.prove import amount
+from pintpot.cli.proof_view import amount
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.proof.proof import HolderRow, Peak, Proof, Row
 from pintpot.units import format_bytes_up
