@@ -47,7 +47,8 @@ def remember(
     """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
 
     Quality belongs to model and steps, whatever the machine, and what was measured on more words stays; bytes and
-    seconds to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be written or holds a file that is none of ours.
+    seconds belong to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be
+    written or holds a file that is none of ours.
     """
     key = steps_key(plan.steps)
     with locked(_path(plan.model_digest, folder)) as path:
@@ -93,9 +94,10 @@ def _num_tokens(record: list[float] | None) -> float:
 
 def _degradation(low: float, high: float, *more: float | None) -> Degradation:
     """Records of two numbers are from when prompts and answers were computed in the same way, of four without words."""
-    prefill_low, prefill_high, mean, num_tokens = (*more, *(low, high, None, 0)[len(more) :])
-    known = None if mean is None else float(mean)
+    prefill_low, prefill_high = more[:2] or (low, high)
+    mean, num_tokens = more[2:] or (None, 0)
     prefill = (float(prefill_low or 0.0), float(prefill_high or 0.0))
+    known = None if mean is None else float(mean)
     return Degradation(float(low), float(high), True, *prefill, known, int(num_tokens or 0))
 
 

@@ -95,11 +95,11 @@ def _rows_table(proof: Proof) -> Table:
         )
     columns = ("", "promised", "measured", "spread", "of the limit", "verdict")
     return Table(
-        "Promises", columns, tuple(rows), note=" ".join((f"Medians of {proof.num_runs} runs.", *undecided(proof)))
+        "Promises", columns, tuple(rows), note=" ".join((f"Medians of {proof.num_runs} runs.", *_undecided(proof)))
     )
 
 
-def undecided(proof: Proof) -> Iterator[str]:
+def _undecided(proof: Proof) -> Iterator[str]:
     """What nobody can tell from so few words, and how many tokens would decide it."""
     for row in proof.undecided:
         needed = proof.tokens_needed(row)
@@ -176,8 +176,8 @@ def _steps(proof: Proof) -> list[Section]:
     )
     columns = ("", "alone", "added", "with those before it", "99th percentile", "same likeliest word", "perplexity")
     note = (
-        "Mean KL divergence in nats a token (95% interval) on the words of answers, by the reference in float32. Alone: "
-        "the unpacked model with this step only; added: the difference to the row before, word by word."
+        "Mean KL divergence in nats a token (95% interval) on the words of answers, by the reference in float32. "
+        "Alone: the unpacked model with this step only; added: the difference to the row before, word by word."
     )
     return [Table("Quality, step by step", columns, rows, note=note)]
 
