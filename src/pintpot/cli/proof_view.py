@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pintpot.cli.terminal import Terminal
     from pintpot.meter.agreement import Agreement
+    from pintpot.proof.frontier import Frontier
     from pintpot.proof.proof import Proof
 
 # Cells of the bar, and whether the share of the limit has a column: from the most room to the least.
@@ -39,6 +40,29 @@ def show_proof(proof: Proof, terminal: Terminal) -> None:
         terminal.say(note)
     if proof.report_path is not None:
         terminal.say(f"report: {proof.report_path}")
+
+
+def show_frontier(found: Frontier, terminal: Terminal) -> None:
+    """Print the points of a frontier, and where its report is."""
+    from pintpot.cli.tables import mark, table
+    from pintpot.proof.frontier_report import short
+
+    title = f"{found.model_name}: what quality costs, context {found.context}"
+    made = table("", "weights", "bits", "memory", *_FIGURES[:2], "alone", "decode", title=title, right=range(1, 8))
+    for point in found.points:
+        kl, alone = point.answers.kl, point.answers_of_weights.kl
+        sizes = (amount(point.weight_bytes, "bytes"), f"{point.bits:.3g}", amount(point.memory_bytes, "bytes"))
+        interval = f"{_nats(kl.low)} to {_nats(kl.high)}"
+        speed = amount(point.decode, "tokens/s")
+        made.add_row(mark(not point.shortfalls), *sizes, _nats(kl.mean), interval, _nats(alone.mean), speed)
+    made.caption = f"mean KL divergence on {found.points[0].answers.num_tokens} words of answers; alone: the weights"
+    made.caption_justify = "left"
+    terminal.console().print(made)
+    for point in found.points:
+        terminal.say(f"{amount(point.weight_bytes, 'bytes')}: {', '.join(map(short, point.steps))}")
+        for shortfall in point.shortfalls:
+            terminal.say(f"  not held: {shortfall}")
+    terminal.say(f"report: {found.report_path}")
 
 
 def _promises(proof: Proof, console: Console) -> Table:

@@ -21,8 +21,7 @@ from pintpot.errors import need
 Floats = NDArray[np.float64]
 CHUNK_BYTES = 32 << 20
 TOKENS_PER_BLOCK = 64
-MOST_TOKENS = 1_000_000_000
-"""Nobody reads more than so many to decide a thing."""
+MOST_TOKENS = 1_000_000_000  # nobody reads more to decide a thing
 # Student's t at 97.5% for 1 to 10 degrees of freedom; beyond, an expansion around the normal is exact to 0.1%.
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 _Z_975 = 1.959964
@@ -198,7 +197,7 @@ def tokens_to_decide(found: Agreement, limit: float) -> int | None:
     """
     num = found.num_sequences if found.num_sequences > 1 else found.num_tokens // TOKENS_PER_BLOCK
     half, gap = found.kl.high - found.kl.mean, abs(limit - found.kl.mean)
-    if num < 2 or not np.isfinite(half) or gap == 0:
+    if num < 2 or not np.isfinite(half + gap) or gap == 0:
         return None
     deviation = half * num**0.5 / student_t_975(num - 1)
 
