@@ -117,7 +117,7 @@ def _closing(proof: Proof) -> Iterator[Text]:
         yield Text(f"degradation: of {words}, {proof.answers.num_sequences} texts")
     for row in proof.undecided:
         needed = proof.tokens_needed(row)
-        enough = f"; --tokens {needed} would decide" if needed else ""
+        enough = f"; about {needed} would decide (--text FILE --tokens {needed})" if needed else ""
         yield Text(f"not decided: {row.what}, by {proof.text_tokens} tokens of text{enough}", WARN)
     if unjudged:
         yield Text(f"not judged: {', '.join(unjudged)}", WARN)

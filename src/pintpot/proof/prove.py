@@ -63,6 +63,9 @@ def prove(
     notes: list[str] = []
     _plan_again(pack, peaks, notes)
     texts = _texts(pack, text, manifest.plan, tokens, peaks)
+    found = sum(map(len, texts))
+    if tokens is not None and found < tokens:
+        notes.append(f"quality was judged by {found} tokens, for the text has no {tokens}; give a longer one")
     window = manifest.plan.form.cache.window
     tested = not window or len(texts[0]) > window
     if not tested:
@@ -79,7 +82,7 @@ def prove(
         proof,
         environment=_environment(manifest.plan),
         notes=(*proof.notes, *notes),
-        text_tokens=sum(map(len, texts)),
+        text_tokens=found,
     )
     remember_proof(machine, manifest.plan, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
