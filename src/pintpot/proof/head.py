@@ -17,6 +17,7 @@ from pintpot.proof.strips import packed_strips, packed_vector
 
 Floats = NDArray[np.float32]
 CHUNK_BYTES = 1 << 20
+MOST_LOGITS = 1 << 18
 
 
 class PackedHead:
@@ -34,7 +35,8 @@ class PackedHead:
         float_format = encoding(self._form.format).kind == "float"
         planes = 0 if float_format else PLANES[self._manifest.plan.form.activation.decode]
         quantized = self._quantized(normed, planes) if planes else None
-        for first_strip, strips in self._strips():
+        most = max(1, MOST_LOGITS // (STRIP_ROWS * len(states)))
+        for first_strip, strips in self._strips(most):
             first = first_strip * STRIP_ROWS
             count = min(len(strips) * STRIP_ROWS, self._form.shape[0] - first)
             out = np.empty((len(states), count), np.float32)
@@ -64,9 +66,9 @@ class PackedHead:
         kernels.quantize(self._isa, normed, planes, 0, len(normed), out)
         return out
 
-    def _strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(first strip, strips [n, strip bytes]) of the whole head."""
+    def _strips(self, most: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(first strip, strips [n, strip bytes]) of the whole head, at most so many at a time."""
         read = packed_strips(self._folder, self._manifest, self._form)
-        per_chunk = max(1, CHUNK_BYTES // self._form.strip_bytes)
+        per_chunk = min(most, max(1, CHUNK_BYTES // self._form.strip_bytes))
         for first in range(0, self._form.num_strips, per_chunk):
             yield first, read(first, min(per_chunk, self._form.num_strips - first))

@@ -25,6 +25,7 @@ from pintpot.proof.steps import Variant, network, strides
 from pintpot.proof.worker import tell
 
 Floats = NDArray[np.float32]
+Logits = Iterator[tuple[int, Floats]]
 Told = Callable[[int, int], None]
 
 
@@ -56,17 +57,12 @@ class Answerer:
         test = np.load(path, allow_pickle=False)
         reference = _last_of_each(self._reference, texts, num_words)
         need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
-        comparison, first, done = Comparison(), 0, 0
         with Store(self._model) as store:
-            source = unpacked(self._model, store)
-            for text in texts:
-                words = text[-num_words:]
-                part = slice(first, first + len(words))
-                logits = PackedHead(self._pack, self._manifest).logits(test[part])
-                comparison.add_scores(*_scores([words], source.head(reference[part]), logits))
-                first, done = part.stop, done + 1
-                tell(done, len(texts))
-        return {"agreement": asdict(comparison.result()), "peak_bytes": peak_bytes()}
+            logits = PackedHead(self._pack, self._manifest).logits(test)
+            source = unpacked(self._model, store).head(reference)
+            words = [text[-num_words:] for text in texts]
+            found = _result(_scores(words, source, logits, self._vocab_size, tell))
+        return {"agreement": asdict(found), "peak_bytes": peak_bytes()}
 
     def weights(self, texts: list[list[int]], num_words: int) -> dict[str, Any]:
         """Agreement of the pack's weights alone, in float32 arithmetic: on words of answers, and on all words."""
@@ -109,6 +105,11 @@ class Answerer:
         need(self._states is not None, "the reference comes first")
         return np.asarray(self._states)
 
+    @property
+    def _vocab_size(self) -> int:
+        """Words of the vocabulary."""
+        return self._manifest.plan.form.weights.by_name["embed"].shape[0]
+
     def _network(self, variant: Variant, store: Store, num_words: int) -> Network:
         return network(variant, self._model, store, self._pack, self._manifest, num_words)
 
@@ -129,12 +130,10 @@ class Answerer:
     def _agreement(self, source: Network, test: Network, texts: list[list[int]], told: Told) -> list[TokenScores]:
         """Scores of each text, without its last token."""
         states = self._passes(test, texts, told)
-        return _scores(texts, source.head(self._reference), test.head(states))
+        return _scores(texts, source.head(self._reference), test.head(states), self._vocab_size, _silently)
 
 
-def _scores(
-    texts: list[list[int]], reference: Iterator[tuple[int, Floats]], test: Iterator[tuple[int, Floats]]
-) -> list[TokenScores]:
+def _scores(texts: list[list[int]], reference: Logits, test: Logits, num_words: int, told: Told) -> list[TokenScores]:
     """Scores of each text from both models' logits of all words in order; after a text's last token nothing comes."""
     targets = np.concatenate([np.array([*text[1:], -1]) for text in texts])
     stream, waiting = VocabularyStream(len(targets), targets), list[tuple[int, Floats]]()
@@ -143,8 +142,13 @@ def _scores(
             waiting.append(next(test))
         theirs, waiting = _take(waiting, ours.shape[1])
         stream.add(first, ours, theirs)
+        told(first + ours.shape[1], num_words)
     whole, ends = stream.scores(), np.cumsum([len(text) for text in texts])
     return [_cut(whole, slice(end - len(text), end - 1)) for text, end in zip(texts, ends.tolist(), strict=True)]
+
+
+def _silently(done: int, total: int) -> None:
+    """The passes before it told how far it is."""
 
 
 def _cut(scores: TokenScores, part: slice) -> TokenScores:
