@@ -168,7 +168,7 @@ def _figures(found: Agreement) -> tuple[str, ...]:
 
 
 def _nats(value: float) -> str:
-    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1g}" if value else "0"
+    return f"{value:.3g}"
 
 
 def _holders(proof: Proof) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pintpot.meter.agreement import Agreement
@@ -18,7 +20,7 @@ LEAST = 1e-7
 def write_frontier_report(found: Frontier, path: Path) -> Path:
     """Write the report and return where it is."""
     title = f"{found.model_name}: what quality costs"
-    under = f"{found.machine_name}; context {found.context}, medians of {found.num_runs} runs"
+    under = f"{found.machine_name}; context {found.context}, median of {found.num_runs}"
     return write_report(path, title, _sections(found), under)
 
 
@@ -29,13 +31,11 @@ def short(step: str) -> str:
 
 def _sections(found: Frontier) -> list[Section]:
     points = found.points
-    size = Axis("bytes of weights", format_bytes, log=True)
-    speed = Axis("decode, tokens a second", "{:.3g}".format, zero=True)
     plans = tuple(f"{format_bytes(point.weight_bytes)}: {', '.join(map(short, point.steps))}" for point in points)
     return [
         KeyFigures((_figure("smallest", points[0]), _figure("largest", points[-1]))),
-        Plot("Quality against bytes", _chart(points, size, [point.weight_bytes for point in points], True), _HOW),
-        Plot("Quality against speed", _chart(points, speed, [point.decode for point in points], False), _HOW),
+        Plot("Quality against bytes", _by_bytes(points), _HOW),
+        Plot("Quality against speed", _by_speed(points), _SPEED),
         _table(points),
         Text("The plans", plans, code=True),
         Text("Where this was measured", (f"{found.folder} keeps each point and its proof",)),
@@ -47,17 +47,26 @@ def _figure(name: str, point: Point) -> Figure:
     return Figure(name, f"{point.answers.kl.mean:.4g} nats", note)
 
 
-def _chart(points: tuple[Point, ...], x: Axis, across: list[float], line: bool) -> str:
-    def series(name: str, found: list[Agreement]) -> Series:
-        places = tuple((at, max(LEAST, one.kl.mean)) for at, one in zip(across, found, strict=True))
-        spans = tuple((max(LEAST, one.kl.low), max(LEAST, one.kl.high)) for one in found)
-        return Series(name, places, line, spans=spans)
-
+def _by_bytes(points: tuple[Point, ...]) -> str:
+    sizes = [point.weight_bytes for point in points]
     drawn = [
-        series("as it runs", [point.answers for point in points]),
-        series("weights alone", [point.answers_of_weights for point in points]),
+        _series("as it runs", sizes, [point.answers for point in points]),
+        _series("weights alone", sizes, [point.answers_of_weights for point in points]),
     ]
-    return line_chart(drawn, x, Axis("mean KL divergence, nats a token", "{:.2g}".format, log=True))
+    return line_chart(drawn, Axis("bytes of weights", format_bytes, log=True), _NATS)
+
+
+def _by_speed(points: tuple[Point, ...]) -> str:
+    drawn = _series("as it runs", [point.decode for point in points], [point.answers for point in points])
+    labels = tuple(format_bytes(point.weight_bytes) for point in points)
+    speed = Axis("decode, tokens a second", "{:.3g}".format, zero=True)
+    return line_chart([replace(drawn, line=False, labels=labels)], speed, _NATS)
+
+
+def _series(name: str, across: Sequence[float], found: Sequence[Agreement]) -> Series:
+    places = tuple((at, max(LEAST, one.kl.mean)) for at, one in zip(across, found, strict=True))
+    spans = tuple((max(LEAST, one.kl.low), max(LEAST, one.kl.high)) for one in found)
+    return Series(name, places, spans=spans)
 
 
 def _table(points: tuple[Point, ...]) -> Table:
@@ -93,6 +102,8 @@ def _row(point: Point) -> tuple[Words, ...]:
     )
 
 
+_NATS = Axis("mean KL divergence, nats a token", "{:.2g}".format, log=True)
+_SPEED = "The same plans by the speed of decoding; beside each point the bytes of its weights."
 _HOW = (
     "Each point is a plan that was packed and measured; upright lines are 95% intervals of the mean. As it runs: "
     "through the fast path, words of answers decoded one by one. Weights alone: the same weights in float32 arithmetic."
