@@ -20,7 +20,7 @@ from smollm2 import model
 import pintpot
 from pintpot.cli.plan_view import memory
 from pintpot.cli.progress import Bar, nothing
-from pintpot.cli.prove import span
+from pintpot.cli.proof_view import span
 from pintpot.cli.terminal import Progress
 from pintpot.errors import PintpotError
 from pintpot.meter.home import home

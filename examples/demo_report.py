@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 import pintpot
-from pintpot.cli.prove import amount, span
+from pintpot.cli.proof_view import amount, span
 from pintpot.proof import html
 from pintpot.proof.proof import Row
 from pintpot.proof.scale import Axis

@@ -12,6 +12,7 @@ from scipy import spatial, special, stats
 
 from pintpot.errors import BadInput
 from pintpot.meter import agreement as ag
+from pintpot.meter.agreement import Agreement, Comparison, Interval, TokenScores, tokens_to_decide
 
 
 def logits(seed: int, num_tokens: int, num_vocab: int, scale: float = 4.0) -> np.ndarray:
@@ -152,6 +153,35 @@ def test_one_sequence_is_cut_into_blocks_and_one_block_promises_nothing() -> Non
     assert 0.8 < got.low < got.mean < got.high < 1.25
     short = ag.mean_interval([values[:100]], floor=0.0)
     assert (short.low, short.high) == (0.0, np.inf)
+
+
+def test_an_interval_says_on_which_side_of_a_limit_it_lies() -> None:
+    found = Interval(1.0, 2.0, 3.0)
+    assert [found.below(limit) for limit in (0.5, 1.0, 2.0, 2.9, 3.0, 4.0)] == [False, None, None, None, True, True]
+
+
+def test_so_many_tokens_decide() -> None:
+    """Forty sequences leave it open; as many as were told decide it, nearly always where the limit is not too near."""
+    rng = np.random.default_rng(4)
+
+    def measured(num: int) -> Agreement:
+        comparison = Comparison()
+        for kl in rng.gamma(2.0, 0.005, num):
+            empty = np.zeros(0)
+            comparison.add_scores(TokenScores(np.full(50, kl), np.ones(50, np.bool_), empty, empty))
+        return comparison.result()
+
+    limit, few = 0.0106, measured(40)
+    assert few.kl.below(limit) is None
+    needed = tokens_to_decide(few, limit)
+    assert needed is not None
+    assert needed > few.num_tokens
+    # What is needed is a guess from few words: the gap to the limit is one as well.
+    assert measured(4 * needed // 50).kl.below(few.kl.mean + 2 * abs(limit - few.kl.mean)) is True
+    half = few.kl.high - few.kl.mean
+    assert tokens_to_decide(few, few.kl.mean + half / 2) == pytest.approx(4 * few.num_tokens, rel=0.1)
+    assert tokens_to_decide(few, few.kl.mean) is None
+    assert tokens_to_decide(measured(1), limit) is None, "one block has no spread"
 
 
 @pytest.mark.parametrize("degrees", [*range(1, 31), 50, 100, 1000])

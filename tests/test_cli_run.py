@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 
 import pintpot
 from pintpot.cli import cli
-from pintpot.cli.prove import amount
+from pintpot.cli.proof_view import amount
 from pintpot.meter.agreement import Agreement, Interval
-from pintpot.proof.proof import HolderRow, Peak, Proof, Row
+from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality
 from pintpot.units import format_bytes_up
 
 Opened = Callable[..., FakeSession]
@@ -212,6 +212,31 @@ def test_a_proof_says_on_how_many_words_quality_rests(monkeypatch: pytest.Monkey
     assert "degradation: of 762 words of answers and 1530 of prompts, 6 texts" in invoke("prove", "packed").stdout
     told = json.loads(invoke("prove", "packed", "--json").stdout)
     assert (told["answers"]["num_tokens"], told["prompts"]["num_tokens"]) == (762, 1530)
+
+
+def test_a_proof_says_what_so_few_words_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    found = Agreement(762, 6, Interval(0.01, 0.02, 0.03), 0.1, 0.2, 0.99, 10.0, 10.1)
+    row = Row("degradation", "nats", 0.0, 0.025, 0.02, 0.01, 0.03, needed=3048)
+    step = StepQuality(("RoundToNearest(bits=4) on blocks",), found, found, Interval(-0.001, 0.02, 0.03))
+    open_ = replace(
+        PROOF, rows=(PROOF.rows[0], row), answers=found, prompts=found, text_tokens=1536, steps=(step,),
+        answers_of_weights=replace(found, kl=Interval(0.005, 0.0123, 0.02)),
+    )  # fmt: skip
+    monkeypatch.setattr(pintpot, "prove", lambda pack, **how: open_, raising=False)
+    done = invoke("prove", "packed", "--steps")
+    assert done.exit_code == 0, "nothing was broken"
+    words = " ".join(done.stdout.split())
+    assert "not decided: degradation, by 1536 tokens of text; about 6144 would decide" in words
+    assert "--tokens 6144" in words
+    assert "every promise that was judged held" in words
+    assert "answers, weights alone" in words
+    assert "0.0123" in words
+    assert "-0.001 to 0.03" in words
+    told = json.loads(invoke("prove", "packed", "--json").stdout)
+    assert told["rows"][1]["verdict"] == "not decided"
+    assert told["steps"][0]["added"] == {"low": -0.001, "mean": 0.02, "high": 0.03}
 
 
 def test_a_proof_that_does_not_hold_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_two_numbers_are_about_prompts_and_answers(plan: Plan, tmp_path: Path) -
     assert known.degradation == {"AsStored()": Degradation(0.001, 0.002, True, 0.001, 0.002)}
 
 
+def test_what_was_measured_on_more_words_stays(plan: Plan, tmp_path: Path) -> None:
+    many, few = (Degradation(low, 0.3, True, 0.1, 0.3, 0.2, words) for low, words in ((0.1, 762), (0.15, 100)))
+    for found in (few, many, few):
+        remember(plan, "here", degradation=found, folder=tmp_path)
+    known = recall(plan.model_digest, "here", folder=tmp_path).degradation
+    assert list(known.values()) == [many]
+    again = replace(many, mean=0.21)
+    remember(plan, "here", degradation=again, folder=tmp_path)
+    assert list(recall(plan.model_digest, "here", folder=tmp_path).degradation.values()) == [again]
+
+
 def test_old_measurements_fall_out(plan: Plan, tmp_path: Path) -> None:
     for size in range(KEPT + 5):
         remember(plan, "here", holders={PROCESS: size}, folder=tmp_path)
@@ -79,6 +91,7 @@ def test_the_next_plan_is_nearer(plan: Plan, tmp_path: Path) -> None:
 
 WRITE = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 from pintpot.planner.memory import remember
 from pintpot.planner.plan import Plan

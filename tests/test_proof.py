@@ -6,8 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from packing import BLOCKS, MACHINE, STREAMED, pack_apart_of, pack_of, plan_of
 from reference_model import ReferenceModel
 from tiny import Tiny, write_gguf, write_hf
 
+from pintpot.contract.step import Facet, Step
 from pintpot.errors import BadInput, BadPack, DoesNotFit, PintpotError, UsageError
+from pintpot.formats.convert import encode
+from pintpot.formats.tiles import unpack
 from pintpot.machine.here import this_machine
-from pintpot.meter.agreement import Agreement, Interval
+from pintpot.meter.agreement import Agreement, Comparison, Interval
 from pintpot.model.read import describe
 from pintpot.packer.manifest import read_manifest, with_digest
 from pintpot.packer.pack import write_pack
@@ -27,10 +31,15 @@ from pintpot.planner.plan import Degradation, Plan
 from pintpot.proof.judge import Measured, Quality, judge
 from pintpot.proof.measured import Answerer
 from pintpot.proof.proof import Proof
-from pintpot.proof.prove import prove
+from pintpot.proof.prove import _texts, prove
 from pintpot.proof.reference import hidden_states, texts_per_pass
+from pintpot.proof.steps import strides
 from pintpot.proof.worker import Worker, ask
+from pintpot.techniques.batch.prefill_chunk import PrefillChunk
+from pintpot.techniques.cache.eight_bit import EightBitCache
 from pintpot.techniques.cache.sink_window import SinkWindow
+from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=61)
 PROCESSES = {
@@ -57,8 +66,8 @@ def proof(pack: Path) -> Proof:
 def test_every_promise_has_its_row(proof: Proof) -> None:
     rows = {row.what: row for row in proof.rows}
     assert set(rows) == {
-        "memory", "prefill", "decode", "first token", "opening", "degradation", "prompt degradation",
-        "disk reads per token",
+        "memory", "prefill", "decode", "first token", "opening", "degradation", "limit of degradation",
+        "prompt degradation", "disk reads per token",
     }  # fmt: skip
     for row in proof.rows:
         assert row.measured is not None
@@ -106,6 +115,7 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     assert proof.prompts is not None
     known, *_ = found.degradation.values()
     assert known.low <= proof.answers.kl.mean <= known.high
+    assert (known.mean, known.num_tokens) == (proof.answers.kl.mean, proof.answers.num_tokens)
     assert known.prefill_low <= proof.prompts.kl.mean <= known.prefill_high
     assert "interpreter and libraries" in found.holders
     assert {"prefill", "decode"} == set(next(iter(found.seconds.values())))
@@ -136,7 +146,7 @@ def test_without_its_source_speed_and_memory_are_proved(source: Path, tmp_path: 
     copy.unlink()
     proof = prove(folder, runs=1)
     assert proof.answers is proof.prompts is None
-    for what in ("degradation", "prompt degradation"):
+    for what in ("degradation", "limit of degradation", "prompt degradation"):
         assert proof.row(what).measured is None
         assert proof.row(what).holds is None
     assert proof.row("decode").measured
@@ -168,6 +178,99 @@ def test_another_model_in_its_place_is_no_reference(source: Path, tmp_path: Path
     write_gguf(copy, replace(TINY, layers=2), "q8_0")
     with Worker("quality", folder) as worker, pytest.raises(BadInput, match="no longer the model"):
         worker.ask("reference", texts=[[1, 2, 3]], key="x")
+
+
+# --- The weights alone, and step by step ---------------------------------------------------------------------------
+
+
+FLOAT = Tiny(hidden=128, intermediate=256, layers=2, heads=4, kv_heads=2, vocab=768, seed=63)
+
+
+@pytest.fixture(scope="module")
+def stepwise(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Proof]:
+    """A proof, step by step, of a float model whose every step changes values, part of it streamed."""
+    folder = tmp_path_factory.mktemp("steps")
+    steps = (
+        RoundToNearest("blocks", 4), RoundToNearest("vocabulary", 5), EightBitCache(), Int8Activations(),
+        PrefillChunk(tokens=16), replace(STREAMED, resident_bytes=100_000),
+    )  # fmt: skip
+    pack = pack_apart_of(write_hf(folder / "model", FLOAT), folder / "pack", steps, memory_bytes=400_000_000)
+    return pack, prove(pack, runs=1, steps=True, tokens=1000)
+
+
+def test_the_weights_alone_are_what_dequantized_weights_give(stepwise: tuple[Path, Proof]) -> None:
+    """Against the plain reference over matrices that were rounded and unpacked whole."""
+    pack, proof = stepwise
+    manifest, _ = read_manifest(pack)
+    source = ReferenceModel(describe(manifest.source.path))
+    rounded = ReferenceModel(describe(manifest.source.path))
+    for form in manifest.plan.form.weights:
+        if form.is_matrix:
+            values = np.asarray(source.memory[form.name], np.float32)
+            rounded.memory[form.name] = unpack(encode(values, form.format), form.format, *form.shape).astype(np.float64)
+    comparison = Comparison()
+    for text in _texts(pack, None, manifest.plan, 1000, {}):
+        logits = [model.logits(text)[:-1] for model in (source, rounded)]
+        comparison.add(*logits, np.array(text[1:]))
+    wanted, found = comparison.result(), proof.prompts_of_weights
+    assert found is not None
+    assert found.num_tokens == wanted.num_tokens
+    assert found.kl.mean == pytest.approx(wanted.kl.mean, rel=1e-3)
+    assert found.kl_max == pytest.approx(wanted.kl_max, rel=1e-2)
+    assert found.perplexity_test == pytest.approx(wanted.perplexity_test, rel=1e-4)
+
+
+def test_steps_add_up_to_what_the_pack_really_computes(stepwise: tuple[Path, Proof]) -> None:
+    _, proof = stepwise
+    assert proof.answers is not None
+    assert proof.answers_of_weights is not None
+    names = [step.steps[0].split("(")[0] for step in proof.steps]
+    assert names == ["RoundToNearest", "RoundToNearest", "EightBitCache", "Int8Activations"]
+    assert sum(step.added.mean for step in proof.steps) == pytest.approx(proof.steps[-1].after.kl.mean)
+    assert proof.steps[1].after.kl.mean == pytest.approx(proof.answers_of_weights.kl.mean, rel=1e-6)
+    # The fast path: native kernels, activations in int8, an 8-bit cache. The reference imitates all of it.
+    assert proof.steps[-1].after.kl.mean == pytest.approx(proof.answers.kl.mean, rel=2e-3)
+    assert {step.after.num_tokens for step in proof.steps} == {proof.answers.num_tokens}
+
+
+def test_each_step_is_also_measured_alone(stepwise: tuple[Path, Proof]) -> None:
+    _, proof = stepwise
+    blocks, vocabulary, cache, activations = (step.alone for step in proof.steps)
+    assert blocks == proof.steps[0].after
+    assert None not in (vocabulary, cache, activations)
+    assert blocks.kl.mean > vocabulary.kl.mean > activations.kl.mean > 1e-5
+    assert 1e-6 < cache.kl.mean < vocabulary.kl.mean
+    page, data = proof.report_path.read_text(), json.loads(json.dumps(proof.to_json()))
+    assert "Quality, step by step" in page
+    assert "answers, weights alone" in page
+    assert [step["steps"] for step in data["steps"]] == [list(step.steps) for step in proof.steps]
+    assert data["answers_of_weights"]["kl"]["mean"] == proof.answers_of_weights.kl.mean
+
+
+def test_more_tokens_are_read_where_they_are_asked_for(stepwise: tuple[Path, Proof]) -> None:
+    _, proof = stepwise
+    assert proof.text_tokens == 8 * 128
+    assert proof.prompts.num_tokens == 8 * 127
+
+
+@dataclass(frozen=True)
+class Fitted(Step):
+    """A step that needs statistics, as those that compensate for errors do."""
+
+    paper: ClassVar[str] = "none"
+    facet: ClassVar[Facet] = Facet.ROUNDING
+    needs: ClassVar[frozenset[str]] = frozenset({"moments"})
+
+
+def test_steps_that_need_statistics_are_told_by_the_pack(stepwise: tuple[Path, Proof]) -> None:
+    plan = read_manifest(stepwise[0])[0].plan
+    plan = replace(plan, steps=(*plan.steps[:2], Fitted("blocks"), *plan.steps[2:]))
+    found = strides(plan)
+    assert [stride.steps[0].name for stride in found] == [
+        "RoundToNearest", "RoundToNearest", "Fitted", "EightBitCache", "Int8Activations",
+    ]  # fmt: skip
+    assert [stride.after.packed for stride in found] == [False, False, True, True, True]
+    assert found[2].alone is None
 
 
 def test_a_broken_promise_ends_with_1(pack: Path, tmp_path: Path) -> None:
@@ -314,6 +417,39 @@ def test_each_promise_can_be_broken(plan: Plan, factors: dict[str, float], mean:
     assert not proof.holds
     assert {row.what for row in proof.rows if row.holds is False} == broken
     assert len(proof.shortfalls) >= len(broken)
+
+
+@pytest.mark.parametrize(
+    ("low", "mean", "high", "holds", "said"),
+    [
+        (0.004, 0.006, 0.01, True, "held"),
+        (0.004, 0.006, 0.011, None, "not decided"),
+        (0.008, 0.012, 0.016, None, "not decided"),
+        (0.0101, 0.012, 0.016, False, "not held"),
+    ],
+)
+def test_quality_is_decided_by_the_whole_interval(
+    plan: Plan, low: float, mean: float, high: float, holds: bool | None, said: str
+) -> None:
+    """0.01 nats were promised."""
+    found = Agreement(1000, 10, Interval(low, mean, high), mean, mean, 0.9, 10.0, 10.0)
+    proof = replace(verdict(plan, measured_of(plan), Quality(answers=found)), text_tokens=4000)
+    row = proof.row("degradation")
+    assert (row.holds, row.verdict) == (holds, said)
+    assert proof.holds is (holds is not False)
+    assert (row in proof.undecided) is (holds is None)
+    assert (row.needed is None) is (holds is not None)
+    if row.needed is not None:
+        assert row.needed > 1000
+        assert proof.tokens_needed(row) == 4 * row.needed
+
+
+def test_the_limit_that_was_asked_for_is_judged_too(plan: Plan) -> None:
+    asked = replace(plan, budget=replace(plan.budget, degradation=0.02))
+    found = Agreement(1000, 10, Interval(0.011, 0.012, 0.013), 0.1, 0.1, 0.9, 10.0, 10.0)
+    proof = verdict(asked, measured_of(plan), Quality(answers=found))
+    assert proof.row("limit of degradation").holds
+    assert proof.row("degradation").holds is False, "the plan expected 0.01 at most"
 
 
 def test_prompts_and_answers_have_promises_of_their_own(plan: Plan) -> None:

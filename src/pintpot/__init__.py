@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from pintpot.model.spec import Model
     from pintpot.planner.plan import Plan
     from pintpot.program.spec import Work
+    from pintpot.proof.draw import frontier
     from pintpot.proof.proof import Proof
     from pintpot.runtime.request import Sampling
     from pintpot.runtime.session import Session
 
 _HOMES = {
     "describe": "api", "probe": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
-    "export": "api",
+    "export": "api", "frontier": "proof.draw",
     "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
     "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
     "Session": "runtime.session", "Sampling": "runtime.request", "PintpotError": "errors",
@@ -43,7 +44,7 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
-    "Workload", "describe", "export", "pack", "plan", "probe", "prove", "run",
+    "Workload", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
 ]  # fmt: skip
 
 

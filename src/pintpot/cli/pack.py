@@ -43,7 +43,7 @@ def pack_command(terminal: Terminal, model: str, folder: Path | None, asked: dic
     if terminal.as_json:
         terminal.data({"folder": made, "digest": digest, "num_bytes": num_bytes, "plan": plan.to_json()})
         return
-    from pintpot.cli.prove import span
+    from pintpot.cli.proof_view import span
     from pintpot.units import format_bytes
 
     click.echo(made)

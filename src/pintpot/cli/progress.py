@@ -69,7 +69,10 @@ class Lines:
 
 
 class TimeLeft:
-    """The time that is left of each thing that is done, in words; nothing while too little is known."""
+    """The time that is left of each thing that is done, in words; nothing while too little is known.
+
+    What is told as "thing: part of it" is one thing.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -78,8 +81,9 @@ class TimeLeft:
 
     def __call__(self, done: float, what: str) -> str:
         now = self._clock()
-        if what != self._what:
-            self._what, self._began = what, (now, done)
+        thing = what.partition(":")[0]
+        if thing != self._what:
+            self._what, self._began = thing, (now, done)
         began, first = self._began
         gone, share = now - began, done - first
         return f", {format_seconds(gone * (1 - done) / share)} left" if share >= _LEAST_SHARE and done < 1 else ""

@@ -2,175 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pintpot.cli.options import COUNT, common, example
-from pintpot.cli.terminal import Terminal, safe
+from pintpot.cli.terminal import Terminal
 from pintpot.errors import PromiseBroken
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from pintpot.proof.proof import Proof
-
-# Cells of the bar, and whether the share of the limit has a column: from the most room to the least.
-_LAYOUTS = ((18, True), (12, True), (12, False), (0, False))
-_MOST_OPS = 24
+_OF_FRONTIERS = ("budgets", "context", "keep", "again")
+_OF_PROOFS = ("steps", "profile")
 
 
 @click.command(
-    "prove", short_help="Promised beside measured.", epilog=example("pintpot prove packed --html report.html")
+    "prove",
+    short_help="Promised beside measured.",
+    epilog=example(
+        "pintpot prove packed --html report.html",
+        "pintpot prove packed --steps --text held_out.txt --tokens 8192",
+        "pintpot prove --frontier model.gguf --context 512",
+    ),
 )
 @click.argument("pack")
 @click.option(
     "--text", type=click.Path(path_type=Path), help="A text to judge quality by.  [one that comes with Pintpot]"
 )
+@click.option("--tokens", **COUNT, help="Judge quality by so many tokens of the text.  [1536]")
 @click.option("--html", type=click.Path(path_type=Path), help="Where the report goes.  [beside the pack]")
-@click.option("--runs", **COUNT, help="How often it is run; medians are judged.  [5]")
+@click.option("--runs", **COUNT, help="How often it is run; medians are judged.  [5; 3 for a frontier]")
 @click.option("--threads", **COUNT, help="Threads that compute.  [those of the plan]")
+@click.option("--steps", is_flag=True, help="Also what each step of the plan does to quality.")
 @click.option("--profile", is_flag=True, help="Also where the time of a step goes, op by op.")
+@click.option("--frontier", is_flag=True, help="Of a model: quality by bytes and speed, at budgets of many sizes.")
+@click.option("--budgets", **COUNT, help="So many budgets for --frontier.  [10]")
+@click.option("--context", **COUNT, help="Tokens that a sequence may hold, for --frontier.  [2048, or the model's]")
+@click.option("--keep", type=click.Path(path_type=Path), help="A folder in which --frontier leaves its packs.")
+@click.option("--again", is_flag=True, help="Measure all points of --frontier again, also those that are known.")
 @common
-def prove_command(terminal: Terminal, pack: str, **how: Any) -> None:
+def prove_command(terminal: Terminal, pack: str, frontier: bool, **how: Any) -> None:
     """Measure a pack against its plan: memory, speed, quality, and the share of what the hardware can give.
 
     PACK is its folder, or the name that `pintpot list` shows.
 
-    Ends with 1 when a promise was not held.
+    Ends with 1 when a promise was not held. A promise of quality is judged by the 95% interval of its mean: where that
+    reaches to both sides, nothing is decided, and the proof says how many tokens would do.
+
+    With --frontier, PACK may also be a MODEL: the plans for memory budgets from the smallest on, each the fastest that
+    is next to as good as any with all weights in RAM, are packed and measured. What is measured is kept: a start that
+    was interrupted goes on where it was.
     """
+    given = {key: value for key, value in how.items() if value is not None and value is not False}
+    for name in given:
+        if name in (_OF_PROOFS if frontier else _OF_FRONTIERS):
+            raise click.UsageError(f"--{name} {'does not go with' if frontier else 'goes with'} --frontier")
+    (_draw if frontier else _prove)(terminal, pack, given)
+
+
+def _prove(terminal: Terminal, pack: str, given: dict[str, Any]) -> None:
     import pintpot
 
-    given = {key: value for key, value in how.items() if value is not None and value is not False}
     with terminal.progress() as progress:
         proof = pintpot.prove(pack, progress=progress, **given)
     if terminal.as_json:
         terminal.data(proof.to_json())
     else:
-        _show(proof, terminal)
+        from pintpot.cli.proof_view import show_proof
+
+        show_proof(proof, terminal)
     if not proof.holds:
         raise PromiseBroken(f"a promise was not held: {'; '.join(proof.shortfalls)}")
 
 
-def _show(proof: Proof, terminal: Terminal) -> None:
-    console = terminal.console()
-    console.print(_promises(proof, console))
-    for line in _closing(proof):
-        console.print(line)
-    if proof.holders:
-        console.print(_holders(proof))
-    if proof.profile:
-        console.print(_profile(proof))
-    for note in proof.notes:
-        terminal.say(note)
-    if proof.report_path is not None:
-        terminal.say(f"report: {proof.report_path}")
+def _draw(terminal: Terminal, model: str, given: dict[str, Any]) -> None:
+    import pintpot
 
-
-def _promises(proof: Proof, console: Console) -> Table:
-    """Promised beside measured. Where it is narrow the least important goes first; in the end promises wrap."""
-    from pintpot.cli.tables import fits
-
-    for bar, shares in _LAYOUTS:
-        made = _promises_table(proof, bar, shares)
-        if fits(made, console):
-            break
-    if not shares:
-        told = [f"{row.what} {row.share_of_limit:.0%}" for row in proof.rows if row.share_of_limit is not None]
-        made.caption = f"of the limit: {', '.join(told)}" if told else None
-        made.caption_justify = "left"
-    return made
-
-
-def _promises_table(proof: Proof, bar: int, shares: bool) -> Table:
-    from pintpot.cli.tables import mark, table
-    from pintpot.proof.tables import promise_bar
-
-    drawn, last = ["├ promised ┤"] if bar else [], ["of the limit"] if shares else []
-    columns = ("", "", "promised", "measured", *drawn, *last)
-    title = f"{proof.model_name}: promised and measured, median of {proof.num_runs}; {proof.binds} binds"
-    made = table(*columns, title=title, right=(0, *range(3, len(columns))))
-    made.columns[2].justify = "right"
-    for row in proof.rows:
-        cells: list[Text | str] = [mark(row.holds), row.what, span(row.promised_low, row.promised_high, row.unit)]
-        cells += [amount(row.measured, row.unit)]
-        cells += [promise_bar(row.promised_low, row.promised_high, row.measured, bar)] if bar else []
-        cells += ["" if row.share_of_limit is None else f"{row.share_of_limit:.0%}"] if shares else []
-        made.add_row(*cells)
-    for peak in proof.peaks:
-        cells = [mark(peak.holds), f"memory of {peak.process}", f"up to {amount(peak.budget_bytes, 'bytes')}"]
-        cells += [amount(peak.peak_bytes, "bytes")]
-        cells += [promise_bar(0, peak.budget_bytes, peak.peak_bytes, bar)] if bar else []
-        made.add_row(*cells)
-    return made
-
-
-def _closing(proof: Proof) -> Iterator[Text]:
-    """How much was read to judge quality, the verdict, and which promises nothing was found out about."""
-    from rich.text import Text
-
-    from pintpot.cli.tables import BAD, GOOD, WARN
-
-    broken = [row.what for row in proof.rows if row.holds is False]
-    broken += [f"memory of {peak.process}" for peak in proof.peaks if not peak.holds]
-    unjudged = [row.what for row in proof.rows if row.holds is None]
-    if proof.answers is not None and proof.prompts is not None:
-        words = f"{proof.answers.num_tokens} words of answers and {proof.prompts.num_tokens} of prompts"
-        yield Text(f"degradation: of {words}, {proof.answers.num_sequences} texts")
-    if unjudged:
-        yield Text(f"not judged: {', '.join(unjudged)}", WARN)
-    if broken:
-        yield Text(f"not held: {', '.join(broken)}", BAD)
+    with terminal.progress() as progress:
+        found = pintpot.frontier(model, progress=progress, **given)
+    if terminal.as_json:
+        terminal.data(found.to_json())
     else:
-        yield Text("every promise held" if not unjudged else "every promise that was judged held", GOOD)
+        from pintpot.cli.proof_view import show_frontier
 
-
-def _holders(proof: Proof) -> Table:
-    from pintpot.cli.tables import table
-
-    made = table("", "promised", "measured", title="memory by what holds it", right=(1, 2))
-    for one in proof.holders:
-        made.add_row(one.name, span(one.promised_low, one.promised_high, "bytes"), amount(one.measured, "bytes"))
-    return made
-
-
-def _profile(proof: Proof) -> Table:
-    from pintpot.cli.tables import table
-
-    made = table("op", "took", "at least", title="where the time of a decode step goes", right=(1, 2))
-    longest = sorted(proof.profile, key=lambda row: -row[1])[:_MOST_OPS]
-    for name, seconds, floor in longest:
-        made.add_row(safe(name), amount(seconds, "seconds"), amount(floor, "seconds"))
-    rest = sum(seconds for _, seconds, _ in proof.profile) - sum(seconds for _, seconds, _ in longest)
-    made.caption = f"all other ops together: {amount(rest, 'seconds')}"
-    made.caption_justify = "left"
-    return made
-
-
-def span(low: float, high: float, unit: str) -> str:
-    """A promise from low to high, the unit once where both have the same."""
-    first, last = amount(low, unit), amount(high, unit)
-    if first == last:
-        return last
-    same = first.split()[-1] == last.split()[-1]
-    return f"{first.rsplit(' ', 1)[0] if same else first} to {last}"
-
-
-def amount(value: float | None, unit: str) -> str:
-    """A quantity as people read it: bytes and seconds in the size that fits."""
-    from pintpot.units import format_bytes, format_rate, format_seconds
-
-    if value is None:
-        return "-"
-    match unit:
-        case "bytes":
-            return format_bytes(value)
-        case "seconds":
-            return format_seconds(value)
-        case "tokens/s":
-            return format_rate(value, "tok/s")
-    return f"{value:.3g} {unit}"
+        show_frontier(found, terminal)

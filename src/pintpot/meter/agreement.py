@@ -21,6 +21,7 @@ from pintpot.errors import need
 Floats = NDArray[np.float64]
 CHUNK_BYTES = 32 << 20
 TOKENS_PER_BLOCK = 64
+MOST_TOKENS = 1_000_000_000  # nobody reads more to decide a thing
 # Student's t at 97.5% for 1 to 10 degrees of freedom; beyond, an expansion around the normal is exact to 0.1%.
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 _Z_975 = 1.959964
@@ -33,6 +34,12 @@ class Interval:
     low: float
     mean: float
     high: float
+
+    def below(self, limit: float) -> bool | None:
+        """Whether the quantity is at most `limit`; None where the interval reaches to both sides of it."""
+        if self.high <= limit:
+            return True
+        return False if self.low > limit else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +188,32 @@ def mean_interval(groups: Sequence[ArrayLike], floor: float | None = None) -> In
     half = student_t_975(num - 1) * float(np.sqrt(num / (num - 1) * (excess**2).sum())) / values.size
     low = mean - half
     return Interval(low if floor is None else max(floor, low), mean, mean + half)
+
+
+def tokens_to_decide(found: Agreement, limit: float) -> int | None:
+    """How many tokens, in sequences like these, would tell on which side of `limit` the mean divergence lies.
+
+    They are expected to vary as those that were seen. None where nothing is known of that, or no number would do.
+    """
+    num = found.num_sequences if found.num_sequences > 1 else found.num_tokens // TOKENS_PER_BLOCK
+    half, gap = found.kl.high - found.kl.mean, abs(limit - found.kl.mean)
+    if num < 2 or not np.isfinite(half + gap) or gap == 0:
+        return None
+    deviation = half * num**0.5 / student_t_975(num - 1)
+
+    def decides(count: int) -> bool:
+        return bool(student_t_975(count - 1) * deviation / count**0.5 < gap)
+
+    enough = num
+    while not decides(enough):
+        enough *= 2
+        if enough * found.num_tokens > num * MOST_TOKENS:
+            return None
+    few = 1
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if decides(middle) else (middle, enough)
+    return -(-enough * found.num_tokens // num)
 
 
 def student_t_975(degrees: int) -> float:

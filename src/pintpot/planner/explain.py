@@ -139,7 +139,8 @@ def _binds(stage: StageCost) -> str:
 
 def _quality(plan: Plan) -> str:
     found = plan.degradation
-    known = "measured" if found.measured else "expected from other models; `pintpot prove` measures it"
+    words = f" on {found.num_tokens} words" if found.num_tokens else ""
+    known = f"measured{words}" if found.measured else "expected from other models; `pintpot prove` measures it"
     answers = f"{found.low:.2g} to {found.high:.2g} nats a token of degradation"
     if (found.prefill_low, found.prefill_high) == (found.low, found.high):
         return f"{answers}, {known}"

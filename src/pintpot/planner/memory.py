@@ -46,15 +46,15 @@ def remember(
 ) -> None:
     """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
 
-    Quality belongs to model and steps, whatever the machine; bytes and seconds to the machine and to the program as it
-    is installed, too. Raises BadInput where the home cannot be written or holds a file that is none of ours.
+    Quality belongs to model and steps, whatever the machine, and what was measured on more words stays; bytes and
+    seconds belong to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be
+    written or holds a file that is none of ours.
     """
     key = steps_key(plan.steps)
     with locked(_path(plan.model_digest, folder)) as path:
         data = _read(path)
-        if degradation is not None:
-            spans = (degradation.low, degradation.high, degradation.prefill_low, degradation.prefill_high)
-            data["degradation"][key] = list(spans)
+        if degradation is not None and degradation.num_tokens >= _num_tokens(data["degradation"].get(key)):
+            data["degradation"][key] = _record(degradation)
         here = data["machines"].setdefault(_here(fingerprint), {"holders": {}, "seconds": {}})
         for name, num_bytes in (holders or {}).items():
             if name in HOLDERS:
@@ -84,10 +84,21 @@ def _here(fingerprint: str) -> str:
     return f"{fingerprint} {program_mark()}"
 
 
-def _degradation(low: float, high: float, *prefill: float) -> Degradation:
-    """Records of two numbers are from when prompts and answers were computed in the same way."""
-    prefill_low, prefill_high = map(float, prefill or (low, high))
-    return Degradation(float(low), float(high), True, prefill_low, prefill_high)
+def _record(found: Degradation) -> list[float | None]:
+    return [found.low, found.high, found.prefill_low, found.prefill_high, found.mean, found.num_tokens]
+
+
+def _num_tokens(record: list[float] | None) -> float:
+    return record[5] if record is not None and len(record) > 5 else 0
+
+
+def _degradation(low: float, high: float, *more: float | None) -> Degradation:
+    """Records of two numbers are from when prompts and answers were computed in the same way, of four without words."""
+    prefill_low, prefill_high = more[:2] or (low, high)
+    mean, num_tokens = more[2:] or (None, 0)
+    prefill = (float(prefill_low or 0.0), float(prefill_high or 0.0))
+    known = None if mean is None else float(mean)
+    return Degradation(float(low), float(high), True, *prefill, known, int(num_tokens or 0))
 
 
 def _append(table: dict[str, list[float]], name: str, value: float) -> None:

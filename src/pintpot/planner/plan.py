@@ -40,6 +40,7 @@ class Degradation:
 
     `low` to `high` is about the words of answers, which are decoded one by one after a prompt that was prefilled;
     `prefill_low` to `prefill_high` about the words of the prompt itself, of which nobody sees but the one after it.
+    Where it was measured, the span is the 95% interval around `mean`, from `num_tokens` words of answers.
     """
 
     low: float
@@ -47,6 +48,8 @@ class Degradation:
     measured: bool = False
     prefill_low: float = 0.0
     prefill_high: float = 0.0
+    mean: float | None = None
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot._native import kernels
-from pintpot.contract.form import STRIP_ROWS, WeightForm
+from pintpot.contract.form import STRIP_ROWS
 from pintpot.formats import encoding
 from pintpot.packer.manifest import Manifest
-from pintpot.packer.raw import WEIGHTS
 from pintpot.program.ops.linear import PLANES
-from pintpot.stream.reader import read_into
+from pintpot.proof.strips import packed_strips, packed_vector
 
 Floats = NDArray[np.float32]
 CHUNK_BYTES = 1 << 20
+MOST_LOGITS = 1 << 18
 
 
 class PackedHead:
     """Logits of states [T, D], which come before the final norm, for one run of words after the other."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._file, self._manifest = folder / WEIGHTS, manifest
-        weights = {weight.name: weight for weight in manifest.plan.form.weights}
+        self._folder, self._manifest = folder, manifest
+        weights = manifest.plan.form.weights.by_name
         self._form = weights.get("head", weights["embed"])
         self._isa = kernels.chosen()
 
@@ -35,7 +35,8 @@ class PackedHead:
         float_format = encoding(self._form.format).kind == "float"
         planes = 0 if float_format else PLANES[self._manifest.plan.form.activation.decode]
         quantized = self._quantized(normed, planes) if planes else None
-        for first_strip, strips in self._strips():
+        most = max(1, MOST_LOGITS // (STRIP_ROWS * len(states)))
+        for first_strip, strips in self._strips(most):
             first = first_strip * STRIP_ROWS
             count = min(len(strips) * STRIP_ROWS, self._form.shape[0] - first)
             out = np.empty((len(states), count), np.float32)
@@ -52,9 +53,7 @@ class PackedHead:
             yield first, out
 
     def _normed(self, states: Floats) -> Floats:
-        weight = np.empty(states.shape[1], np.float32)
-        item = next(item for item in self._manifest.residents if item.name == "norm")
-        read_into(self._file, self._manifest.resident_offset + item.offset, weight.data)
+        weight = packed_vector(self._folder, self._manifest, self._manifest.plan.form.weights.by_name["norm"])
         normed = np.empty_like(states)
         eps = self._manifest.plan.config["rms_norm_eps"]
         for row in range(len(states)):
@@ -67,23 +66,9 @@ class PackedHead:
         kernels.quantize(self._isa, normed, planes, 0, len(normed), out)
         return out
 
-    def _strips(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """(first strip, strips [n, strip bytes]) of the whole head, resident part first."""
-        for offset, first, count in _places(self._manifest, self._form):
-            per_chunk = max(1, CHUNK_BYTES // self._form.strip_bytes)
-            for start in range(0, count, per_chunk):
-                number = min(per_chunk, count - start)
-                strips = np.empty((number, self._form.strip_bytes), np.uint8)
-                read_into(self._file, offset + start * self._form.strip_bytes, strips.data)
-                yield first + start, strips
-
-
-def _places(manifest: Manifest, form: WeightForm) -> Iterator[tuple[int, int, int]]:
-    """(file offset, first strip, number of strips) of every run of a weight's strips."""
-    for item in manifest.residents:
-        if item.name == form.name:
-            yield manifest.resident_offset + item.offset, 0, form.ram_strips
-    for offset, _, slot in manifest.slots:
-        for piece in slot.pieces:
-            if piece.weight == form.name:
-                yield offset + piece.offset, piece.first_strip, piece.num_strips
+    def _strips(self, most: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """(first strip, strips [n, strip bytes]) of the whole head, at most so many at a time."""
+        read = packed_strips(self._folder, self._manifest, self._form)
+        per_chunk = min(most, max(1, CHUNK_BYTES // self._form.strip_bytes))
+        for first in range(0, self._form.num_strips, per_chunk):
+            yield first, read(first, min(per_chunk, self._form.num_strips - first))

@@ -1,4 +1,8 @@
-"""Verdicts: what was measured held against what was promised. A promise is kept or broken by the median of the runs."""
+"""Verdicts: what was measured held against what was promised.
+
+A promise of speed is kept or broken by the median of the runs; one of quality only where the whole interval of the mean
+lies on one side of it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pintpot.meter.agreement import Agreement
+from pintpot.meter.agreement import Agreement, tokens_to_decide
 from pintpot.meter.clock import median
 from pintpot.planner.cost import Span
 from pintpot.planner.names import LOADER
 from pintpot.planner.plan import Plan
-from pintpot.proof.proof import HolderRow, Peak, Proof, Row
+from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,15 @@ class Measured:
 class Quality:
     """Agreement with the unpacked model; None where it was not measured.
 
-    `answers` is that of words decoded one by one after a prompt, `prompts` that of all words read as a prompt.
+    `answers` is that of words decoded one by one after a prompt, `prompts` that of all words read as a prompt; both
+    `of_weights` in float32 arithmetic. `steps` where they were asked for.
     """
 
     answers: Agreement | None = None
     prompts: Agreement | None = None
+    answers_of_weights: Agreement | None = None
+    prompts_of_weights: Agreement | None = None
+    steps: tuple[StepQuality, ...] = ()
 
 
 def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Quality, num_runs: int) -> Proof:
@@ -70,6 +78,9 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Qual
         peaks=peaks,
         answers=quality.answers,
         prompts=quality.prompts,
+        answers_of_weights=quality.answers_of_weights,
+        prompts_of_weights=quality.prompts_of_weights,
+        steps=quality.steps,
         binds=cost.stage("decode").binds,
         num_runs=num_runs,
         environment={},
@@ -130,6 +141,7 @@ def _seconds(what: str, promised: Span, seen: list[float]) -> Row:
 def _quality(plan: Plan, quality: Quality) -> Iterator[Row]:
     promised = plan.degradation
     yield _agreed("degradation", promised.low, promised.high, quality.answers)
+    yield _agreed("limit of degradation", 0.0, plan.budget.degradation, quality.answers)
     yield _agreed("prompt degradation", promised.prefill_low, promised.prefill_high, quality.prompts)
 
 
@@ -137,7 +149,9 @@ def _agreed(what: str, low: float, high: float, agreement: Agreement | None) -> 
     if agreement is None:
         return Row(what, "nats", low, high, None)
     kl = agreement.kl
-    return Row(what, "nats", low, high, kl.mean, kl.low, kl.high, holds=kl.mean <= high)
+    holds = kl.below(high)
+    needed = tokens_to_decide(agreement, high) if holds is None else None
+    return Row(what, "nats", low, high, kl.mean, kl.low, kl.high, holds=holds, needed=needed)
 
 
 def _disk(plan: Plan, measured: Measured) -> Row:

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pintpot.meter.agreement import Agreement
+from pintpot.meter.agreement import Agreement, Interval
 
 Unit = Literal["bytes", "seconds", "tokens/s", "nats"]
+Verdict = Literal["held", "not held", "not decided", "not judged"]
 VERSION = 2
 
 
@@ -16,8 +17,9 @@ VERSION = 2
 class Row:
     """One promise and what became of it. `measured` is the median of the runs, `low` and `high` their extremes.
 
-    `holds` is None where nothing was promised or nothing could be measured; `limit` is what the hardware alone reached
-    in the same run.
+    Of a degradation they are the mean and its 95% interval. `holds` is None where nothing was promised, nothing could
+    be measured, or the interval reaches to both sides of what was promised; so many tokens as `needed` would then
+    decide, where that can be told. `limit` is what the hardware alone reached in the same run.
     """
 
     what: str
@@ -29,6 +31,14 @@ class Row:
     high: float | None = None
     limit: float | None = None
     holds: bool | None = None
+    needed: int | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of the promise, in words."""
+        if self.holds is None:
+            return "not judged" if self.measured is None or self.unit != "nats" else "not decided"
+        return "held" if self.holds else "not held"
 
     @property
     def share_of_limit(self) -> float | None:
@@ -58,11 +68,27 @@ class Peak:
         return self.peak_bytes <= self.budget_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class StepQuality:
+    """What some steps change, mostly one, on the words of answers.
+
+    `alone`: the unpacked model with nothing but them; None where they cannot be taken alone. `after`: they and all
+    steps before them. `added`: nats a token that they added to what was there before them, word by word.
+    """
+
+    steps: tuple[str, ...]
+    alone: Agreement | None
+    after: Agreement
+    added: Interval
+
+
 @dataclass(frozen=True)
 class Proof:
     """The receipt of one pack on one machine.
 
-    `answers` is about words decoded one by one after a prompt, `prompts` about all words of texts read as prompts.
+    `answers` is about words decoded one by one after a prompt, `prompts` about all words of texts read as prompts, both
+    as the pack computes them. `answers_of_weights` and `prompts_of_weights` are about the same words where the pack's
+    weights meet float32 arithmetic. `text_tokens` were read.
     """
 
     pack: Path
@@ -79,6 +105,10 @@ class Proof:
     environment: dict[str, str]
     notes: tuple[str, ...]
     profile: tuple[tuple[str, float, float], ...] = ()
+    answers_of_weights: Agreement | None = None
+    prompts_of_weights: Agreement | None = None
+    steps: tuple[StepQuality, ...] = ()
+    text_tokens: int = 0
     report_path: Path | None = None
 
     @property
@@ -101,6 +131,18 @@ class Proof:
     def holds(self) -> bool:
         return not self.shortfalls
 
+    @property
+    def undecided(self) -> tuple[Row, ...]:
+        """Promises of quality that so few words cannot decide."""
+        return tuple(row for row in self.rows if row.verdict == "not decided")
+
+    def tokens_needed(self, row: Row) -> int | None:
+        """How many tokens of text would decide a row; None where nobody can tell."""
+        found = self.prompts if row.what.startswith("prompt") else self.answers
+        if row.needed is None or found is None:
+            return None
+        return -(-row.needed * self.text_tokens // found.num_tokens)
+
     def row(self, what: str) -> Row:
         return next(row for row in self.rows if row.what == what)
 
@@ -111,11 +153,20 @@ class Proof:
             **data,
             "pack": str(self.pack),
             "report_path": None if self.report_path is None else str(self.report_path),
-            "rows": [{**asdict(row), "share_of_limit": row.share_of_limit} for row in self.rows],
+            "rows": [
+                {**asdict(row), "share_of_limit": row.share_of_limit, "verdict": row.verdict} for row in self.rows
+            ],
             "holders": [asdict(holder) for holder in self.holders],
             "peaks": [{**asdict(peak), "holds": peak.holds} for peak in self.peaks],
-            "answers": None if self.answers is None else asdict(self.answers),
-            "prompts": None if self.prompts is None else asdict(self.prompts),
+            **{key: _json(getattr(self, key)) for key in _AGREEMENTS},
+            "steps": [asdict(step) for step in self.steps],
             "holds": self.holds,
             "shortfalls": list(self.shortfalls),
         }
+
+
+_AGREEMENTS = ("answers", "prompts", "answers_of_weights", "prompts_of_weights")
+
+
+def _json(found: Agreement | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)

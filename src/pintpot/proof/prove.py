@@ -20,7 +20,7 @@ from pintpot.meter.clock import median
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
 from pintpot.proof.judge import Measured, Quality, judge
-from pintpot.proof.proof import Proof
+from pintpot.proof.proof import Proof, StepQuality
 from pintpot.proof.remember import remember_proof
 from pintpot.proof.report import write_proof_report
 from pintpot.proof.worker import Worker
@@ -43,10 +43,13 @@ def prove(
     html: Path | None = None,
     profile: bool = False,
     threads: int | None = None,
+    tokens: int | None = None,
+    steps: bool = False,
     progress: Progress | None = None,
 ) -> Proof:
     """Measure a pack against its plan's promises, each over the median of `runs` runs, and write an HTML report.
 
+    Quality is judged on `tokens` tokens of the text at most; `steps` also tells what each step of the plan did to it.
     Every process of the proof keeps to the budget and has its own line. When the source is gone, speed and memory are
     proved and the proof says so. Raises BadPack, DoesNotFit, UsageError for a text that is too short.
     """
@@ -59,7 +62,10 @@ def prove(
     peaks = {"packing": manifest.packing.peak_bytes}
     notes: list[str] = []
     _plan_again(pack, peaks, notes)
-    texts = _texts(pack, text, manifest.plan, peaks)
+    texts = _texts(pack, text, manifest.plan, tokens, peaks)
+    found = sum(map(len, texts))
+    if tokens is not None and found < tokens:
+        notes.append(f"quality was judged by {found} tokens, for the text has no {tokens}; give a longer one")
     window = manifest.plan.form.cache.window
     tested = not window or len(texts[0]) > window
     if not tested:
@@ -68,11 +74,16 @@ def prove(
             "forgotten; give a longer one with --text"
         )
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
-        answers = _Answers(texts, Path(scratch))
+        answers = _Answers(texts, Path(scratch), _answer_seconds(tokens))
         measured = _measure(pack, manifest, answers, _Asked(runs, profile), peaks, tell)
-        quality = _quality(pack, answers, peaks, notes, tell) if tested else Quality()
+        quality = _quality(pack, answers, steps, peaks, notes, tell) if tested else Quality()
     proof = judge(pack, digest, manifest.plan, measured, quality, runs)
-    proof = replace(proof, environment=_environment(manifest.plan), notes=(*proof.notes, *notes))
+    proof = replace(
+        proof,
+        environment=_environment(manifest.plan),
+        notes=(*proof.notes, *notes),
+        text_tokens=found,
+    )
     remember_proof(machine, manifest.plan, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
@@ -81,10 +92,14 @@ def prove(
 
 @dataclass
 class _Answers:
-    """The texts, and where the pack's states of them are: of all words as a prompt, and of `num_words` at the end."""
+    """The texts, and where the pack's states of them are: of all words as a prompt, and of `num_words` at the end.
+
+    Words of answers are decoded for `seconds`, half of each text at most.
+    """
 
     texts: Texts
     folder: Path
+    seconds: float = ANSWER_SECONDS
     num_words: int = 0
 
     @property
@@ -112,7 +127,12 @@ def _plan_again(pack: Path, peaks: dict[str, int], notes: list[str]) -> None:
         notes.append(f"planning was not measured: {error}")
 
 
-def _texts(pack: Path, text: Path | None, plan: Plan, peaks: dict[str, int]) -> Texts:
+def _answer_seconds(tokens: int | None) -> float:
+    """Whoever asks for more tokens has more time."""
+    return ANSWER_SECONDS * max(1.0, (tokens or 0) / (TEXT_TOKENS * MAX_TEXTS))
+
+
+def _texts(pack: Path, text: Path | None, plan: Plan, tokens: int | None, peaks: dict[str, int]) -> Texts:
     if text is None:
         words = files("pintpot.proof").joinpath("text.txt").read_text(encoding="utf-8")
     else:
@@ -125,7 +145,8 @@ def _texts(pack: Path, text: Path | None, plan: Plan, peaks: dict[str, int]) -> 
     with Worker("texts", pack) as worker:
         for most in wanted:
             length = min(most, plan.budget.workload.context)
-            found = worker.ask("cut", words=words, length=length, most=MAX_TEXTS)
+            number = MAX_TEXTS if tokens is None else max(1, -(-tokens // length))
+            found = worker.ask("cut", words=words, length=length, most=number)
             if found["texts"]:
                 break
     need(found["texts"], f"the text has {found['num_tokens']} tokens; at least {length} are needed", UsageError)
@@ -164,36 +185,51 @@ def _measure(
         ops = worker.ask("profile", tokens=prompt) if asked.profile else None
         tell(0.35, "answers of the pack")
         worker.ask("hidden", **answers.prompts)
-        answers.num_words = _num_words(answers.texts, median([run["step_s"] for run in found]))
+        answers.num_words = _num_words(answers, median([run["step_s"] for run in found]))
         peaks["answers of the pack"] = worker.ask("hidden", **answers.words)["peak_bytes"]
     return Measured(opened, tuple(found), tuple(limits), peaks, ops)
 
 
-def _num_words(texts: Texts, step_s: float) -> int:
-    in_time = int(ANSWER_SECONDS / (len(texts) * step_s))
+def _num_words(answers: _Answers, step_s: float) -> int:
+    texts = answers.texts
+    in_time = int(answers.seconds / (len(texts) * step_s))
     return max(1, min(len(texts[0]) // 2, max(FEWEST_WORDS, in_time)))
 
 
-def _quality(pack: Path, answers: _Answers, peaks: dict[str, int], notes: list[str], tell: Progress) -> Quality:
+def _quality(
+    pack: Path, answers: _Answers, steps: bool, peaks: dict[str, int], notes: list[str], tell: Progress
+) -> Quality:
     """The agreement with the unpacked model; nothing, with a note that says why, when its files are gone."""
     key = hashlib.sha256(repr(answers.texts).encode()).hexdigest()[:16]
     try:
         with Worker("quality", pack) as worker:
-            worker.follow(
-                "reference", _within(tell, 0.5, 0.9, "answers of the unpacked model"), texts=answers.texts, key=key
-            )
-            words = worker.follow("compare", _within(tell, 0.9, 0.95, "comparing answers"), **answers.words)
-            prompts = worker.follow("compare", _within(tell, 0.95, 1.0, "comparing prompts"), **answers.prompts)
-            found = [words, prompts]
+            unpacked = _within(tell, 0.4, 0.6, "answers of the unpacked model")
+            worker.follow("reference", unpacked, texts=answers.texts, key=key)
+            words = worker.follow("compare", _within(tell, 0.6, 0.65, "comparing answers"), **answers.words)
+            prompts = worker.follow("compare", _within(tell, 0.65, 0.7, "comparing prompts"), **answers.prompts)
+            asked = {"texts": answers.texts, "num_words": answers.num_words}
+            alone = worker.follow("weights", _within(tell, 0.7, 0.8 if steps else 1.0, "the weights alone"), **asked)
+            each = worker.follow("steps", _within(tell, 0.8, 1.0, "step by step"), **asked) if steps else {"steps": []}
     except BadInput as error:
         notes.append(f"quality was not measured: {error}")
         return Quality()
-    peaks["reference"] = found[-1]["peak_bytes"]
-    return Quality(*(_agreement(one["agreement"]) for one in found))
+    peaks["reference"] = (each if steps else alone)["peak_bytes"]
+    return Quality(
+        answers=_agreement(words["agreement"]),
+        prompts=_agreement(prompts["agreement"]),
+        answers_of_weights=_agreement(alone["answers"]),
+        prompts_of_weights=_agreement(alone["prompts"]),
+        steps=tuple(map(_step, each["steps"])),
+    )
 
 
 def _agreement(fields: dict[str, Any]) -> Agreement:
     return Agreement(**{**fields, "kl": Interval(**fields["kl"])})
+
+
+def _step(fields: dict[str, Any]) -> StepQuality:
+    alone = None if fields["alone"] is None else _agreement(fields["alone"])
+    return StepQuality(tuple(fields["steps"]), alone, _agreement(fields["after"]), Interval(**fields["added"]))
 
 
 def _within(tell: Progress, first: float, last: float, what: str) -> Callable[[float], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import need
-from pintpot.meter.agreement import Comparison, TokenScores
+from pintpot.meter.agreement import Agreement, Comparison, TokenScores, mean_interval
 from pintpot.meter.home import home
 from pintpot.meter.memory import peak_bytes
 from pintpot.meter.vocabulary import VocabularyStream
-from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.manifest import read_manifest
 from pintpot.proof.head import PackedHead
-from pintpot.proof.reference import head_rows, hidden_states, texts_per_pass
+from pintpot.proof.reference import Network, states_of, texts_per_pass, unpacked
 from pintpot.proof.source import source_model
+from pintpot.proof.steps import Variant, network, strides
 from pintpot.proof.worker import tell
 
 Floats = NDArray[np.float32]
+Logits = Iterator[tuple[int, Floats]]
+Told = Callable[[int, int], None]
 
 
 class Answerer:
-    """Requests: `reference` (states of the unpacked model, remembered), `compare`."""
+    """Requests: `reference` (states of the unpacked model, remembered), `compare`, `weights`, `steps`."""
 
     def __init__(self, pack: Path) -> None:
         self._pack = pack
@@ -39,45 +42,128 @@ class Answerer:
         """Compute, or find, the unpacked model's states of the texts."""
         with Store(self._model) as store:
             path = home() / "references" / f"{store.sample_digest()}-{key}.npy"
-        if path.exists():
-            self._states = np.load(path, allow_pickle=False)
-        else:
-            self._states = np.concatenate(self._passes(texts))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial.npy")
-            np.save(partial, self._states, allow_pickle=False)
-            partial.replace(path)
+            if path.exists():
+                self._states = np.load(path, allow_pickle=False)
+            else:
+                self._states = self._passes(unpacked(self._model, store), texts, tell)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(f".{os.getpid()}.partial.npy")
+                np.save(partial, self._states, allow_pickle=False)
+                partial.replace(path)
         return {"peak_bytes": peak_bytes()}
 
-    def _passes(self, texts: list[list[int]]) -> list[Floats]:
-        """As many texts together as the budget allows; each pass reads every weight once."""
-        together = texts_per_pass(self._model, max(map(len, texts)), self._manifest.plan.budget.memory_bytes)
+    def compare(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
+        """Agreement of the packed model's states at `path` with the reference's: those of the last words, or of all."""
+        test = np.load(path, allow_pickle=False)
+        reference = _last_of_each(self._reference, texts, num_words)
+        need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
+        with Store(self._model) as store:
+            logits = PackedHead(self._pack, self._manifest).logits(test)
+            source = unpacked(self._model, store).head(reference)
+            words = [text[-num_words:] for text in texts]
+            found = _result(_scores(words, source, logits, self._vocab_size, tell))
+        return {"agreement": asdict(found), "peak_bytes": peak_bytes()}
+
+    def weights(self, texts: list[list[int]], num_words: int) -> dict[str, Any]:
+        """Agreement of the pack's weights alone, in float32 arithmetic: on words of answers, and on all words."""
+        with Store(self._model) as store:
+            source = unpacked(self._model, store)
+            found = self._agreement(source, self._network(Variant((), packed=True), store, 0), texts, tell)
+        words = [_last(scores, num_words - 1) for scores in found]
+        both = [asdict(_result(scores)) for scores in (words, found)]
+        return {"answers": both[0], "prompts": both[1], "peak_bytes": peak_bytes()}
+
+    def steps(self, texts: list[list[int]], num_words: int) -> dict[str, Any]:
+        """What each step changes on the words of answers: alone, and added to those before it."""
+        planned = strides(self._manifest.plan)
+        variants = [one for stride in planned for one in (stride.after, stride.alone) if one is not None]
+        wanted = list(dict.fromkeys(variants))
+        found: dict[Variant, list[TokenScores]] = {}
+        with Store(self._model) as store:
+            source = unpacked(self._model, store)
+            for index, variant in enumerate(wanted):
+
+                def told(done: int, total: int, index: int = index) -> None:
+                    tell(index * total + done, len(wanted) * total)
+
+                scores = self._agreement(source, self._network(variant, store, num_words), texts, told)
+                found[variant] = [_last(one, num_words - 1) for one in scores]
+        rows, before = [], [np.zeros(len(one.kl)) for one in found[wanted[0]]] if wanted else []
+        for stride in planned:
+            after = [scores.kl for scores in found[stride.after]]
+            added = mean_interval([new - old for new, old in zip(after, before, strict=True)])
+            alone = None if stride.alone is None else asdict(_result(found[stride.alone]))
+            names = [str(step) for step in stride.steps]
+            rows.append(
+                {"steps": names, "alone": alone, "after": asdict(_result(found[stride.after])), "added": asdict(added)}
+            )
+            before = after
+        return {"steps": rows, "peak_bytes": peak_bytes()}
+
+    @property
+    def _reference(self) -> Floats:
+        need(self._states is not None, "the reference comes first")
+        return np.asarray(self._states)
+
+    @property
+    def _vocab_size(self) -> int:
+        """Words of the vocabulary."""
+        return self._manifest.plan.form.weights.by_name["embed"].shape[0]
+
+    def _network(self, variant: Variant, store: Store, num_words: int) -> Network:
+        return network(variant, self._model, store, self._pack, self._manifest, num_words)
+
+    def _passes(self, made: Network, texts: list[list[int]], told: Told) -> Floats:
+        """States of all texts: as many together as the budget allows; each pass reads every weight once."""
+        budget = self._manifest.plan.budget.memory_bytes
+        together = texts_per_pass(self._model, max(map(len, texts)), budget, made.is_rounded)
         states: list[Floats] = []
         for first in range(0, len(texts), together):
             part = texts[first : first + together]
 
-            def told(done: int, total: int, first: int = first, count: int = len(part)) -> None:
-                tell(first * total + count * done, len(texts) * total)
+            def within(done: int, total: int, first: int = first, count: int = len(part)) -> None:
+                told(first * total + count * done, len(texts) * total)
 
-            states += hidden_states(self._model, part, told)
-        return states
+            states += states_of(made, part, within)
+        return np.concatenate(states)
 
-    def compare(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
-        """Agreement of the packed model's states at `path` with the reference's: those of the last words, or of all."""
-        need(self._states is not None, "the reference comes first")
-        test = np.load(path, allow_pickle=False)
-        reference = _last_of_each(np.asarray(self._states), texts, num_words)
-        need(test.shape == reference.shape, f"states of {test.shape} meet a reference of {reference.shape}")
-        comparison, first, done = Comparison(), 0, 0
-        for text in texts:
-            words = text[-num_words:]
-            part = slice(first, first + len(words))
-            stream = VocabularyStream(len(words), np.array([*words[1:], -1]))
-            _stream_logits(stream, self._model, reference[part], PackedHead(self._pack, self._manifest), test[part])
-            comparison.add_scores(_without_last(stream.scores()))
-            first, done = part.stop, done + 1
-            tell(done, len(texts))
-        return {"agreement": asdict(comparison.result()), "peak_bytes": peak_bytes()}
+    def _agreement(self, source: Network, test: Network, texts: list[list[int]], told: Told) -> list[TokenScores]:
+        """Scores of each text, without its last token."""
+        states = self._passes(test, texts, told)
+        return _scores(texts, source.head(self._reference), test.head(states), self._vocab_size, _silently)
+
+
+def _scores(texts: list[list[int]], reference: Logits, test: Logits, num_words: int, told: Told) -> list[TokenScores]:
+    """Scores of each text from both models' logits of all words in order; after a text's last token nothing comes."""
+    targets = np.concatenate([np.array([*text[1:], -1]) for text in texts])
+    stream, waiting = VocabularyStream(len(targets), targets), list[tuple[int, Floats]]()
+    for first, ours in reference:
+        while sum(part.shape[1] for _, part in waiting) < ours.shape[1]:
+            waiting.append(next(test))
+        theirs, waiting = _take(waiting, ours.shape[1])
+        stream.add(first, ours, theirs)
+        told(first + ours.shape[1], num_words)
+    whole, ends = stream.scores(), np.cumsum([len(text) for text in texts])
+    return [_cut(whole, slice(end - len(text), end - 1)) for text, end in zip(texts, ends.tolist(), strict=True)]
+
+
+def _silently(done: int, total: int) -> None:
+    """The passes before it told how far it is."""
+
+
+def _cut(scores: TokenScores, part: slice) -> TokenScores:
+    return TokenScores(scores.kl[part], scores.same_top1[part], scores.nll_reference[part], scores.nll_test[part])
+
+
+def _last(scores: TokenScores, number: int) -> TokenScores:
+    return _cut(scores, slice(max(0, len(scores.kl) - number), None))
+
+
+def _result(scores: list[TokenScores]) -> Agreement:
+    comparison = Comparison()
+    for one in scores:
+        comparison.add_scores(one)
+    return comparison.result()
 
 
 def _last_of_each(states: Floats, texts: list[list[int]], num_words: int) -> Floats:
@@ -86,26 +172,8 @@ def _last_of_each(states: Floats, texts: list[list[int]], num_words: int) -> Flo
     return np.concatenate([part[-num_words:] for part in np.split(states, ends[:-1])])
 
 
-def _stream_logits(stream: VocabularyStream, model: Model, reference: Floats, head: PackedHead, test: Floats) -> None:
-    """Feed both models' logits in runs of words that both sides have; the two heads come in chunks of their own."""
-    waiting: list[tuple[int, Floats]] = []
-    packed = head.logits(test)
-    with Store(model) as store:
-        for first, rows in head_rows(model, store):
-            ours = reference @ rows.T
-            while sum(part.shape[1] for _, part in waiting) < ours.shape[1]:
-                waiting.append(next(packed))
-            theirs, waiting = _take(waiting, ours.shape[1])
-            stream.add(first, ours, theirs)
-
-
 def _take(waiting: list[tuple[int, Floats]], count: int) -> tuple[Floats, list[tuple[int, Floats]]]:
     """The first `count` words of what waits, and what is left."""
     whole = np.concatenate([part for _, part in waiting], axis=1)
     left = whole[:, count:]
     return whole[:, :count], [(waiting[0][0] + count, left)] if left.shape[1] else []
-
-
-def _without_last(scores: TokenScores) -> TokenScores:
-    """Scores of all tokens but the last, after which the text says nothing."""
-    return TokenScores(scores.kl[:-1], scores.same_top1[:-1], scores.nll_reference[:-1], scores.nll_test[:-1])

@@ -36,7 +36,8 @@ def _degradation(proof: Proof) -> Degradation | None:
     answers, prompts = proof.answers.kl, proof.prompts.kl
     if not isfinite(answers.high + prompts.high):
         return None
-    return Degradation(max(0.0, answers.low), answers.high, True, max(0.0, prompts.low), prompts.high)
+    spans = (max(0.0, prompts.low), prompts.high)
+    return Degradation(max(0.0, answers.low), answers.high, True, *spans, answers.mean, proof.answers.num_tokens)
 
 
 def _rates(machine: Machine, plan: Plan, measured: Measured) -> list[Rate]:

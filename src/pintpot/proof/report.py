@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pintpot.meter.agreement import Agreement
+from pintpot.meter.agreement import Agreement, Interval
 from pintpot.planner.plan import Plan
 from pintpot.proof.html import Figure, KeyFigures, Plot, Section, Table, Text, Verdict, Words, write_report
 from pintpot.proof.proof import Proof, Row
@@ -19,6 +19,7 @@ MAX_PROFILE_ROWS = 40
 def write_proof_report(proof: Proof, plan: Plan, path: Path) -> Path:
     """Write the report of one proof and return where it is."""
     verdict = "every promise held" if proof.holds else f"{len(proof.shortfalls)} of its promises not held"
+    verdict += f", {len(proof.undecided)} not decided" if proof.undecided else ""
     title = f"{proof.model_name} in {format_bytes(plan.budget.memory_bytes)}"
     return write_report(path, title, _sections(proof, plan), f"{proof.machine_name}; {verdict}")
 
@@ -81,7 +82,7 @@ def _rows_table(proof: Proof) -> Table:
     for row in proof.rows:
         share = row.share_of_limit
         spread = "" if row.low is None else f"{amount(row, row.low)} to {amount(row, row.high)}"
-        verdict = Verdict({True: "held", False: "not held", None: "not judged"}[row.holds], row.holds)
+        verdict = Verdict(row.verdict, row.holds)
         rows.append(
             (
                 row.what,
@@ -93,7 +94,17 @@ def _rows_table(proof: Proof) -> Table:
             )
         )
     columns = ("", "promised", "measured", "spread", "of the limit", "verdict")
-    return Table("Promises", columns, tuple(rows), note=f"Medians of {proof.num_runs} runs.")
+    return Table(
+        "Promises", columns, tuple(rows), note=" ".join((f"Medians of {proof.num_runs} runs.", *_undecided(proof)))
+    )
+
+
+def _undecided(proof: Proof) -> Iterator[str]:
+    """What nobody can tell from so few words, and how many tokens would decide it."""
+    for row in proof.undecided:
+        needed = proof.tokens_needed(row)
+        enough = f"about {needed} tokens of text would decide" if needed else "no number of tokens is known to decide"
+        yield f"{row.what}: not decided by {proof.text_tokens} tokens of text; {enough}."
 
 
 def _memory(proof: Proof, plan: Plan) -> list[Section]:
@@ -128,18 +139,51 @@ def _memory(proof: Proof, plan: Plan) -> list[Section]:
 
 
 def _quality(proof: Proof) -> list[Section]:
-    answers, prompts = proof.answers, proof.prompts
-    if answers is None or prompts is None:
-        return []
-    rows: tuple[tuple[Words, ...], ...] = tuple(
-        (what, of_answers, of_prompts)
-        for (what, of_answers), (_, of_prompts) in zip(_agreed(answers), _agreed(prompts), strict=True)
+    kinds = (
+        ("answers", proof.answers),
+        ("prompts", proof.prompts),
+        ("answers, weights alone", proof.answers_of_weights),
+        ("prompts, weights alone", proof.prompts_of_weights),
     )
+    known = [(name, dict(_agreed(found))) for name, found in kinds if found is not None]
+    if not known:
+        return []
+    names, columns = ("", *(name for name, _ in known)), [cells for _, cells in known]
+    rows: tuple[tuple[Words, ...], ...] = tuple((what, *(cells[what] for cells in columns)) for what in columns[0])
     note = (
         "Against the unpacked model in float32. Answers: the last words of each text, decoded one by one after the "
-        "rest of it as a prompt. Prompts: all words of the texts, as prefill reads them."
+        "rest of it as a prompt. Prompts: all words of the texts, as prefill reads them. Weights alone: the same words "
+        "where the pack's weights meet float32 arithmetic and a float32 cache."
     )
-    return [Table("Quality", ("", "answers", "prompts"), rows, note=note)]
+    return [Table("Quality", names, rows, note=note), *_steps(proof)]
+
+
+def _steps(proof: Proof) -> list[Section]:
+    """What each step did to the words of answers."""
+    if not proof.steps:
+        return []
+    rows = tuple(
+        (
+            ", ".join(step.steps),
+            "" if step.alone is None else _interval(step.alone.kl),
+            _interval(step.added),
+            _interval(step.after.kl),
+            f"{step.after.kl_p99:.4f}",
+            f"{step.after.top1:.2%}",
+            f"{step.after.perplexity_test:.3f}",
+        )
+        for step in proof.steps
+    )
+    columns = ("", "alone", "added", "with those before it", "99th percentile", "same likeliest word", "perplexity")
+    note = (
+        "Mean KL divergence in nats a token (95% interval) on the words of answers, by the reference in float32. "
+        "Alone: the unpacked model with this step only; added: the difference to the row before, word by word."
+    )
+    return [Table("Quality, step by step", columns, rows, note=note)]
+
+
+def _interval(found: Interval) -> str:
+    return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
 def _agreed(found: Agreement) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ Every text is escaped, and every plot says in words what it shows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -47,12 +48,16 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points (x, y), joined by a line or not; `labels` stand beside the points, one each, or none at all."""
+    """Points (x, y), joined by a line or not; `labels` stand beside the points, one each, or none at all.
+
+    `spans` are upright lines through the points, from low to high, one each, or none at all.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
     line: bool = True
     labels: tuple[str, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
 
 
 def promise_bars(promises: Sequence[Promise]) -> str:
@@ -91,8 +96,12 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis) -> str:
     points = [point for one in series for point in one.points]
     need(len(points) > 0, "a chart of no points shows nothing")
     need(all(len(one.labels) in (0, len(one.points)) for one in series), "labels are one for each point, or none")
+    need(all(len(one.spans) in (0, len(one.points)) for one in series), "spans are one for each point, or none")
     across = x.scale([point[0] for point in points], first=1.5, last=98.5)
-    up = y.scale([point[1] for point in points], first=212.0, last=40.0)
+    ends = [
+        end for one in series for span in one.spans for end in span if math.isfinite(end) and (end > 0 or not y.log)
+    ]
+    up = y.scale([*(point[1] for point in points), *ends], first=212.0, last=40.0)
     grid = [_y_tick(up(tick), y.form(tick)) for tick in up.ticks(4)]
     grid += [_x_tick(across(tick), x.form(tick)) for tick in across.ticks(4)]
     drawn = [_drawn_series(one, across, up, _colour(i)) for i, one in enumerate(series)]
@@ -171,6 +180,9 @@ def _drawn_series(series: Series, across: Scale, up: Scale, colour: str) -> str:
             '<svg width="100%" height="258" viewBox="0 0 100 258" preserveAspectRatio="none">'
             f'<path d="{path}" class="line" style="stroke:{colour}" vector-effect="non-scaling-stroke"/></svg>'
         )
+    for (left, _), ends in zip(places, series.spans, strict=False):
+        low, high = (up(min(max(end, up.low), up.high)) for end in ends)
+        parts.append(_vertical(left, high, low, "span", f' style="stroke:{colour}"'))
     for i, (left, top) in enumerate(places):
         label = series.labels[i] if series.labels else ""
         said = f"<title>{escape(series.name + (': ' + label if label else ''))}</title>"
@@ -218,8 +230,8 @@ def _rect(left: float, top: float, width: float, height: float, kind: str, colou
     return f'<rect {place} class="{kind}"{style}>{f"<title>{escape(said)}</title>" if said else ""}</rect>'
 
 
-def _vertical(left: float, top: float, bottom: float, kind: str) -> str:
-    return f'<line x1="{_n(left)}%" x2="{_n(left)}%" y1="{_n(top)}" y2="{_n(bottom)}" class="{kind}"/>'
+def _vertical(left: float, top: float, bottom: float, kind: str, style: str = "") -> str:
+    return f'<line x1="{_n(left)}%" x2="{_n(left)}%" y1="{_n(top)}" y2="{_n(bottom)}" class="{kind}"{style}/>'
 
 
 def _text(left: float, baseline: float, words: str, kind: str, anchor: str = "start") -> str:

@@ -53,8 +53,11 @@ def rms_norm(x: NDArray[Any], weight: NDArray[Any], eps: float) -> NDArray[Any]:
     return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight)
 
 
-def round_rows(x: NDArray[Any], planes: int) -> NDArray[Any]:
-    """Rows as int8 groups of 32 would hold them (docs/layout.md): [T, K] -> [T, K]."""
+def round_rows(x: NDArray[Any], planes: int | NDArray[Any]) -> NDArray[Any]:
+    """Rows as 1 or 2 int8 planes in groups of 32 would hold them (docs/layout.md): [T, K] -> [T, K].
+
+    `planes` of all rows, or of each [T]; a row of 0 planes stays as it is.
+    """
     num_rows, width = x.shape
     padded = np.zeros((num_rows, -(-width // GROUP) * GROUP), x.dtype)
     padded[:, :width] = x
@@ -62,6 +65,8 @@ def round_rows(x: NDArray[Any], planes: int) -> NDArray[Any]:
     scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
     units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
     whole = np.clip(np.rint(units), -127, 127)
-    if planes == 2:
-        whole = whole + np.clip(np.rint((units - whole) * 254), -127, 127) / 254
-    return np.asarray((whole * scale).reshape(padded.shape)[:, :width])
+    each = np.broadcast_to(planes, num_rows)
+    two = each == 2
+    whole[two] += np.clip(np.rint((units[two] - whole[two]) * 254), -127, 127) / 254
+    rounded = (whole * scale).reshape(padded.shape)[:, :width]
+    return np.where((each > 0)[:, None], rounded, x)

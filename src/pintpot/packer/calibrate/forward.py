@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.budget import Workload
-from pintpot.contract.form import CacheForm, source_form
+from pintpot.contract.form import CacheForm, Form, source_form
+from pintpot.contract.step import Step
 from pintpot.errors import UnsupportedModel, need
 from pintpot.kernels.reference import Call, Memory
-from pintpot.kernels.reference.attend import rotated
+from pintpot.kernels.reference.attend import as_stored, rotated
 from pintpot.kernels.reference.linear import project, prologue
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -35,6 +36,8 @@ from pintpot.program.spec import Op, Program
 
 Floats = NDArray[np.float32]
 Met = Callable[[Op, Floats], None]
+Meets = Callable[[str, Floats], Floats]
+"""What of rows [T, K] meets the weight of a name: the rows themselves, or what rounding leaves of them."""
 Texts = Sequence[Sequence[int]]
 PART = "language"
 
@@ -51,14 +54,22 @@ class BlockOps:
 
 
 class Forward:
-    """A described model over texts of up to `longest` tokens. Not for two threads while weights are read."""
+    """A described model over texts of up to `longest` tokens. Not for two threads while weights are read.
 
-    def __init__(self, model: Model, store: Store, longest: int) -> None:
+    `form` is the source's, with a cache that rounds nothing, or one whose cache's format keys and values shall pass
+    through; `steps` rewrite the work.
+    """
+
+    def __init__(
+        self, model: Model, store: Store, longest: int, form: Form | None = None, steps: Sequence[Step] = ()
+    ) -> None:
         part = model.part(PART)
         page = CacheForm().page_tokens
         context = -(-longest // page) * page
-        form = replace(source_form(model), cache=CacheForm("f32"), chunk=context)
+        form = replace(form or replace(source_form(model), cache=CacheForm("f32")), chunk=context)
         work = family(part.family).work(part.config, form, Workload(context=context))
+        for step in steps:
+            work = step.rewrite(work, form)
         self._program = work.stage("prefill").programs[0]
         self._store = store
         self._weights = {weight.name: weight for weight in part.weights()}
@@ -99,22 +110,30 @@ class Forward:
         return np.asarray(found * np.float32(self.embed.get("scale", 1.0)))
 
     def run(
-        self, block: BlockOps, values: Mapping[str, Any], states: Floats, lengths: Sequence[int], met: Met | None = None
+        self,
+        block: BlockOps,
+        values: Mapping[str, Any],
+        states: Floats,
+        lengths: Sequence[int],
+        met: Met | None = None,
+        meets: Meets | None = None,
     ) -> Floats:
         """A block over texts of these lengths, one after the other: states [T, D] before it, and after."""
         memory: Memory = {**values, block.x: states}
         for index, op in enumerate(block.ops):
-            self.step(op, memory, lengths, met)
+            self.step(op, memory, lengths, met, meets)
             later = {name for other in block.ops[index + 1 :] for _, name in other.reads} | {block.out}
             for _, name in (*op.reads, *op.writes):
                 if name not in later:
                     memory.pop(name, None)
         return np.asarray(memory[block.out])
 
-    def step(self, op: Op, memory: Memory, lengths: Sequence[int], met: Met | None = None) -> None:
+    def step(
+        self, op: Op, memory: Memory, lengths: Sequence[int], met: Met | None = None, meets: Meets | None = None
+    ) -> None:
         """One op of a block over `memory`, which holds its weights and what it reads, and gains what it writes."""
         if op.kind == "linear":
-            memory[str(op.write("out"))] = linear(op, memory, met)
+            memory[str(op.write("out"))] = linear(op, memory, met, meets)
         elif op.kind == "attend":
             memory[str(op.write("out"))] = self._attend(op, memory, lengths)
         else:
@@ -129,24 +148,25 @@ class Forward:
     def _attend(self, op: Op, memory: Memory, lengths: Sequence[int]) -> Floats:
         qkv, rope = str(op.read("qkv")), str(op.read("rope"))
         parts, first = [], 0
+        stored = self._program.by_name[str(op.read("k"))].format
         for length in lengths:
             own = {**memory, qkv: memory[qkv][first : first + length], rope: self._rope}
             order = np.arange(length)
             q, k, v = rotated(op, own, Call(order, order, np.zeros_like(order), (), ()))
-            parts.append(causal(op, q, k, v).reshape(length, -1))
+            parts.append(causal(op, q, as_stored(k, stored), as_stored(v, stored)).reshape(length, -1))
             first += length
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def linear(op: Op, memory: Memory, met: Met | None = None) -> Floats:
-    """out = residual + bias + W prologue(x), in float32, whatever the op says about rounding activations."""
+def linear(op: Op, memory: Memory, met: Met | None = None, meets: Meets | None = None) -> Floats:
+    """out = residual + bias + W prologue(x), in float32; rows are rounded as `meets` does, whatever the op says."""
     rows = prologue(op, memory).astype(np.float32, copy=False)
     if met is not None:
         met(op, rows)
     biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):
-        y = project(rows, memory[name])
+        y = project(rows if meets is None else meets(name, rows), memory[name])
         parts.append(y if bias is None else y + memory[bias])
     out = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     residual = op.read("residual")
