@@ -203,14 +203,16 @@ class Form:
         return replace(self, weights=_shared(Weights(changed)))
 
     def rounded(self, target: str, name: str) -> Form:
-        """The same with the format `name`; a source whose own packed format has no more bits keeps that."""
-        most = encoding(name).bits
+        """The same with the format `name`; a matrix whose own packed format takes no more bytes keeps that."""
 
-        def choose(source: str) -> str:
-            kept = encoding(source).packed_as
-            return kept if encoding(kept).bits <= most else name
+        def changed(weight: WeightForm) -> WeightForm:
+            if not weight.is_matrix or not matches(target, weight.name):
+                return weight
+            kept, columns = encoding(weight.source).packed_as, weight.shape[1]
+            chosen = kept if _strip_bytes(kept, columns) <= _strip_bytes(name, columns) else name
+            return WeightForm(weight.name, weight.shape, weight.source, chosen, weight.ram_rows, True)
 
-        return self.packed(target, choose)
+        return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
 
     def need_rounding(self, target: str, name: str) -> None:
         """Raises NotApplicable where the matrices that `target` names come in no more bits than the format has."""

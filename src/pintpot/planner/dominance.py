@@ -3,8 +3,8 @@
 A plan only gets better with fewer bytes, faster rates and less degradation. So a format that has more bytes of
 every weight, no faster a kernel and no better a prior need not be searched; it is still priced for the reasons.
 
-Fewer bits pay with fewer bytes or in less time. Where there is memory enough for the next larger format, a format that
-is read no faster than that one, and is no better, is not offered at all.
+Fewer bits pay in fewer bytes or in less time. Where there is memory enough for the next larger format, one whose kernel
+is no faster and whose prior is worse loses by its price; `outpaced` gives the figures for that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pintpot.planner.rates import CACHED, Rates, Speed
 from pintpot.units import format_bytes, format_seconds
 
 ROW_KINDS = ("", "x0", "x2")
-_AMPLE = 0.5
-"""Of a memory budget: weights that take no more leave it to everything else."""
+_AMPLE = 0.4
+"""Of the memory left for weights: where blocks and vocabulary take no more each, a fifth is for everything else."""
 
 
 def undominated(question: Question, options: Sequence[Step]) -> list[Step | None]:
@@ -44,31 +44,30 @@ def undominated(question: Question, options: Sequence[Step]) -> list[Step | None
     return [option for index, option in enumerate(options) if index not in beaten]
 
 
-def outpaced(question: Question, options: Sequence[Step]) -> dict[Step, str]:
-    """The options that fewer bytes make no faster, where bytes are no matter, each with the figures against it.
+def outpaced(question: Question, options: Sequence[Step | None]) -> dict[Step, str]:
+    """The formats that fewer bytes make no faster, where bytes are no matter, each with the figures against it.
 
     Only rates that were measured count: what nobody measured is taken from its like, which says nothing about itself.
     """
     if question.budget.prefer == "memory":
         return {}
+    room = question.budget.memory_bytes - question.machine.process_bytes
     source = source_form(question.model)
-    forms = {option: option.promise(source) for option in options}
+    forms = {option: option.promise(source) for option in options if option is not None}
+    num_bytes = {option: _changed_bytes(source, form) for option, form in forms.items()}
     found: dict[Step, str] = {}
-    for option, form in forms.items():
-        larger = [other for other in options if forms[other].weight_bytes > form.weight_bytes]
-        other = min(larger, key=lambda one: forms[one].weight_bytes, default=None)
-        if other is None or _is_measured(question, option) or not _is_as_good(question, other, option):
+    for option in forms:
+        larger = [other for other in forms if num_bytes[other] > num_bytes[option]]
+        other = min(larger, key=lambda one: num_bytes[one], default=None)
+        if other is None or _is_measured(question, option) or not _is_better(question, other, option):
             continue
-        if forms[other].weight_bytes > question.budget.memory_bytes * _AMPLE:
+        if num_bytes[other] > room * _AMPLE:
             continue
         mine, theirs = (_reading_s(question, source, forms[one]) for one in (option, other))
         if mine is not None and theirs is not None and mine >= theirs:
-            sizes = [format_bytes(_changed_bytes(source, forms[one])) for one in (option, other)]
+            sizes = [format_bytes(num_bytes[one]) for one in (option, other)]
             times = [format_seconds(seconds) for seconds in (mine, theirs)]
-            found[option] = (
-                f"reads its {sizes[0]} in {times[0]}, no sooner than {other} its {sizes[1]} in {times[1]}, "
-                "and memory holds those"
-            )
+            found[option] = f"its {sizes[0]} take {times[0]} a step, the {sizes[1]} of {other} {times[1]}"
     return found
 
 
@@ -107,6 +106,10 @@ def _rates(question: Question) -> list[Rates]:
 def _is_as_good(question: Question, step: Step, other: Step) -> bool:
     (low, high), (other_low, other_high) = question.priors.of(step.key), question.priors.of(other.key)
     return low <= other_low and high <= other_high
+
+
+def _is_better(question: Question, step: Step, other: Step) -> bool:
+    return _is_as_good(question, step, other) and question.priors.of(step.key) != question.priors.of(other.key)
 
 
 def _is_as_small_and_fast(rates: list[Rates], form: Form, other: Form) -> bool:

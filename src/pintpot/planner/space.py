@@ -11,7 +11,7 @@ from pintpot.contract.form import source_form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable
 from pintpot.planner.degradation import expected
-from pintpot.planner.dominance import outpaced, undominated
+from pintpot.planner.dominance import undominated
 from pintpot.planner.plan import Rejected
 from pintpot.planner.question import Question
 from pintpot.techniques import classes
@@ -76,11 +76,6 @@ def build_space(question: Question) -> Space:
                 offers.setdefault((step.facet, step.target), []).append(step)
             else:
                 ruled_out.append(Rejected(str(step), reason, step=step))
-    for (facet, target), options in offers.items():
-        if facet == Facet.FORMAT:
-            slow = outpaced(question, [option for option in options if option is not None])
-            ruled_out += [Rejected(str(step), reason, step=step) for step, reason in slow.items()]
-            offers[facet, target] = [option for option in options if option not in slow]
     dimensions = tuple(dimension_of(question, *key, offers[key]) for key in sorted(offers))
     return Space(dimensions, tuple(places), tuple(ruled_out))
 
