@@ -209,6 +209,16 @@ def test_formats_that_fewer_bytes_make_no_faster_say_so_with_figures() -> None:
         assert re.search(r"; its [0-9.]+ [kM]B take [0-9.]+ .s a step, the [0-9.]+ [kM]B of \S+", reason), reason
 
 
+def test_a_record_from_before_the_tables_prices_them_like_the_slowest() -> None:
+    """No rate of theirs was measured: they are offered, and no plan takes longer for that."""
+    made = machine()
+    earlier = replace(made, rates=tuple(r for r in made.rates if "nf4" not in r.what and "fp4" not in r.what))
+    model, budget = described(layers=3, matrix="bf16"), Budget(60 * MB, WORKLOAD, degradation=0.2)
+    plans = [make_plan(model, one, budget) for one in (made, earlier)]
+    assert any("NormalFloat" in item.what and item.total_s for item in plans[1].rejected)
+    assert plans[1].cost.total_s.mid >= plans[0].cost.total_s.mid > 0
+
+
 def test_fewer_bytes_pay_where_memory_is_short_or_speed_unknown() -> None:
     made, budget = machine(ram_bw=100e9), Budget(80 * MB, WORKLOAD, degradation=0.5)
     question = Question(described(layers=3, matrix="bf16"), made, budget, shipped_priors())
