@@ -92,8 +92,9 @@ def _question(
 def _neighbours(search: Search, choice: Choice, plan: Plan) -> tuple[Rejected, ...]:
     """Every plan that differs in one choice, with its figures or its reason."""
     rows: list[Rejected] = []
+    told = Facet.FORMAT if plan.form.ring is None else None  # who waits for the disk has another reason
     for index, dimension in enumerate(search.space.dimensions):
-        slow = outpaced(search.bench.question, dimension.options) if dimension.facet == Facet.FORMAT else {}
+        slow = outpaced(search.bench.question, dimension.options) if dimension.facet == told else {}
         for option in dimension.options:
             if option == choice[index]:
                 continue
