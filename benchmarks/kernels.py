@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from pintpot._native import kernels as native
 from pintpot.errors import PintpotError, need
-from pintpot.formats.registry import KERNEL_FORMATS, encoding
+from pintpot.formats.registry import KERNEL_FORMATS, Encoding, encoding
+from pintpot.formats.scales import store_byte_scales
 from pintpot.formats.tiles import unpack
 
 Floats = NDArray[np.float32]
@@ -41,11 +42,24 @@ def drawn_strips(name: str, num_strips: int, seed: int = 0) -> Bytes:
         words = values.astype("f2") if name == "f16" else values
         return ((words.view("u4") >> 16).astype("u2") if name == "bf16" else words).view(np.uint8)
     strips = rng.integers(0, 256, (num_strips, size), np.uint8)
+    if found.kind == "table":
+        return drawn_scales(rng, strips, found)
     groups, stride = found.num_groups(COLUMNS), found.group_scale_bytes
     area = strips[:, : groups * stride].reshape(num_strips, groups, stride)
     halves = (rng.standard_normal((num_strips, groups, 32), np.float32) * 0.01).astype(np.float16).view(np.uint8)
     wide = 64 if found.kind == "aff" or name == "q4_k" else 32
     area[:, :, :wide] = halves[:, :, :wide]
+    return strips
+
+
+def drawn_scales(rng: np.random.Generator, strips: Bytes, found: Encoding) -> Bytes:
+    """The strips with scales of a byte, near 1/4096 to 1/16."""
+    count = found.num_groups(COLUMNS) * found.group_columns // found.scale_columns
+    least, most = (116, 120) if found.scale == "e8m0" else (16, 112)
+    scales = rng.integers(least, most, (len(strips), 16, count), np.uint8)
+    runs = found.num_runs(COLUMNS)
+    units = rng.uniform(1e-4, 2e-4, (len(strips), runs)).astype(np.float32) if runs else None
+    store_byte_scales(scales, units, strips, found, COLUMNS)
     return strips
 
 
@@ -102,7 +116,7 @@ def decode(isa: str, name: str, megabytes: int, planes: int, rounds: int) -> str
     limit, ours = alternate(rounds, lambda: native.read_loop(isa, product.flat), product.run)
     rates = [strips.nbytes / statistics.median(times) / 1e9 for times in (ours, limit)]
     kind = f"int8x{planes}" if planes else "float32"
-    return f"{name:5} {kind:8} decode   {rates[0]:7.1f} GB/s    of {rates[1]:7.1f}   {share(limit, ours):6.1%}"
+    return f"{name:6} {kind:8} decode   {rates[0]:7.1f} GB/s    of {rates[1]:7.1f}   {share(limit, ours):6.1%}"
 
 
 def prefill(isa: str, name: str, tokens: int, planes: int, rounds: int) -> str:
@@ -116,7 +130,7 @@ def prefill(isa: str, name: str, tokens: int, planes: int, rounds: int) -> str:
     limit_rate = PEAK_ROUNDS * per_round / statistics.median(limit) / 1e9
     equal = share([t * operations / (PEAK_ROUNDS * per_round) for t in limit], ours)
     kind = f"int8x{planes}" if planes else "float32"
-    return f"{name:5} {kind:8} {tokens:3} tok. {ours_rate:8.1f} Gmadd/s of {limit_rate:7.1f}   {equal:6.1%}"
+    return f"{name:6} {kind:8} {tokens:3} tok. {ours_rate:8.1f} Gmadd/s of {limit_rate:7.1f}   {equal:6.1%}"
 
 
 class Attention:

@@ -54,6 +54,7 @@ Weights = dict[str, Floats]
 
 TARGET = ROOT / "src" / "pintpot" / "planner" / "priors.json"
 FORMATS = ("sym8", "sym6", "aff6", "sym5", "aff5", "sym4", "aff4", "sym3", "aff3", "sym2", "aff2")
+FORMATS += ("nf4", "nf4_32", "mxfp4", "nvfp4")
 LOWER, UPPER = 0.1, 2.0
 RULE = (
     f"low = {LOWER:g} x the lower end, high = {UPPER:g} x the upper end of the 95% interval of the mean over texts. "

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packing import BLOCKS, EXACT, INT8, STREAMED, pack_of, plan_of
+from numpy.typing import NDArray
+from packing import BLOCKS, EXACT, INT8, STREAMED, opened, pack_of, plan_of
 from tiny import K_QUANT, Tiny, hf_weights, write_gguf, write_hf
 
 from pintpot.contract.step import Step
 from pintpot.errors import DiskTooSmall, PintpotError, UsageError
+from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 from pintpot.model.read import describe
 from pintpot.packer.apart import pack_apart
@@ -21,9 +23,34 @@ from pintpot.packer.draft import sweep
 from pintpot.packer.manifest import read_manifest
 from pintpot.packer.pack import write_pack
 from pintpot.packer.raw import MANIFEST, WEIGHTS
+from pintpot.runtime.request import Sampling
+from pintpot.techniques.batch.prefill_chunk import PrefillChunk
+from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.micro_scaling import MicroScaling
+from pintpot.techniques.quantize.normal_float import NormalFloat
 
 FILES = {MANIFEST, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
 WIDE = Tiny(hidden=256, intermediate=512, heads=4, kv_heads=2, head_dim=64, layers=3, seed=7)
+
+
+SOME = (("layers.1.q", "model.layers.1.self_attn.q_proj.weight"), ("head", "lm_head.weight"))
+GREEDY = Sampling(temperature=0.0)
+TABLES = (NormalFloat("all"), NormalFloat("all", 32), MicroScaling("all"), MicroScaling("all", "nvfp4"))
+
+
+def packed_values(folder: Path, name: str) -> NDArray[np.float32]:
+    """What a pack holds of a weight, from RAM's part and from its slots."""
+    from safetensors.numpy import load_file
+
+    tensors, (manifest, _) = load_file(folder / WEIGHTS), read_manifest(folder)
+    form = next(w for w in manifest.plan.form.weights if w.name == name)
+    strips = [tensors[name]] if name in tensors else []
+    for index, (_, _, slot) in enumerate(manifest.slots):
+        for piece in slot.pieces:
+            if piece.weight == name:
+                data = tensors[f"slot.{index:06d}"][piece.offset :][: piece.num_strips * form.strip_bytes]
+                strips.append(data.reshape(piece.num_strips, -1))
+    return unpack(np.concatenate(strips), form.format, *form.shape)
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +62,29 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pack_holds_every_weight_as_promised(source: Path, tmp_path: Path, steps: tuple[Step, ...]) -> None:
     folder = pack_of(source, tmp_path / "pack", steps)
     assert {path.name for path in folder.iterdir()} == FILES
-    from safetensors.numpy import load_file
-
-    tensors = load_file(folder / WEIGHTS)
-    manifest, _ = read_manifest(folder)
     weights = hf_weights(WIDE)
-    assert bool(manifest.slots) == (STREAMED in steps)
-    for name, hf in (("layers.1.q", "model.layers.1.self_attn.q_proj.weight"), ("head", "lm_head.weight")):
-        form = next(w for w in manifest.plan.form.weights if w.name == name)
-        strips = [tensors[name]] if name in tensors else []
-        for index, (_, _, slot) in enumerate(manifest.slots):
-            for piece in slot.pieces:
-                if piece.weight == name:
-                    data = tensors[f"slot.{index:06d}"][piece.offset :][: piece.num_strips * form.strip_bytes]
-                    strips.append(data.reshape(piece.num_strips, -1))
-        values = unpack(np.concatenate(strips), form.format, *form.shape)
-        np.testing.assert_array_equal(values, weights[hf])
+    assert bool(read_manifest(folder)[0].slots) == (STREAMED in steps)
+    for name, hf in SOME:
+        np.testing.assert_array_equal(packed_values(folder, name), weights[hf])
+
+
+@pytest.mark.parametrize("step", TABLES, ids=str)
+def test_weights_rounded_to_a_table_are_in_the_pack_and_answer(step: Step, source: Path, tmp_path: Path) -> None:
+    steps = (step, Int8Activations(), PrefillChunk(tokens=16))
+    weights, answers = hf_weights(WIDE), []
+    for kind, place in (("resident", ()), ("streamed", (STREAMED,))):
+        folder = pack_of(source, tmp_path / kind, (*steps, *place))
+        for name, hf in SOME:
+            form = next(w for w in read_manifest(folder)[0].plan.form.weights if w.name == name)
+            assert form.format == str(step.key).removeprefix("all/")
+            wanted = unpack(encode(weights[hf], form.format), form.format, *form.shape)
+            np.testing.assert_array_equal(packed_values(folder, name), wanted)
+        with opened(folder) as session:
+            said = session.complete(
+                "Once upon a time", sampling=Sampling(temperature=0.0), max_tokens=12, ignore_end=True
+            )
+            answers.append("".join(said))
+    assert answers[0] == answers[1] != ""
 
 
 def test_the_same_model_and_plan_give_the_same_bytes(source: Path, tmp_path: Path) -> None:

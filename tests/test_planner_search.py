@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +20,15 @@ from pintpot.model.spec import Model
 from pintpot.planner.allocate import TooLarge, place
 from pintpot.planner.assess import Bench, shortfall
 from pintpot.planner.degradation import Priors, shipped_priors, steps_key
+from pintpot.planner.dominance import outpaced
 from pintpot.planner.make import alternative, make_plan, reassess
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.question import Question
 from pintpot.planner.search import EXHAUSTIVE, Search, exhaustive, greedy, joint, rank
 from pintpot.planner.space import Space, build_space, dimension_of
+from pintpot.techniques.quantize.micro_scaling import MicroScaling
+from pintpot.techniques.quantize.normal_float import NormalFloat
+from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 MB = 1_000_000
 PROCESS = 10 * MB
@@ -41,7 +46,12 @@ def small_space(question: Question, rng: random.Random, most: int) -> Space:
     dimensions = []
     for dimension in space.dimensions:
         offers = [option for option in dimension.options if option is not None]
-        kept = rng.sample(offers, min(len(offers), rng.randint(1, most)))
+        tables = [option for option in offers if isinstance(option, (NormalFloat, MicroScaling))]
+        others = [option for option in offers if option not in tables]
+        kept = rng.sample(others, min(len(others), rng.randint(1, most)))
+        # A later technique is drawn apart, so that the other draws stay what they were.
+        apart = random.Random(question.budget.memory_bytes)
+        kept += apart.sample(tables, min(len(tables), apart.randint(0, most - 1)))
         ordered = [option for option in offers if option in kept]
         dimensions.append(dimension_of(question, dimension.facet, dimension.target, ordered))
     return replace(space, dimensions=tuple(dimensions))
@@ -67,7 +77,8 @@ def drawn_case(seed: int) -> tuple[Question, random.Random]:
         first_token_s=rng.choice([None, None, 0.5]),
     )
     # A later row of the table is drawn apart, so that the other draws stay what they were.
-    later = {"activation/int8-int8x2": random.Random(seed)}
+    tables = [f"{target}/{name}" for target in KINDS for name in ("nf4", "nf4_32", "mxfp4", "nvfp4")]
+    later = {key: random.Random(f"{key}{seed}") for key in tables} | {"activation/int8-int8x2": random.Random(seed)}
     drawn = {key: (0.0, later.get(key, rng).uniform(0.0, 0.06)) for key in shipped_priors().spans}
     return Question(model, machine(spread=rng.choice([0, 0.2]), **rates), budget, Priors(drawn)), rng
 
@@ -184,6 +195,43 @@ def test_rejected_plans_give_the_figures_that_were_printed(memory: int, prefer: 
         if item.total_s is None:
             with pytest.raises((NotApplicable, DoesNotFit)):
                 reassess(asked, plan, item)
+
+
+def test_formats_that_fewer_bytes_make_no_faster_say_so_with_figures() -> None:
+    """The null machine's arithmetic takes every format alike, and its RAM is fast enough for those of 6 bits."""
+    model = described(layers=3, matrix="bf16")
+    budget = Budget(80 * MB, WORKLOAD, degradation=0.2)
+    plan = make_plan(model, machine(ram_bw=100e9), budget)
+    reasons = {str(item.step): item.reason for item in plan.rejected if item.total_s is not None}
+    slow = [reason for reason in reasons.values() if "a step, the" in reason]
+    assert slow
+    for reason in slow:
+        assert re.search(r"; its [0-9.]+ [kM]B take [0-9.]+ .s a step, the [0-9.]+ [kM]B of \S+", reason), reason
+
+
+def test_a_record_from_before_the_tables_prices_them_like_the_slowest() -> None:
+    """No rate of theirs was measured: they are offered, and no plan takes longer for that."""
+    made = machine()
+    earlier = replace(made, rates=tuple(r for r in made.rates if "nf4" not in r.what and "fp4" not in r.what))
+    model, budget = described(layers=3, matrix="bf16"), Budget(60 * MB, WORKLOAD, degradation=0.2)
+    plans = [make_plan(model, one, budget) for one in (made, earlier)]
+    assert any("NormalFloat" in item.what and item.total_s for item in plans[1].rejected)
+    assert plans[1].cost.total_s.mid >= plans[0].cost.total_s.mid > 0
+
+
+def test_fewer_bytes_pay_where_memory_is_short_or_speed_unknown() -> None:
+    made, budget = machine(ram_bw=100e9), Budget(80 * MB, WORKLOAD, degradation=0.5)
+    question = Question(described(layers=3, matrix="bf16"), made, budget, shipped_priors())
+    six, five = RoundToNearest("blocks", 6), RoundToNearest("blocks", 5)
+    assert set(outpaced(question, (six, five))) == {five}
+    unmeasured = replace(made, rates=tuple(rate for rate in made.rates if rate.what != "matvec/sym5"))
+    for changed in (
+        replace(question, budget=replace(budget, memory_bytes=PROCESS + MB)),
+        replace(question, budget=replace(budget, prefer="memory")),
+        replace(question, machine=unmeasured),
+        replace(question, machine=machine(ram_bw=10e9)),
+    ):
+        assert outpaced(changed, (six, five)) == {}
 
 
 def test_alternatives_keep_everything_else() -> None:

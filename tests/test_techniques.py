@@ -27,6 +27,8 @@ from pintpot.techniques.cache.sink_window import SinkWindow
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.micro_scaling import MicroScaling
+from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.quantize.round_to_nearest import BITS, RoundToNearest
 
 BUDGET = Budget(1_000_000_000, Workload(256, prompt=64, output=32))
@@ -147,7 +149,7 @@ def test_rounding_never_makes_a_weight_larger(model: Model) -> None:
     form = source_form(model)
     stored = AsStored().promise(form)
     for step in offered(model):
-        if isinstance(step, RoundToNearest) and applies(step, model, form):
+        if isinstance(step, (RoundToNearest, NormalFloat, MicroScaling)) and applies(step, model, form):
             rounded = step.promise(form)
             for weight in rounded.weights:
                 if weight.is_matrix and matches(step.target, weight.name):
@@ -169,6 +171,8 @@ def test_knobs_that_cannot_be_are_refused_with_a_reason(model: Model) -> None:
         (RoundToNearest(bits=7), "7 bits are not to be had"),
         (RoundToNearest(bits=8, minimum=True), "8 bits need no minimum"),
         (RoundToNearest("layers.99.q", 2), "no weights in 'layers.99.q'"),
+        (NormalFloat(group=128), "groups of .* not 128"),
+        (MicroScaling(format="mxfp8"), "not mxfp8"),
         (SinkWindow(window=8), "under one page"),
         (SinkWindow(window=10**6), "whole context"),
     ):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 
+from pintpot.errors import NotApplicable, need
 from pintpot.formats import STRIP_ROWS as STRIP_ROWS
 from pintpot.formats import encoding
 from pintpot.model.spec import Model
@@ -200,6 +201,27 @@ class Form:
             for w in self.weights
         ]
         return replace(self, weights=_shared(Weights(changed)))
+
+    def rounded(self, target: str, name: str) -> Form:
+        """The same with the format `name`; a matrix whose own packed format takes no more bytes keeps that."""
+
+        def changed(weight: WeightForm) -> WeightForm:
+            if not weight.is_matrix or not matches(target, weight.name):
+                return weight
+            kept, columns = encoding(weight.source).packed_as, weight.shape[1]
+            chosen = kept if _strip_bytes(kept, columns) <= _strip_bytes(name, columns) else name
+            return WeightForm(weight.name, weight.shape, weight.source, chosen, weight.ram_rows, True)
+
+        return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
+
+    def need_rounding(self, target: str, name: str) -> None:
+        """Raises NotApplicable where the matrices that `target` names come in no more bits than the format has."""
+        touched = [w for w in self.weights if w.is_matrix and matches(target, w.name)]
+        need(bool(touched), f"the model has no weights in {target!r}", NotApplicable)
+        before = sum(encoding(encoding(w.source).packed_as).bits * w.shape[0] * w.shape[1] for w in touched)
+        before /= sum(w.shape[0] * w.shape[1] for w in touched)
+        after = encoding(name).bits
+        need(after < before, f"{after:.4g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
 
     @property
     def weight_bytes(self) -> int:

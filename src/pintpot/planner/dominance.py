@@ -2,21 +2,28 @@
 
 A plan only gets better with fewer bytes, faster rates and less degradation. So a format that has more bytes of
 every weight, no faster a kernel and no better a prior need not be searched; it is still priced for the reasons.
+
+Fewer bits pay in fewer bytes or in less time. Where there is memory enough for the next larger format, one whose kernel
+is no faster and whose prior is worse loses by its price; `outpaced` gives the figures for that.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
 from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Step
 from pintpot.formats import encoding
-from pintpot.machine.spec import MATMUL_ROWS
+from pintpot.machine.spec import MATMUL_ROWS, WORKING_SETS
 from pintpot.planner.question import Question
 from pintpot.planner.rates import CACHED, Rates, Speed
+from pintpot.units import format_bytes, format_seconds
 
 ROW_KINDS = ("", "x0", "x2")
+_AMPLE = 0.4
+"""Of the memory left for weights: where blocks and vocabulary take no more each, a fifth is for everything else."""
 
 
 def undominated(question: Question, options: Sequence[Step]) -> list[Step | None]:
@@ -37,6 +44,59 @@ def undominated(question: Question, options: Sequence[Step]) -> list[Step | None
     return [option for index, option in enumerate(options) if index not in beaten]
 
 
+def outpaced(question: Question, options: Sequence[Step | None]) -> dict[Step, str]:
+    """The formats that fewer bytes make no faster, where bytes are no matter, each with the figures against it.
+
+    Only rates that were measured count: what nobody measured is taken from its like, which says nothing about itself.
+    """
+    if question.budget.prefer == "memory":
+        return {}
+    room = question.budget.memory_bytes - question.machine.process_bytes
+    source = source_form(question.model)
+    forms = {option: option.promise(source) for option in options if option is not None}
+    num_bytes = {option: _changed_bytes(source, form) for option, form in forms.items()}
+    found: dict[Step, str] = {}
+    for option in forms:
+        larger = [other for other in forms if num_bytes[other] > num_bytes[option]]
+        other = min(larger, key=lambda one: num_bytes[one], default=None)
+        if other is None or _is_measured(question, option) or not _is_better(question, other, option):
+            continue
+        if num_bytes[other] > room * _AMPLE:
+            continue
+        mine, theirs = (_reading_s(question, source, forms[one]) for one in (option, other))
+        if mine is not None and theirs is not None and mine >= theirs:
+            sizes = [format_bytes(num_bytes[one]) for one in (option, other)]
+            times = [format_seconds(seconds) for seconds in (mine, theirs)]
+            found[option] = f"its {sizes[0]} take {times[0]} a step, the {sizes[1]} of {other} {times[1]}"
+    return found
+
+
+def _reading_s(question: Question, source: Form, form: Form) -> float | None:
+    """Seconds to multiply every weight that a form changes with one row; None where that was not measured."""
+    rates = Rates(question.machine, question.threads, WORKING_SETS[-1])
+    known = {rate.what for rate in question.machine.rates}
+    total = 0.0
+    for name, values in _changed(source, form).items():
+        speed = rates.speed(f"matvec/{name}", rates.footprint) if f"matvec/{name}" in known else None
+        if speed is None:
+            return None
+        total += values / speed.mid
+    return total
+
+
+def _changed(source: Form, form: Form) -> dict[str, int]:
+    """Values of the matrices that a form changes, by format."""
+    values: Counter[str] = Counter()
+    for before, after in zip(source.weights, form.weights, strict=True):
+        if before != after and after.is_matrix:
+            values[after.format] += after.shape[0] * after.shape[1]
+    return values
+
+
+def _changed_bytes(source: Form, form: Form) -> int:
+    return sum(b.num_bytes for a, b in zip(source.weights, form.weights, strict=True) if a != b)
+
+
 def _rates(question: Question) -> list[Rates]:
     """One for each working set at which the machine's RAM was measured."""
     sizes = sorted({rate.size for rate in question.machine.rates if rate.what == "read"})
@@ -46,6 +106,10 @@ def _rates(question: Question) -> list[Rates]:
 def _is_as_good(question: Question, step: Step, other: Step) -> bool:
     (low, high), (other_low, other_high) = question.priors.of(step.key), question.priors.of(other.key)
     return low <= other_low and high <= other_high
+
+
+def _is_better(question: Question, step: Step, other: Step) -> bool:
+    return _is_as_good(question, step, other) and question.priors.of(step.key) != question.priors.of(other.key)
 
 
 def _is_as_small_and_fast(rates: list[Rates], form: Form, other: Form) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pintpot.budget import Budget
-from pintpot.contract.step import Step
+from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
@@ -14,6 +14,7 @@ from pintpot.planner.advise import advice, smallest_budget, why_not
 from pintpot.planner.allocate import place
 from pintpot.planner.assess import Bench
 from pintpot.planner.degradation import Priors, shipped_priors
+from pintpot.planner.dominance import outpaced
 from pintpot.planner.draft import Priced
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.question import Question
@@ -91,7 +92,9 @@ def _question(
 def _neighbours(search: Search, choice: Choice, plan: Plan) -> tuple[Rejected, ...]:
     """Every plan that differs in one choice, with its figures or its reason."""
     rows: list[Rejected] = []
+    told = Facet.FORMAT if plan.form.ring is None else None  # who waits for the disk has another reason
     for index, dimension in enumerate(search.space.dimensions):
+        slow = outpaced(search.bench.question, dimension.options) if dimension.facet == told else {}
         for option in dimension.options:
             if option == choice[index]:
                 continue
@@ -99,6 +102,8 @@ def _neighbours(search: Search, choice: Choice, plan: Plan) -> tuple[Rejected, .
             tried = search.try_choice(other)
             name = str(option) if option is not None else f"without {choice[index]}"
             reason = _why_worse(tried, plan) if tried else search.failures[other]
+            if tried and option in slow:
+                reason = f"{reason}; {slow[option]}"
             row = Rejected(name, reason, option, choice[index] if option is None else None)
             figures = tried or search.nearest.get(other)
             if figures is not None:

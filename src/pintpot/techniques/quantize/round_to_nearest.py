@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.form import Form, WeightForm
 from pintpot.contract.step import Facet, SourceRows, Step
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import encoding
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 
@@ -44,19 +43,10 @@ class RoundToNearest(Step):
     def check(self, model: Model, form: Form) -> None:
         need(self.bits in BITS, f"weights of {self.bits} bits are not to be had; {BITS} are", NotApplicable)
         need(not (self.minimum and self.bits == 8), "8 bits need no minimum", NotApplicable)
-        touched = [w for w in form.weights if w.is_matrix and matches(self.target, w.name)]
-        need(bool(touched), f"the model has no weights in {self.target!r}", NotApplicable)
-        before = sum(encoding(encoding(w.source).packed_as).bits * w.shape[0] * w.shape[1] for w in touched)
-        before /= sum(w.shape[0] * w.shape[1] for w in touched)
-        after = encoding(self.format).bits
-        need(after < before, f"{after:g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
+        form.need_rounding(self.target, self.format)
 
     def promise(self, form: Form) -> Form:
-        return form.packed(self.target, self._chosen)
-
-    def _chosen(self, source: str) -> str:
-        kept = encoding(source).packed_as
-        return kept if encoding(kept).bits <= encoding(self.format).bits else self.format
+        return form.rounded(self.target, self.format)
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
         from pintpot.formats.convert import convert
