@@ -1,4 +1,4 @@
-"""Calibration: what meets the weights is what was gathered; one thread or two, at once or after a kill: the same bytes."""
+"""Calibration: what was gathered is what meets the weights; one thread or two, at once or after a kill: equal bytes."""
 
 from __future__ import annotations
 

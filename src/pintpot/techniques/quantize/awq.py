@@ -1,7 +1,7 @@
 """Columns that matter are made larger before rounding, and their inputs smaller by as much: the function is the same.
 
-AWQ: Lin et al. 2023, arXiv:2306.00978. Of each input of a block the scale of column k is mean|x_k|^alpha, with the alpha
-that leaves the least squared error of the outputs (its diagonal) after rounding to nearest; 1 / scale is folded into
+AWQ: Lin et al. 2023, arXiv:2306.00978. The scale of column k of an input is mean|x_k|^alpha, with the alpha that leaves
+the least squared error of the outputs (its diagonal) after rounding to nearest; 1 / scale is folded into
 what makes the input: the norm before it, the rows of `up`, the rows of `v` (then equal for query heads that share one).
 """
 
