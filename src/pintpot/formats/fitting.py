@@ -17,6 +17,7 @@ from pintpot.formats.working import rounding_rows
 Floats = NDArray[np.float32]
 GROUP = 32
 _HALF_MAX = 65504.0
+_VANISHING = 1e-30
 _SYM_RANGES = (*(round(1.1 - 0.06 * step, 2) for step in range(10)), -1.04, -0.95, -0.86, -0.77)
 _AFF_RANGES = tuple(round(1.04 - 0.06 * step, 2) for step in range(9))
 _LLOYD_STEPS = 2
@@ -60,9 +61,9 @@ def _by_group(values: Floats, fill: float | None) -> Floats:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator, and 0 where the denominator is 0."""
+    """numerator / denominator, and 0 where the denominator all but vanishes."""
     found = np.zeros_like(numerator)
-    np.divide(numerator, denominator, out=found, where=denominator != 0)
+    np.divide(numerator, denominator, out=found, where=np.abs(denominator) > _VANISHING)
     return found
 
 
