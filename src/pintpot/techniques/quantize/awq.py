@@ -81,7 +81,7 @@ class Awq(Step):
         for name in names:
             block.values[name] = block.values[name] * scales
             block.inputs[name] = inputs
-        seen = inputs.scaled(1 / scales)
+        seen = inputs.scaled(np.reciprocal(scales))
         block.inputs.update(dict.fromkeys(names, seen))
         self._take_up(block, op, scales)
 
@@ -92,7 +92,8 @@ class Awq(Step):
             return mean_abs
         attend = next(other for other in block.ops if other.write("out") == op.read("x"))
         by_head = mean_abs.reshape(attend.get("kv_heads"), group, attend.get("head_dim"))
-        return by_head.mean(axis=1, keepdims=True).repeat(group, axis=1).reshape(-1)
+        alike: Floats = by_head.mean(axis=1, keepdims=True).repeat(group, axis=1).reshape(-1)
+        return alike
 
     def _take_up(self, block: Block, op: Op, scales: Floats) -> None:
         """Make what feeds the op smaller by the scales of its columns."""
