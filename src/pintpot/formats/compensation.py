@@ -2,8 +2,8 @@
 
 GPTQ (Frantar et al. 2022, arXiv:2210.17323), after Optimal Brain Surgeon: with the Hessian H of the squared error of a
 layer's outputs and H^-1 = U^T U, an error e of column i, in units of U[i, i], is taken off column j > i U[i, j] times.
-Then, column by column again, each level moves to where it is best given all others (coordinate descent: QuantEase,
-Behdin et al. 2023, arXiv:2309.01885), and scales are fitted to the levels that came out.
+Then, group by group, scales are fitted to their levels by least squares under the same Hessian, and each level moves to
+where it is best given all others (coordinate descent: QuantEase, Behdin et al. 2023, arXiv:2309.01885).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import BadInput, need
+from pintpot.formats.fitting import half
 from pintpot.formats.grid import GROUP, Grid, Scales
 
 Floats = NDArray[np.float32]
@@ -24,10 +25,10 @@ _INVERSE_LEAF = 64
 
 @dataclass(frozen=True, slots=True)
 class Hessian:
-    """A damped Hessian [K, K] in the `order` in which columns are visited, and U of its inverse."""
+    """A damped Hessian [K, K], the `order` in which columns are visited, and U of its inverse in that order."""
 
-    order: NDArray[np.intp]
     matrix: Floats
+    order: NDArray[np.intp]
     upper: Floats
 
     @classmethod
@@ -41,9 +42,9 @@ class Hessian:
         need(bool(np.isfinite(diagonal).all()), "second moments are not finite: calibration overflowed")
         order = np.argsort(-diagonal, kind="stable") if falling else np.arange(len(moment))
         mean = float(diagonal.mean()) or 1.0
-        matrix = moment[np.ix_(order, order)].astype(np.float64)
+        visited = moment[np.ix_(order, order)].astype(np.float64)
         for _ in range(_MOST_TRIES):
-            damped = matrix.copy()
+            damped = visited.copy()
             damped[np.diag_indices_from(damped)] += damping * mean
             try:
                 # Turned round twice, the lower factor gives the upper factor of the inverse.
@@ -52,7 +53,9 @@ class Hessian:
                 damping = max(10 * damping, 1e-6)
                 continue
             upper = _inverse(np.ascontiguousarray(lower))[::-1, ::-1]
-            return cls(order, damped.astype(np.float32), np.ascontiguousarray(upper, np.float32))
+            matrix = moment.copy()
+            matrix[np.diag_indices_from(matrix)] += np.float32(damping * mean)
+            return cls(matrix, order, np.ascontiguousarray(upper, np.float32))
         raise BadInput("second moments are not positive definite, however much they are damped")
 
 
@@ -74,23 +77,28 @@ def compensated(values: Floats, grid: Grid, scales: Scales, hessian: Hessian) ->
     return _back(levels, hessian.order)
 
 
-def descended(values: Floats, levels: Floats, grid: Grid, scales: Scales, hessian: Hessian) -> Floats:
-    """Levels after one pass of coordinate descent over them: tr(E H E^T) of the error E never grows."""
-    columns = _Columns(grid, scales, hessian.order)
-    order, matrix = hessian.order, hessian.matrix
-    errors = np.ascontiguousarray((values - grid.values(levels, scales)).T[order])
-    found = np.ascontiguousarray(levels.T[order])
-    slopes = matrix @ errors
-    for first in range(0, len(found), BLOCK):
-        stop = min(first + BLOCK, len(found))
-        changes = np.empty((stop - first, found.shape[1]), np.float32)
+def descended(values: Floats, levels: Floats, grid: Grid, scales: Scales, hessian: Hessian) -> tuple[Floats, Scales]:
+    """Levels and scales after one pass of descent: tr(E H E^T) of the error E never grows, but for rounding.
+
+    Group after group first its scale and minimum are set by least squares under the whole Hessian, all else given, and
+    then each of its levels.
+    """
+    columns = _Columns(grid, scales, np.arange(len(hessian.matrix)))
+    found, matrix = np.ascontiguousarray(levels.T), hessian.matrix
+    slopes = matrix @ np.ascontiguousarray((values - grid.values(levels, scales)).T)
+    for group in range(len(columns.d)):
+        first, stop = group * GROUP, min((group + 1) * GROUP, len(found))
+        own = matrix[first:stop, first:stop]
+        changes = columns.refit(group, found[first:stop], slopes[first:stop], own)
+        slopes[first:stop] -= own @ changes
         for i in range(first, stop):
             before = columns.value(i, found[i])
             found[i], after = columns.nearest(i, before + slopes[i] * (np.float32(1) / matrix[i, i]))
-            change = np.subtract(after, before, out=changes[i - first])
+            change = after - before
+            changes[i - first] += change
             slopes[i:stop] -= matrix[i, i:stop, None] * change
         slopes[stop:] -= matrix[first:stop, stop:].T @ changes
-    return _back(found, order)
+    return np.ascontiguousarray(found.T), columns.scales()
 
 
 def squared_error(values: Floats, levels: Floats, grid: Grid, scales: Scales, moment: Floats) -> float:
@@ -99,38 +107,75 @@ def squared_error(values: Floats, levels: Floats, grid: Grid, scales: Scales, mo
     return float(np.sum((errors @ moment) * errors, dtype=np.float64))
 
 
-@dataclass(frozen=True, slots=True)
 class _Columns:
-    """A grid read by visited column: scales and their inverses lie as [G, N]."""
-
-    grid: Grid
-    groups: NDArray[np.intp]
-    d: Floats
-    by: Floats
-    m: Floats | None
+    """A grid read by visited column: scales, their inverses and minima lie as [G, N]."""
 
     def __init__(self, grid: Grid, scales: Scales, order: NDArray[np.intp]) -> None:
-        d = np.ascontiguousarray(scales.d.T)
-        by = np.zeros_like(d)
-        np.divide(np.float32(1), d, out=by, where=d != 0)
-        m = None if scales.m is None else np.ascontiguousarray(scales.m.T)
-        for name, value in (("grid", grid), ("groups", order // GROUP), ("d", d), ("by", by), ("m", m)):
-            object.__setattr__(self, name, value)
+        self._grid, self._groups = grid, order // GROUP
+        self.d = np.ascontiguousarray(scales.d.T)
+        self._by = _inverse_of(self.d)
+        self._m = None if scales.m is None else np.ascontiguousarray(scales.m.T)
+
+    def scales(self) -> Scales:
+        m = None if self._m is None else np.ascontiguousarray(self._m.T)
+        return Scales(np.ascontiguousarray(self.d.T), m)
 
     def nearest(self, column: int, values: Floats) -> tuple[Floats, Floats]:
         """Levels nearest to the values [N] of the visited column, and what they stand for."""
-        group = self.groups[column]
-        found = values * self.by[group] if self.m is None else (values - self.m[group]) * self.by[group]
+        group = self._groups[column]
+        found = values * self._by[group] if self._m is None else (values - self._m[group]) * self._by[group]
         np.rint(found, out=found)
-        np.clip(found, self.grid.low, self.grid.high, out=found)
+        np.clip(found, self._grid.low, self._grid.high, out=found)
         return found, self.value(column, found)
 
     def value(self, column: int, levels: Floats) -> Floats:
-        group = self.groups[column]
+        group = self._groups[column]
         found: Floats = levels * self.d[group]
-        if self.m is not None:
-            found += self.m[group]
+        if self._m is not None:
+            found += self._m[group]
         return found
+
+    def refit(self, group: int, levels: Floats, slopes: Floats, own: Floats) -> Floats:
+        """Set a group's scale (and minimum) where the error is least; by how much its values [32, N] changed.
+
+        What changes by c changes the error by c^T H c - 2 c^T slopes; rows that would not gain stay as they are.
+        """
+        bent = own @ levels
+        along, size = np.einsum("kn,kn->n", levels, slopes), np.einsum("kn,kn->n", levels, bent)
+        if self._m is None:
+            d = half(self.d[group] + _ratio(along, size))
+            step = d - self.d[group]
+            gains = step * (step * size - 2 * along) < 0
+            self._set(group, np.where(gains, d, self.d[group]), None)
+            return levels * np.where(gains, step, 0)
+        flat, cross, total = slopes.sum(axis=0), bent.sum(axis=0), own.sum()
+        bend = size * total - cross * cross
+        # Where all levels are alike, scale and minimum cannot be told apart.
+        apart = bend > 1e-4 * size * total
+        wanted = np.where(apart, _ratio(along * total - flat * cross, bend), 0)
+        d = half(np.maximum(self.d[group] + wanted, 0))
+        step = d - self.d[group]
+        m = half(self._m[group] + _ratio(flat - step * cross, np.full_like(flat, total)))
+        lift = m - self._m[group]
+        gains = step * (step * size - 2 * along) + lift * (lift * total - 2 * flat) + 2 * step * lift * cross < 0
+        self._set(group, np.where(gains, d, self.d[group]), np.where(gains, m, self._m[group]))
+        return np.where(gains, levels * step + lift, 0)
+
+    def _set(self, group: int, d: Floats, m: Floats | None) -> None:
+        self.d[group], self._by[group] = d, _inverse_of(d)
+        if self._m is not None and m is not None:
+            self._m[group] = m
+
+
+def _inverse_of(d: Floats) -> Floats:
+    return _ratio(np.ones_like(d), d)
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """numerator / denominator, and 0 where the denominator is 0."""
+    found = np.zeros_like(numerator)
+    np.divide(numerator, denominator, out=found, where=denominator != 0)
+    return found
 
 
 def _back(visited: Floats, order: NDArray[np.intp]) -> Floats:

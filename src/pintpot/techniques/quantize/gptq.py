@@ -1,7 +1,7 @@
 """Rounding that lets later columns take up what earlier ones err, by the Hessian of each layer's squared error.
 
 GPTQ: Frantar et al. 2022, arXiv:2210.17323. Scales of groups are set first, by importance-weighted search; columns are
-visited by falling diagonal of the Hessian (`act_order`). `sweeps` of coordinate descent over the levels follow
+visited by falling diagonal of the Hessian (`act_order`). `sweeps` of descent over scales and levels follow
 (QuantEase: Behdin et al. 2023, arXiv:2309.01885).
 """
 
@@ -63,7 +63,7 @@ class Gptq(Step):
         scales = grid.fit(values, inputs.mean_square)
         levels = compensated(values, grid, scales, hessian)
         for _ in range(self.sweeps):
-            levels = descended(values, levels, grid, scales, hessian)
+            levels, scales = descended(values, levels, grid, scales, hessian)
         return grid.strips(levels, scales)
 
     def _hessian(self, inputs: InputStatistics) -> Hessian:
