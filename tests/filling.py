@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from byte_scales import draw_byte_scales
 from drawing import FLOATS, HISTORY, PAGE, Case, Matrix, Run
 from numpy.typing import NDArray
 
@@ -65,6 +66,9 @@ def _strips(rng: np.random.Generator, m: Matrix) -> Bytes:
     if m.format in FLOATS:
         return _float_strips(rng, m, size)
     strips = rng.integers(0, 256, (count, found.strip_bytes(m.columns)), np.uint8)
+    if found.kind == "table":
+        draw_byte_scales(rng, strips, found, m.columns, size)
+        return strips
     groups, stride = found.num_groups(m.columns), found.group_scale_bytes
     area = strips[:, : groups * stride].reshape(count, groups, stride)
     # The spread of uniform codes, times that of the scales' own integers in a superblock.

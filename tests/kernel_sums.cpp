@@ -69,7 +69,10 @@ void products(const KernelTable& table, int32_t format, int64_t rows, int64_t co
     std::string name = kFormatNames[format];
     Random random = random_of(name);
     int64_t strips = (rows + 15) / 16;
-    Bytes packed = random.packed(size_t(strips * table.strip_bytes(format, columns)));
+    int64_t bytes = table.strip_bytes(format, columns);
+    Bytes packed = random.packed(size_t(strips * bytes));
+    for (int64_t i = 0; format == kMXFP4 && i < strips * bytes; ++i)  // a byte alone is an exponent, below 1 here
+        if (i % bytes < (columns + 31) / 32 * 16) packed[size_t(i)] &= 0x7f;
     Floats x = random.floats(size_t(tokens * columns), 3);
     for (int32_t planes = 0; planes <= (format < kSym8 ? 0 : 2); ++planes) {
         Bytes quantized(size_t(tokens * quantized_bytes(columns, planes)));

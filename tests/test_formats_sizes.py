@@ -45,6 +45,11 @@ def expected_strip_bytes(name: str, columns: int) -> int:
     """docs/layout.md, spelled out once more and apart from the registry."""
     if name in ("f32", "f16", "bf16"):
         return -(-columns // 4) * 4 * 16 * (4 if name == "f32" else 2)
+    if name in ("nf4", "nf4_32", "mxfp4", "nvfp4"):
+        groups = -(-columns // (64 if name == "nf4" else 32))
+        runs = {"mxfp4": 0, "nvfp4": 1}.get(name, -(-groups // 16))
+        scales = 4 * runs + groups * (32 if name == "nvfp4" else 16)
+        return -(-scales // 64) * 64 + groups * (512 if name == "nf4" else 256)
     groups = -(-columns // (256 if name.endswith("_k") else 32))
     bits = int(name[1]) if name.endswith("_k") else int(name[3])
     scales = {"sym": 32, "aff": 64, "q4_": 64 + 12 * 16, "q6_": 32 + 16 * 16}[name[:3]]
@@ -63,9 +68,11 @@ def test_strips_are_as_large_as_the_layout_says(name: str, columns: int) -> None
 
 
 def test_bits_per_value() -> None:
-    bits = {name: encoding(name).bits for name in ("sym4", "aff4", "sym8", "q4_k", "q6_k", "q2_k", "sym8c", "f16")}
+    names = ("sym4", "aff4", "sym8", "q4_k", "q6_k", "q2_k", "sym8c", "f16", "nf4", "nf4_32", "mxfp4", "nvfp4")
+    bits = {name: encoding(name).bits for name in names}
     assert bits == {
         "sym4": 4.5, "aff4": 5.0, "sym8": 8.5, "q4_k": 4.5, "q6_k": 6.5625, "q2_k": 2.625, "sym8c": 8.5, "f16": 16.0,
+        "nf4": 4 + 8 / 64 + 32 / (256 * 64), "nf4_32": 4 + 8 / 32 + 32 / (256 * 32), "mxfp4": 4.25, "nvfp4": 4.5,
     }  # fmt: skip
 
 
@@ -90,8 +97,8 @@ def test_what_becomes_of_sources() -> None:
 
 
 def test_names_and_numbers_without_a_home_are_refused() -> None:
-    with pytest.raises(UnsupportedModel, match=r"nf4.*there are.*q4_k"):
-        encoding("nf4")
+    with pytest.raises(UnsupportedModel, match=r"nf5.*there are.*q4_k"):
+        encoding("nf5")
     with pytest.raises(UnsupportedModel, match=r"19.*these are.*q4_0"):
         encoding_of_ggml(19)
 

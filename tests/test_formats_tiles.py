@@ -10,10 +10,12 @@ from pintpot.errors import BadInput
 from pintpot.formats import KERNEL_FORMATS, SOURCE_FORMATS, encoding, num_strips
 from pintpot.formats.permute import repack
 from pintpot.formats.source import decode
-from pintpot.formats.tiles import Codes, pack_codes, pack_floats, unpack
+from pintpot.formats.tiles import Codes, pack_codes, pack_floats, unpack, zero_code
 
 LOSSLESS = [name for name in SOURCE_FORMATS if encoding(name).lossless]
-GROUPED = [name for name in KERNEL_FORMATS if encoding(name).kind in ("sym", "aff")]
+GROUPED = [name for name in KERNEL_FORMATS if encoding(name).kind in ("sym", "aff", "table")]
+E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+NF4 = (-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
 SPLITS = {8: [8], 6: [4, 2], 5: [4, 1], 4: [4], 3: [2, 1], 2: [2]}
 
 
@@ -42,6 +44,21 @@ def q4_k_scale(scales: np.ndarray, row: int, group: int) -> tuple[np.float32, np
     return np.float32(step), np.float32(mixed >> 4 | (packed[group] >> 6) << 4)
 
 
+def byte_scale(strip: np.ndarray, name: str, row: int, column: int) -> np.float32:
+    """What multiplies the table's entry of one value."""
+    if name == "mxfp4":
+        exponent = int(strip[16 * (column // 32) + row])
+        return np.float32(0 if exponent == 0 else np.inf if exponent == 255 else 2.0 ** (exponent - 128))
+    if name == "nvfp4":
+        byte = int(strip[4 + 16 * (column // 16) + row])
+        exponent, mantissa = byte >> 3 & 15, byte & 7
+        scale = mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) * 2.0 ** (exponent - 10)
+        return np.float32(scale) * strip[:4].view(np.float32)[0]
+    run, group = divmod(column // (64 if name == "nf4" else 32), 16)
+    at = strip[260 * run :]
+    return np.float32(at[4 + 16 * group + row]) * at[:4].view(np.float32)[0]
+
+
 def value_at(strip: np.ndarray, name: str, columns: int, row: int, column: int) -> np.float32:
     """One value of a strip, in plain Python."""
     found = encoding(name)
@@ -51,6 +68,10 @@ def value_at(strip: np.ndarray, name: str, columns: int, row: int, column: int) 
             return (word.view(np.uint16).astype(np.uint32) << 16).view(np.float32)[0]
         return np.float32(word.view(np.float32 if name == "f32" else np.float16)[0])
     group, inside = divmod(column, found.group_columns)
+    if found.kind == "table":
+        planes = strip[found.scale_bytes(columns) :].reshape(-1, 256)[column // 32]
+        table = E2M1 if "fp4" in name else NF4
+        return np.float32(table[code_at(planes, 4, row, column % 32)]) * byte_scale(strip, name, row, column)
     scales = strip[group * found.group_scale_bytes :][: found.group_scale_bytes]
     planes = strip[found.scale_bytes(columns) :].reshape(-1, 64 * found.code_bits)[column // 32]
     code = code_at(planes, found.code_bits, row, column % 32)
@@ -69,15 +90,19 @@ def value_at(strip: np.ndarray, name: str, columns: int, row: int, column: int) 
 def random_codes(name: str, rows: int, columns: int, seed: int = 0) -> Codes:
     found, rng = encoding(name), np.random.default_rng(seed)
     groups = found.num_groups(columns)
-    codes = rng.integers(0, 1 << found.code_bits, (rows, groups * 32), dtype=np.uint8)
-    codes[:, columns:] = 1 << (found.code_bits - 1) if found.kind == "sym" else 0
+    codes = rng.integers(0, 1 << found.code_bits, (rows, groups * found.group_columns), dtype=np.uint8)
+    codes[:, columns:] = zero_code(found)
+    if found.kind == "table":
+        scales = rng.integers(1, 127, (rows, groups * found.group_columns // found.scale_columns), dtype=np.uint8)
+        shared = rng.uniform(0.1, 2, (num_strips(rows), found.num_runs(columns))).astype(np.float32)
+        return Codes(codes, scales, None, shared if found.run_groups else None)
     d, m = rng.standard_normal((2, rows, groups)).astype(np.float16)
     return Codes(codes, d, m if found.kind == "aff" else None)
 
 
 @pytest.mark.parametrize("name", KERNEL_FORMATS)
 def test_unpack_reads_what_the_layout_says(name: str) -> None:
-    rows, columns = 20, 512 if name.endswith("_k") else 100
+    rows, columns = 20, 512 if name.endswith("_k") else 1100 if name.startswith("nf4") else 100
     shape = (num_strips(rows), encoding(name).strip_bytes(columns))
     strips = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
     values = unpack(strips, name, rows, columns)
@@ -107,9 +132,11 @@ def test_packed_codes_come_back(name: str, rows: int, columns: int) -> None:
     found = encoding(name)
     out = np.full((num_strips(rows), found.strip_bytes(columns)), 0xAA, np.uint8)
     pack_codes(source, name, columns, out)
-    q = source.codes.reshape(rows, -1, 32).astype(np.float32)
-    d = source.d.astype(np.float32)[..., None]
-    if source.m is None:
+    q = source.codes.reshape(*source.d.shape, -1).astype(np.float32)
+    d = source.scales(name)[..., None]
+    if found.kind == "table":
+        expected = d * np.array(found.levels, np.float32)[q.astype(int)]
+    elif source.m is None:
         expected = d * (q - np.float32(1 << (found.code_bits - 1)))
     else:
         expected = d * q + source.m.astype(np.float32)[..., None]
@@ -122,12 +149,15 @@ def test_padding_is_as_the_layout_says(name: str) -> None:
     found = encoding(name)
     strips = pack_codes(random_codes(name, 5, 40), name, 40)
     planes = strips[0, found.scale_bytes(40) :].reshape(2, -1)
-    zero = 1 << (found.code_bits - 1) if found.kind == "sym" else 0
+    zero = {"sym": 1 << (found.code_bits - 1), "aff": 0}.get(found.kind, 7 if name.startswith("nf4") else 0)
     assert {code_at(planes[1], found.code_bits, row, column) for row in range(16) for column in range(8, 32)} == {zero}
-    halves = strips[0, : 2 * found.group_scale_bytes].view(np.uint16).reshape(-1, 16)
-    assert not halves[:, 5:].any()
-    assert halves[:, :5].all()
-    assert not strips[0, 2 * found.group_scale_bytes : found.scale_bytes(40)].any()
+    first = 4 * found.num_runs(40)
+    stop = first + found.num_groups(40) * found.group_scale_bytes
+    word = np.uint8 if found.kind == "table" else np.uint16
+    scales = strips[0, first:stop].copy().view(word).reshape(-1, 16)
+    assert not scales[:, 5:].any()
+    assert scales[:, :5].all()
+    assert not strips[0, stop : found.scale_bytes(40)].any()
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
@@ -160,6 +190,10 @@ def test_what_does_not_belong_together_is_refused() -> None:
         pack_codes(codes, "sym4", 96)
     with pytest.raises(BadInput, match="not q4_k"):
         pack_codes(codes, "q4_k", 64)
+    with pytest.raises(BadInput, match="mxfp4 has no float16 scales"):
+        pack_codes(codes, "mxfp4", 64)
+    with pytest.raises(BadInput, match="nf4_32 shares"):
+        pack_codes(random_codes("mxfp4", 16, 64), "nf4_32", 64)
     with pytest.raises(BadInput, match="not sym4"):
         pack_floats(np.zeros((2, 4), np.float32), "sym4")
     with pytest.raises(BadInput, match=r"contiguous uint8 \(1, 576\)"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from byte_scales import draw_byte_scales
 from numpy.typing import NDArray
 
 from pintpot.formats.registry import KERNEL_FORMATS, encoding, num_strips
@@ -42,6 +43,9 @@ def strips_of(name: str, rows: int, columns: int, seed: int = 0) -> Bytes:
         values[:, columns:] = 0
         words = values.astype("f2" if name == "f16" else "f4")
         return ((words.view("u4") >> 16).astype("u2") if name == "bf16" else words).view(np.uint8).reshape(count, -1)
+    if found.kind == "table":
+        draw_byte_scales(rng, strips, found, columns, 0.1)
+        return strips
     num_groups, size = found.num_groups(columns), found.group_scale_bytes
     area = strips[:, : num_groups * size].reshape(count, num_groups, size)
     halves = (rng.standard_normal((count, num_groups, 32)) * 0.02).astype(np.float16)

@@ -16,6 +16,7 @@ extern const FormatEntry kFloatEntries[3];   // f32 f16 bf16
 extern const FormatEntry kSymEntries[6];     // sym8 .. sym2
 extern const FormatEntry kAffineEntries[5];  // aff6 .. aff2
 extern const FormatEntry kBlockEntries[2];   // q4_k q6_k
+extern const FormatEntry kTableEntries[4];   // nf4 nf4_32 mxfp4 nvfp4
 
 void quantize(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
               int64_t last, void* out);

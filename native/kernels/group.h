@@ -1,9 +1,11 @@
-// How each packed format is read (docs/layout.md): one template for all bit planes, and the two superblock formats.
+// How each packed format is read (docs/layout.md): one template for all bit planes, one for codes that point into a table
+// of 16 values, and the two superblock formats.
 //
 // A format struct has kBits, kZero, kHalves (2: the columns 0..15 and 16..31 of a group have scales of their own),
 // kAffine, and for group g and part `part` (rows part * kWidth ...):
 //   quad<Q>(planes, g, part): 4 unsigned bytes a row, columns 4Q .. 4Q + 3 of the group
 //   scales(base, g, part):    d (for each half) and m as float32
+// Every kRun blocks of kColumns have a float32 of their own before their scales (0: there is none).
 #pragma once
 #include "kernels.h"
 #include "simd.h"
@@ -40,7 +42,7 @@ template <int BITS, bool AFFINE>
 struct Group {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = 1;
   static constexpr bool kAffine = AFFINE, kExpanded = false;
-  static constexpr int64_t kColumns = 32, kScaleBytes = AFFINE ? 64 : 32, kPlaneBytes = 64 * BITS;
+  static constexpr int64_t kColumns = 32, kScaleBytes = AFFINE ? 64 : 32, kPlaneBytes = 64 * BITS, kRun = 0;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<BITS, Q>(planes + g * kPlaneBytes, part);
@@ -51,10 +53,62 @@ struct Group {
   }
 };
 
+// Tables of 16 signed bytes, each moved up by kZero: what a 4-bit code stands for.
+struct E2M1 {  // 0, 0.5, 1, 1.5, 2, 3, 4, 6, twice as large, and with a sign
+  static constexpr int kBits = 5, kZero = 16;
+  static constexpr Table16 kTable = {{16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4}};
+};
+struct NormalFloat {  // quantiles of the normal distribution, 127 times as large and rounded
+  static constexpr int kBits = 8, kZero = 128;
+  static constexpr Table16 kTable = {
+      {1, 40, 61, 78, 92, 105, 116, 128, 138, 148, 159, 171, 184, 199, 220, 255}};
+};
+
+// Scales of a byte.
+struct Exponents {  // a power of two for 32 columns, half of it: the table is twice as large
+  static constexpr int kHalves = 1;
+  static constexpr int64_t kColumns = 32, kScaleBytes = 16, kRun = 0;
+  static INLINE Scales scales(const uint8_t* base, int64_t g, int part) {
+    return {{(VF)(load_u8(base + g * kScaleBytes + part * kWidth) << 23) * 0.5f, VF{}}, VF{}};
+  }
+};
+struct SmallFloats {  // 4 bits of exponent and 3 of mantissa for 16 columns, times a float32 for the strip
+  static constexpr int kHalves = 2;
+  static constexpr int64_t kColumns = 32, kScaleBytes = 32, kRun = INT64_MAX;
+  static INLINE Scales scales(const uint8_t* base, int64_t g, int part) {
+    const float unit = load<float>(base);
+    const uint8_t* at = base + 4 + g * kScaleBytes + part * kWidth;
+    return {{load_e4m3(at) * unit, load_e4m3(at + 16) * unit}, VF{}};
+  }
+};
+template <int64_t COLUMNS>
+struct Shares {  // 0 to 255 times the float32 of 16 groups of COLUMNS columns: 256 scales
+  static constexpr int kHalves = 1;
+  static constexpr int64_t kColumns = COLUMNS, kScaleBytes = 16, kRun = 16;
+  static INLINE Scales scales(const uint8_t* base, int64_t g, int part) {
+    const int64_t group = g / (COLUMNS / 32);
+    const uint8_t* run = base + group / kRun * (4 + kRun * kScaleBytes);
+    const VU share = load_u8(run + 4 + group % kRun * kScaleBytes + part * kWidth);
+    return {{to_float((VI)share) * load<float>(run), VF{}}, VF{}};
+  }
+};
+
+template <class V, class S>
+struct Table {
+  static constexpr int kBits = V::kBits, kZero = V::kZero, kHalves = S::kHalves;
+  static constexpr bool kAffine = false, kExpanded = false;
+  static constexpr int64_t kColumns = S::kColumns, kScaleBytes = S::kScaleBytes, kPlaneBytes = 256, kRun = S::kRun;
+  template <int Q>
+  static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
+    return look_up(V::kTable, planes_quad<4, Q>(planes + g * kPlaneBytes, part));
+  }
+  static INLINE Scales scales(const uint8_t* base, int64_t g, int part) { return S::scales(base, g, part); }
+};
+
 struct Q4K {
   static constexpr int kBits = 4, kZero = 0, kHalves = 1;
   static constexpr bool kAffine = true, kExpanded = false;
-  static constexpr int64_t kColumns = 256, kScaleBytes = 256, kPlaneBytes = 256;
+  static constexpr int64_t kColumns = 256, kScaleBytes = 256, kPlaneBytes = 256, kRun = 0;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<4, Q>(planes + g * kPlaneBytes, part);
@@ -80,7 +134,7 @@ struct Q4K {
 struct Q6K {
   static constexpr int kBits = 6, kZero = 32, kHalves = 2;
   static constexpr bool kAffine = false, kExpanded = false;
-  static constexpr int64_t kColumns = 256, kScaleBytes = 288, kPlaneBytes = 384;
+  static constexpr int64_t kColumns = 256, kScaleBytes = 288, kPlaneBytes = 384, kRun = 0;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<6, Q>(planes + g * kPlaneBytes, part);
@@ -132,7 +186,8 @@ INLINE void each_quad(F f) {
 template <class F>
 INLINE int64_t scale_bytes(int64_t k) {
   const int64_t blocks = (k + F::kColumns - 1) / F::kColumns;
-  return (blocks * F::kScaleBytes + 63) / 64 * 64;
+  const int64_t runs = F::kRun == 0 ? 0 : (blocks - 1) / F::kRun + 1;
+  return (4 * runs + blocks * F::kScaleBytes + 63) / 64 * 64;
 }
 template <class F>
 INLINE int64_t format_strip_bytes(int64_t k) {

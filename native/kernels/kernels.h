@@ -14,7 +14,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 2;
+constexpr int32_t kAbiVersion = 3;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
 constexpr int64_t kGroup = 32;
@@ -28,11 +28,13 @@ enum Format : int32_t {
   kSym8, kSym6, kSym5, kSym4, kSym3, kSym2,
   kAff6, kAff5, kAff4, kAff3, kAff2,
   kQ4K, kQ6K,
+  kNF4, kNF4x32, kMXFP4, kNVFP4,
   kNumFormats,
 };
 // The name of each format, in the order of the enum, as pintpot.formats spells it.
 constexpr const char* kFormatNames[kNumFormats] = {"f32",  "f16",  "bf16", "sym8", "sym6", "sym5", "sym4", "sym3",
-                                                   "sym2", "aff6", "aff5", "aff4", "aff3", "aff2", "q4_k", "q6_k"};
+                                                   "sym2", "aff6", "aff5", "aff4", "aff3", "aff2", "q4_k", "q6_k",
+                                                   "nf4",  "nf4_32", "mxfp4", "nvfp4"};
 
 // Bytes of one strip of k columns (docs/layout.md), as the kernels step through them.
 // Bytes of one quantized token: ceil(k/32) * (planes == 2 ? 80 : 48). A run of n tokens takes n times that, and the
@@ -47,13 +49,14 @@ constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
 // Rows at and beyond num_rows (padding of the last strip) are not written; rows count from the first strip given.
 //
 // Order, integer path, groups g of 32 columns ascending from acc = 0; all float32, each operation rounded:
-//   i = sum (q - zero) * a, exact, a = q0, or 254 * q0 + q1 (zero: 2^(b-1) for sym, 32 for q6_k, 0 otherwise)
+//   i = sum (q - zero) * a, exact, a = q0, or 254 * q0 + q1 (zero: 2^(b-1) for sym, 32 for q6_k, 0 otherwise;
+//     for a format with a table i = sum table[q] * a)
 //   n = float(i), s the group's scale, with a second plane s * (1/254f)
 //   acc = acc + (n * d) * s
 //   aff, q4_k: acc = acc + m * o         with o = s * float(sum a)
-//   q4_k: d = d16 * scale, m = -(dmin16 * min) (exact); q6_k: acc = acc + (na * da + nb * db) * s, a and b the halves
+//   q4_k: d = d16 * scale, m = -(dmin16 * min) (exact); q6_k, nvfp4: acc = acc + (na * da + nb * db) * s, a and b the halves
 // Order, float path: group p = 0, p = p + w * x for its columns ascending; acc = acc + p, groups ascending; w is the
-//   float32 of expand_row: sym d * float(q - zero), aff d * float(q) + m.
+//   float32 of expand_row: sym d * float(q - zero), aff d * float(q) + m, with a table d * float(table[q]).
 struct StripsCall {
   int32_t format;         // Format
   int32_t planes;         // 1 or 2, of `quantized`

@@ -10,7 +10,8 @@ const FormatEntry& entry(int32_t format) {
   if (format < kSym8) return kFloatEntries[format];
   if (format < kAff6) return kSymEntries[format - kSym8];
   if (format < kQ4K) return kAffineEntries[format - kAff6];
-  return kBlockEntries[format - kQ4K];
+  if (format < kNF4) return kBlockEntries[format - kQ4K];
+  return kTableEntries[format - kNF4];
 }
 
 int64_t strip_bytes(int32_t format, int64_t k) { return entry(format).strip_bytes(k); }

@@ -15,7 +15,12 @@ STRIP_ROWS = 16
 _STRIP_ALIGNMENT = 64
 _FLOAT_GROUP = 4
 
-Kind = Literal["float", "sym", "aff", "super", "blocks", "cache", "integer"]
+Kind = Literal["float", "sym", "aff", "super", "table", "blocks", "cache", "integer"]
+Scale = Literal["f16", "u8", "e8m0", "e4m3"]
+
+_WHOLE_STRIP = 1 << 62
+_NORMAL_FLOAT = (-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,9 @@ class Encoding:
     `group_scale_bytes` of scales and `group_plane_bytes` of codes (all 0 where no kernel reads the encoding).
     `packed_as` is the kernel format that a weight of this encoding becomes, `lossless` whether every value survives.
     `ggml_type` is the number that GGUF writes for it.
+
+    Of the kind `table`, a code is the number of one of the 16 `levels`; a `scale` of one byte serves `scale_columns`
+    columns, and so many groups as `run_groups` share a float32 that multiplies them (0: nothing does).
     """
 
     name: str
@@ -40,10 +48,17 @@ class Encoding:
     packed_as: str = ""
     lossless: bool = True
     ggml_type: int | None = None
+    levels: tuple[int, ...] = ()
+    scale: Scale = "f16"
+    scale_columns: int = 0
+    run_groups: int = 0
 
     @property
     def bits(self) -> float:
         """Bits per value, scales included."""
+        if self.run_groups:
+            group_bytes = self.group_scale_bytes + self.group_plane_bytes + 4 / self.run_groups
+            return 8 * group_bytes / (STRIP_ROWS * self.group_columns)
         return 8 * self.block_bytes / self.block_columns
 
     @property
@@ -68,9 +83,13 @@ class Encoding:
         need(self.is_kernel, f"no kernel reads {self.name}; it is packed as {self.packed_as or 'nothing'}", BadInput)
         return -(-columns // self.group_columns)
 
+    def num_runs(self, columns: int) -> int:
+        """Runs of groups in a strip that share a float32; 0 where scales stand for themselves."""
+        return -(-self.num_groups(columns) // self.run_groups) if self.run_groups else 0
+
     def scale_bytes(self, columns: int) -> int:
         """Bytes of a strip's scales with their padding, which is where its planes begin."""
-        scales = self.num_groups(columns) * self.group_scale_bytes
+        scales = 4 * self.num_runs(columns) + self.num_groups(columns) * self.group_scale_bytes
         return -(-scales // _STRIP_ALIGNMENT) * _STRIP_ALIGNMENT
 
     def strip_bytes(self, columns: int) -> int:
@@ -104,6 +123,14 @@ def _super(name: str, bits: int, block_bytes: int, scale_bytes: int, ggml_type: 
     return Encoding(name, "super", bits, 256, block_bytes, 256, scale_bytes, 512 * bits, name, True, ggml_type)
 
 
+def _table(name: str, levels: tuple[int, ...], scale: Scale, scale_columns: int, run_groups: int = 0) -> Encoding:
+    columns = max(32, scale_columns)
+    num_scales = columns // scale_columns
+    group = (columns, STRIP_ROWS * num_scales, 8 * columns)
+    row = (columns, columns // 2 + num_scales)
+    return Encoding(name, "table", 4, *row, *group, name, True, None, levels, scale, scale_columns, run_groups)
+
+
 def _blocks(
     name: str, bits: int, columns: int, num_bytes: int, ggml_type: int, packed_as: str, lossless: bool = True
 ) -> Encoding:
@@ -120,6 +147,10 @@ _ENCODINGS = {
         *(_aff(bits) for bits in (6, 5, 4, 3, 2)),
         _super("q4_k", 4, 144, 256, 12),
         _super("q6_k", 6, 210, 288, 14),
+        _table("nf4", _NORMAL_FLOAT, "u8", 64, 16),
+        _table("nf4_32", _NORMAL_FLOAT, "u8", 32, 16),
+        _table("mxfp4", _E2M1, "e8m0", 32),
+        _table("nvfp4", _E2M1, "e4m3", 16, _WHOLE_STRIP),
         _blocks("q4_0", 4, 32, 18, 2, "sym4"),
         _blocks("q4_1", 4, 32, 20, 3, "aff4"),
         _blocks("q5_0", 5, 32, 22, 6, "sym5"),
@@ -162,7 +193,7 @@ def encoding_of_ggml(ggml_type: int) -> Encoding:
 def can_pack(source: str, target: str) -> bool:
     """True where weights written as `source` can be packed as `target`.
 
-    Any source becomes floats or groups of 32; a superblock format is reached only from its own blocks.
+    Any source becomes floats, groups or codes of a table; a superblock format is reached only from its own blocks.
     Raises UnsupportedModel for an unknown name.
     """
     found, wanted = encoding(source), encoding(target)

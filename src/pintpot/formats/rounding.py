@@ -1,5 +1,7 @@
 """Round to nearest in groups of 32 columns: float32 -> codes and float16 scales (`symB`) or scales and minima (`affB`).
 
+Formats with a table are rounded in `rounding_table`.
+
 The plain variant maps a group's extremes onto the extreme codes. The search tries a few clipped ranges, fits scale and
 minimum to each by least squares (the inner step of Lloyd's quantizer, 1982), keeps the fit that explains most of the
 group, and takes it only where, with the scales as float16 stores them, it errs less than the plain variant. Work is
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 
 from pintpot.errors import BadInput, need
 from pintpot.formats.registry import Encoding, encoding
-from pintpot.formats.tiles import Codes
+from pintpot.formats.rounding_table import round_table
+from pintpot.formats.tiles import Codes, zero_code
 from pintpot.formats.working import rounding_rows
 
 Floats = NDArray[np.float32]
@@ -31,17 +34,18 @@ _AFF_RANGES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.66)
 
 
 def round_to_nearest(values: Floats, name: str, *, search: bool = True) -> Codes:
-    """Float32 [N, K] in the format `name` (`symB`, `affB`).
+    """Float32 [N, K] in the format `name` (`symB`, `affB`, one with a table).
 
     Constant, zero, denormal and huge groups give finite scales; what float16 cannot reach saturates. Raises BadInput,
     with their number, when values are infinite or not a number.
     """
     found = encoding(name)
-    need(found.kind in ("sym", "aff"), f"values are rounded to symB or affB, not {name}")
+    need(found.kind in ("sym", "aff", "table"), f"values are rounded to symB, affB or a table, not {name}")
+    if found.kind == "table":
+        return round_table(_finite(values), found, search)
     rows, columns = values.shape
     groups = found.num_groups(columns)
-    zero = 1 << (found.code_bits - 1) if found.kind == "sym" else 0
-    codes = np.full((rows, groups * _GROUP), zero, np.uint8)
+    codes = np.full((rows, groups * _GROUP), zero_code(found), np.uint8)
     d = np.empty((rows, groups), np.float16)
     m = np.empty((rows, groups), np.float16) if found.kind == "aff" else None
     result = Codes(codes, d, m)
@@ -57,6 +61,14 @@ def round_to_nearest(values: Floats, name: str, *, search: bool = True) -> Codes
                 else:
                     _round_part(grouped, found, search, result, part, first, stop)
     return result
+
+
+def _finite(values: Floats) -> Floats:
+    """The values, none of them beyond what any format reaches."""
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        _refuse(values)
+    return values if max(-low, high) <= _SATURATED else np.clip(values, -_SATURATED, _SATURATED)
 
 
 def _grouped(values: Floats) -> Floats | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pintpot.errors import need
 from pintpot.formats.planes import GROUP_COLUMNS, load_codes, store_codes
 from pintpot.formats.registry import STRIP_ROWS, Encoding, encoding, num_strips
+from pintpot.formats.scales import load_byte_scales, read_scales, store_byte_scales, units_by_row
 from pintpot.formats.superblock import load_q4_k, load_q6_k
 from pintpot.formats.working import chunk_rows
 
@@ -27,12 +28,28 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 class Codes:
     """A matrix in groups of 32: codes uint8 [N, G * 32], d float16 [N, G], and m float16 [N, G] or None (`sym`).
 
-    Codes of columns past K are the code for padding: 2**(B-1) for `sym`, 0 for `aff`.
+    With a table: groups may be wider, d is the bytes that write the scales [N, C], and unit float32 [S, U] or None what
+    runs of them share (docs/layout.md). Codes of columns past K are the code for padding, `zero_code`.
     """
 
     codes: Bytes
-    d: Halves
+    d: Halves | Bytes
     m: Halves | None
+    unit: Floats | None = None
+
+    def scales(self, name: str) -> Floats:
+        """What the scales are worth in the format `name`: float32 [N, C], each for some neighbouring columns."""
+        found = encoding(name)
+        if found.kind == "table":
+            return read_scales(self.d.view(np.uint8), units_by_row(self.unit, len(self.d)), found)
+        return self.d.astype(np.float32)
+
+
+def zero_code(found: Encoding) -> int:
+    """The code of padding: that of zero, or the lowest one where groups have a minimum."""
+    if found.kind == "table":
+        return found.levels.index(0)
+    return 1 << (found.code_bits - 1) if found.kind == "sym" else 0
 
 
 def new_strips(name: str, rows: int, columns: int) -> Bytes:
@@ -68,32 +85,49 @@ def store_scales(scales: NDArray[Any], strips: Bytes, found: Encoding, columns: 
 
 def clear_scale_padding(strips: Bytes, found: Encoding, columns: int) -> None:
     """Zero the bytes between the scales and the planes, so that equal weights have equal strips."""
-    strips[:, found.num_groups(columns) * found.group_scale_bytes : found.scale_bytes(columns)] = 0
+    used = found.num_groups(columns) * found.group_scale_bytes + 4 * found.num_runs(columns)
+    strips[:, used : found.scale_bytes(columns)] = 0
 
 
 def pack_codes(source: Codes, name: str, columns: int, out: Bytes | None = None) -> Bytes:
-    """Codes of N x K in the format `name` (`symB`, `affB`) as strips; rows past N get d = m = 0.
+    """Codes of N x K in the format `name` (`symB`, `affB`, one with a table) as strips; rows past N get d = m = 0.
 
     Every code must be below 2**B. Raises BadInput where shapes, or the presence of a minimum, disagree.
     """
     rows = len(source.codes)
     strips = new_strips(name, rows, columns) if out is None else out
     found = need_strips(strips, name, rows, columns)
-    need(found.kind in ("sym", "aff"), f"codes are packed as symB or affB, not {name}")
-    need((source.m is None) == (found.kind == "sym"), f"{name} and these codes disagree about a minimum per group")
-    groups = found.num_groups(columns)
-    fits = source.codes.shape == (rows, groups * GROUP_COLUMNS) and source.d.shape == (rows, groups)
-    need(fits, f"{rows} x {columns} has {groups} groups a row, unlike codes {source.codes.shape}, d {source.d.shape}")
-    zero = 1 << (found.code_bits - 1) if found.kind == "sym" else 0
+    _need_codes(source, found, rows, columns)
+    zero = zero_code(found)
     clear_scale_padding(strips, found, columns)
     for start in range(0, rows, chunk_rows(columns)):
         part = slice(start, min(rows, start + chunk_rows(columns)))
         chunk = strips[start // STRIP_ROWS : num_strips(part.stop)]
-        store_scales(whole_strips(source.d[part]), chunk, found, columns, 0)
+        if found.kind == "table":
+            unit = None if source.unit is None else source.unit[start // STRIP_ROWS : num_strips(part.stop)]
+            store_byte_scales(whole_strips(source.d[part].view(np.uint8)), unit, chunk, found, columns)
+        else:
+            store_scales(whole_strips(source.d[part]), chunk, found, columns, 0)
         if source.m is not None:
             store_scales(whole_strips(source.m[part]), chunk, found, columns, 32)
         store_codes(whole_strips(source.codes[part], zero), found.code_bits, chunk[:, found.scale_bytes(columns) :])
     return strips
+
+
+def _need_codes(source: Codes, found: Encoding, rows: int, columns: int) -> None:
+    name, groups = found.name, found.num_groups(columns)
+    need(found.kind in ("sym", "aff", "table"), f"codes are packed as symB, affB or with a table, not {name}")
+    need((source.m is None) == (found.kind != "aff"), f"{name} and these codes disagree about a minimum per group")
+    per_group = found.group_columns // (found.scale_columns or found.group_columns)
+    wanted = (rows, groups * found.group_columns), (rows, groups * per_group)
+    fits = (source.codes.shape, source.d.shape) == wanted
+    need(fits, f"{rows} x {columns} has {groups} groups a row, unlike codes {source.codes.shape}, d {source.d.shape}")
+    shared = (num_strips(rows), found.num_runs(columns)) if found.run_groups else None
+    given = None if source.unit is None else source.unit.shape
+    need(given == shared, f"{name} shares {shared} numbers among these scales, not {given}")
+    need(
+        source.d.dtype == (np.uint8 if found.kind == "table" else np.float16), f"{name} has no {source.d.dtype} scales"
+    )
 
 
 def pack_floats(values: Floats, name: str, out: Bytes | None = None) -> Bytes:
@@ -162,6 +196,8 @@ def _load(strips: Bytes, found: Encoding, columns: int) -> NDArray[Any]:
     if found.kind == "float":
         return _load_floats(strips, found.name)
     scales, planes = strips[:, : found.scale_bytes(columns)], strips[:, found.scale_bytes(columns) :]
+    if found.kind == "table":
+        return _load_levels(planes, scales, found, columns)
     groups = found.num_groups(columns)
     area = scales[:, : groups * found.group_scale_bytes].reshape(len(strips), groups, found.group_scale_bytes)
     if found.kind == "super":
@@ -175,6 +211,15 @@ def _load(strips: Bytes, found: Encoding, columns: int) -> NDArray[Any]:
     if found.kind == "aff":
         grouped += halves[:, STRIP_ROWS:]
     return values
+
+
+def _load_levels(planes: Bytes, scales: Bytes, found: Encoding, columns: int) -> Floats:
+    levels = bytes(level & 0xFF for level in found.levels) * 16
+    signed = np.frombuffer(load_codes(planes, found.code_bits).tobytes().translate(levels), np.int8)
+    d = load_byte_scales(scales, found, columns)
+    grouped = signed.reshape(*d.shape, found.scale_columns).astype(np.float32)
+    grouped *= d[..., None]
+    return grouped.reshape(len(planes), STRIP_ROWS, -1)
 
 
 def _load_floats(strips: Bytes, name: str) -> NDArray[Any]:

@@ -18,7 +18,8 @@ _SLACK = 1 << 16
 
 # Bytes of temporaries per value of a chunk, for formats with codes and for floats.
 _DECODE = 4.0
-_ROUND = 17.0
+_ROUND = {"codes": 17.0, "table": 36.0}
+_SCALES = 12.0
 _PERMUTE = 3.5
 _CODES = 1.25
 _PACK = {"codes": 3.0, "float": 10.5}
@@ -41,10 +42,14 @@ def working_bytes(work: Work, name: str, rows: int, columns: int) -> int:
     `name` is the encoding decoded, rounded to, packed, unpacked or permuted; for `convert` it is the packed format.
     Raises UnsupportedModel for an unknown encoding.
     """
-    kind = "float" if encoding(name).kind == "float" else "codes"
-    padded = -(-columns // 32) * 32
+    found = encoding(name)
+    kind = "float" if found.kind == "float" else "codes"
+    group = max(32, found.scale_columns)
+    padded = -(-columns // group) * group
     chunk = min(chunk_rows(columns), num_strips(rows) * STRIP_ROWS) * padded
-    rounding = min(rounding_rows(columns), rows) * padded * _ROUND
+    rounding = min(rounding_rows(columns), rows) * padded * _ROUND["table" if found.levels else "codes"]
+    if found.levels:
+        rounding += _SCALES * chunk / found.scale_columns
     needed = {
         "decode": _DECODE * chunk,
         "round": rounding,
