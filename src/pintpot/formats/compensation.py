@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pintpot.errors import BadInput, need
 from pintpot.formats.fitting import half
-from pintpot.formats.grid import GROUP, Grid, Scales
+from pintpot.formats.grid import Grid, Scales
 
 Floats = NDArray[np.float32]
 BLOCK = 32
@@ -87,7 +87,7 @@ def descended(values: Floats, levels: Floats, grid: Grid, scales: Scales, hessia
     found, matrix = np.ascontiguousarray(levels.T), hessian.matrix
     slopes = matrix @ np.ascontiguousarray((values - grid.values(levels, scales)).T)
     for group in range(len(columns.d)):
-        first, stop = group * GROUP, min((group + 1) * GROUP, len(found))
+        first, stop = group * grid.group, min((group + 1) * grid.group, len(found))
         own = matrix[first:stop, first:stop]
         changes = columns.refit(group, found[first:stop], slopes[first:stop], own)
         slopes[first:stop] -= own @ changes
@@ -111,21 +111,20 @@ class _Columns:
     """A grid read by visited column: scales, their inverses and minima lie as [G, N]."""
 
     def __init__(self, grid: Grid, scales: Scales, order: NDArray[np.intp]) -> None:
-        self._grid, self._groups = grid, order // GROUP
+        self._grid, self._groups, self._written = grid, order // grid.group, scales.written
         self.d = np.ascontiguousarray(scales.d.T)
         self._by = _inverse_of(self.d)
         self._m = None if scales.m is None else np.ascontiguousarray(scales.m.T)
 
     def scales(self) -> Scales:
         m = None if self._m is None else np.ascontiguousarray(self._m.T)
-        return Scales(np.ascontiguousarray(self.d.T), m)
+        return Scales(np.ascontiguousarray(self.d.T), m, self._written)
 
     def nearest(self, column: int, values: Floats) -> tuple[Floats, Floats]:
         """Levels nearest to the values [N] of the visited column, and what they stand for."""
         group = self._groups[column]
         found = values * self._by[group] if self._m is None else (values - self._m[group]) * self._by[group]
-        np.rint(found, out=found)
-        np.clip(found, self._grid.low, self._grid.high, out=found)
+        found = self._grid.snap(found)
         return found, self.value(column, found)
 
     def value(self, column: int, levels: Floats) -> Floats:
@@ -140,6 +139,8 @@ class _Columns:
 
         What changes by c changes the error by c^T H c - 2 c^T slopes; rows that would not gain stay as they are.
         """
+        if not self._grid.refits:
+            return np.zeros_like(levels)
         bent = own @ levels
         along, size = np.einsum("kn,kn->n", levels, slopes), np.einsum("kn,kn->n", levels, bent)
         if self._m is None:

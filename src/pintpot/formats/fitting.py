@@ -7,11 +7,15 @@ less. The 32 columns of a group lie along the first axis, so every sum has one o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pintpot.formats.registry import Encoding
+from pintpot.formats.rounding import round_to_nearest
+from pintpot.formats.tiles import Codes
 from pintpot.formats.working import rounding_rows
 
 Floats = NDArray[np.float32]
@@ -21,6 +25,9 @@ _VANISHING = 1e-30
 _SYM_RANGES = (*(round(1.1 - 0.06 * step, 2) for step in range(10)), -1.04, -0.95, -0.86, -0.77)
 _AFF_RANGES = tuple(round(1.04 - 0.06 * step, 2) for step in range(9))
 _LLOYD_STEPS = 2
+_BYTE_STEPS = {"u8": (0, -20, -14, -9, -5, -2, 2, 5, 9, 14), "e4m3": (0, -3, -2, -1, 1, 2, 3), "e8m0": (0, -1, 1)}
+"""How far from the byte of rounding to nearest scales are tried."""
+_MOST_BYTE = {"u8": 255, "e4m3": 0x7E, "e8m0": 254}
 
 
 def half(values: Floats) -> Floats:
@@ -48,6 +55,33 @@ def fit_aff(values: Floats, importance: Floats, bits: int) -> tuple[Floats, Floa
         part = slice(first, first + rounding_rows(columns))
         d[part], m[part] = _Fit(_by_group(values[part], None), h, 0, (1 << bits) - 1).aff()
     return d, m
+
+
+def fit_table(values: Floats, importance: Floats, found: Encoding, snap: Callable[[Floats], Floats]) -> Codes:
+    """Codes whose scales serve finite float32 [N, K] with importance [K] >= 0 best, for a format with a table.
+
+    Of the scales that bytes near the one of rounding to nearest write, each group takes the best. `snap` gives the
+    nearest level of values divided by their scale.
+    """
+    nearest = round_to_nearest(values, found.name)
+    h = np.zeros((1, nearest.d.shape[1] * found.scale_columns), np.float32)
+    h[0, : values.shape[1]] = importance
+    best, chosen = np.full(nearest.d.shape, np.inf, np.float32), nearest.d.copy()
+    for step in _BYTE_STEPS[found.scale]:
+        tried = np.clip(nearest.d.astype(np.int16) + step, 0, _MOST_BYTE[found.scale]).astype(np.uint8)
+        d = replace(nearest, d=tried).scales(found.name)
+        for first in range(0, len(values), rounding_rows(values.shape[1])):
+            part = slice(first, first + rounding_rows(values.shape[1]))
+            by_scale = np.zeros((len(d[part]), h.shape[1]), np.float32)
+            by_scale[:, : values.shape[1]] = values[part]
+            grouped = by_scale.reshape(*d[part].shape, found.scale_columns)
+            off = snap(grouped * _ratio(np.ones_like(d[part]), d[part])[..., None])
+            off *= d[part][..., None]
+            off -= grouped
+            error = np.einsum("rgk,rgk,gk->rg", off, off, h.reshape(-1, found.scale_columns))
+            better = error < best[part]
+            best[part], chosen[part] = np.where(better, error, best[part]), np.where(better, tried[part], chosen[part])
+    return replace(nearest, d=chosen)
 
 
 def _by_group(values: Floats, fill: float | None) -> Floats:

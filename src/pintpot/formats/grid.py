@@ -6,119 +6,165 @@ by column: value = d * level + m, with d and m [N] those of the column's group, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import need
-from pintpot.formats.fitting import fit_aff, fit_sym, half
+from pintpot.formats.fitting import fit_aff, fit_sym, fit_table
 from pintpot.formats.registry import Encoding, encoding
-from pintpot.formats.tiles import Codes, pack_codes
+from pintpot.formats.tiles import Codes, pack_codes, zero_code
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-GROUP = 32
+_GROUP = 32
 
 
 def has_grid(name: str) -> bool:
     """Whether values reach this format through scales of groups."""
-    return encoding(name).kind in ("sym", "aff")
+    return encoding(name).kind in ("sym", "aff", "table")
 
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """Scales and minima of all groups, float32 [N, G], all of them values of float16; `m` None where there is none."""
+    """Scales and minima of all groups, float32 [N, G]; `m` None where there is none.
+
+    `written` are the codes (of whatever values) whose scales these are, for formats that write them as bytes.
+    """
 
     d: Floats
-    m: Floats | None
+    m: Floats | None = None
+    written: Codes | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """A packed format in groups. Levels are signed whole numbers from `low` to `high`, as float32."""
+class Grid(ABC):
+    """A packed format whose columns have a scale in groups of `group`. Levels are what is scaled, as float32."""
 
     found: Encoding
-    low: int
-    high: int
+    group: int
 
     @classmethod
     def of(cls, name: str) -> Grid:
         """Raises BadInput for a format that has no grid."""
         found = encoding(name)
-        need(has_grid(name), f"{name} has no grid of scaled groups; symB and affB have")
+        need(has_grid(name), f"{name} has no grid of scaled groups; symB, affB and formats with a table have")
+        if found.kind == "table":
+            return TableGrid.made(found)
         half_range = 1 << (found.code_bits - 1)
-        if found.kind == "sym":
-            return cls(found, -half_range, half_range - 1)
-        return cls(found, 0, 2 * half_range - 1)
+        low = -half_range if found.kind == "sym" else 0
+        return UniformGrid(found, _GROUP, low, low + 2 * half_range - 1)
 
+    @abstractmethod
     def fit(self, values: Floats, importance: Floats | None = None) -> Scales:
         """Scales of float32 [N, K] that minimise sum of importance [K] * (value - nearest)^2 group by group, searched.
 
         Raises BadInput for values that are not finite.
         """
-        need(bool(np.isfinite(values).all()), "weights that are infinite or not a number cannot be rounded")
-        weights = np.ones(values.shape[1], np.float32) if importance is None else importance
-        if self.found.kind == "sym":
-            return Scales(fit_sym(values, weights, self.found.code_bits), None)
-        return Scales(*fit_aff(values, weights, self.found.code_bits))
 
-    def levels(self, values: Floats, d: Floats, m: Floats | None) -> Floats:
-        """The level nearest to each value; shapes agree by broadcasting."""
-        by = np.zeros_like(d)
-        np.divide(np.float32(1), d, out=by, where=d != 0)
-        found = np.multiply(values if m is None else values - m, by)
-        np.rint(found, out=found)
-        return np.clip(found, self.low, self.high, out=found)
+    @abstractmethod
+    def snap(self, units: Floats) -> Floats:
+        """The level nearest to each value that was divided by its scale; the array may be used for it."""
+
+    @abstractmethod
+    def codes(self, levels: Floats) -> Bytes:
+        """The code of each level."""
+
+    @property
+    def refits(self) -> bool:
+        """Whether scales may be any numbers of float16 that serve their levels best."""
+        return self.found.kind != "table"
 
     def nearest(self, values: Floats, scales: Scales) -> Floats:
         """The level nearest to each value, float32 [N, K]."""
-        d, m = (None if part is None else spread(part, values.shape[1]) for part in (scales.d, scales.m))
-        return self.levels(values, d, m)  # type: ignore[arg-type]
+        d = self.spread(scales.d, values.shape[1])
+        by = np.zeros_like(d)
+        np.divide(np.float32(1), d, out=by, where=d != 0)
+        by *= values if scales.m is None else values - self.spread(scales.m, values.shape[1])
+        return self.snap(by)
 
     def values(self, levels: Floats, scales: Scales) -> Floats:
         """What levels [N, K] stand for, with the arithmetic of docs/layout.md."""
-        found = levels * spread(scales.d, levels.shape[1])
-        return found if scales.m is None else found + spread(scales.m, levels.shape[1])
+        found = levels * self.spread(scales.d, levels.shape[1])
+        return found if scales.m is None else found + self.spread(scales.m, levels.shape[1])
 
     def strips(self, levels: Floats, scales: Scales) -> Bytes:
         """Levels [N, K] and their scales as the format's strips."""
         rows, columns = levels.shape
-        codes = np.full((rows, scales.d.shape[1] * GROUP), -self.low, np.uint8)
-        np.subtract(levels, np.float32(self.low), out=codes[:, :columns], casting="unsafe")
-        m = None if scales.m is None else scales.m.astype(np.float16)
-        return pack_codes(Codes(codes, scales.d.astype(np.float16), m), self.found.name, columns)
+        width = self.found.num_groups(columns) * self.found.group_columns
+        codes = np.full((rows, width), zero_code(self.found), np.uint8)
+        codes[:, :columns] = self.codes(levels)
+        if scales.written is not None:
+            made = Codes(codes, scales.written.d, None, scales.written.unit)
+        else:
+            m = None if scales.m is None else scales.m.astype(np.float16)
+            made = Codes(codes, scales.d.astype(np.float16), m)
+        return pack_codes(made, self.found.name, columns)
 
-    def refitted(self, values: Floats, levels: Floats, importance: Floats, scales: Scales) -> Scales:
-        """The scales with which these levels come closest to the values, by weighted least squares group by group.
-
-        A group whose levels are all alike keeps the scale that it has.
-        """
-        w, q, h = (_grouped(part) for part in (values, levels, np.broadcast_to(importance, values.shape)))
-        total = h.sum(axis=2)
-        if scales.m is None:
-            along, size = (h * q * w).sum(axis=2), (h * q * q).sum(axis=2)
-            return Scales(half(np.where(size > 0, along / np.where(size > 0, size, 1), scales.d)), None)
-        share = h / np.where(total > 0, total, 1)[..., None]
-        q_mean, w_mean = (share * q).sum(axis=2), (share * w).sum(axis=2)
-        apart = q - q_mean[..., None]
-        along, size = (h * apart * w).sum(axis=2), (h * apart * apart).sum(axis=2)
-        good = (size > 0) & (total > 0)
-        d = half(np.where(good, along / np.where(good, size, 1), scales.d))
-        return Scales(d, half(np.where(total > 0, w_mean - d * q_mean, scales.m)))
+    def spread(self, scales: Floats, columns: int) -> Floats:
+        """Scales [N, G] for each column, [N, K]."""
+        return np.repeat(scales, self.group, axis=1)[:, :columns]
 
 
-def spread(scales: Floats, columns: int) -> Floats:
-    """Scales [N, G] for each column, [N, K]."""
-    return np.repeat(scales, GROUP, axis=1)[:, :columns]
+@dataclass(frozen=True, slots=True)
+class UniformGrid(Grid):
+    """`symB` and `affB`: whole numbers from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def fit(self, values: Floats, importance: Floats | None = None) -> Scales:
+        weights = _weights(values, importance)
+        if self.found.kind == "sym":
+            return Scales(fit_sym(values, weights, self.found.code_bits))
+        return Scales(*fit_aff(values, weights, self.found.code_bits))
+
+    def snap(self, units: Floats) -> Floats:
+        np.rint(units, out=units)
+        return np.clip(units, self.low, self.high, out=units)
+
+    def codes(self, levels: Floats) -> Bytes:
+        return (levels - np.float32(self.low)).astype(np.uint8)
 
 
-def _grouped(values: Floats) -> Floats:
-    """[N, K] as [N, G, 32], with zeros for the columns past K."""
-    rows, columns = values.shape
-    groups = -(-columns // GROUP)
-    if columns == groups * GROUP:
-        return np.ascontiguousarray(values).reshape(rows, groups, GROUP)
-    padded = np.zeros((rows, groups * GROUP), np.float32)
-    padded[:, :columns] = values
-    return padded.reshape(rows, groups, GROUP)
+@dataclass(frozen=True, slots=True)
+class TableGrid(Grid):
+    """Formats whose codes point into a table of 16 whole numbers.
+
+    Between two halves of a whole number all values are nearest to the same level: `level_of` has it, from -`bound` up.
+    """
+
+    bound: int
+    level_of: Floats
+    code_of: Bytes
+
+    @classmethod
+    def made(cls, found: Encoding) -> TableGrid:
+        bound, levels = max(map(abs, found.levels)), np.array(found.levels)
+        middles = (np.arange(4 * bound) + 0.5) / 2 - bound
+        nearest = np.abs(middles[:, None] - levels).argmin(axis=1)
+        code_of = np.zeros(2 * bound + 1, np.uint8)
+        for code in range(len(levels) - 1, -1, -1):
+            code_of[levels[code] + bound] = code
+        return cls(found, found.scale_columns, bound, levels[nearest].astype(np.float32), code_of)
+
+    def fit(self, values: Floats, importance: Floats | None = None) -> Scales:
+        weights = _weights(values, importance)
+        written = fit_table(values, weights, self.found, self.snap)
+        return Scales(written.scales(self.found.name), None, written)
+
+    def snap(self, units: Floats) -> Floats:
+        units *= np.float32(2)
+        units += np.float32(2 * self.bound)
+        np.clip(units, 0, 4 * self.bound - 1, out=units)
+        return self.level_of.take(units.astype(np.intp))
+
+    def codes(self, levels: Floats) -> Bytes:
+        return self.code_of.take(levels.astype(np.intp) + self.bound)
+
+
+def _weights(values: Floats, importance: Floats | None) -> Floats:
+    need(bool(np.isfinite(values).all()), "weights that are infinite or not a number cannot be rounded")
+    return np.ones(values.shape[1], np.float32) if importance is None else importance
