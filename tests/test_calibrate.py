@@ -12,6 +12,7 @@ from packing import opened, plan_of
 from tiny import Tiny, write_hf
 
 from pintpot.contract.step import Step
+from pintpot.errors import DoesNotFit
 from pintpot.formats.tiles import unpack
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
@@ -68,7 +69,7 @@ def test_one_thread_or_two_in_memory_or_on_disk(
     threads: int, model: Model, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if threads == 2:
-        monkeypatch.setattr(calibrate, "BASE_BYTES", 1 << 40)
+        monkeypatch.setattr(calibrate._Run, "_room", lambda *_: False)
     found = prepared_bytes(model, plan_of(model, STEPS, threads=threads), tmp_path)
     assert found == expected
     assert not list(tmp_path.iterdir()), "nothing is left behind"
@@ -209,6 +210,13 @@ def test_statistics_are_of_the_rows_that_come_from_rounded_weights(model: Model,
             states = forward.run(block, values, states, [40] * 5, told)
     for name, rows in met.items():
         np.testing.assert_allclose(seen[name], rows.T @ rows / len(rows), rtol=2e-3, atol=2e-4)
+
+
+def test_a_budget_that_is_too_small_is_refused_with_its_number(model: Model, tmp_path: Path) -> None:
+    plan = plan_of(model, STEPS)
+    plan = replace(plan, budget=replace(plan.budget, memory_bytes=90_000_000))
+    with pytest.raises(DoesNotFit, match=r"calibrating needs 11\d MB.*90.0 MB"), preparing(model, plan, tmp_path, TEXTS):
+        pass
 
 
 def test_what_is_kept_as_it_is_needs_no_calibration(model: Model, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pintpot.formats.fitting import half
 from pintpot.formats.grid import Grid, Scales
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 BLOCK = 32
 _MOST_TRIES = 8
 _INVERSE_LEAF = 64
@@ -42,20 +43,21 @@ class Hessian:
         need(bool(np.isfinite(diagonal).all()), "second moments are not finite: calibration overflowed")
         order = np.argsort(-diagonal, kind="stable") if falling else np.arange(len(moment))
         mean = float(diagonal.mean()) or 1.0
-        visited = moment[np.ix_(order, order)].astype(np.float64)
+        # Turned round, so that its lower factor, turned round again, is the upper factor of the inverse.
+        visited = moment[np.ix_(order[::-1], order[::-1])].astype(np.float64)
+        bare = np.diagonal(visited).copy()
         for _ in range(_MOST_TRIES):
-            damped = visited.copy()
-            damped[np.diag_indices_from(damped)] += damping * mean
+            visited[np.diag_indices_from(visited)] = bare + damping * mean
             try:
-                # Turned round twice, the lower factor gives the upper factor of the inverse.
-                lower = np.linalg.cholesky(damped[::-1, ::-1])
+                lower = np.linalg.cholesky(visited).astype(np.float64, copy=False)
             except np.linalg.LinAlgError:
                 damping = max(10 * damping, 1e-6)
                 continue
-            upper = _inverse(np.ascontiguousarray(lower))[::-1, ::-1]
+            del visited
+            upper = _inverse(lower)[::-1, ::-1].astype(np.float32)
             matrix = moment.copy()
             matrix[np.diag_indices_from(matrix)] += np.float32(damping * mean)
-            return cls(matrix, order, np.ascontiguousarray(upper, np.float32))
+            return cls(matrix, order, np.ascontiguousarray(upper))
         raise BadInput("second moments are not positive definite, however much they are damped")
 
 
@@ -186,7 +188,7 @@ def _back(visited: Floats, order: NDArray[np.intp]) -> Floats:
     return found
 
 
-def _inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse(lower: Doubles) -> Doubles:
     """The inverse of a lower triangular matrix, halves at a time, so that nearly all work is products."""
     size = len(lower)
     if size <= _INVERSE_LEAF:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pintpot.errors import PintpotError
+from pintpot.errors import DoesNotFit, PintpotError, need
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.calibrate.activations import Activations
@@ -26,7 +26,7 @@ from pintpot.packer.calibrate.parallel import one_blas_thread
 from pintpot.packer.calibrate.prepared import Prepared
 from pintpot.packer.locks import is_still
 from pintpot.planner.plan import Plan
-from pintpot.units import format_seconds
+from pintpot.units import format_bytes, format_seconds
 
 VERSION = 1
 """Of what calibration computes: what another version left behind is not taken up."""
@@ -34,7 +34,11 @@ Told = Callable[[float, str], None]
 Texts = Sequence[Sequence[int]]
 HEAD = "head"
 BASE_BYTES = 110_000_000
-"""An interpreter with numpy, what its products need, a tokenizer that was there, and what is on its way."""
+"""An interpreter with numpy, what its products need, and a tokenizer that was there."""
+MOMENTS_AT_ONCE = 9
+"""Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
+PASSING_ROWS = 6
+"""Rows of the widest input that a thread has of one text at once."""
 
 
 def calibrated(plan: Plan) -> bool:
@@ -68,7 +72,7 @@ class _Run:
         self._forward = Forward(model, store, max(self._lengths))
         scratch = prepared.folder / "activations"
         shutil.rmtree(scratch, ignore_errors=True)
-        spacious = self._activation_bytes(model) + BASE_BYTES <= plan.budget.memory_bytes
+        spacious = self._room(model, plan)
         if not spacious:
             scratch.mkdir()
         self._live = Activations(None if spacious else scratch)
@@ -116,15 +120,17 @@ class _Run:
         left = (time.monotonic() - self._started) / passed * (total - done) if passed > 0 else 0.0
         self._told(share, f"calibrating, {format_seconds(left)} left" if left > 0 else "calibrating")
 
-    def _activation_bytes(self, model: Model) -> int:
-        """Of all texts, the states twice and the rows before the widest product; and of one block all else."""
+    def _room(self, model: Model, plan: Plan) -> bool:
+        """Whether the rows of all texts may stay in memory. Raises DoesNotFit where not even one text's may."""
         config = model.part(PART).config
         hidden, widest = config["hidden_size"], max(config["intermediate_size"], config["hidden_size"])
-        shapes = [w.shape for w in self._chosen.form.weights if len(w.shape) == 2]
         block = max(sum(_values(self._chosen, name) for name in one.weights) for one in self._forward.blocks)
-        largest = max(rows * columns for rows, columns in shapes[1:] or shapes)
-        num_rows: int = sum(self._lengths)
-        return int(4 * (num_rows * (2 * hidden + widest) + block + 3 * widest * widest + 2 * largest))
+        passing = plan.threads * max(self._lengths) * (PASSING_ROWS * widest + hidden)
+        least = BASE_BYTES + 4 * (2 * block + MOMENTS_AT_ONCE * widest * widest + passing)
+        budget = plan.budget.memory_bytes
+        short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(budget)}"
+        need(least <= budget, short, DoesNotFit)
+        return bool(least + 4 * sum(self._lengths) * (2 * hidden + widest) <= budget)
 
 
 def _values(chosen: Chosen, name: str) -> int:
