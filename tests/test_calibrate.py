@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from packing import opened, plan_of
-from tiny import Tiny, write_hf
+from tiny import K_QUANT, Tiny, write_gguf, write_hf
 
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
@@ -30,6 +30,7 @@ from pintpot.planner.plan import Plan
 from pintpot.program.spec import Op
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.quantize.as_stored import AsStored
+from pintpot.techniques.quantize.awq import Awq
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
@@ -218,6 +219,18 @@ def test_a_budget_that_is_too_small_is_refused_with_its_number(model: Model, tmp
     said = r"calibrating needs 11\d MB.*90.0 MB"
     with pytest.raises(DoesNotFit, match=said), preparing(model, plan, tmp_path / "pack", TEXTS):
         pass
+
+
+def test_what_a_transform_leaves_alone_is_kept_without_loss(tmp_path: Path) -> None:
+    """Superblocks cannot be written anew: AWQ passes over them, and packing permutes them as ever."""
+    model = describe(str(write_gguf(tmp_path / "model.gguf", K_QUANT, "q4_k")))
+    plan = plan_of(model, (AsStored("all"), Awq(), PrefillChunk(tokens=16)))
+    plain = plan_of(model, (AsStored("all"), PrefillChunk(tokens=16)))
+    with opened(write_pack(model, plan, tmp_path / "pack", texts=TEXTS)) as session:
+        found = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
+    with opened(write_pack(model, plain, tmp_path / "plain")) as session:
+        expected = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_kept_as_it_is_needs_no_calibration(model: Model, tmp_path: Path) -> None:

@@ -154,8 +154,10 @@ class Walk:
 
     def _kept(self, form: WeightForm, values: Floats, inputs: InputStatistics) -> Bytes | None:
         """A matrix in the form in which it will be kept; None where that holds the same values."""
-        if is_lossless(form.source, form.format) and not self._chosen.changes(form.name):
-            return None
+        if is_lossless(form.source, form.format):
+            same = not self._chosen.changes(form.name) or np.array_equal(values, self._forward.weight(form.name))
+            if same:
+                return None
         return self._parts(form, (values[first:stop] for first, stop in _cut(form)), inputs)
 
     def _parts(self, form: WeightForm, parts: Iterator[Floats], inputs: InputStatistics) -> Bytes:

@@ -46,12 +46,23 @@ class Awq(Step):
 
     def transform(self, block: Block) -> None:
         for op in block.ops:
-            if op.kind == "linear" and self._low_bit(block, op) and self._shared(block, op) is not None:
+            if op.kind == "linear" and self._shared(block, op) is not None and self._scalable(block, op):
                 self._scale(block, op)
 
-    def _low_bit(self, block: Block, op: Op) -> bool:
-        forms = [block.forms[name] for name in op.read_all("weight")]
-        return all(matches(self.target, form.name) and _reachable(form) for form in forms)
+    def _scalable(self, block: Block, op: Op) -> bool:
+        """Whether all matrices that would change, the one that takes up the scales among them, are rounded anew."""
+        names = [*op.read_all("weight"), *self._maker(block, op)[:1]]
+        return all(matches(self.target, name) and _reachable(block.forms[name]) for name in names)
+
+    def _maker(self, block: Block, op: Op) -> tuple[str, ...]:
+        """The last weight, and its bias, of the op whose outputs meet this one, past attention; none for a norm."""
+        if op.get("prologue") == "rmsnorm":
+            return ()
+        makers = {other.write("out"): other for other in block.ops}
+        maker = makers[op.read("x")]
+        if maker.kind == "attend":
+            maker = makers[maker.read("qkv")]
+        return (*maker.read_all("weight")[-1:], *maker.read_all("bias")[-1:])
 
     def _shared(self, block: Block, op: Op) -> int | None:
         """How many columns in a row of heads have one scale; None where nothing before this op can take it up."""
@@ -102,16 +113,14 @@ class Awq(Step):
             norm = str(op.read("norm"))
             values[norm] = values[norm] / scales
             return
-        maker = next(other for other in block.ops if other.write("out") == op.read("x"))
-        if maker.kind == "attend":
-            by_head = scales.reshape(maker.get("kv_heads"), -1, maker.get("head_dim"))
+        before = next(other for other in block.ops if other.write("out") == op.read("x"))
+        if before.kind == "attend":
+            by_head = scales.reshape(before.get("kv_heads"), -1, before.get("head_dim"))
             scales = by_head[:, 0].reshape(-1)
-            maker = next(other for other in block.ops if other.write("out") == maker.read("qkv"))
-        weight = maker.read_all("weight")[-1]
+        weight, *bias = self._maker(block, op)
         values[weight] = values[weight] / scales[:, None]
-        if maker.read_all("bias"):
-            bias = maker.read_all("bias")[-1]
-            values[bias] = values[bias] / scales
+        for name in bias:
+            values[name] = values[name] / scales
 
 
 def _reachable(form: WeightForm) -> bool:
