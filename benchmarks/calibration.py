@@ -53,10 +53,12 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "importance": (ImportanceRounding("blocks"),),
     "awq, nearest": (Awq(),),
     "awq, importance": (Awq(), ImportanceRounding("blocks")),
-    "gptq": (Gptq("blocks", sweeps=0),),
-    "gptq, 1 sweep": (Gptq("blocks", sweeps=1),),
-    "gptq, 3 sweeps": (Gptq("blocks", sweeps=3),),
-    "awq, gptq, 1 sweep": (Awq(), Gptq("blocks", sweeps=1)),
+    "gptq": (Gptq("blocks", sweeps=0, correction=0.0),),
+    "gptq, 1 sweep": (Gptq("blocks", sweeps=1, correction=0.0),),
+    "gptq, 3 sweeps": (Gptq("blocks", sweeps=3, correction=0.0),),
+    "gptq, 3 sweeps, corrected": (Gptq("blocks", sweeps=3, correction=1.0),),
+    "gptq, 3 sweeps, half corrected": (Gptq("blocks", sweeps=3, correction=0.5),),
+    "awq, gptq, 3 sweeps, corrected": (Awq(), Gptq("blocks", sweeps=3, correction=1.0)),
 }
 
 
@@ -100,7 +102,9 @@ class Judge:
 def plan_of(model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int) -> Plan:
     """Blocks in this format, the vocabulary as it is stored."""
     rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
-    budget = Budget(memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads)
+    budget = Budget(
+        memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads, below_4_bits=True
+    )
     chosen = (rounding, AsStored("vocabulary"), *steps, PrefillChunk(tokens=64))
     return assess(Question(model, null_machine(), budget, Priors({})), chosen)
 

@@ -61,6 +61,19 @@ class Hessian:
         raise BadInput("second moments are not positive definite, however much they are damped")
 
 
+def corrected(values: Floats, moment: Floats, crossed: Floats, hessian: Hessian, share: float) -> Floats:
+    """Weights [N, K] that give of the rows x that come what the values give of the rows f that should have come.
+
+    Least squares, damped as the Hessian is: W + W E[(f - x) x^T] H^-1, of which `share` is taken: the asymmetric
+    calibration of GPTAQ (Li et al. 2025, arXiv:2504.02692).
+    """
+    missed = (values @ (crossed - moment))[:, hessian.order]
+    wanted = (missed @ hessian.upper.T) @ hessian.upper
+    found = values.copy()
+    found[:, hessian.order] += np.float32(share) * wanted
+    return found
+
+
 def compensated(values: Floats, grid: Grid, scales: Scales, hessian: Hessian) -> Floats:
     """Levels [N, K] of float32 [N, K] on a grid whose scales are set."""
     columns = _Columns(grid, scales, hessian.order)

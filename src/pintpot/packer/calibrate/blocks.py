@@ -20,7 +20,7 @@ from pintpot.kernels.reference import Memory
 from pintpot.packer.calibrate.activations import Activations
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import BlockOps, Forward, meeting, product
-from pintpot.packer.calibrate.gather import Sums, second_moment, statistics
+from pintpot.packer.calibrate.gather import Sums, crossed_moment, second_moment, statistics
 from pintpot.packer.calibrate.parallel import ordered
 from pintpot.program.spec import Op
 
@@ -28,6 +28,8 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Told = Callable[[float], None]
 ROWS = "rows"
+FLOATS = ".floats"
+"""What the buffers of the unrounded network have behind their names, where it is walked too."""
 PART_ROWS = 32 * STRIP_ROWS
 """Rows of a weight are independent of each other, so they are rounded in parts, on several threads."""
 
@@ -52,11 +54,15 @@ class Walk:
             for step in steps:
                 step.transform(seen)
         made: dict[str, NDArray[np.generic]] = {}
+        floats = dict(values)
         linears = [index for index, op in enumerate(block.ops) if op.kind == "linear"]
         before = None
         for number, index in enumerate(linears):
             op = block.ops[index]
-            inputs = self._gathered(op, self._through(block, values, before, index))
+            sums = self._through(block, values, before, index)
+            if self._chosen.two_streams:
+                self._through(block, floats, before, index, FLOATS)
+            inputs = self._gathered(op, sums)
             for name in op.read_all("weight"):
                 form = self._forms[name]
                 strips = self._kept(form, values[name], inputs)
@@ -67,6 +73,8 @@ class Walk:
             before = index
             told((number + 1) / len(linears))
         self._through(block, values, before, None)
+        if self._chosen.two_streams:
+            self._through(block, floats, before, None, FLOATS)
         vectors = {n: v for n, v in values.items() if v.ndim == 1 and self._chosen.changes(n)}
         return {**made, **vectors}
 
@@ -76,16 +84,26 @@ class Walk:
         if not self._chosen.prepares(form):
             return None
 
+        out = self._forward.blocks[-1].out
+
         def rows(text: int) -> Sums:
-            found = self._forward.final(self._live.get(self._forward.blocks[-1].out, text), norm)
+            for stream in self.streams[1:]:
+                self._live.put(ROWS + stream, text, self._forward.final(self._live.get(out + stream, text), norm))
+            found = self._forward.final(self._live.get(out, text), norm)
             self._live.put(ROWS, text, found)
             return Sums.of(found)
 
         inputs = self._gathered(self._forward.head, list(ordered(rows, range(len(self._lengths)), self._threads)))
         weight = self._forward.rows(name)
         strips = self._parts(form, (weight.part(*part) for part in _cut(form)), inputs)
-        self._forget(ROWS)
+        for stream in self.streams:
+            self._forget(ROWS + stream)
         return strips
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What the buffers of each network that is walked have behind their names."""
+        return ("", FLOATS) if self._chosen.two_streams else ("",)
 
     def _seen(self, block: BlockOps, values: dict[str, Floats]) -> dict[str, InputStatistics]:
         """What meets each weight of a block in its floats; the states stay where they are."""
@@ -115,42 +133,53 @@ class Walk:
             found.update(dict.fromkeys(op.read_all("weight"), statistics(sums, moment)))
         return found
 
-    def _through(self, block: BlockOps, values: dict[str, Floats], before: int | None, stop: int | None) -> list[Sums]:
+    def _through(
+        self, block: BlockOps, values: dict[str, Floats], before: int | None, stop: int | None, stream: str = ""
+    ) -> list[Sums]:
         """Every text from linear op `before` (the block's beginning), whose rows wait, to the rows of op `stop`."""
 
         def one(text: int) -> Sums | None:
-            return self._text(block, values, before, stop, text)
+            return self._text(block, values, before, stop, text, stream)
 
         return [sums for sums in ordered(one, range(len(self._lengths)), self._threads) if sums is not None]
 
     def _text(
-        self, block: BlockOps, values: dict[str, Floats], before: int | None, stop: int | None, text: int
+        self,
+        block: BlockOps,
+        values: dict[str, Floats],
+        before: int | None,
+        stop: int | None,
+        text: int,
+        stream: str,
     ) -> Sums | None:
         ops, lengths = block.ops, self._lengths[text : text + 1]
         first = 0 if before is None else before
         names = _live(block, first) if before is not None else {block.x}
-        memory: Memory = {**values, **{name: self._live.get(name, text) for name in names}}
+        memory: Memory = {**values, **{name: self._live.get(name + stream, text) for name in names}}
         if before is not None:
-            memory[str(ops[before].write("out"))] = product(ops[before], self._live.get(ROWS, text), memory)
+            memory[str(ops[before].write("out"))] = product(ops[before], self._live.get(ROWS + stream, text), memory)
             first += 1
         for op in ops[first:stop]:
             self._forward.step(op, memory, lengths)
         after = {block.out} if stop is None else _live(block, stop)
         for name in (names | {ROWS}) - after:
-            self._live.drop(name, text)
+            self._live.drop(name + stream, text)
         for name in after - names:
-            self._live.put(name, text, memory[name])
+            self._live.put(name + stream, text, memory[name])
         if stop is None:
             return None
         rows = meeting(ops[stop], memory)
-        self._live.put(ROWS, text, rows)
+        self._live.put(ROWS + stream, text, rows)
         return Sums.of(rows)
 
     def _gathered(self, op: Op, sums: list[Sums]) -> InputStatistics:
-        names, moment = op.read_all("weight"), None
+        names, moment, crossed = op.read_all("weight"), None, None
+        size = len(sums), len(sums[0].square), self._threads
         if self._chosen.needs_moment(names):
-            moment = second_moment(self._live, ROWS, len(sums), len(sums[0].square), self._threads)
-        return statistics(sums, moment)
+            moment = second_moment(self._live, ROWS, *size)
+        if self._chosen.needs_crossed(names):
+            crossed = crossed_moment(self._live, (ROWS + FLOATS, ROWS), *size)
+        return statistics(sums, moment, crossed)
 
     def _kept(self, form: WeightForm, values: Floats, inputs: InputStatistics) -> Bytes | None:
         """A matrix in the form in which it will be kept; None where that holds the same values."""

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 from pintpot.errors import DoesNotFit, PintpotError, need
@@ -28,7 +29,7 @@ from pintpot.packer.locks import is_still
 from pintpot.planner.plan import Plan
 from pintpot.units import format_bytes, format_seconds
 
-VERSION = 1
+VERSION = 2
 """Of what calibration computes: what another version left behind is not taken up."""
 Told = Callable[[float, str], None]
 Texts = Sequence[Sequence[int]]
@@ -86,7 +87,9 @@ class _Run:
         for index in range(first, len(blocks)):
             block = blocks[index]
             made = self._walk.block(block, lambda share, index=index: self._tell(index + share))  # type: ignore[misc]
-            states = (self._live.get(block.out, text) for text in range(len(self._texts)))
+            # Each text's states of one network behind those of the other, as they are taken up again.
+            places = product(range(len(self._texts)), self._walk.streams)
+            states = (self._live.get(block.out + stream, text) for text, stream in places)
             self._prepared.add(block.name, made, states)
         if not self._prepared.has(HEAD):
             strips = self._walk.head(head, None)
@@ -104,14 +107,19 @@ class _Run:
             return done
         try:
             if done:
-                for text, states in enumerate(self._prepared.states(blocks[done - 1].name, self._lengths)):
-                    self._live.put(blocks[done - 1].out, text, states)
+                places = list(product(range(len(self._texts)), self._walk.streams))
+                lengths = [self._lengths[text] for text, _ in places]
+                kept = self._prepared.states(blocks[done - 1].name, lengths)
+                for (text, stream), states in zip(places, kept, strict=True):
+                    self._live.put(blocks[done - 1].out + stream, text, states)
                 self._first = done
                 return done
         except PintpotError:
             done = 0
         for text, tokens in enumerate(self._texts):
-            self._live.put(blocks[0].x, text, self._forward.embedded([tokens]))
+            states = self._forward.embedded([tokens])
+            for stream in self._walk.streams:
+                self._live.put(blocks[0].x + stream, text, states)
         return 0
 
     def _tell(self, done: float) -> None:
@@ -130,7 +138,8 @@ class _Run:
         budget = plan.budget.memory_bytes
         short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(budget)}"
         need(least <= budget, short, DoesNotFit)
-        return bool(least + 4 * sum(self._lengths) * (2 * hidden + widest) <= budget)
+        rows = sum(self._lengths) * (1 + self._chosen.two_streams)
+        return bool(least + 4 * rows * (2 * hidden + widest) <= budget)
 
 
 def _values(chosen: Chosen, name: str) -> int:

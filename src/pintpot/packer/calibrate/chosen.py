@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.statistics import MOMENTS
+from pintpot.contract.statistics import CROSSED, MOMENTS
 from pintpot.contract.step import Facet, Step
 from pintpot.formats import is_lossless
 
@@ -42,5 +42,17 @@ class Chosen:
 
     def needs_moment(self, names: tuple[str, ...]) -> bool:
         """Whether a step that rounds one of these weights wants the second moment of what meets them."""
+        return self._needs(MOMENTS, names)
+
+    def needs_crossed(self, names: tuple[str, ...]) -> bool:
+        """Whether one wants to know what meets them in the unrounded network."""
+        return self._needs(CROSSED, names)
+
+    @property
+    def two_streams(self) -> bool:
+        """Whether the unrounded network is walked beside the rounded one."""
+        return any(CROSSED in step.needs for step in self.roundings)
+
+    def _needs(self, what: str, names: tuple[str, ...]) -> bool:
         weights = (self.form.weights.by_name[name] for name in names)
-        return any(MOMENTS in step.needs for weight in weights for step in self.rounding(weight))
+        return any(what in step.needs for weight in weights for step in self.rounding(weight))

@@ -34,13 +34,14 @@ class Sums:
         return cls(len(rows), np.abs(rows).sum(axis=0), np.einsum("tk,tk->k", rows, rows))
 
 
-def statistics(sums: list[Sums], moment: Floats | None) -> InputStatistics:
-    """What was seen of all texts; `moment` is the sum of x x^T."""
+def statistics(sums: list[Sums], moment: Floats | None, crossed: Floats | None = None) -> InputStatistics:
+    """What was seen of all texts; `moment` is the sum of x x^T, `crossed` of f x^T."""
     num_rows = sum(one.num_rows for one in sums)
-    if moment is not None:
-        moment *= np.float32(1 / num_rows)
+    for found in (moment, crossed):
+        if found is not None:
+            found *= np.float32(1 / num_rows)
     absolute, square = _mean([one.absolute for one in sums], num_rows), _mean([one.square for one in sums], num_rows)
-    return InputStatistics(num_rows, moment, absolute, square)
+    return InputStatistics(num_rows, moment, absolute, square, crossed)
 
 
 def _mean(parts: list[Floats], num_rows: int) -> Floats:
@@ -48,6 +49,20 @@ def _mean(parts: list[Floats], num_rows: int) -> Floats:
     for part in parts:
         total += part
     return (total / num_rows).astype(np.float32)
+
+
+def crossed_moment(rows: Activations, names: tuple[str, str], num_texts: int, columns: int, threads: int) -> Floats:
+    """The sum of f x^T [K, K] over rows f and x that every text has under these names."""
+    total = np.zeros((columns, columns), np.float32)
+    width = max(LEAST_COLUMNS, -(-columns // PARTS))
+
+    def part(first: int) -> None:
+        stop = min(first + width, columns)
+        for text in range(num_texts):
+            total[first:stop] += rows.get(names[0], text)[:, first:stop].T @ rows.get(names[1], text)
+
+    each(part, range(0, columns, width), threads)
+    return total
 
 
 def second_moment(rows: Activations, name: str, num_texts: int, columns: int, threads: int) -> Floats:

@@ -2,7 +2,8 @@
 
 GPTQ: Frantar et al. 2022, arXiv:2210.17323. Scales of groups are set first, by importance-weighted search; columns are
 visited by falling diagonal of the Hessian (`act_order`). `sweeps` of descent over scales and levels follow
-(QuantEase: Behdin et al. 2023, arXiv:2309.01885).
+(QuantEase: Behdin et al. 2023, arXiv:2309.01885). `correction` is the share that is taken of what would make up for
+errors of the layers before (asymmetric calibration, GPTAQ: Li et al. 2025, arXiv:2504.02692).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.statistics import MOMENTS, InputStatistics
+from pintpot.contract.statistics import CROSSED, MOMENTS, InputStatistics
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, PintpotError, need
 from pintpot.formats import is_lossless
@@ -36,10 +37,11 @@ class Gptq(Step):
 
     paper: ClassVar[str] = "GPTQ, Frantar et al. 2022, arXiv:2210.17323"
     facet: ClassVar[Facet] = Facet.ROUNDING
-    needs: ClassVar[frozenset[str]] = frozenset({MOMENTS})
+    needs: ClassVar[frozenset[str]] = frozenset({MOMENTS, CROSSED})
     damping: float = 0.01
     act_order: bool = True
     sweeps: int = 1
+    correction: float = 0.5
 
     def check(self, model: Model, form: Form) -> None:
         need(0 < self.damping < 10, f"a damping of {self.damping} is no share of the diagonal", NotApplicable)
@@ -54,12 +56,14 @@ class Gptq(Step):
     def round(
         self, weight: WeightForm, values: NDArray[np.float32], inputs: InputStatistics
     ) -> NDArray[np.uint8] | None:
-        from pintpot.formats.compensation import compensated, descended
+        from pintpot.formats.compensation import compensated, corrected, descended
         from pintpot.formats.grid import Grid, has_grid
 
         if not has_grid(weight.format):
             return None
         grid, hessian = Grid.of(weight.format), self._hessian(inputs)
+        if inputs.crossed is not None and inputs.second_moment is not None:
+            values = corrected(values, inputs.second_moment, inputs.crossed, hessian, self.correction)
         scales = grid.fit(values, inputs.mean_square)
         levels = compensated(values, grid, scales, hessian)
         for _ in range(self.sweeps):
