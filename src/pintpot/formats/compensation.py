@@ -67,7 +67,7 @@ def corrected(values: Floats, moment: Floats, crossed: Floats, hessian: Hessian,
     Least squares, damped as the Hessian is: W + W E[(f - x) x^T] H^-1, of which `share` is taken: the asymmetric
     calibration of GPTAQ (Li et al. 2025, arXiv:2504.02692).
     """
-    missed = (values @ (crossed - moment))[:, hessian.order]
+    missed = (values @ crossed - values @ moment)[:, hessian.order]
     wanted = (missed @ hessian.upper.T) @ hessian.upper
     found = values.copy()
     found[:, hessian.order] += np.float32(share) * wanted

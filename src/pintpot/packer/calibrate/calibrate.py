@@ -36,7 +36,7 @@ Texts = Sequence[Sequence[int]]
 HEAD = "head"
 BASE_BYTES = 110_000_000
 """An interpreter with numpy, what its products need, and a tokenizer that was there."""
-MOMENTS_AT_ONCE = 9
+MOMENTS_AT_ONCE = 10
 """Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
 PASSING_ROWS = 6
 """Rows of the widest input that a thread has of one text at once."""
