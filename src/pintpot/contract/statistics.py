@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOMENTS = "moments"
 """A step that names this in its `needs` is given second moments [K, K]."""
+CROSSED = "crossed"
+"""A step that names this is also told what the same rows are in the unrounded network."""
 SCALES = "scales"
 """A step that names this is given what is known of each column alone."""
 
@@ -27,19 +29,23 @@ class InputStatistics:
 
     Means over `num_rows` rows, float32: `second_moment` of x x^T [K, K] (None where no step needs it), `mean_abs` of
     |x| [K], `mean_square` of x^2 [K]. The Hessian of a layer's squared error is the second moment, up to a factor.
+    `crossed` is the mean of f x^T [K, K], f the rows that would have come had nothing been rounded before.
     """
 
     num_rows: int
     second_moment: Floats | None
     mean_abs: Floats
     mean_square: Floats
+    crossed: Floats | None = None
 
     def scaled(self, factors: Floats) -> InputStatistics:
         """What would have been seen had every column been multiplied by a positive factor [K]."""
-        moment = self.second_moment
-        if moment is not None:
-            moment = moment * factors[:, None] * factors
-        return InputStatistics(self.num_rows, moment, self.mean_abs * factors, self.mean_square * factors * factors)
+        moment, crossed = (
+            None if found is None else found * factors[:, None] * factors
+            for found in (self.second_moment, self.crossed)
+        )
+        square = self.mean_square * factors * factors
+        return InputStatistics(self.num_rows, moment, self.mean_abs * factors, square, crossed)
 
 
 @dataclass(frozen=True, slots=True)

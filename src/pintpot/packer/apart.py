@@ -23,6 +23,8 @@ from pintpot.planner.plan import Plan
 
 Progress = Callable[[float, str], None]
 Answer = Callable[[dict[str, Any], Progress], dict[str, Any]]
+CALIBRATING_SHARE = 0.95
+"""Of the time that a calibrated pack takes."""
 _KILLED = -signal.SIGKILL
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _STOPPED = (Interrupted.exit_code, *(-number for number in _STOPPING))
@@ -164,7 +166,16 @@ def _pack(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
     model, plan = describe(request["model"]), Plan.from_json(request["plan"])
     folder = Path(request["folder"])
-    write_pack(model, plan, folder, lambda done, total: progress(done / max(total, 1), "packing"))
+    begun = [0.0]
+
+    def calibrating(share: float, what: str) -> None:
+        begun[0] = CALIBRATING_SHARE
+        progress(CALIBRATING_SHARE * share, what)
+
+    def packing(done: int, total: int) -> None:
+        progress(begun[0] + (1 - begun[0]) * done / max(total, 1), "packing")
+
+    write_pack(model, plan, folder, packing, calibrating=calibrating)
     return {"folder": str(folder)}
 
 

@@ -19,17 +19,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pintpot.packer.calibrate.prepared import Prepared
+
     Bytes = NDArray[np.uint8]
 
 
 class Builder:
     """Converts weights of a model into their promised form, some rows at a time."""
 
-    def __init__(self, model: Model, form: Form, steps: tuple[Step, ...], store: Store) -> None:
-        self._store = store
+    def __init__(
+        self, model: Model, form: Form, steps: tuple[Step, ...], store: Store, prepared: Prepared | None = None
+    ) -> None:
+        """`prepared` has the weights that were rounded before, by what meets them."""
+        self._store, self._prepared = store, prepared
         self._forms = {weight.name: weight for weight in form.weights}
         self._sources: Mapping[str, Weight] = {w.name: w for part in model.parts for w in part.weights()}
-        self._steps = tuple(step for step in steps if step.facet in (Facet.FORMAT, Facet.ROUNDING))
+        self._steps = tuple(step for step in steps if step.facet == Facet.FORMAT)
 
     def resident(self, name: str) -> Iterator[Bytes]:
         """What of a weight stays in RAM: its first strips, or a vector as float32."""
@@ -62,8 +67,11 @@ class Builder:
         for start in range(first, first + count, per_chunk):
             stop = min(start + per_chunk, first + count)
             first_row, last_row = start * STRIP_ROWS, min(stop * STRIP_ROWS, weight.shape[0])
-            raw = self._store.read(self._sources[weight.name], first_row, last_row - first_row)
-            strips = self._convert(weight, SourceRows(weight.source, raw, weight.shape[1]))
+            if self._prepared is not None and weight.name in self._prepared.names:
+                strips = self._prepared.strips(weight.name, start, stop - start)
+            else:
+                raw = self._store.read(self._sources[weight.name], first_row, last_row - first_row)
+                strips = self._convert(weight, SourceRows(weight.source, raw, weight.shape[1]))
             promised = (stop - start, weight.strip_bytes)
             need(
                 strips.shape == promised,
@@ -85,5 +93,7 @@ class Builder:
 
         from pintpot.formats.source import decode
 
+        if self._prepared is not None and weight.name in self._prepared.names:
+            return self._prepared.vector(weight.name).view(np.uint8)
         values = decode(self._store.read(self._sources[weight.name]), weight.source, weight.shape[0])
         return values.reshape(-1).astype(np.float32).view(np.uint8)

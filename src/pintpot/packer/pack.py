@@ -6,8 +6,12 @@ import errno
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pintpot.contract.step import Facet
 from pintpot.errors import DiskTooSmall, InUse, PintpotError, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.meter.memory import peak_bytes
@@ -34,17 +38,33 @@ from pintpot.packer.sink import CheckedRuns, Progress, Sink
 from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
 
+if TYPE_CHECKING:
+    from pintpot.packer.calibrate.prepared import Prepared
+
+Texts = Sequence[Sequence[int]]
+Told = Callable[[float, str], None]
 BESIDE_BYTES = 48 << 20
 """Room asked for the tokenizer and the manifest beside the weights."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_pack(model: Model, plan: Plan, folder: Path, progress: Progress | None = None) -> Path:
+def write_pack(
+    model: Model,
+    plan: Plan,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    texts: Texts | None = None,
+    calibrating: Told | None = None,
+) -> Path:
     """Pack a model by a plan into `folder`, reading and converting a few strips at a time.
 
-    `progress(done, total)` is told bytes of the weight file. A pack that is there is replaced, unless somebody uses
-    it. Raises UsageError where the folder holds something else, InUse, DiskTooSmall before or while writing, BadInput
-    for weights that cannot be converted; what was there is then there still.
+    `progress(done, total)` is told bytes of the weight file. A plan whose rounding has to know what meets the weights
+    is calibrated first, over `texts` (token ids; those of the text that comes with the package where there are none),
+    which `calibrating(share, what)` is told. A pack that is there is replaced, unless somebody uses it.
+
+    Raises UsageError where the folder holds something else, InUse, DiskTooSmall before or while writing, BadInput for
+    weights that cannot be converted; what was there is then there still.
     """
     need(model.digest == plan.model_digest, f"the plan is for {plan.model_name}, not for {model.name}", UsageError)
     folder = folder.resolve()
@@ -54,14 +74,28 @@ def write_pack(model: Model, plan: Plan, folder: Path, progress: Progress | None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         ask_room(folder.parent, layout.num_bytes + BESIDE_BYTES)
-        with draft_of(folder) as draft:
-            manifest = _fill(draft, model, plan, layout, progress)
+        with _prepared(model, plan, folder, texts, calibrating) as prepared, draft_of(folder) as draft:
+            manifest = _fill(draft, model, plan, layout, progress, prepared)
             _settle(draft, folder, manifest)
     except OSError as error:
         if error.errno in _FULL:
             raise DiskTooSmall(f"{folder.parent} is full: {layout.num_bytes} bytes were needed") from error
         raise PintpotError(f"cannot write {folder}: {error.strerror}") from error
     return folder
+
+
+def _prepared(
+    model: Model, plan: Plan, folder: Path, texts: Texts | None, told: Told | None
+) -> AbstractContextManager[Prepared | None]:
+    if not any(step.facet in (Facet.TRANSFORM, Facet.ROUNDING) for step in plan.steps):
+        return nullcontext()
+    from pintpot.packer.calibrate.calibrate import calibrated, preparing
+    from pintpot.packer.calibrate.texts import cut, read_text
+
+    if not calibrated(plan):
+        return nullcontext()
+    known = texts or cut(tokenizer_of(model), read_text(), model.context)
+    return preparing(model, plan, folder, known, told)
 
 
 def tokenizer_of(model: Model) -> TokenizerSource:
@@ -116,11 +150,18 @@ def _settle(draft: Path, folder: Path, manifest: Manifest) -> None:
             raise
 
 
-def _fill(draft: Path, model: Model, plan: Plan, layout: FileLayout, progress: Progress | None) -> Manifest:
+def _fill(
+    draft: Path,
+    model: Model,
+    plan: Plan,
+    layout: FileLayout,
+    progress: Progress | None,
+    prepared: Prepared | None = None,
+) -> Manifest:
     started = time.monotonic()
     small_files = _save_small_files(model, draft)
     with Store(model) as store, Sink(draft / WEIGHTS, layout.num_bytes, progress) as sink:
-        builder = Builder(model, plan.form, plan.steps, store)
+        builder = Builder(model, plan.form, plan.steps, store, prepared)
         sink.write(layout.header)
         resident_crcs = _write_residents(sink, layout, builder)
         slots = tuple(

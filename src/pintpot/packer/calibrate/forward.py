@@ -160,9 +160,19 @@ class Forward:
 
 def linear(op: Op, memory: Memory, met: Met | None = None, meets: Meets | None = None) -> Floats:
     """out = residual + bias + W prologue(x), in float32; rows are rounded as `meets` does, whatever the op says."""
-    rows = prologue(op, memory).astype(np.float32, copy=False)
+    rows = meeting(op, memory)
     if met is not None:
         met(op, rows)
+    return product(op, rows, memory, meets)
+
+
+def meeting(op: Op, memory: Memory) -> Floats:
+    """The rows [T, K] that meet a linear op's weights."""
+    return prologue(op, memory).astype(np.float32, copy=False)
+
+
+def product(op: Op, rows: Floats, memory: Memory, meets: Meets | None = None) -> Floats:
+    """What a linear op writes, of the rows [T, K] that meet its weights, rounded as `meets` does."""
     biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):

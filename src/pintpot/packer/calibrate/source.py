@@ -27,6 +27,10 @@ class RowSource:
     def rows_per_chunk(self) -> int:
         return max(1, ROW_CHUNK_BYTES // (4 * self.weight.shape[1]))
 
+    def part(self, first: int, stop: int) -> Floats:
+        """Rows [first, stop) in float32."""
+        return decode(self.store.read(self.weight, first, stop - first), self.weight.dtype, self.weight.shape[1])
+
     def __iter__(self) -> Iterator[tuple[int, Floats]]:
         num_rows, columns = self.weight.shape
         for first in range(0, num_rows, self.rows_per_chunk):

@@ -1,0 +1,219 @@
+"""One block after the other: what meets its weights is gathered, they are rounded, and what they then give goes on.
+
+Inside a block it is one linear op after the other: every op's rows come from weights that are rounded already, so the
+network is walked once. A block whose floats a step transforms is walked once more before, in its floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.contract.form import STRIP_ROWS, WeightForm
+from pintpot.contract.statistics import MOMENTS, Block, InputStatistics
+from pintpot.formats import is_lossless
+from pintpot.formats.convert import encode
+from pintpot.formats.tiles import unpack
+from pintpot.kernels.reference import Memory
+from pintpot.packer.calibrate.activations import Activations
+from pintpot.packer.calibrate.chosen import Chosen
+from pintpot.packer.calibrate.forward import BlockOps, Forward, meeting, product
+from pintpot.packer.calibrate.gather import Sums, crossed_moment, second_moment, statistics
+from pintpot.packer.calibrate.parallel import ordered
+from pintpot.program.spec import Op
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Told = Callable[[float], None]
+ROWS = "rows"
+FLOATS = ".floats"
+"""What the buffers of the unrounded network have behind their names, where it is walked too."""
+PART_ROWS = 32 * STRIP_ROWS
+"""Rows of a weight are independent of each other, so they are rounded in parts, on several threads."""
+
+
+class Walk:
+    """A network with texts of these lengths in it, whose states before the next block are in `states`."""
+
+    def __init__(
+        self, forward: Forward, chosen: Chosen, states: Activations, lengths: Sequence[int], threads: int
+    ) -> None:
+        self._forward, self._chosen, self._threads = forward, chosen, threads
+        self._forms = {weight.name: weight for weight in chosen.form.weights}
+        self._live, self._lengths = states, lengths
+
+    def block(self, block: BlockOps, told: Told = lambda share: None) -> dict[str, NDArray[np.generic]]:
+        """Take the states through a block. Strips and vectors that calibration made of its weights, by name."""
+        values = self._forward.values(block)
+        steps = self._chosen.transforms
+        if any(self._chosen.changes(name) for name in block.weights):
+            forms = {name: self._forms[name] for name in block.weights}
+            seen = Block(block.name, block.ops, forms, values, self._seen(block, values))
+            for step in steps:
+                step.transform(seen)
+        made: dict[str, NDArray[np.generic]] = {}
+        floats = dict(values)
+        linears = [index for index, op in enumerate(block.ops) if op.kind == "linear"]
+        before = None
+        for number, index in enumerate(linears):
+            op = block.ops[index]
+            sums = self._through(block, values, before, index)
+            if self._chosen.two_streams:
+                self._through(block, floats, before, index, FLOATS)
+            inputs = self._gathered(op, sums)
+            for name in op.read_all("weight"):
+                form = self._forms[name]
+                strips = self._kept(form, values[name], inputs)
+                if strips is not None:
+                    values[name] = unpack(strips, form.format, form.shape[0], form.shape[1])
+                    if self._chosen.prepares(form):
+                        made[name] = strips
+            before = index
+            told((number + 1) / len(linears))
+        self._through(block, values, before, None)
+        if self._chosen.two_streams:
+            self._through(block, floats, before, None, FLOATS)
+        vectors = {n: v for n, v in values.items() if v.ndim == 1 and self._chosen.changes(n)}
+        return {**made, **vectors}
+
+    def head(self, name: str, norm: Floats | None) -> Bytes | None:
+        """Strips of the output head, whose rows meet the states after the last block; None: packing rounds it."""
+        form = self._forms[name]
+        if not self._chosen.prepares(form):
+            return None
+
+        out = self._forward.blocks[-1].out
+
+        def rows(text: int) -> Sums:
+            for stream in self.streams[1:]:
+                self._live.put(ROWS + stream, text, self._forward.final(self._live.get(out + stream, text), norm))
+            found = self._forward.final(self._live.get(out, text), norm)
+            self._live.put(ROWS, text, found)
+            return Sums.of(found)
+
+        inputs = self._gathered(self._forward.head, list(ordered(rows, range(len(self._lengths)), self._threads)))
+        weight = self._forward.rows(name)
+        strips = self._parts(form, (weight.part(*part) for part in _cut(form)), inputs)
+        for stream in self.streams:
+            self._forget(ROWS + stream)
+        return strips
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """What the buffers of each network that is walked have behind their names."""
+        return ("", FLOATS) if self._chosen.two_streams else ("",)
+
+    def _seen(self, block: BlockOps, values: dict[str, Floats]) -> dict[str, InputStatistics]:
+        """What meets each weight of a block in its floats; the states stay where they are."""
+        linears = [op for op in block.ops if op.kind == "linear"]
+        moments = any(MOMENTS in step.needs for step in self._chosen.transforms)
+
+        def one(text: int) -> list[Sums]:
+            sums: list[Sums] = []
+
+            def met(op: Op, rows: Floats) -> None:
+                if moments:
+                    self._live.put(f"{ROWS}.{len(sums)}", text, rows)
+                sums.append(Sums.of(rows))
+
+            states = self._live.get(block.x, text)
+            self._forward.run(block, values, states, self._lengths[text : text + 1], met)
+            return sums
+
+        found: dict[str, InputStatistics] = {}
+        by_text = list(ordered(one, range(len(self._lengths)), self._threads))
+        for number, op in enumerate(linears):
+            sums, moment = [of_text[number] for of_text in by_text], None
+            if moments:
+                name = f"{ROWS}.{number}"
+                moment = second_moment(self._live, name, len(sums), len(sums[0].square), self._threads)
+                self._forget(name)
+            found.update(dict.fromkeys(op.read_all("weight"), statistics(sums, moment)))
+        return found
+
+    def _through(
+        self, block: BlockOps, values: dict[str, Floats], before: int | None, stop: int | None, stream: str = ""
+    ) -> list[Sums]:
+        """Every text from linear op `before` (the block's beginning), whose rows wait, to the rows of op `stop`."""
+
+        def one(text: int) -> Sums | None:
+            return self._text(block, values, before, stop, text, stream)
+
+        return [sums for sums in ordered(one, range(len(self._lengths)), self._threads) if sums is not None]
+
+    def _text(
+        self,
+        block: BlockOps,
+        values: dict[str, Floats],
+        before: int | None,
+        stop: int | None,
+        text: int,
+        stream: str,
+    ) -> Sums | None:
+        ops, lengths = block.ops, self._lengths[text : text + 1]
+        first = 0 if before is None else before
+        names = _live(block, first) if before is not None else {block.x}
+        memory: Memory = {**values, **{name: self._live.get(name + stream, text) for name in names}}
+        if before is not None:
+            memory[str(ops[before].write("out"))] = product(ops[before], self._live.get(ROWS + stream, text), memory)
+            first += 1
+        for op in ops[first:stop]:
+            self._forward.step(op, memory, lengths)
+        after = {block.out} if stop is None else _live(block, stop)
+        for name in (names | {ROWS}) - after:
+            self._live.drop(name + stream, text)
+        for name in after - names:
+            self._live.put(name + stream, text, memory[name])
+        if stop is None:
+            return None
+        rows = meeting(ops[stop], memory)
+        self._live.put(ROWS + stream, text, rows)
+        return Sums.of(rows)
+
+    def _gathered(self, op: Op, sums: list[Sums]) -> InputStatistics:
+        names, moment, crossed = op.read_all("weight"), None, None
+        size = len(sums), len(sums[0].square), self._threads
+        if self._chosen.needs_moment(names):
+            moment = second_moment(self._live, ROWS, *size)
+        if self._chosen.needs_crossed(names):
+            crossed = crossed_moment(self._live, (ROWS + FLOATS, ROWS), *size)
+        return statistics(sums, moment, crossed)
+
+    def _kept(self, form: WeightForm, values: Floats, inputs: InputStatistics) -> Bytes | None:
+        """A matrix in the form in which it will be kept; None where that holds the same values."""
+        if is_lossless(form.source, form.format):
+            same = not self._chosen.changes(form.name) or np.array_equal(values, self._forward.weight(form.name))
+            if same:
+                return None
+        return self._parts(form, (values[first:stop] for first, stop in _cut(form)), inputs)
+
+    def _parts(self, form: WeightForm, parts: Iterator[Floats], inputs: InputStatistics) -> Bytes:
+        roundings = self._chosen.rounding(form)
+
+        def one(values: Floats) -> Bytes:
+            for step in roundings:
+                strips = step.round(form, values, inputs)
+                if strips is not None:
+                    return strips
+            return encode(values, form.format)
+
+        return np.concatenate(list(ordered(one, parts, self._threads)))
+
+    def _forget(self, name: str) -> None:
+        for text in range(len(self._lengths)):
+            self._live.drop(name, text)
+
+
+def _cut(form: WeightForm) -> list[tuple[int, int]]:
+    rows = form.shape[0]
+    return [(first, min(first + PART_ROWS, rows)) for first in range(0, rows, PART_ROWS)]
+
+
+def _live(block: BlockOps, index: int) -> set[str]:
+    """Buffers that must be kept while the rows of linear op `index` wait: what it adds, and what later ops read."""
+    ops = block.ops
+    there = {block.x} | {name for op in ops[:index] for _, name in op.writes}
+    read = {name for role, name in ops[index].reads if role == "residual"}
+    return there & (read | {name for op in ops[index + 1 :] for _, name in op.reads})

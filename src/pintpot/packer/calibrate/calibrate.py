@@ -1,0 +1,181 @@
+"""Calibrating: a model's weights are rounded by what meets them, and wait on disk for the pack that they are for.
+
+The folder lies beside the pack, is found again by an equal plan over equal texts, and is gone when the pack is there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+
+from pintpot.errors import DoesNotFit, PintpotError, need
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.packer.calibrate.activations import Activations
+from pintpot.packer.calibrate.blocks import Walk
+from pintpot.packer.calibrate.chosen import Chosen
+from pintpot.packer.calibrate.forward import PART, Forward
+from pintpot.packer.calibrate.parallel import one_blas_thread
+from pintpot.packer.calibrate.prepared import Prepared
+from pintpot.packer.locks import is_still
+from pintpot.planner.plan import Plan
+from pintpot.units import format_bytes, format_seconds
+
+VERSION = 2
+"""Of what calibration computes: what another version left behind is not taken up."""
+Told = Callable[[float, str], None]
+Texts = Sequence[Sequence[int]]
+HEAD = "head"
+BASE_BYTES = 110_000_000
+"""An interpreter with numpy, what its products need, and a tokenizer that was there."""
+MOMENTS_AT_ONCE = 10
+"""Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
+PASSING_ROWS = 6
+"""Rows of the widest input that a thread has of one text at once."""
+
+
+def calibrated(plan: Plan) -> bool:
+    """Whether a plan has weights that cannot be rounded without knowing what meets them."""
+    chosen = Chosen.of(plan.form, plan.steps)
+    return bool(chosen) and any(chosen.prepares(weight) for weight in plan.form.weights)
+
+
+@contextmanager
+def preparing(model: Model, plan: Plan, folder: Path, texts: Texts, told: Told | None = None) -> Iterator[Prepared]:
+    """The calibrated weights of the plan's pack in `folder`; they are removed where nothing is raised inside.
+
+    An earlier start that was ended is gone on with. Raises what reading and rounding the weights raises.
+    """
+    key = _key(model, plan, texts)
+    with _held(folder, key) as place:
+        prepared = Prepared(place)
+        with one_blas_thread(), Store(model) as store:
+            _Run(model, plan, texts, store, prepared, told or (lambda share, what: None)).run()
+        yield prepared
+        shutil.rmtree(place)
+
+
+class _Run:
+    """One pass over the network."""
+
+    def __init__(self, model: Model, plan: Plan, texts: Texts, store: Store, prepared: Prepared, told: Told) -> None:
+        self._chosen = Chosen.of(plan.form, plan.steps)
+        self._texts, self._prepared, self._told = texts, prepared, told
+        self._lengths = [len(text) for text in texts]
+        self._forward = Forward(model, store, max(self._lengths))
+        scratch = prepared.folder / "activations"
+        shutil.rmtree(scratch, ignore_errors=True)
+        spacious = self._room(model, plan)
+        if not spacious:
+            scratch.mkdir()
+        self._live = Activations(None if spacious else scratch)
+        self._walk = Walk(self._forward, self._chosen, self._live, self._lengths, plan.threads)
+        self._started, self._first = time.monotonic(), 0
+
+    def run(self) -> None:
+        """Every block that is not done yet, and the head."""
+        blocks, head = self._forward.blocks, str(self._forward.head.read("weight"))
+        first = self._begin()
+        for index in range(first, len(blocks)):
+            block = blocks[index]
+            made = self._walk.block(block, lambda share, index=index: self._tell(index + share))  # type: ignore[misc]
+            # Each text's states of one network behind those of the other, as they are taken up again.
+            places = product(range(len(self._texts)), self._walk.streams)
+            states = (self._live.get(block.out + stream, text) for text, stream in places)
+            self._prepared.add(block.name, made, states)
+        if not self._prepared.has(HEAD):
+            strips = self._walk.head(head, None)
+            self._prepared.add(HEAD, {} if strips is None else {head: strips})
+        self._tell(len(blocks) + 1)
+        shutil.rmtree(self._prepared.folder / "activations", ignore_errors=True)
+
+    def _begin(self) -> int:
+        """Put the states of the first block that is not done in place, and say which it is."""
+        blocks = self._forward.blocks
+        done = 0
+        while done < len(blocks) and self._prepared.has(blocks[done].name):
+            done += 1
+        if done == len(blocks) and self._prepared.has(HEAD):
+            return done
+        try:
+            if done:
+                places = list(product(range(len(self._texts)), self._walk.streams))
+                lengths = [self._lengths[text] for text, _ in places]
+                kept = self._prepared.states(blocks[done - 1].name, lengths)
+                for (text, stream), states in zip(places, kept, strict=True):
+                    self._live.put(blocks[done - 1].out + stream, text, states)
+                self._first = done
+                return done
+        except PintpotError:
+            done = 0
+        for text, tokens in enumerate(self._texts):
+            states = self._forward.embedded([tokens])
+            for stream in self._walk.streams:
+                self._live.put(blocks[0].x + stream, text, states)
+        return 0
+
+    def _tell(self, done: float) -> None:
+        total = len(self._forward.blocks) + 1
+        passed, share = done - self._first, done / total
+        left = (time.monotonic() - self._started) / passed * (total - done) if passed > 0 else 0.0
+        self._told(share, f"calibrating, {format_seconds(left)} left" if left > 0 else "calibrating")
+
+    def _room(self, model: Model, plan: Plan) -> bool:
+        """Whether the rows of all texts may stay in memory. Raises DoesNotFit where not even one text's may."""
+        config = model.part(PART).config
+        hidden, widest = config["hidden_size"], max(config["intermediate_size"], config["hidden_size"])
+        block = max(sum(_values(self._chosen, name) for name in one.weights) for one in self._forward.blocks)
+        passing = plan.threads * max(self._lengths) * (PASSING_ROWS * widest + hidden)
+        least = BASE_BYTES + 4 * (2 * block + MOMENTS_AT_ONCE * widest * widest + passing)
+        budget = plan.budget.memory_bytes
+        short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(budget)}"
+        need(least <= budget, short, DoesNotFit)
+        rows = sum(self._lengths) * (1 + self._chosen.two_streams)
+        return bool(least + 4 * rows * (2 * hidden + widest) <= budget)
+
+
+def _values(chosen: Chosen, name: str) -> int:
+    count = 1
+    for axis in chosen.form.weights.by_name[name].shape:
+        count *= axis
+    return count
+
+
+def _key(model: Model, plan: Plan, texts: Texts) -> str:
+    """Tells apart what would give other bytes: the model's data, the steps, the forms, the texts."""
+    with Store(model) as store:
+        data = store.sample_digest()
+    chosen = Chosen.of(plan.form, plan.steps)
+    steps = [step.to_json() for step in (*chosen.transforms, *chosen.roundings)]
+    forms = [(weight.name, weight.format) for weight in plan.form.weights]
+    described = json.dumps([VERSION, data, steps, forms, [list(map(int, text)) for text in texts]])
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _held(folder: Path, key: str) -> Iterator[Path]:
+    """The folder of this calibration, which no other process then uses; those for other plans of the pack go."""
+    prefix = f".{folder.name}.pintpot-calibrated-"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in folder.parent.glob(f"{prefix}*"):
+        if path.name != prefix + key:
+            shutil.rmtree(path, ignore_errors=True)
+    place = folder.with_name(prefix + key)
+    while True:
+        place.mkdir(exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if is_still(place, descriptor):
+                yield place
+                return
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,83 @@
+"""Rounding that lets later columns take up what earlier ones err, by the Hessian of each layer's squared error.
+
+GPTQ: Frantar et al. 2022, arXiv:2210.17323. Scales of groups are set first, by importance-weighted search; columns are
+visited by falling diagonal of the Hessian (`act_order`). `sweeps` of descent over scales and levels follow
+(QuantEase: Behdin et al. 2023, arXiv:2309.01885). `correction` is the share that is taken of what would make up for
+errors of the layers before (asymmetric calibration, GPTAQ: Li et al. 2025, arXiv:2504.02692).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
+
+from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.statistics import CROSSED, MOMENTS, InputStatistics
+from pintpot.contract.step import Facet, Step
+from pintpot.errors import NotApplicable, PintpotError, need
+from pintpot.formats import is_lossless
+from pintpot.model.spec import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pintpot.formats.compensation import Hessian
+
+_LOCK = Lock()
+_HESSIANS: WeakKeyDictionary[InputStatistics, tuple[float, bool, Hessian]] = WeakKeyDictionary()
+"""The factor of a layer's inputs is made once for all weights and parts of weights that meet them."""
+
+
+@dataclass(frozen=True)
+class Gptq(Step):
+    """Weights of formats with scaled groups, rounded with compensation; `damping` is a share of the mean diagonal."""
+
+    paper: ClassVar[str] = "GPTQ, Frantar et al. 2022, arXiv:2210.17323"
+    facet: ClassVar[Facet] = Facet.ROUNDING
+    needs: ClassVar[frozenset[str]] = frozenset({MOMENTS, CROSSED})
+    damping: float = 0.01
+    act_order: bool = True
+    sweeps: int = 1
+    correction: float = 0.5
+
+    def check(self, model: Model, form: Form) -> None:
+        need(0 < self.damping < 10, f"a damping of {self.damping} is no share of the diagonal", NotApplicable)
+        need(0 <= self.sweeps <= 100, f"{self.sweeps} sweeps of descent cannot be made", NotApplicable)
+        rounded = any(
+            w.packed and matches(self.target, w.name) and not is_lossless(w.source, w.format)
+            for w in form.weights
+            if w.is_matrix
+        )
+        need(rounded, f"no weight in {self.target!r} is rounded, each is kept as its file has it", NotApplicable)
+
+    def round(
+        self, weight: WeightForm, values: NDArray[np.float32], inputs: InputStatistics
+    ) -> NDArray[np.uint8] | None:
+        from pintpot.formats.compensation import compensated, corrected, descended
+        from pintpot.formats.grid import Grid, has_grid
+
+        if not has_grid(weight.format):
+            return None
+        grid, hessian = Grid.of(weight.format), self._hessian(inputs)
+        if inputs.crossed is not None and inputs.second_moment is not None:
+            values = corrected(values, inputs.second_moment, inputs.crossed, hessian, self.correction)
+        scales = grid.fit(values, inputs.mean_square)
+        levels = compensated(values, grid, scales, hessian)
+        for _ in range(self.sweeps):
+            levels, scales = descended(values, levels, grid, scales, hessian)
+        return grid.strips(levels, scales)
+
+    def _hessian(self, inputs: InputStatistics) -> Hessian:
+        from pintpot.formats.compensation import Hessian
+
+        if inputs.second_moment is None:
+            raise PintpotError(f"{self.name} needs the second moments of what meets a weight")
+        with _LOCK:
+            found = _HESSIANS.get(inputs)
+            if found is None or found[:2] != (self.damping, self.act_order):
+                made = Hessian.of(inputs.second_moment, self.damping, self.act_order)
+                found = _HESSIANS[inputs] = (self.damping, self.act_order, made)
+            return found[2]
