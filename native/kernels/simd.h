@@ -146,41 +146,6 @@ INLINE VU look_up(const Table16& table, VU codes) {
   return (VU)__builtin_shuffle(load<Bytes16>(&table), (Bytes16)codes);
 }
 #endif
-// 4 bits of exponent and 3 of mantissa, exact to float; bit 7 is not looked at.
-#if defined(__AVX2__)
-INLINE VF load_e4m3(const void* p) {
-  // As half precision 256 times too small, which also knows what lies below its normal numbers.
-#if defined(__AVX512F__)
-  const __m256i bytes = _mm256_cvtepu8_epi16(load<__m128i>(p));
-  const __m256i halves = _mm256_slli_epi16(_mm256_and_si256(bytes, _mm256_set1_epi16(0x7f)), 7);
-  return (VF)_mm512_cvtph_ps(halves) * 256.0f;
-#else
-  const __m128i bytes = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)p));
-  return (VF)_mm256_cvtph_ps(_mm_slli_epi16(_mm_and_si128(bytes, _mm_set1_epi16(0x7f)), 7)) * 256.0f;
-#endif
-}
-#else
-INLINE VF load_e4m3(const void* p) { return (VF)((load_u8(p) & 0x7fu) << 20) * 0x1p120f; }
-#endif
-
-// 16 bytes, and for each byte below 16 of a vector the one it points to.
-struct alignas(16) Table16 {
-  uint8_t bytes[16];
-};
-#if defined(__AVX512F__)
-INLINE VU look_up(const Table16& table, VU codes) {
-  return (VU)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load<__m128i>(&table)), (__m512i)codes);
-}
-#elif defined(__AVX2__)
-INLINE VU look_up(const Table16& table, VU codes) {
-  return (VU)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load<__m128i>(&table)), (__m256i)codes);
-}
-#else
-typedef uint8_t Bytes16 __attribute__((vector_size(16)));
-INLINE VU look_up(const Table16& table, VU codes) {
-  return (VU)__builtin_shuffle(load<Bytes16>(&table), (Bytes16)codes);
-}
-#endif
 // 32 integers from -127 to 127 as bytes, and their sums: of all, and of the first 16.
 struct Sums {
   int32_t all, first_half;
