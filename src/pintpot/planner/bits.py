@@ -1,0 +1,225 @@
+"""Bits where they buy most: one format for each weight, the best in one cost of those that keep limits in the others.
+
+A multiple-choice knapsack. HiGHS (Huangfu and Hall 2018) solves it exactly where `highspy` is installed; without it the
+lower convex hull of each weight's choices is walked (Everett 1963, doi:10.1287/opre.11.3.399), then what is left of
+the limits is spent on single steps.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from typing import Literal
+
+CostName = Literal["nats", "num_bytes", "seconds", "token_s"]
+COSTS: tuple[CostName, ...] = ("nats", "num_bytes", "seconds", "token_s")
+GAP = 1e-6
+"""Of the best there can be, what a solution may be behind."""
+WITHIN = 1e-9
+MOST_NODES = 4000
+"""Nodes of the search, and not seconds: the same question gives the same answer on every machine."""
+_BLENDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One weight in one format: what it costs in quality (nats a token), bytes, seconds of the whole workload and
+    seconds of each token."""
+
+    format: str
+    nats: float
+    num_bytes: float
+    seconds: float = 0.0
+    token_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that all weights may cost together, to a billionth."""
+
+    nats: float = inf
+    num_bytes: float = inf
+    seconds: float = inf
+    token_s: float = inf
+
+    @property
+    def set(self) -> dict[CostName, float]:
+        return {name: getattr(self, name) for name in COSTS if getattr(self, name) < inf}
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A format for each weight; `exact` says that no other choice is better by more than a millionth."""
+
+    kept: Mapping[str, Kept]
+    exact: bool
+
+    def total(self, cost: CostName) -> float:
+        return _sum(self.kept, cost)
+
+    @property
+    def formats(self) -> dict[str, str]:
+        return {name: one.format for name, one in self.kept.items()}
+
+
+Choices = Mapping[str, Sequence[Kept]]
+"""Of each weight, the formats that it may be kept in; never empty."""
+Price = Callable[[Kept], float]
+
+
+def has_solver() -> bool:
+    """Whether `highspy` is installed."""
+    return importlib.util.find_spec("highspy") is not None
+
+
+def allocate(choices: Choices, minimise: CostName, limits: Limits, *, exactly: bool = True) -> Allocation | None:
+    """The choice of least cost within the limits, None where none was found that keeps them.
+
+    Exact where `exactly` and HiGHS is installed and ends within its nodes; else near: never beyond a limit.
+    """
+    near = greedy(choices, minimise, limits)
+    if not (exactly and has_solver()):
+        return near
+    from pintpot.planner.highs import solve
+
+    found = solve(choices, minimise, limits, near)
+    if found is None or (near is not None and near.total(minimise) <= found.total(minimise)):
+        exact = found is not None and found.exact
+        return None if near is None else Allocation(near.kept, exact)
+    return found
+
+
+def greedy(choices: Choices, minimise: CostName, limits: Limits) -> Allocation | None:
+    """The best of a few walks along the convex hull, one for each blend of the limits."""
+    bounded = limits.set
+    best: dict[str, Kept] | None = None
+    for prices in _blends(bounded):
+        found = _walk(choices, minimise, bounded, prices)
+        if found is not None and (best is None or _sum(found, minimise) < _sum(best, minimise)):
+            best = found
+    if best is None:
+        return None
+    _spend(choices, minimise, bounded, best)
+    return Allocation(best, False)
+
+
+def frontier(choices: Choices, cost: Price) -> list[dict[str, Kept]]:
+    """Every choice on the lower convex hull of nats against a cost, from the cheapest to the one of fewest nats.
+
+    For its cost each has the fewest nats that any choice has.
+    """
+    at, steps = _steps(choices, "nats", cost)
+    points = [dict(at)]
+    for name, after in steps:
+        at[name] = after
+        points.append(dict(at))
+    return points
+
+
+def keeps(totals: Mapping[CostName, float], bounded: Mapping[CostName, float]) -> bool:
+    """Whether the limits are kept, to a billionth of each: sums of floats depend on their order."""
+    return all(totals[name] <= limit * (1 + WITHIN) for name, limit in bounded.items())
+
+
+def undominated(found: Iterable[Kept], costs: Sequence[CostName]) -> list[Kept]:
+    """The choices but those that another one beats or equals in every cost; of equal ones the first stays."""
+    kept: list[Kept] = []
+    rows = [(tuple(getattr(one, cost) for cost in costs), one) for one in found]
+    for index, (mine, one) in enumerate(rows):
+        beaten = any(
+            all(a <= b for a, b in zip(theirs, mine, strict=True)) and (theirs != mine or other < index)
+            for other, (theirs, _) in enumerate(rows)
+            if other != index
+        )
+        if not beaten:
+            kept.append(one)
+    return kept
+
+
+def _steps(choices: Choices, minimise: CostName, cost: Price) -> tuple[dict[str, Kept], list[tuple[str, Kept]]]:
+    """The cheapest choice, and the changes of single weights along their hulls, the one that gains most first."""
+    start: dict[str, Kept] = {}
+    steps: list[tuple[float, str, float, Kept]] = []
+    for name, found in choices.items():
+        hull = _hull([(cost(one), getattr(one, minimise), one) for one in found])
+        start[name] = hull[0][2]
+        steps += [((b - c) / (d - a), name, d, after) for (a, b, _), (d, c, after) in pairwise(hull)]
+    # A hull is convex, so a weight's own steps stay in their order.
+    steps.sort(key=lambda step: (-step[0], step[1], step[2]))
+    return start, [(name, after) for _, name, _, after in steps]
+
+
+def _hull(points: list[tuple[float, float, Kept]]) -> list[tuple[float, float, Kept]]:
+    """The points (cost, what is to be small, which) on the lower convex hull, the cheapest first."""
+    hull: list[tuple[float, float, Kept]] = []
+    for point in sorted(points, key=lambda point: point[:2]):
+        if hull and (point[0] <= hull[-1][0] or point[1] >= hull[-1][1]):
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _slope(one: tuple[float, float, Kept], other: tuple[float, float, Kept]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
+def _blends(bounded: Mapping[CostName, float]) -> list[dict[CostName, float]]:
+    """Prices of the limited costs, each in parts of its limit."""
+    parts = {name: 1 / limit if limit > 0 else 1.0 for name, limit in bounded.items()}
+    if len(bounded) < 2:
+        return [parts]
+    blends = []
+    for first in bounded:
+        for share in _BLENDS:
+            rest = (1 - share) / (len(bounded) - 1)
+            blends.append({name: part * (share if name == first else rest) for name, part in parts.items()})
+    return blends
+
+
+def _walk(
+    choices: Choices, minimise: CostName, bounded: Mapping[CostName, float], prices: Mapping[CostName, float]
+) -> dict[str, Kept] | None:
+    """From the cheapest choice at these prices, every step of the hulls that the limits allow, the best first."""
+
+    def price(one: Kept) -> float:
+        return sum([getattr(one, name) * value for name, value in prices.items()])
+
+    kept, steps = _steps(choices, minimise, price)
+    totals = {name: _sum(kept, name) for name in bounded}
+    if not keeps(totals, bounded):
+        return None
+    stuck: set[str] = set()
+    for name, after in steps:
+        # Who left out a step has to leave out those beyond it, which only gain less for their cost.
+        changed = {c: totals[c] + getattr(after, c) - getattr(kept[name], c) for c in bounded}
+        if name in stuck or not keeps(changed, bounded):
+            stuck.add(name)
+            continue
+        kept[name], totals = after, changed
+    return kept
+
+
+def _spend(choices: Choices, minimise: CostName, bounded: Mapping[CostName, float], kept: dict[str, Kept]) -> None:
+    """Change single weights for the better while the limits are kept, the largest gain first."""
+    totals = {name: _sum(kept, name) for name in bounded}
+    gains = [
+        (gain, name, one)
+        for name, found in choices.items()
+        for one in found
+        if (gain := getattr(kept[name], minimise) - getattr(one, minimise)) > 0
+    ]
+    for _, name, one in sorted(gains, key=lambda item: (-item[0], item[1])):
+        if getattr(one, minimise) >= getattr(kept[name], minimise):
+            continue
+        changed = {c: totals[c] + getattr(one, c) - getattr(kept[name], c) for c in bounded}
+        if keeps(changed, bounded):
+            kept[name], totals = one, changed
+
+
+def _sum(kept: Mapping[str, Kept], cost: CostName) -> float:
+    return sum([getattr(one, cost) for one in kept.values()])
