@@ -82,6 +82,7 @@ def plan(
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
     from pintpot.planner.memory import recall
+    from pintpot.planner.sensitivity import recall_sensitivities
 
     described = describe(model) if isinstance(model, str | Path) else model
     here = _machine(machine, progress)
@@ -103,7 +104,14 @@ def plan(
         windowed=windowed,
     )
     known = recall(described.digest, here.fingerprint)
-    return make_plan(described, here, budget, measured=known.degradation, measured_bytes=known.holders)
+    return make_plan(
+        described,
+        here,
+        budget,
+        measured=known.degradation,
+        measured_bytes=known.holders,
+        sensitivities=recall_sensitivities(described.digest),
+    )
 
 
 def pack(

@@ -187,7 +187,7 @@ def _walk(
     """From the cheapest choice at these prices, every step of the hulls that the limits allow, the best first."""
 
     def price(one: Kept) -> float:
-        return sum([getattr(one, name) * value for name, value in prices.items()])
+        return float(sum([getattr(one, name) * value for name, value in prices.items()]))
 
     kept, steps = _steps(choices, minimise, price)
     totals = {name: _sum(kept, name) for name in bounded}
@@ -222,4 +222,4 @@ def _spend(choices: Choices, minimise: CostName, bounded: Mapping[CostName, floa
 
 
 def _sum(kept: Mapping[str, Kept], cost: CostName) -> float:
-    return sum([getattr(one, cost) for one in kept.values()])
+    return float(sum([getattr(one, cost) for one in kept.values()]))

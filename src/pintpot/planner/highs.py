@@ -22,7 +22,7 @@ def solve(choices: Choices, minimise: CostName, limits: Limits, start: Allocatio
     names = list(choices)
     useful = [undominated(choices[name], (minimise, *bounded)) for name in names]
     columns = [one for found in useful for one in found]
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     for option, value in (
         ("output_flag", False), ("threads", 1), ("random_seed", 0), ("mip_rel_gap", GAP), ("mip_abs_gap", 0.0),
         ("mip_max_nodes", MOST_NODES), ("mip_feasibility_tolerance", _FEASIBLE),

@@ -36,10 +36,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """Mean KL divergence in nats per token: priors of the steps, or what `prove` measured for this very plan.
+    """Mean KL divergence in nats per token: expected of the steps, or what `prove` measured for this very plan.
 
     `low` to `high` is about the words of answers, which are decoded one by one after a prompt that was prefilled;
     `prefill_low` to `prefill_high` about the words of the prompt itself, of which nobody sees but the one after it.
+    `summed` says that what formats cost was added up over this model's own weights, each measured alone.
     """
 
     low: float
@@ -47,6 +48,7 @@ class Degradation:
     measured: bool = False
     prefill_low: float = 0.0
     prefill_high: float = 0.0
+    summed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ class Mixed(Step):
     facet: ClassVar[Facet] = Facet.FORMAT
     formats: str = ""
 
+    @property
+    def key(self) -> str:
+        """No prior knows a mixture: it is weighed by the model's own table."""
+        return "mixed"
+
     def check(self, model: Model, form: Form) -> None:
         chosen = read_formats(self.formats)
         there = {w.name: w for w in form.weights if w.is_matrix and matches(self.target, w.name)}
