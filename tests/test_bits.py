@@ -1,4 +1,4 @@
-"""Formats for each weight: the solver against enumeration, the greedy walk within its limits, and both against uniform."""
+"""Formats for each weight: the solver against enumeration, the greedy walk within limits, both against uniform."""
 
 from __future__ import annotations
 
@@ -71,6 +71,18 @@ CASES = [
 ]
 
 
+def test_what_the_walk_calls_exact_is_what_enumeration_finds() -> None:
+    num_exact = 0
+    for seed, minimise, bounded in CASES:
+        table = drawn(seed, num_weights=6, num_formats=4)
+        limits = limits_between(table, random.Random(seed + 50), bounded)
+        found = greedy(table, minimise, limits)
+        if found is not None and found.exact:
+            num_exact += 1
+            assert found.total(minimise) <= enumerated(table, minimise, limits) * (1 + 1.1e-4)
+    assert num_exact > 0
+
+
 @pytest.mark.parametrize(("seed", "minimise", "bounded"), CASES)
 def test_the_solver_finds_what_enumeration_finds(seed: int, minimise: CostName, bounded: tuple[CostName, ...]) -> None:
     pytest.importorskip("highspy")
@@ -81,11 +93,11 @@ def test_the_solver_finds_what_enumeration_finds(seed: int, minimise: CostName, 
     if found is not None:
         assert found.exact
         assert within(found, limits)
-        assert found.total(minimise) == pytest.approx(wanted, rel=2e-6)
+        assert found.total(minimise) == pytest.approx(wanted, rel=1.1e-4)
 
 
 def test_greedy_keeps_every_limit_and_finds_something_under_one_limit_wherever_there_is_something() -> None:
-    num_found = 0
+    num_found, num_exact = 0, 0
     for seed, minimise, bounded in CASES:
         table = drawn(seed + 100, num_weights=12, num_formats=5)
         limits = limits_between(table, random.Random(seed), bounded)
@@ -94,9 +106,10 @@ def test_greedy_keeps_every_limit_and_finds_something_under_one_limit_wherever_t
             assert len(bounded) > 1
             continue
         num_found += 1
-        assert not found.exact
+        num_exact += found.exact
         assert within(found, limits)
     assert num_found > 0.8 * len(CASES)
+    assert num_exact < num_found
 
 
 def test_greedy_is_near_the_solver() -> None:

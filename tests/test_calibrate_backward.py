@@ -32,7 +32,7 @@ def made(tiny: Tiny, folder: Path) -> Model:
 
 
 def first_block(model: Model, store: Store) -> tuple[Forward, tuple[Op, ...], Memory, np.random.Generator]:
-    """A block's ops over drawn inputs in float64; the weights are the model's own, norms and biases moved from 1 and 0."""
+    """A block's ops over drawn inputs in float64, with the model's own weights, norms and biases moved from 1 and 0."""
     rng = np.random.default_rng(3)
     forward = Forward(model, store, LENGTH)
     block = forward.blocks[0]

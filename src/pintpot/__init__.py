@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pintpot.api import describe, pack, plan, probe, prove, run
+    from pintpot.api import calibrate, describe, pack, plan, probe, prove, run
     from pintpot.budget import Budget, Workload
     from pintpot.contract.form import Form
     from pintpot.contract.step import Step
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pintpot.runtime.session import Session
 
 _HOMES = {
-    "describe": "api", "probe": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
+    "describe": "api", "probe": "api", "calibrate": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
     "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
     "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
     "Session": "runtime.session", "Sampling": "runtime.request", "PintpotError": "errors",
@@ -42,7 +42,7 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
-    "Workload", "describe", "pack", "plan", "probe", "prove", "run",
+    "Workload", "calibrate", "describe", "pack", "plan", "probe", "prove", "run",
 ]  # fmt: skip
 
 

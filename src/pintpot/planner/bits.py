@@ -16,10 +16,10 @@ from typing import Literal
 
 CostName = Literal["nats", "num_bytes", "seconds", "token_s"]
 COSTS: tuple[CostName, ...] = ("nats", "num_bytes", "seconds", "token_s")
-GAP = 1e-6
+GAP = 1e-4
 """Of the best there can be, what a solution may be behind."""
 WITHIN = 1e-9
-MOST_NODES = 4000
+MOST_NODES = 200
 """Nodes of the search, and not seconds: the same question gives the same answer on every machine."""
 _BLENDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
 
@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Allocation:
-    """A format for each weight; `exact` says that no other choice is better by more than a millionth."""
+    """A format for each weight; `exact` says that no other choice is better by more than a ten-thousandth."""
 
     kept: Mapping[str, Kept]
     exact: bool
@@ -80,8 +80,9 @@ def allocate(choices: Choices, minimise: CostName, limits: Limits, *, exactly: b
 
     Exact where `exactly` and HiGHS is installed and ends within its nodes; else near: never beyond a limit.
     """
+    limits = _binding(choices, limits)
     near = greedy(choices, minimise, limits)
-    if not (exactly and has_solver()):
+    if (near is not None and near.exact) or not (exactly and has_solver()):
         return near
     from pintpot.planner.highs import solve
 
@@ -93,17 +94,21 @@ def allocate(choices: Choices, minimise: CostName, limits: Limits, *, exactly: b
 
 
 def greedy(choices: Choices, minimise: CostName, limits: Limits) -> Allocation | None:
-    """The best of a few walks along the convex hull, one for each blend of the limits."""
+    """The best of a few walks along the convex hull, one for each blend of the limits.
+
+    Each walk also gives a bound that no choice can be below; where the best is at the highest bound, it is exact.
+    """
     bounded = limits.set
-    best: dict[str, Kept] | None = None
+    best, bound = None, -inf
     for prices in _blends(bounded):
-        found = _walk(choices, minimise, bounded, prices)
+        found, least = _walk(choices, minimise, bounded, prices)
+        bound = max(bound, least)
         if found is not None and (best is None or _sum(found, minimise) < _sum(best, minimise)):
             best = found
     if best is None:
         return None
     _spend(choices, minimise, bounded, best)
-    return Allocation(best, False)
+    return Allocation(best, _sum(best, minimise) <= bound * (1 + GAP))
 
 
 def frontier(choices: Choices, cost: Price) -> list[dict[str, Kept]]:
@@ -137,6 +142,12 @@ def undominated(found: Iterable[Kept], costs: Sequence[CostName]) -> list[Kept]:
         if not beaten:
             kept.append(one)
     return kept
+
+
+def _binding(choices: Choices, limits: Limits) -> Limits:
+    """Without the limits that no choice breaks."""
+    most = {name: sum(max(getattr(one, name) for one in found) for found in choices.values()) for name in limits.set}
+    return Limits(**{name: limit for name, limit in limits.set.items() if most[name] > limit})
 
 
 def _steps(choices: Choices, minimise: CostName, cost: Price) -> tuple[dict[str, Kept], list[tuple[str, Kept]]]:
@@ -183,16 +194,21 @@ def _blends(bounded: Mapping[CostName, float]) -> list[dict[CostName, float]]:
 
 def _walk(
     choices: Choices, minimise: CostName, bounded: Mapping[CostName, float], prices: Mapping[CostName, float]
-) -> dict[str, Kept] | None:
-    """From the cheapest choice at these prices, every step of the hulls that the limits allow, the best first."""
+) -> tuple[dict[str, Kept] | None, float]:
+    """From the cheapest choice at these prices, every step of the hulls that the limits allow, the best first.
+
+    None where not even the cheapest keeps them. With it comes a bound: what steps at these prices, the last one in
+    part, would reach for the price of all limits together.
+    """
 
     def price(one: Kept) -> float:
         return float(sum([getattr(one, name) * value for name, value in prices.items()]))
 
     kept, steps = _steps(choices, minimise, price)
+    bound = _bound(dict(kept), steps, minimise, price, sum(bounded[name] * value for name, value in prices.items()))
     totals = {name: _sum(kept, name) for name in bounded}
     if not keeps(totals, bounded):
-        return None
+        return None, bound
     stuck: set[str] = set()
     for name, after in steps:
         # Who left out a step has to leave out those beyond it, which only gain less for their cost.
@@ -201,7 +217,20 @@ def _walk(
             stuck.add(name)
             continue
         kept[name], totals = after, changed
-    return kept
+    return kept, bound
+
+
+def _bound(
+    kept: dict[str, Kept], steps: list[tuple[str, Kept]], minimise: CostName, price: Price, most: float
+) -> float:
+    """The least that weights kept in parts of two formats could cost for a price in all (Dantzig 1957)."""
+    value, spent = _sum(kept, minimise), sum(price(one) for one in kept.values())
+    for name, after in steps:
+        gain, cost = getattr(kept[name], minimise) - getattr(after, minimise), price(after) - price(kept[name])
+        if spent + cost > most:
+            return float(value - gain * max(0.0, most - spent) / cost)
+        kept[name], value, spent = after, value - gain, spent + cost
+    return value
 
 
 def _spend(choices: Choices, minimise: CostName, bounded: Mapping[CostName, float], kept: dict[str, Kept]) -> None:

@@ -62,10 +62,12 @@ def _allocations(
     budget = search.budget
     others = sum(search.bench.question.expects.of(step)[1] for i, step in enumerate(choice) if i != at)
     nats, room = budget.degradation - others, search.memory_bytes - made.fixed_bytes
+    streams = search.priced[choice].place is not None
+    smaller: tuple[CostName, Limits] = ("num_bytes", Limits(nats=nats))
     problems: dict[str, tuple[tuple[CostName, Limits], ...]] = {
-        "speed": (("seconds", Limits(nats=nats, num_bytes=room)), ("num_bytes", Limits(nats=nats))),
+        "speed": (("seconds", Limits(nats=nats, num_bytes=room)), *((smaller,) if streams else ())),
         "quality": (("nats", Limits(num_bytes=room)),),
-        "memory": (("num_bytes", Limits(nats=nats)),),
+        "memory": (smaller,),
     }
     for minimise, limits in problems[budget.prefer]:
         yield from _timed(search, choice, at, table, minimise, limits, exactly)

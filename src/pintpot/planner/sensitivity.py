@@ -6,6 +6,7 @@ degradation is the sum over its weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -77,6 +78,14 @@ def recall_sensitivities(model_digest: str, *, folder: Path | None = None) -> Se
         return Sensitivities(int(data["tokens"]), weights)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is no table of sensitivities ({error!r}); remove it") from error
+
+
+def table_mark(model_digest: str, *, folder: Path | None = None) -> str:
+    """Tells tables of a model apart, "" where there is none."""
+    try:
+        return hashlib.sha256(_path(model_digest, folder).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def keep_sensitivities(
