@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_divergence_of_two_heads_is_that_of_their_distributions() -> None:
     p, q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (states @ head.T, states @ other.T))
     wanted = float((np.exp(p) * (p - q)).sum(axis=1).mean())
     cut = [0, 11, 30]
-    one, two = ([(a, w[a:b]) for a, b in zip(cut, cut[1:], strict=False)] for w in (head, other))
+    one, two = ([(a, w[a:b]) for a, b in pairwise(cut)] for w in (head, other))
     assert divergence(states, one, states, two) == pytest.approx(wanted, rel=1e-5)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
+from operator import le
 from typing import Literal
 
 CostName = Literal["nats", "num_bytes", "seconds", "token_s"]
@@ -21,7 +22,7 @@ GAP = 1e-4
 WITHIN = 1e-9
 MOST_NODES = 200
 """Nodes of the search, and not seconds: the same question gives the same answer on every machine."""
-_BLENDS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.0)
+_BLENDS = (1.0, 0.0, 0.5, 0.25, 0.75, 0.1, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +106,30 @@ def greedy(choices: Choices, minimise: CostName, limits: Limits) -> Allocation |
         bound = max(bound, least)
         if found is not None and (best is None or _sum(found, minimise) < _sum(best, minimise)):
             best = found
+        if best is not None and _sum(best, minimise) <= bound * (1 + GAP):
+            break
     if best is None:
         return None
     _spend(choices, minimise, bounded, best)
     return Allocation(best, _sum(best, minimise) <= bound * (1 + GAP))
 
 
-def frontier(choices: Choices, cost: Price) -> list[dict[str, Kept]]:
-    """Every choice on the lower convex hull of nats against a cost, from the cheapest to the one of fewest nats.
+def frontier(choices: Choices, cost: Price, most: Sequence[float]) -> list[dict[str, Kept]]:
+    """For each of `most`, falling, the first choice on the lower convex hull that has no more nats than that.
 
-    For its cost each has the fewest nats that any choice has.
+    The hull is that of nats over a cost: for its cost each of its choices has the fewest nats there are. Where nothing
+    has so few, it is the choice of fewest nats.
     """
     at, steps = _steps(choices, "nats", cost)
-    points = [dict(at)]
-    for name, after in steps:
-        at[name] = after
+    nats, left, points = _sum(at, "nats"), iter(steps), []
+    for limit in most:
+        while nats > limit:
+            step = next(left, None)
+            if step is None:
+                break
+            name, after = step
+            nats += after.nats - at[name].nats
+            at[name] = after
         points.append(dict(at))
     return points
 
@@ -131,17 +141,13 @@ def keeps(totals: Mapping[CostName, float], bounded: Mapping[CostName, float]) -
 
 def undominated(found: Iterable[Kept], costs: Sequence[CostName]) -> list[Kept]:
     """The choices but those that another one beats or equals in every cost; of equal ones the first stays."""
-    kept: list[Kept] = []
-    rows = [(tuple(getattr(one, cost) for cost in costs), one) for one in found]
-    for index, (mine, one) in enumerate(rows):
-        beaten = any(
-            all(a <= b for a, b in zip(theirs, mine, strict=True)) and (theirs != mine or other < index)
-            for other, (theirs, _) in enumerate(rows)
-            if other != index
-        )
-        if not beaten:
-            kept.append(one)
-    return kept
+    rows = [(tuple([getattr(one, cost) for cost in costs]), index, one) for index, one in enumerate(found)]
+    kept: list[tuple[tuple[float, ...], int, Kept]] = []
+    for row in sorted(rows, key=lambda row: row[:2]):
+        mine = row[0]
+        if not any(all(map(le, other[0], mine)) for other in kept):
+            kept.append(row)
+    return [one for _, _, one in sorted(kept, key=lambda row: row[1])]
 
 
 def _binding(choices: Choices, limits: Limits) -> Limits:
@@ -184,12 +190,12 @@ def _blends(bounded: Mapping[CostName, float]) -> list[dict[CostName, float]]:
     parts = {name: 1 / limit if limit > 0 else 1.0 for name, limit in bounded.items()}
     if len(bounded) < 2:
         return [parts]
-    blends = []
-    for first in bounded:
-        for share in _BLENDS:
-            rest = (1 - share) / (len(bounded) - 1)
-            blends.append({name: part * (share if name == first else rest) for name, part in parts.items()})
-    return blends
+    firsts = list(bounded)[: 1 if len(bounded) == 2 else None]
+    return [
+        {name: part * (share if name == first else (1 - share) / (len(bounded) - 1)) for name, part in parts.items()}
+        for share in _BLENDS
+        for first in firsts
+    ]
 
 
 def _walk(
@@ -201,8 +207,13 @@ def _walk(
     part, would reach for the price of all limits together.
     """
 
+    paid = [(name, value) for name, value in prices.items() if value]
+
     def price(one: Kept) -> float:
-        return float(sum([getattr(one, name) * value for name, value in prices.items()]))
+        total = 0.0
+        for name, value in paid:
+            total += getattr(one, name) * value
+        return total
 
     kept, steps = _steps(choices, minimise, price)
     bound = _bound(dict(kept), steps, minimise, price, sum(bounded[name] * value for name, value in prices.items()))

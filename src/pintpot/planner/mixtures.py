@@ -67,13 +67,9 @@ def mixtures(question: Question) -> tuple[Mixed, ...]:
         return ()
     num_bytes = sum(max(one.num_bytes for one in kept) for kept in found.values())
     seconds = sum(max(one.seconds for one in kept) for kept in found.values()) or 1.0
-    points = frontier(found, lambda one: one.num_bytes / num_bytes + one.seconds / seconds)
-    nats = [sum(one.nats for one in point.values()) for point in points]
-    limit = question.budget.degradation
-    steps = []
-    for share in SHARES:
-        point = next((p for p, lost in zip(points, nats, strict=True) if lost <= share * limit), points[-1])
-        steps.append(mixed({name: one.format for name, one in point.items()}))
+    limits = [share * question.budget.degradation for share in SHARES]
+    points = frontier(found, lambda one: one.num_bytes / num_bytes + one.seconds / seconds, limits)
+    steps = [mixed({name: one.format for name, one in point.items()}) for point in points]
     return tuple(dict.fromkeys(steps))
 
 

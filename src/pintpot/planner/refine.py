@@ -13,7 +13,7 @@ from math import inf
 from pintpot.contract.step import Facet
 from pintpot.planner.bits import Allocation, Choices, CostName, Limits, allocate
 from pintpot.planner.draft import Draft, Priced
-from pintpot.planner.mixtures import choices, mixed, work_of
+from pintpot.planner.mixtures import mixed
 from pintpot.planner.plan import Plan
 from pintpot.planner.search import Search
 from pintpot.planner.space import Choice
@@ -41,8 +41,7 @@ def refined(search: Search, *, exactly: bool = True) -> tuple[Choice, Plan, str]
     if at is None:
         return (*best, "")
     made = search.bench.draft([step for step in best[0] if step is not None])
-    question = search.bench.question
-    table = choices(question, work_of(question, made.prices.rates, made.form.activation))
+    table = search.formats(made)
     solved: dict[Choice, Allocation] = {}
     if table:
         for found in _allocations(search, best[0], at, made, table, exactly):
