@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from tiny import Tiny, write_gguf, write_hf
 
+import pintpot
+from pintpot.cli import cli
 from pintpot.errors import BadInput
+from pintpot.machine.null import null_machine
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -143,7 +147,7 @@ def test_the_quadratic_form_is_the_divergence_of_a_real_change(name: str, tmp_pa
         head = forward.rows(str(forward.head.read("weight")))
         found = divergence(ends[0], head, ends[1], head)
     assert found > 1e-6
-    assert Exact(model, own, name, change).nats(draws=24) == pytest.approx(found, rel=0.25)
+    assert Exact(model, own, name, change).nats(draws=10) == pytest.approx(found, rel=0.35)
 
 
 @pytest.mark.parametrize("tiny", [Tiny(), Tiny(tied=True), Tiny(family="qwen3")], ids=["untied", "tied", "qwen3"])
@@ -224,6 +228,27 @@ def test_a_scale_holds_every_check_of_all_weights() -> None:
         assert fit.low <= one.ratio <= fit.high
     assert fit.low < fit.scale < fit.high
     assert fitted([]).scale == 1.0
+
+
+def test_a_table_is_measured_by_command_once_and_plans_use_it(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "model", Tiny())
+    text = tmp_path / "text.txt"
+    text.write_text("A pint of tea for the miller, and a quart for his mare. " * 90)
+    model = describe(str(folder))
+    plain = pintpot.plan(folder, memory="200MB", context=128, degradation=1.0, machine=null_machine())
+    assert not plain.degradation.summed
+    done = CliRunner().invoke(cli, ["calibrate", str(folder), "--text", str(text), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    table = recall_sensitivities(model.digest)
+    assert table is not None
+    assert found["tokens"] == table.tokens > 500
+    assert set(found["weights"]) == set(table.weights)
+    assert pintpot.calibrate(folder) == table, "it is measured again"
+    shown = CliRunner().invoke(cli, ["calibrate", str(folder)], catch_exceptions=False)
+    assert "sym4" in shown.stdout
+    known = pintpot.plan(folder, memory="200MB", context=128, degradation=1.0, machine=null_machine())
+    assert known.degradation.summed
 
 
 def test_nothing_to_measure_on_is_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Losses = Mapping[str, Mapping[str, float]]
 CHECK_TOKENS = 1024
 ALONE = ("sym4", "aff3", "sym5", "aff4")
 """Formats in which single weights are tried, in turn."""
-TOGETHER = ("sym6", "sym5", "aff4", "sym4")
+TOGETHER = ("sym6", "sym5", "sym4")
 LEAST_SPREAD = 1.15
 NOTHING = 1e-7
 """Nats below which float32 says nothing about a ratio."""

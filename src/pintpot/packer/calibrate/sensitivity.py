@@ -27,7 +27,7 @@ from pintpot.packer.calibrate.backward import Backward, before
 from pintpot.packer.calibrate.begun import Begun
 from pintpot.packer.calibrate.fisher import add_squares, losses, worth_measuring
 from pintpot.packer.calibrate.forward import PART, BlockOps, Forward, Texts
-from pintpot.packer.calibrate.scale import Checked, Checks, fitted
+from pintpot.packer.calibrate.scale import TOGETHER, Checked, Checks, fitted
 from pintpot.packer.calibrate.vocabulary import Drawn, add_looked_up, draw, residuals, to_states
 from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities
 
@@ -42,8 +42,8 @@ Losses = dict[str, dict[str, float]]
 """Of each weight, by format, nats a token as the second order has them."""
 Progress = Callable[[float, str], None]
 _LABELS, _GRADS, _FOUND, _CHECKED = "labels", "grads", "found", "checked"
-_BACK, _ENDS = 4.0, 3.0
-"""What a block costs backwards, and the vocabulary each time, in blocks forward."""
+_BACK, _ENDS, _CHECK = 4.0, 6.0, 9.0
+"""What a block costs backwards, the vocabulary each time, and a real change of all weights, in blocks forward."""
 
 
 def measure_sensitivities(
@@ -91,7 +91,10 @@ class _Measuring:
         self._sources = {w.name: w.dtype for w in model.part(PART).weights() if len(w.shape) == 2}
         self._num_tokens = sum(map(len, texts))
         self._groups = list(_groups(texts, _tokens_together(model, max(map(len, texts)))))
-        self._done, self._total = 0.0, (1 + _BACK) * len(self._forward.blocks) + 4 * _ENDS
+        self._done, self._total = (
+            0.0,
+            (1 + _BACK) * len(self._forward.blocks) + 3 * _ENDS + (1 + len(TOGETHER)) * _CHECK,
+        )
         self._losses: Losses = {}
 
     def run(self) -> Checked:
@@ -102,7 +105,7 @@ class _Measuring:
             self._backwards(index)
         self._vocabulary(drawn, self._begun.get(_grads(0)))
         checks = Checks(self._forward, self._texts, self._losses, lambda index: self._begun.get(_states(index)))
-        return Checked(self._losses, checks.run(lambda: self._tell(_ENDS / 4, "checking")))
+        return Checked(self._losses, checks.run(lambda: self._tell(_CHECK, "checking")))
 
     def _forwards(self) -> None:
         blocks = self._forward.blocks
