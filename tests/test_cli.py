@@ -17,7 +17,7 @@ from pintpot.cli import cli
 from pintpot.cli.progress import Bar, Lines
 from pintpot.cli.terminal import plain, safe
 
-COMMANDS = ("describe", "probe", "plan", "pack", "run", "prove", "list", "rm", "doctor")
+COMMANDS = ("describe", "probe", "calibrate", "plan", "pack", "run", "prove", "list", "rm", "doctor")
 
 
 @pytest.fixture(scope="module")

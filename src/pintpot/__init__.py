@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pintpot.api import describe, export, pack, plan, probe, prove, run
+    from pintpot.api import calibrate, describe, export, pack, plan, probe, prove, run
     from pintpot.budget import Budget, Workload
     from pintpot.contract.form import Form
     from pintpot.contract.step import Step
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pintpot.runtime.session import Session
 
 _HOMES = {
-    "describe": "api", "probe": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
+    "describe": "api", "probe": "api", "calibrate": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
     "export": "api", "frontier": "proof.draw",
     "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
     "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
@@ -44,7 +44,7 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
-    "Workload", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
+    "Workload", "calibrate", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The verbs as functions: describe, probe, plan, pack, run, prove, export. The command line calls nothing else."""
+"""The verbs as functions: describe, probe, calibrate, plan, pack, run, prove, export. The command line calls only these."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pintpot.errors import BadInput, BadPack, NewerPack, UsageError, need
+from pintpot.errors import BadInput, BadPack, NewerPack, PintpotError, UsageError, need
 from pintpot.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pintpot.model.spec import Model
     from pintpot.packer.export.exported import Exported
     from pintpot.planner.plan import Plan
+    from pintpot.planner.sensitivity import Sensitivities
     from pintpot.proof.proof import Proof
     from pintpot.runtime.session import Session
 
@@ -55,6 +56,33 @@ def this_machine(path: Path | None = None, progress: Progress | None = None) -> 
     return find(path, progress)
 
 
+def calibrate(
+    model: str | Path | Model,
+    *,
+    text: str | Path | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Sensitivities:
+    """What each weight of a model costs in quality in each format: measured once over a text, kept, and used by plans.
+
+    A table that is there is returned as it is, unless `text` or `again` asks for a new one. Measured in a process of
+    its own; one that was stopped is gone on with by the next call.
+    """
+    from pintpot.packer.apart import apart
+    from pintpot.planner.sensitivity import recall_sensitivities
+
+    described = _local(describe(model) if isinstance(model, str | Path) else model)
+    found = None if again or text is not None else recall_sensitivities(described.digest)
+    if found is None:
+        words = None if text is None else str(Path(text).absolute())
+        request = {"model": described.source.path, "digest": described.digest, "text": words}
+        apart("pintpot.packer.calibrate.sensitivity", request, progress)
+        found = recall_sensitivities(described.digest)
+    if found is None:
+        raise PintpotError(f"the table of {described.name} was measured, and is gone again")
+    return found
+
+
 def plan(
     model: str | Path | Model,
     *,
@@ -83,6 +111,7 @@ def plan(
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
     from pintpot.planner.memory import recall
+    from pintpot.planner.sensitivity import recall_sensitivities
 
     described = describe(model) if isinstance(model, str | Path) else model
     here = _machine(machine, progress)
@@ -104,7 +133,14 @@ def plan(
         windowed=windowed,
     )
     known = recall(described.digest, here.fingerprint)
-    return make_plan(described, here, budget, measured=known.degradation, measured_bytes=known.holders)
+    return make_plan(
+        described,
+        here,
+        budget,
+        measured=known.degradation,
+        measured_bytes=known.holders,
+        sensitivities=recall_sensitivities(described.digest),
+    )
 
 
 def pack(
@@ -252,8 +288,12 @@ def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Pla
 
 
 def _place(model: Model, asked: dict[str, Any]) -> Path:
-    """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it."""
+    """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it.
+
+    A table of sensitivities is: it brings other plans.
+    """
     from pintpot.packer.shelf import identity, place_for
+    from pintpot.planner.sensitivity import table_mark
 
     amounts = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds}
     given = {
@@ -261,7 +301,9 @@ def _place(model: Model, asked: dict[str, Any]) -> Path:
         for key, value in sorted(asked.items())
         if value is not None and value is not False
     }
-    return place_for(model.name, {"model": identity(model), "asked": given})
+    question = {"model": identity(model), "asked": given}
+    table = table_mark(model.digest)
+    return place_for(model.name, {**question, "sensitivities": table} if table else question)
 
 
 def _kept_place(model: Model, made: Plan) -> Path:

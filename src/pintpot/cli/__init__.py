@@ -18,8 +18,8 @@ import pintpot
 from pintpot.errors import Interrupted, PintpotError
 
 _HOMES = {
-    "describe": "describe", "probe": "probe", "plan": "plan", "pack": "pack", "run": "run", "prove": "prove",
-    "export": "export", "list": "shelf", "rm": "shelf", "doctor": "doctor",
+    "describe": "describe", "probe": "probe", "calibrate": "calibrate", "plan": "plan", "pack": "pack", "run": "run",
+    "prove": "prove", "export": "export", "list": "shelf", "rm": "shelf", "doctor": "doctor",
 }  # fmt: skip
 
 

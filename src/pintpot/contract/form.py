@@ -223,6 +223,16 @@ class Form:
         after = encoding(name).bits
         need(after < before, f"{after:.4g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
 
+    def packed_each(self, formats: Mapping[str, str]) -> Form:
+        """This form with each matrix that `formats` names packed in the format named for it."""
+        changed = [
+            WeightForm(w.name, w.shape, w.source, formats[w.name], w.ram_rows, True)
+            if w.is_matrix and w.name in formats
+            else w
+            for w in self.weights
+        ]
+        return replace(self, weights=_shared(Weights(changed)))
+
     @property
     def weight_bytes(self) -> int:
         return self.weights.num_bytes

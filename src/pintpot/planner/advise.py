@@ -6,6 +6,7 @@ from pintpot.budget import Prefer
 from pintpot.planner.allocate import smallest_bytes
 from pintpot.planner.draft import Draft
 from pintpot.planner.plan import Advice, Plan
+from pintpot.planner.refine import refined
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.space import Choice
 from pintpot.units import format_bytes, format_bytes_up, format_seconds
@@ -91,7 +92,10 @@ def _fits(search: Search, memory_bytes: int) -> bool:
 
 
 def _best(search: Search, memory_bytes: int) -> tuple[Choice, Plan] | None:
-    return joint(search.within(memory_bytes))
+    other = search.within(memory_bytes)
+    joint(other)
+    found = refined(other, exactly=False)
+    return None if found is None else found[:2]
 
 
 def _next_change(search: Search, plan: Plan) -> int | None:

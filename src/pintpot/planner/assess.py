@@ -58,7 +58,7 @@ class Bench:
         key, question = tuple(steps), self.question
         found = self._degradations.get(key)
         if found is None:
-            found = expected(key, question.priors, question.measured, question.budget.below_4_bits)
+            found = expected(key, question.expects, question.measured, question.budget.below_4_bits)
             self._degradations[key] = found
         return found
 

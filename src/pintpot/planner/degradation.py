@@ -1,7 +1,8 @@
 """How much worse a plan's answers are expected to be, before anybody measured that plan.
 
 Priors are mean KL divergences in nats per token for one change at a time, measured on a small trained model by
-`benchmarks/priors.py`; a plan's is the sum of its steps', low..high, for answers and for prompts.
+`benchmarks/priors.py`; a plan's is the sum of its steps', low..high, for answers and for prompts. Where the model has
+a table of sensitivities, what formats cost is the sum over its own weights.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from pintpot.contract.step import Step
+from pintpot.contract.form import Form
+from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.planner.plan import Degradation
+from pintpot.planner.sensitivity import Nats, Sensitivities
 
 UNKNOWN = (0.0, 100.0)
 """Nobody measured this change anywhere: anything may come of it."""
@@ -38,27 +41,55 @@ def shipped_priors() -> Priors:
 
 
 def steps_key(steps: Iterable[Step]) -> str:
-    """Identifies what of a plan changes values: the steps with a prior, in order."""
+    """Identifies what of a plan changes values: the steps that cost quality, in order."""
     return "; ".join(str(step) for step in steps if step.key is not None)
 
 
+@dataclass(frozen=True)
+class Expectations:
+    """What each step is expected to cost one model: by its table of sensitivities, where it has one, or by priors."""
+
+    priors: Priors
+    table: Sensitivities | None
+    source: Form
+
+    def of(self, step: Step | None) -> Nats:
+        """For the words of answers, low..high."""
+        if step is None:
+            return (0.0, 0.0)
+        return self.summed(step) or self.priors.of(step.key)
+
+    def of_prompts(self, step: Step) -> Nats:
+        """For the words of a prompt."""
+        return self.summed(step) or self.priors.of(step.prefill_key)
+
+    def summed(self, step: Step) -> Nats | None:
+        """The sum over the model's own weights; None without a table, or where it lacks one of them."""
+        if self.table is None or step.facet != Facet.FORMAT:
+            return None
+        return self.table.span(step, self.source)
+
+
 def expected(
-    steps: tuple[Step, ...], priors: Priors, measured: Mapping[str, Degradation], below_4_bits: bool
+    steps: tuple[Step, ...], known: Expectations, measured: Mapping[str, Degradation], below_4_bits: bool
 ) -> Degradation:
     """What these steps cost in quality. Raises NotApplicable for under 4 bits that nobody measured or asked for."""
     found = measured.get(steps_key(steps)) if measured else None
     if found is not None:
         return found
+    summed = False
     for step in steps:
+        own = known.summed(step) is not None
+        summed |= own
         bits = getattr(step, "bits", 8)
         need(
-            bits >= 4 or below_4_bits,
+            bits >= 4 or below_4_bits or own,
             f"{bits} bits rest on a prior alone; ask for it with --below-4-bits",
             NotApplicable,
         )
-    low, high = _sum(priors.of(step.key) for step in steps)
-    prefill_low, prefill_high = _sum(priors.of(step.prefill_key) for step in steps)
-    return Degradation(low, high, False, prefill_low, prefill_high)
+    low, high = _sum(known.of(step) for step in steps)
+    prefill_low, prefill_high = _sum(known.of_prompts(step) for step in steps)
+    return Degradation(low, high, False, prefill_low, prefill_high, summed)
 
 
 def _sum(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:

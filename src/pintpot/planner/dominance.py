@@ -104,7 +104,7 @@ def _rates(question: Question) -> list[Rates]:
 
 
 def _is_as_good(question: Question, step: Step, other: Step) -> bool:
-    (low, high), (other_low, other_high) = question.priors.of(step.key), question.priors.of(other.key)
+    (low, high), (other_low, other_high) = question.expects.of(step), question.expects.of(other)
     return low <= other_low and high <= other_high
 
 

@@ -15,6 +15,11 @@ ORIGINS = {
     "catalog": "from data sheets, not measured",
 }
 
+EXPECTED = {
+    True: "added up over this model's own weights; `pintpot prove` measures it",
+    False: "expected from other models; `pintpot calibrate` looks at this one, `pintpot prove` measures it",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -140,7 +145,7 @@ def _binds(stage: StageCost) -> str:
 def _quality(plan: Plan) -> str:
     found = plan.degradation
     words = f" on {found.num_tokens} words" if found.num_tokens else ""
-    known = f"measured{words}" if found.measured else "expected from other models; `pintpot prove` measures it"
+    known = f"measured{words}" if found.measured else EXPECTED[found.summed]
     answers = f"{found.low:.2g} to {found.high:.2g} nats a token of degradation"
     if (found.prefill_low, found.prefill_high) == (found.low, found.high):
         return f"{answers}, {known}"

@@ -18,7 +18,9 @@ from pintpot.planner.dominance import outpaced
 from pintpot.planner.draft import Priced
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.question import Question
+from pintpot.planner.refine import refined
 from pintpot.planner.search import Search, joint, rank
+from pintpot.planner.sensitivity import Sensitivities
 from pintpot.planner.space import Choice, build_space
 from pintpot.units import format_bytes
 
@@ -33,27 +35,32 @@ def make_plan(
     priors: Priors | None = None,
     measured: Mapping[str, Degradation] | None = None,
     measured_bytes: Mapping[str, tuple[int, int]] | None = None,
+    sensitivities: Sensitivities | None = None,
     strategy: Strategy = joint,
 ) -> Plan:
     """The best plan for this model on this machine that keeps the budget; `prefer` says best in what.
+
+    With `sensitivities` each weight may have a format of its own.
 
     "memory" asks for the least memory that keeps the other limits. The same arguments give the same plan, byte for
     byte. Raises DoesNotFit with the smallest budget that would do and what would have to give; UsageError for a
     context beyond the model's; UnsupportedModel for one that the native kernels cannot compute.
     """
     question = _question(model, machine, budget, priors, measured, measured_bytes)
+    question = replace(question, sensitivities=sensitivities)
     search = Search(Bench(question), build_space(question), budget.memory_bytes)
     smallest = smallest_budget(search)
     if smallest is None or smallest > budget.memory_bytes:
         raise DoesNotFit(why_not(search, smallest))
     if budget.prefer == "memory":
         search = search.within(smallest)
-    found = strategy(search)
+    strategy(search)
+    found = refined(search)
     if found is None:
         raise DoesNotFit(why_not(search, smallest))
-    choice, plan = found
+    choice, plan, how = found
     rejected = (*_neighbours(search, choice, plan), *search.space.ruled_out)
-    notes = _idle_cards(machine) + plan.notes + _notes(machine, plan)
+    notes = _idle_cards(machine) + plan.notes + _notes(machine, plan) + ((how,) if how else ())
     hints = advice(search, choice, plan)
     return replace(plan, rejected=rejected, advice=hints, smallest_bytes=smallest, notes=notes)
 

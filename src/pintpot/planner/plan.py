@@ -36,11 +36,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """Mean KL divergence in nats per token: priors of the steps, or what `prove` measured for this very plan.
+    """Mean KL divergence in nats per token: expected of the steps, or what `prove` measured for this very plan.
 
     `low` to `high` is about the words of answers, which are decoded one by one after a prompt that was prefilled;
     `prefill_low` to `prefill_high` about the words of the prompt itself, of which nobody sees but the one after it.
     Where it was measured, the span is the 95% interval around `mean`, from `num_tokens` words of answers.
+    `summed` says that what formats cost was added up over this model's own weights, each measured alone.
     """
 
     low: float
@@ -50,6 +51,7 @@ class Degradation:
     prefill_high: float = 0.0
     mean: float | None = None
     num_tokens: int = 0
+    summed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pintpot.budget import Budget
+from pintpot.contract.form import source_form
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
-from pintpot.planner.degradation import Priors
+from pintpot.planner.degradation import Expectations, Priors
 from pintpot.planner.plan import Degradation
+from pintpot.planner.sensitivity import Sensitivities
 
 
 @dataclass(frozen=True)
 class Question:
     """`measured` maps the key of a plan's steps to the degradation that `prove` measured for them.
 
-    `measured_bytes` does the same for holders of memory whose size no choice changes, by name.
+    `measured_bytes` does the same for holders of memory whose size no choice changes, by name. `sensitivities` is what
+    each of the model's weights costs in each format, None where that was never measured.
     """
 
     model: Model
@@ -25,6 +29,12 @@ class Question:
     priors: Priors
     measured: Mapping[str, Degradation] = field(default_factory=dict)
     measured_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    sensitivities: Sensitivities | None = None
+
+    @cached_property
+    def expects(self) -> Expectations:
+        """What each step is expected to cost in quality."""
+        return Expectations(self.priors, self.sensitivities, source_form(self.model))
 
     @property
     def threads(self) -> int:

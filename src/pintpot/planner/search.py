@@ -12,11 +12,14 @@ from itertools import combinations
 from math import inf
 
 from pintpot.budget import Budget, Prefer
+from pintpot.contract.form import ActivationForm
 from pintpot.errors import DoesNotFit, NotApplicable
 from pintpot.planner.allocate import Placing, TooLarge, place, smallest_bytes
 from pintpot.planner.assess import Bench, shortfall
+from pintpot.planner.bits import Choices
 from pintpot.planner.cost import Span
 from pintpot.planner.draft import Draft, Priced
+from pintpot.planner.mixtures import choices, work_of
 from pintpot.planner.plan import Plan
 from pintpot.planner.space import Choice, Dimension, Space
 
@@ -40,10 +43,21 @@ class Search:
     _best: tuple[Rank, Choice] | None = None
     _drafts: dict[Choice, Draft | None] = field(default_factory=dict)
     _whole: list[Drafted] = field(default_factory=list)
+    tables: dict[tuple[int, ActivationForm], Choices] = field(default_factory=dict)
 
     def within(self, memory_bytes: int) -> Search:
         """A search in another amount of memory, which begins with what does not depend on it."""
-        return Search(self.bench, self.space, memory_bytes, _drafts=self._drafts, _whole=self._whole)
+        return Search(
+            self.bench, self.space, memory_bytes, _drafts=self._drafts, _whole=self._whole, tables=self.tables
+        )
+
+    def formats(self, made: Draft) -> Choices:
+        """Of each weight the formats that it may have, priced as in this draft; {} where nothing is known of them."""
+        key = (made.prices.rates.footprint, made.form.activation)
+        if key not in self.tables:
+            question = self.bench.question
+            self.tables[key] = choices(question, work_of(question, made.prices.rates, made.form.activation))
+        return self.tables[key]
 
     @property
     def budget(self) -> Budget:

@@ -12,6 +12,7 @@ from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable
 from pintpot.planner.degradation import expected
 from pintpot.planner.dominance import undominated
+from pintpot.planner.mixtures import mixtures, whole
 from pintpot.planner.plan import Rejected
 from pintpot.planner.question import Question
 from pintpot.techniques import classes
@@ -67,7 +68,7 @@ def build_space(question: Question) -> Space:
     places: list[Step] = []
     ruled_out: list[Rejected] = []
     for cls in classes().values():
-        for step in cls.offers(question.model, question.machine, question.budget):
+        for step in whole(question, cls.offers(question.model, question.machine, question.budget)):
             if step.facet == Facet.PLACE:
                 places.append(step)
                 continue
@@ -76,6 +77,8 @@ def build_space(question: Question) -> Space:
                 offers.setdefault((step.facet, step.target), []).append(step)
             else:
                 ruled_out.append(Rejected(str(step), reason, step=step))
+    if question.sensitivities is not None:
+        offers.setdefault((Facet.FORMAT, "all"), []).extend(mixtures(question))
     dimensions = tuple(dimension_of(question, *key, offers[key]) for key in sorted(offers))
     return Space(dimensions, tuple(places), tuple(ruled_out))
 
@@ -94,14 +97,14 @@ def _reason_against(question: Question, step: Step) -> str | None:
     try:
         if step.facet == Facet.FORMAT:
             step.check(question.model, source_form(question.model))
-        expected((step,), question.priors, question.measured, question.budget.below_4_bits)
+        expected((step,), question.expects, question.measured, question.budget.below_4_bits)
     except NotApplicable as reason:
         return str(reason)
     return None
 
 
 def _prior(question: Question, option: Option) -> float:
-    return 0.0 if option is None else question.priors.of(option.key)[1]
+    return question.expects.of(option)[1]
 
 
 def _may_keep(question: Question, option: Option) -> bool:

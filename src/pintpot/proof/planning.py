@@ -11,6 +11,7 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.packer.manifest import read_manifest
 from pintpot.planner.make import make_plan
 from pintpot.planner.memory import recall
+from pintpot.planner.sensitivity import recall_sensitivities
 from pintpot.proof.source import source_model
 
 
@@ -30,7 +31,9 @@ class Answerer:
         here = this_machine()
         known = recall(model.digest, here.fingerprint)
         try:
-            made = make_plan(model, here, plan.budget, measured=known.degradation, measured_bytes=known.holders)
+            table = recall_sensitivities(model.digest)
+            quality, held = known.degradation, known.holders
+            made = make_plan(model, here, plan.budget, measured=quality, measured_bytes=held, sensitivities=table)
         except DoesNotFit:
             return {"peak_bytes": peak_bytes(), "steps": []}
         return {"peak_bytes": peak_bytes(), "steps": [str(step) for step in made.steps]}

@@ -28,7 +28,7 @@ def causal(op: Op, q: Floats, k: Floats, v: Floats) -> Floats:
         scores = rows @ keys[:, :, :stop]
         scores *= np.float32(op.get("scale"))
         by_head = scores.reshape(heads, stop - first, stop)
-        by_head += _hidden(first, stop, op.get("window", 0), op.get("sinks", 0))
+        by_head += hidden(first, stop, op.get("window", 0), op.get("sinks", 0))
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         found = scores @ values[:, :stop]
@@ -37,7 +37,7 @@ def causal(op: Op, q: Floats, k: Floats, v: Floats) -> Floats:
     return out
 
 
-def _hidden(first: int, stop: int, window: int, sinks: int) -> Floats:
+def hidden(first: int, stop: int, window: int, sinks: int) -> Floats:
     """0 where a query row of [first, stop) sees a position of [0, stop), minus infinity elsewhere."""
     position, seen = np.arange(first, stop)[:, None], np.arange(stop)
     visible = seen <= position

@@ -74,7 +74,7 @@ class Forward:
         self._store = store
         self._weights = {weight.name: weight for weight in part.weights()}
         factors = self.weight("rope_freqs") if "rope_freqs" in self._weights else None
-        self._rope = rope_table(part.config, context, factors)
+        self.rope = rope_table(part.config, context, factors)
         ops = self._program.ops
         stop = next(index for index, op in enumerate(ops) if op.kind == "select")
         self.embed, self.head = ops[0], next(op for op in ops[stop:] if op.kind == "linear")
@@ -150,7 +150,7 @@ class Forward:
         parts, first = [], 0
         stored = self._program.by_name[str(op.read("k"))].format
         for length in lengths:
-            own = {**memory, qkv: memory[qkv][first : first + length], rope: self._rope}
+            own = {**memory, qkv: memory[qkv][first : first + length], rope: self.rope}
             order = np.arange(length)
             q, k, v = rotated(op, own, Call(order, order, np.zeros_like(order), (), ()))
             parts.append(causal(op, q, as_stored(k, stored), as_stored(v, stored)).reshape(length, -1))

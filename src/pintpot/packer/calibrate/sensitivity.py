@@ -1,0 +1,254 @@
+"""What each weight of a model costs in each format, from one pass forward and one back over a text.
+
+Forward: the states before every block go to disk. Back, last block first: each block runs again, gradients of the
+model's own labels pass through it, and their squares for each weight (`fisher`) price every format. Then comes the
+vocabulary, and last a few real changes (`scale`), by which everything is scaled. Only one block is ever in memory, and
+a start that was ended is gone on with at the block where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.errors import BadInput, need
+from pintpot.meter.home import home
+from pintpot.meter.memory import attainable_bytes
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.packer.calibrate.backward import Backward, before
+from pintpot.packer.calibrate.begun import Begun
+from pintpot.packer.calibrate.fisher import add_squares, losses, worth_measuring
+from pintpot.packer.calibrate.forward import PART, BlockOps, Forward, Texts
+from pintpot.packer.calibrate.scale import TOGETHER, Checked, Checks, fitted
+from pintpot.packer.calibrate.vocabulary import Drawn, add_looked_up, draw, residuals, to_states
+from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities
+
+VERSION = 1
+TOKENS, LENGTH = 4096, 128
+"""Many short texts and not a few long ones: each is one sample of the gradients."""
+SEED = 20
+DIGITS = 4
+MOST_BYTES = 1 << 30
+Floats = NDArray[np.float32]
+Losses = dict[str, dict[str, float]]
+"""Of each weight, by format, nats a token as the second order has them."""
+Progress = Callable[[float, str], None]
+_LABELS, _GRADS, _FOUND, _CHECKED = "labels", "grads", "found", "checked"
+_BACK, _ENDS, _CHECK = 4.0, 6.0, 9.0
+"""What a block costs backwards, the vocabulary each time, and a real change of all weights, in blocks forward."""
+
+
+def measure_sensitivities(
+    model: Model, texts: Texts, progress: Progress | None = None, *, folder: Path | None = None
+) -> Sensitivities:
+    """Measure a model's table, keep it in `<home>/sensitivities`, and return it.
+
+    Raises UsageError for a model that is not on this machine, BadInput where there is no room for what is on its way.
+    """
+    with Store(model) as store:
+        data = store.sample_digest()
+        texts_digest = hashlib.sha256(json.dumps([list(map(int, text)) for text in texts]).encode()).hexdigest()
+        place = (home() if folder is None else folder) / "sensitivities" / f"{model.digest}.begun"
+        begun = Begun(place, {"version": VERSION, "data": data, "texts": texts_digest, "seed": SEED})
+        checked = _Measuring(model, texts, store, begun, progress or (lambda share, what: None)).run()
+    num_tokens = sum(map(len, texts))
+    fit = fitted(checked.checks)
+    weights = {
+        name: {kept: (_short(nats * fit.low), _short(nats * fit.high)) for kept, nats in found.items()}
+        for name, found in checked.losses.items()
+    }
+    table = Sensitivities(num_tokens, weights)
+    notes = {
+        "texts": len(texts), "data": data, "scale": fit.scale, "low": fit.low, "high": fit.high,
+        "checks": [asdict(one) for one in checked.checks],
+    }  # fmt: skip
+    keep_sensitivities(model.digest, table, notes, folder=folder)
+    begun.end()
+    return table
+
+
+def _short(value: float) -> float:
+    """As many digits as mean something; sums of floats differ in later ones from machine to machine."""
+    return float(f"{value:.{DIGITS - 1}e}")
+
+
+class _Measuring:
+    """One table on its way."""
+
+    def __init__(self, model: Model, texts: Texts, store: Store, begun: Begun, progress: Progress) -> None:
+        need(len(texts) > 0, "there is no text to measure on")
+        self._texts, self._begun, self._progress = texts, begun, progress
+        self._forward = Forward(model, store, max(map(len, texts)))
+        self._backward = Backward(self._forward)
+        self._sources = {w.name: w.dtype for w in model.part(PART).weights() if len(w.shape) == 2}
+        self._num_tokens = sum(map(len, texts))
+        self._groups = list(_groups(texts, _tokens_together(model, max(map(len, texts)))))
+        self._done, self._total = (
+            0.0,
+            (1 + _BACK) * len(self._forward.blocks) + 3 * _ENDS + (1 + len(TOGETHER)) * _CHECK,
+        )
+        self._losses: Losses = {}
+
+    def run(self) -> Checked:
+        blocks = self._forward.blocks
+        self._forwards()
+        drawn = self._labels(self._begun.get(_states(len(blocks))))
+        for index in reversed(range(len(blocks))):
+            self._backwards(index)
+        self._vocabulary(drawn, self._begun.get(_grads(0)))
+        checks = Checks(self._forward, self._texts, self._losses, lambda index: self._begun.get(_states(index)))
+        return Checked(self._losses, checks.run(lambda: self._tell(_CHECK, "checking")))
+
+    def _forwards(self) -> None:
+        blocks = self._forward.blocks
+        if not self._begun.has(_states(0)):
+            self._begun.put(_states(0), self._forward.embedded(self._texts))
+        for index, block in enumerate(blocks):
+            if not self._begun.has(_states(index + 1)):
+                states, values = self._begun.get(_states(index)), self._forward.values(block)
+                parts = [self._forward.run(block, values, states[rows], lengths) for rows, lengths in self._groups]
+                self._begun.put(_states(index + 1), np.concatenate(parts))
+            self._tell(1.0, "forward")
+
+    def _labels(self, states: Floats) -> Drawn:
+        """Labels, and what they say about the states that the last block leaves."""
+        head, last = self._forward.head, _grads(len(self._forward.blocks))
+        final, name = self._forward.final(states), str(head.read("weight"))
+        if not self._begun.has(_LABELS):
+            drawn = draw(final, self._forward.rows(name), np.random.default_rng(SEED))
+            grads = to_states(final, drawn, self._forward.rows(name))
+            memory = {str(head.read("x")): states, str(head.read("norm")): self._forward.weight(str(head.read("norm")))}
+            self._begun.put(last, before(head, memory, grads))
+            self._begun.put(_LABELS, np.stack([drawn.labels.astype(np.float64), drawn.log_z.astype(np.float64)]))
+        labels, log_z = self._begun.get(_LABELS)
+        self._tell(2 * _ENDS, "head")
+        return Drawn(labels.astype(np.int64), log_z.astype(np.float32))
+
+    def _backwards(self, index: int) -> None:
+        """One block: gradients before it, and what its weights cost."""
+        block, found = self._forward.blocks[index], f"{_FOUND}.{index}"
+        if not self._begun.has(found):
+            states, grads = self._begun.get(_states(index)), self._begun.get(_grads(index + 1))
+            values = self._forward.values(block)
+            squares = {name: np.zeros_like(array) for name, array in values.items() if name in self._sources}
+            parts = [self._part(block, values, states, grads, rows, lengths, squares) for rows, lengths in self._groups]
+            own = {name: losses(values[name], squares[name], self._worth(name)) for name in squares}
+            self._begun.put(_grads(index), np.concatenate(parts))
+            self._begun.put(found, np.array(json.dumps(own)))
+            self._begun.drop(_grads(index + 1))
+        self._take(json.loads(str(self._begun.get(found))))
+        self._tell(_BACK, "backward")
+
+    def _part(
+        self,
+        block: BlockOps,
+        values: dict[str, Floats],
+        states: Floats,
+        grads: Floats,
+        rows: slice,
+        lengths: Sequence[int],
+        squares: dict[str, Floats],
+    ) -> Floats:
+        def seen(name: str, met: Floats, out: Floats) -> None:
+            add_squares(met, out, lengths, squares[name])
+
+        return self._backward.run(block, values, states[rows], grads[rows], lengths, seen)
+
+    def _vocabulary(self, drawn: Drawn, grads: Floats) -> None:
+        """Embedding and head, some rows at a time; one matrix that is both has the sum of both gradients."""
+        head, embed = str(self._forward.head.read("weight")), str(self._forward.embed.read("weight"))
+        if not self._begun.has(_FOUND):
+            final = self._forward.final(self._begun.get(_states(len(self._forward.blocks))))
+            scaled = grads * np.float32(self._forward.embed.get("scale", 1.0))
+            totals: Losses = {name: {} for name in {head, embed}}
+            for first, rows, part in residuals(final, drawn, self._forward.rows(head)):
+                self._add(totals[head], head, rows, self._gradients(final, part, first, scaled, head == embed))
+            if embed != head:
+                for first, rows in self._forward.rows(embed):
+                    space = np.empty_like(rows)
+                    self._add(totals[embed], embed, rows, add_looked_up(self._texts, scaled, first, space))
+            self._begun.put(_FOUND, np.array(json.dumps(totals)))
+        self._take(json.loads(str(self._begun.get(_FOUND))))
+        self._tell(_ENDS, "vocabulary")
+
+    def _gradients(self, final: Floats, part: Floats, first: int, scaled: Floats, tied: bool) -> Iterator[Floats]:
+        """Each text's gradient of some rows of the head, with what they do as an embedding where they are both."""
+        space = np.empty((part.shape[1], final.shape[1]), np.float32)
+        looked_up = add_looked_up(self._texts, scaled, first, space) if tied else None
+        at = 0
+        for text in self._texts:
+            rows = slice(at, at + len(text))
+            at = rows.stop
+            gradient = part[rows].T @ final[rows]
+            yield gradient if looked_up is None else gradient + next(looked_up)
+
+    def _add(self, totals: dict[str, float], name: str, rows: Floats, gradients: Iterator[Floats]) -> None:
+        squares = np.zeros_like(rows)
+        for gradient in gradients:
+            squares += gradient * gradient
+        for kept, lost in losses(rows, squares, self._worth(name)).items():
+            totals[kept] = totals.get(kept, 0.0) + lost
+
+    def _worth(self, name: str) -> tuple[str, ...]:
+        return worth_measuring(self._sources[name])
+
+    def _take(self, found: Losses) -> None:
+        for name, costs in found.items():
+            self._losses[name] = {kept: 0.5 * lost / self._num_tokens for kept, lost in costs.items()}
+
+    def _tell(self, more: float, what: str) -> None:
+        self._done += more
+        self._progress(min(self._done / self._total, 1.0), f"sensitivities: {what}")
+
+
+def _states(index: int) -> str:
+    return f"states.{index}"
+
+
+def _grads(index: int) -> str:
+    return f"{_GRADS}.{index}"
+
+
+def _tokens_together(model: Model, longest: int) -> int:
+    """How many tokens may go through a block together, a quarter of what is free being for them."""
+    config = model.part(PART).config
+    widest = 12 * config["intermediate_size"] + 16 * config["hidden_size"]
+    return int(max(longest, min(attainable_bytes() // 4, MOST_BYTES) // (4 * widest)))
+
+
+def _groups(texts: Texts, together: int) -> Iterator[tuple[slice, list[int]]]:
+    """Rows of texts that go through a block together, and their lengths."""
+    first, lengths = 0, list[int]()
+    for text in texts:
+        if lengths and sum(lengths) + len(text) > together:
+            yield slice(first, first + sum(lengths)), lengths
+            first, lengths = first + sum(lengths), []
+        lengths.append(len(text))
+    yield slice(first, first + sum(lengths)), lengths
+
+
+def _answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    from pintpot.model.read import describe
+    from pintpot.packer.calibrate.texts import cut, read_text
+    from pintpot.packer.pack import tokenizer_of
+
+    model = describe(request["model"])
+    need(model.digest == request["digest"], f"{request['model']} changed meanwhile", BadInput)
+    words = read_text(None if request["text"] is None else Path(request["text"]))
+    texts = cut(tokenizer_of(model), words, model.context, TOKENS, LENGTH)
+    measure_sensitivities(model, texts, progress)
+    return {"done": True}
+
+
+if __name__ == "__main__":
+    from pintpot.packer.apart import serve
+
+    serve(_answer)

@@ -1,0 +1,110 @@
+"""What each weight of a model costs in quality in each format: measured once a model, in `<home>/sensitivities`.
+
+The losses of single weights add up while they are small (Malinovskii et al. 2024, arXiv:2411.17525), so a form's
+degradation is the sum over its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.step import Step
+from pintpot.errors import BadInput, need
+from pintpot.formats import is_lossless
+from pintpot.meter.home import home
+from pintpot.meter.records import locked, write_record
+
+VERSION = 1
+Nats = tuple[float, float]
+"""Mean KL divergence in nats per token, low..high."""
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """Of each matrix, by format, what keeping it alone so costs; found over `tokens` tokens."""
+
+    tokens: int
+    weights: Mapping[str, Mapping[str, Nats]]
+    _spans: dict[Step, Nats | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def of(self, weight: WeightForm, kept: str) -> Nats | None:
+        """What one weight costs in a format: nothing where every value survives, None where nobody measured it."""
+        return (0.0, 0.0) if is_lossless(weight.source, kept) else self.weights.get(weight.name, {}).get(kept)
+
+    def span(self, step: Step, source: Form) -> Nats | None:
+        """What a step of formats costs in all, None where one of its weights was never measured so."""
+        if step not in self._spans:
+            self._spans[step] = self._sum(w for w in step.promise(source).weights if matches(step.target, w.name))
+        return self._spans[step]
+
+    def _sum(self, weights: Iterable[WeightForm]) -> Nats | None:
+        low, high = 0.0, 0.0
+        for weight in weights:
+            if weight.is_matrix:
+                found = self.of(weight, weight.format)
+                if found is None:
+                    return None
+                low, high = low + found[0], high + found[1]
+        return low, high
+
+    @cached_property
+    def formats(self) -> frozenset[str]:
+        """Every format that some weight was measured in."""
+        return frozenset(name for found in self.weights.values() for name in found)
+
+
+def recall_sensitivities(model_digest: str, *, folder: Path | None = None) -> Sensitivities | None:
+    """The table of a model, None where none was made. Raises BadInput for a file that is none."""
+    path = _path(model_digest, folder)
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is no table of sensitivities ({error}); remove it") from error
+    need(isinstance(data, dict), f"{path} is no table of sensitivities; remove it")
+    version = data.get("version")
+    need(version == VERSION, f"{path} has version {version!r:.60}, this program reads {VERSION}; remove it")
+    try:
+        weights = {name: {kept: _nats(span) for kept, span in found.items()} for name, found in data["weights"].items()}
+        return Sensitivities(int(data["tokens"]), weights)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is no table of sensitivities ({error!r}); remove it") from error
+
+
+def table_mark(model_digest: str, *, folder: Path | None = None) -> str:
+    """Tells tables of a model apart, "" where there is none."""
+    try:
+        return hashlib.sha256(_path(model_digest, folder).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
+
+
+def keep_sensitivities(
+    model_digest: str, table: Sensitivities, notes: Mapping[str, Any] | None = None, *, folder: Path | None = None
+) -> Path:
+    """Write a model's table, with what is to be known of how it was made. Raises BadInput where that cannot be."""
+    with locked(_path(model_digest, folder)) as path:
+        weights = {name: {kept: list(span) for kept, span in found.items()} for name, found in table.weights.items()}
+        write_record(path, {"version": VERSION, "tokens": table.tokens, "weights": weights, "notes": dict(notes or {})})
+        return path
+
+
+def _nats(span: Any) -> Nats:
+    low, high = (float(end) for end in span)
+    if not (0 <= low <= high < math.inf):
+        raise ValueError(f"{low}..{high} nats")
+    return low, high
+
+
+def _path(model_digest: str, folder: Path | None) -> Path:
+    need(model_digest.isalnum(), f"{model_digest!r} is no digest")
+    return (home() if folder is None else folder) / "sensitivities" / f"{model_digest}.json"

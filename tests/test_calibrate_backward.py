@@ -1,0 +1,153 @@
+"""Gradients of every op against finite differences in float64, and of whole networks against those of PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tiny import FAMILIES, Tiny, torch_model, write_gguf, write_hf
+
+from pintpot.kernels.reference import Call, Memory
+from pintpot.kernels.reference import attend as attend_op
+from pintpot.kernels.reference import linear as linear_op
+from pintpot.model.read import describe
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.packer.calibrate import backward
+from pintpot.packer.calibrate.backward import Backward
+from pintpot.packer.calibrate.forward import Forward
+from pintpot.program.spec import Op
+
+Array = NDArray[np.float64]
+LENGTH, STEP = 37, 1e-5
+KINDS = [replace(tiny, window=16) if tiny.family == "mistral" else tiny for tiny in FAMILIES]
+
+
+def made(tiny: Tiny, folder: Path) -> Model:
+    return describe(str(write_hf(folder / "model", tiny)))
+
+
+def first_block(model: Model, store: Store) -> tuple[Forward, tuple[Op, ...], Memory, np.random.Generator]:
+    """A block's ops over drawn inputs in float64, with the model's own weights, norms and biases moved from 1 and 0."""
+    rng = np.random.default_rng(3)
+    forward = Forward(model, store, LENGTH)
+    block = forward.blocks[0]
+    memory: Memory = {name: values.astype(np.float64) for name, values in forward.values(block).items()}
+    for name, values in memory.items():
+        if values.ndim == 1:
+            memory[name] = values + 0.3 * rng.normal(size=values.shape)
+    memory[block.x] = rng.normal(size=(LENGTH, model.part("language").config["hidden_size"]))
+    memory["rope"] = forward.rope.astype(np.float64)
+    return forward, block.ops, memory, rng
+
+
+def ran(op: Op, memory: Memory, cache_shape: tuple[int, ...]) -> Array:
+    """What the reference backend makes of an op, in float64."""
+    own = dict(memory)
+    order = np.arange(LENGTH)
+    if op.kind == "linear":
+        linear_op.run(op, Program(), own, Call(order, order, np.zeros_like(order), (), ()))  # type: ignore[arg-type]
+    else:
+        for role in ("k", "v"):
+            own[str(op.read(role))] = np.zeros(cache_shape)
+        pages = tuple(range(cache_shape[0]))
+        attend_op.run(op, Program(), own, Call(order, order, np.zeros_like(order), (), (pages,)))  # type: ignore[arg-type]
+    return np.asarray(own[str(op.write("out"))])
+
+
+class Program:
+    """All that ops ask of their program here: buffers in float64."""
+
+    class _Plain(dict[str, Any]):
+        def __missing__(self, name: str) -> Any:
+            return type("Buffer", (), {"format": "f32"})
+
+    by_name = _Plain()
+
+
+def slope(op: Op, memory: Memory, name: str, along: Array, out: Array, cache: tuple[int, ...]) -> float:
+    """The change of sum(out * what the op writes) along a direction of one buffer, by central differences."""
+    ends = []
+    for sign in (1, -1):
+        moved = {**memory, name: memory[name] + sign * STEP * along}
+        ends.append(float((ran(op, moved, cache) * out).sum()))
+    return (ends[0] - ends[1]) / (2 * STEP)
+
+
+@pytest.mark.parametrize("tiny", KINDS, ids=lambda tiny: tiny.family)
+def test_each_op_has_the_gradients_of_finite_differences(tiny: Tiny, tmp_path: Path) -> None:
+    model = made(tiny, tmp_path)
+    with Store(model) as store:
+        _, ops, memory, rng = first_block(model, store)
+    kinds = []
+    for op in ops:
+        cache = (2, op.get("kv_heads", 1), 32, op.get("head_dim", 1))
+        result = ran(op, memory, cache)
+        out = rng.normal(size=result.shape)
+        met: dict[str, Array] = {}
+        if op.kind == "linear":
+            found = backward.linear(op, memory, out, lambda name, x, g: met.update({name: g.T @ x}))  # noqa: B023
+        else:
+            found = [(str(op.read("qkv")), backward.attend(op, memory, out))]
+        grads = {**dict(found), **met}
+        assert set(grads) >= {op.read("x") or op.read("qkv"), *op.read_all("weight")} - {None}
+        for name, grad in grads.items():
+            along = rng.normal(size=memory[name].shape)
+            wanted = slope(op, memory, name, along, out, cache)
+            assert float((grad * along).sum()) == pytest.approx(wanted, rel=1e-5, abs=1e-6), (op.kind, name)
+        kinds.append((op.kind, op.get("prologue")))
+        memory[str(op.write("out"))] = result
+    assert {"rmsnorm", "swiglu", "none"} <= {prologue for _, prologue in kinds}
+    assert "attend" in {kind for kind, _ in kinds}
+
+
+def test_pairs_that_lie_side_by_side_turn_back_too(tmp_path: Path) -> None:
+    model = describe(str(write_gguf(tmp_path / "m.gguf", Tiny(), "f16")))
+    with Store(model) as store:
+        _, ops, memory, rng = first_block(model, store)
+    attend = next(op for op in ops if op.kind == "attend")
+    qkv, cache = str(attend.read("qkv")), (2, attend.get("kv_heads"), 32, attend.get("head_dim"))
+    memory[qkv] = rng.normal(size=(LENGTH, (attend.get("heads") + 2 * attend.get("kv_heads")) * attend.get("head_dim")))
+    out = rng.normal(size=ran(attend, memory, cache).shape)
+    along = rng.normal(size=memory[qkv].shape)
+    wanted = slope(attend, memory, qkv, along, out, cache)
+    assert float((backward.attend(attend, memory, out) * along).sum()) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("tiny", FAMILIES, ids=lambda tiny: tiny.family)
+def test_networks_have_the_gradients_that_pytorch_finds(tiny: Tiny, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    model = made(tiny, tmp_path)
+    rng = np.random.default_rng(5)
+    texts = rng.integers(3, 300, (2, LENGTH)).tolist()
+    lengths = [LENGTH, LENGTH]
+    theirs = torch_model(tmp_path / "model")
+    hidden = theirs.model(torch.tensor(texts)).last_hidden_state
+    out = rng.normal(size=hidden.shape).astype(np.float32)
+    (hidden * torch.from_numpy(out)).sum().backward()
+    grads: dict[str, NDArray[Any]] = {}
+    with Store(model) as store:
+        forward = Forward(model, store, LENGTH)
+        states = [forward.embedded(texts)]
+        for block in forward.blocks:
+            states.append(forward.run(block, forward.values(block), states[-1], lengths))
+        at = backward.before(
+            forward.head,
+            {str(forward.head.read("x")): states[-1], "norm": forward.weight("norm")},
+            out.reshape(states[-1].shape),
+        )
+        for block, before in zip(reversed(forward.blocks), reversed(states[:-1]), strict=True):
+            at = Backward(forward).run(
+                block, forward.values(block), before, at, lengths, lambda name, x, g: grads.update({name: g.T @ x})
+            )
+    roles = {"q": "self_attn.q_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj"}
+    roles |= {"k": "self_attn.k_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"}
+    for layer in range(len(forward.blocks)):
+        for role, name in roles.items():
+            wanted = theirs.get_parameter(f"model.layers.{layer}.{name}.weight").grad.numpy()
+            found = grads[f"layers.{layer}.{role}"]
+            np.testing.assert_allclose(found, wanted, atol=2e-4 * float(np.abs(wanted).max()))
