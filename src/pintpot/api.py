@@ -1,4 +1,4 @@
-"""The verbs as functions: describe, probe, calibrate, plan, pack, run, prove, export. The command line calls only these."""
+"""The verbs as functions: describe, probe, calibrate, plan, pack, run, prove, export. The command line adds nothing."""
 
 from __future__ import annotations
 
