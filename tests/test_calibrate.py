@@ -38,7 +38,7 @@ from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 Floats = NDArray[np.float32]
 TINY = Tiny(hidden=96, intermediate=160, layers=3, heads=4, kv_heads=2, seed=11)
 TEXTS = np.random.default_rng(3).integers(3, 300, (5, 40)).tolist()
-STEPS: tuple[Step, ...] = (RoundToNearest("all", 4), Gptq(), PrefillChunk(tokens=16))
+STEPS: tuple[Step, ...] = (RoundToNearest("all", 4), Gptq(sweeps=1, correction=0.5), PrefillChunk(tokens=16))
 
 
 @pytest.fixture(scope="module")

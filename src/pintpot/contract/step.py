@@ -83,6 +83,11 @@ class Step:
         """The row for the words of a prompt, as prefill reads them."""
         return self.key
 
+    @property
+    def wants(self) -> frozenset[str]:
+        """The statistics that these knobs want, of those that the technique may need."""
+        return self.needs
+
     def check(self, model: Model, form: Form) -> None:
         """Raise NotApplicable, with the reason, where this step cannot apply to this model in this form."""
 

@@ -108,7 +108,7 @@ class Walk:
     def _seen(self, block: BlockOps, values: dict[str, Floats]) -> dict[str, InputStatistics]:
         """What meets each weight of a block in its floats; the states stay where they are."""
         linears = [op for op in block.ops if op.kind == "linear"]
-        moments = any(MOMENTS in step.needs for step in self._chosen.transforms)
+        moments = any(MOMENTS in step.wants for step in self._chosen.transforms)
 
         def one(text: int) -> list[Sums]:
             sums: list[Sums] = []

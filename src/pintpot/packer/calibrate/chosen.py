@@ -51,8 +51,8 @@ class Chosen:
     @property
     def two_streams(self) -> bool:
         """Whether the unrounded network is walked beside the rounded one."""
-        return any(CROSSED in step.needs for step in self.roundings)
+        return any(CROSSED in step.wants for step in self.roundings)
 
     def _needs(self, what: str, names: tuple[str, ...]) -> bool:
         weights = (self.form.weights.by_name[name] for name in names)
-        return any(what in step.needs for weight in weights for step in self.rounding(weight))
+        return any(what in step.wants for weight in weights for step in self.rounding(weight))

@@ -40,8 +40,13 @@ class Gptq(Step):
     needs: ClassVar[frozenset[str]] = frozenset({MOMENTS, CROSSED})
     damping: float = 0.01
     act_order: bool = True
-    sweeps: int = 1
-    correction: float = 0.5
+    sweeps: int = 3
+    correction: float = 0.0
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """Without a correction nobody has to walk the unrounded network too."""
+        return self.needs if self.correction else frozenset({MOMENTS})
 
     def check(self, model: Model, form: Form) -> None:
         need(0 < self.damping < 10, f"a damping of {self.damping} is no share of the diagonal", NotApplicable)
