@@ -89,7 +89,7 @@ def expected(
         )
     low, high = _sum(known.of(step) for step in steps)
     prefill_low, prefill_high = _sum(known.of_prompts(step) for step in steps)
-    return Degradation(low, high, False, prefill_low, prefill_high, summed)
+    return Degradation(low, high, False, prefill_low, prefill_high, summed=summed)
 
 
 def _sum(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
