@@ -83,6 +83,11 @@ class Step:
         """The row for the words of a prompt, as prefill reads them."""
         return self.key
 
+    @property
+    def remains(self) -> tuple[float, float]:
+        """What share of the formats' degradation is left, low..high, where this step makes rounding do less harm."""
+        return 1.0, 1.0
+
     def check(self, model: Model, form: Form) -> None:
         """Raise NotApplicable, with the reason, where this step cannot apply to this model in this form."""
 
