@@ -15,7 +15,7 @@ from tiny import Tiny, write_gguf
 
 from pintpot.budget import Budget, Workload
 from pintpot.contract.form import source_form
-from pintpot.contract.step import Facet, SourceRows, step_from_json
+from pintpot.contract.step import Facet, SourceRows, Step, step_from_json
 from pintpot.errors import BadInput, DoesNotFit, NotApplicable
 from pintpot.formats import KERNEL_FORMATS, can_pack, encoding, is_lossless
 from pintpot.formats.convert import convert
@@ -25,7 +25,7 @@ from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.planner.assess import assess
-from pintpot.planner.degradation import shipped_priors
+from pintpot.planner.degradation import expected, shipped_priors, steps_key
 from pintpot.planner.explain import explain
 from pintpot.planner.make import make_plan
 from pintpot.planner.mixtures import choices, mixed, mixtures, paying_formats, usual_work
@@ -35,6 +35,7 @@ from pintpot.planner.refine import EXACT, NEAR
 from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities, recall_sensitivities
 from pintpot.planner.space import build_space
 from pintpot.techniques import classes
+from pintpot.techniques.cache.eight_bit import EightBitCache
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.mixed import Mixed, read_formats, write_formats
 from pintpot.techniques.quantize.round_to_nearest import BITS, RoundToNearest
@@ -198,11 +199,31 @@ def test_a_plans_degradation_is_the_sum_of_the_table_and_a_measured_one_override
     assert plan.degradation.high == pytest.approx(high + sum(span[1] for span in others))
     assert plan.degradation.summed
     assert not plan.degradation.measured
-    from pintpot.planner.degradation import steps_key
-
     known = {steps_key(plan.steps): Degradation(0.01, 0.02, True, 0.01, 0.02)}
     question = Question(MODEL, machine(), plan.budget, shipped_priors(), known, sensitivities=TABLE)
     assert assess(question, plan.steps).degradation == known[steps_key(plan.steps)]
+
+
+class Gentle(Step):
+    """Rounding that leaves a third to a half of the harm."""
+
+    paper = "none"
+    facet = Facet.ROUNDING
+
+    @property
+    def remains(self) -> tuple[float, float]:
+        return 0.3, 0.5
+
+
+def test_gentler_rounding_leaves_a_share_of_what_formats_cost_and_of_nothing_else() -> None:
+    question = Question(MODEL, machine(), Budget(60 * MB, WORKLOAD), shipped_priors(), sensitivities=TABLE)
+    formats, others = RoundToNearest("all", 4), EightBitCache()
+    (low, high), cache = question.expects.of(formats), question.expects.of(others)
+    plain = expected((formats, others), question.expects, {}, False)
+    gentle = expected((formats, Gentle(), others), question.expects, {}, False)
+    assert (plain.low, plain.high) == pytest.approx((low + cache[0], high + cache[1]))
+    assert (gentle.low, gentle.high) == pytest.approx((0.3 * low + cache[0], 0.5 * high + cache[1]))
+    assert steps_key((formats, Gentle())) != steps_key((formats,)), "what was measured of one is not told of the other"
 
 
 # --- The plan -------------------------------------------------------------------------------------------------------

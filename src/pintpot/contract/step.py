@@ -88,6 +88,11 @@ class Step:
         """The statistics that these knobs want, of those that the technique may need."""
         return self.needs
 
+    @property
+    def remains(self) -> tuple[float, float]:
+        """What share of the formats' degradation is left, low..high, where this step makes rounding do less harm."""
+        return 1.0, 1.0
+
     def check(self, model: Model, form: Form) -> None:
         """Raise NotApplicable, with the reason, where this step cannot apply to this model in this form."""
 

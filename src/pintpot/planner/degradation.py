@@ -42,7 +42,7 @@ def shipped_priors() -> Priors:
 
 def steps_key(steps: Iterable[Step]) -> str:
     """Identifies what of a plan changes values: the steps that cost quality, in order."""
-    return "; ".join(str(step) for step in steps if step.key is not None)
+    return "; ".join(str(step) for step in steps if step.key is not None or step.remains != (1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,23 @@ def expected(
             f"{bits} bits rest on a prior alone; ask for it with --below-4-bits",
             NotApplicable,
         )
-    low, high = _sum(known.of(step) for step in steps)
-    prefill_low, prefill_high = _sum(known.of_prompts(step) for step in steps)
+    left = remaining(steps)
+    low, high = _sum(_share(known.of(step), step, left) for step in steps)
+    prefill_low, prefill_high = _sum(_share(known.of_prompts(step), step, left) for step in steps)
     return Degradation(low, high, False, prefill_low, prefill_high, summed=summed)
+
+
+def remaining(steps: Iterable[Step | None]) -> Nats:
+    """What share of the formats' degradation these steps leave together, low..high."""
+    low, high = 1.0, 1.0
+    for step in steps:
+        if step is not None:
+            low, high = low * step.remains[0], high * step.remains[1]
+    return low, high
+
+
+def _share(span: Nats, step: Step, left: Nats) -> Nats:
+    return (span[0] * left[0], span[1] * left[1]) if step.facet == Facet.FORMAT else span
 
 
 def _sum(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:

@@ -60,14 +60,17 @@ def whole(question: Question, steps: Iterable[Step]) -> tuple[Step, ...]:
     return tuple(dict.fromkeys(joined))
 
 
-def mixtures(question: Question) -> tuple[Mixed, ...]:
-    """Points of the frontier of nats against bytes and seconds, from the budget's degradation down to a trace of it."""
+def mixtures(question: Question, least: float = 1.0) -> tuple[Mixed, ...]:
+    """Points of the frontier of nats against bytes and seconds, from the budget's degradation down to a trace of it.
+
+    `least` is the share of what the table says that other steps may leave.
+    """
     found = choices(question, usual_work(question))
     if not found:
         return ()
     num_bytes = sum(max(one.num_bytes for one in kept) for kept in found.values())
     seconds = sum(max(one.seconds for one in kept) for kept in found.values()) or 1.0
-    limits = [share * question.budget.degradation for share in SHARES]
+    limits = [share * question.budget.degradation / least for share in SHARES]
     points = frontier(found, lambda one: one.num_bytes / num_bytes + one.seconds / seconds, limits)
     steps = [mixed({name: one.format for name, one in point.items()}) for point in points]
     return tuple(dict.fromkeys(steps))

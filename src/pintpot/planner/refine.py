@@ -12,6 +12,7 @@ from math import inf
 
 from pintpot.contract.step import Facet
 from pintpot.planner.bits import Allocation, Choices, CostName, Limits, allocate
+from pintpot.planner.degradation import remaining
 from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.mixtures import mixed
 from pintpot.planner.plan import Plan
@@ -60,7 +61,9 @@ def _allocations(
     """What may be better than a choice, each for one reading of what its limits leave to formats."""
     budget = search.budget
     others = sum(search.bench.question.expects.of(step)[1] for i, step in enumerate(choice) if i != at)
-    nats, room = budget.degradation - others, search.memory_bytes - made.fixed_bytes
+    # What the table says of a weight is what nearest rounding costs; other steps may leave less of it.
+    nats = (budget.degradation - others) / remaining(choice)[1]
+    room = search.memory_bytes - made.fixed_bytes
     streams = search.priced[choice].place is not None
     smaller: tuple[CostName, Limits] = ("num_bytes", Limits(nats=nats))
     problems: dict[str, tuple[tuple[CostName, Limits], ...]] = {

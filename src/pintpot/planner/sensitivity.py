@@ -18,7 +18,7 @@ from typing import Any
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.step import Step
 from pintpot.errors import BadInput, need
-from pintpot.formats import is_lossless
+from pintpot.formats import encoding, is_lossless
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 
@@ -36,8 +36,10 @@ class Sensitivities:
     _spans: dict[Step, Nats | None] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, weight: WeightForm, kept: str) -> Nats | None:
-        """What one weight costs in a format: nothing where every value survives, None where nobody measured it."""
-        return (0.0, 0.0) if is_lossless(weight.source, kept) else self.weights.get(weight.name, {}).get(kept)
+        """What one weight costs in a format: nothing as it is stored, None where nobody measured it."""
+        if kept == encoding(weight.source).packed_as or is_lossless(weight.source, kept):
+            return 0.0, 0.0
+        return self.weights.get(weight.name, {}).get(kept)
 
     def span(self, step: Step, source: Form) -> Nats | None:
         """What a step of formats costs in all, None where one of its weights was never measured so."""

@@ -77,16 +77,22 @@ def build_space(question: Question) -> Space:
                 offers.setdefault((step.facet, step.target), []).append(step)
             else:
                 ruled_out.append(Rejected(str(step), reason, step=step))
+    least = prod(min((step.remains[1] for step in found if step is not None), default=1.0) for found in offers.values())
     if question.sensitivities is not None:
-        offers.setdefault((Facet.FORMAT, "all"), []).extend(mixtures(question))
-    dimensions = tuple(dimension_of(question, *key, offers[key]) for key in sorted(offers))
+        offers.setdefault((Facet.FORMAT, "all"), []).extend(mixtures(question, least))
+    dimensions = tuple(dimension_of(question, *key, offers[key], least) for key in sorted(offers))
     return Space(dimensions, tuple(places), tuple(ruled_out))
 
 
-def dimension_of(question: Question, facet: Facet, target: str, offers: Sequence[Option]) -> Dimension:
-    """What can be chosen where these are offered: one of them, or nothing where nothing is needed."""
+def dimension_of(
+    question: Question, facet: Facet, target: str, offers: Sequence[Option], least: float = 1.0
+) -> Dimension:
+    """What can be chosen where these are offered: one of them, or nothing where nothing is needed.
+
+    `least` is the share of the formats' degradation that other steps may leave of it.
+    """
     options = (*offers, None) if facet not in NEEDED else tuple(offers)
-    hopeful = [option for option in options if _may_keep(question, option)]
+    hopeful = [option for option in options if _may_keep(question, option, least if facet == Facet.FORMAT else 1.0)]
     if facet == Facet.FORMAT:
         hopeful = undominated(question, [option for option in hopeful if option is not None])
     mildest = min(hopeful or options, key=lambda option: _prior(question, option))
@@ -107,9 +113,9 @@ def _prior(question: Question, option: Option) -> float:
     return question.expects.of(option)[1]
 
 
-def _may_keep(question: Question, option: Option) -> bool:
-    """Whether some plan with this option may keep the budget's degradation: by its prior, or as measured."""
+def _may_keep(question: Question, option: Option, least: float) -> bool:
+    """Whether some plan with this option may keep the budget's degradation: as expected, or as measured."""
     limit = question.budget.degradation
-    if _prior(question, option) <= limit:
+    if _prior(question, option) * least <= limit:
         return True
     return any(str(option) in key.split("; ") and known.high <= limit for key, known in question.measured.items())

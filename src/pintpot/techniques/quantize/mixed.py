@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from pintpot.contract.form import Form, WeightForm, matches
@@ -75,7 +75,7 @@ def write_formats(chosen: Mapping[str, str]) -> str:
     return "; ".join(" ".join((kept, *_joined(by_format[kept]))) for kept in sorted(by_format))
 
 
-@cache
+@lru_cache(maxsize=64)
 def read_formats(text: str) -> Mapping[str, str]:
     """What `write_formats` wrote. Raises NotApplicable for anything else."""
     chosen: dict[str, str] = {}
@@ -115,7 +115,7 @@ def _ranges(numbers: list[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _names(listed: tuple[str, ...]) -> tuple[str, ...]:
     names: list[str] = []
     for word in listed:
