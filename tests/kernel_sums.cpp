@@ -122,10 +122,11 @@ void vectors(const KernelTable& table) {
 struct Heads {
     int32_t heads, kv_heads, dim, rope_dim, interleaved, window, sinks;
     int64_t tokens;
+    int32_t rounded = 0;
 };
 
 void attention(const KernelTable& table, const Heads& h, int32_t format) {
-    std::string name = "attend " + std::to_string(format) + " " + std::to_string(h.dim);
+    std::string name = "attend " + std::to_string(format) + " " + std::to_string(h.dim) + (h.rounded ? " rounded" : "");
     Random random = random_of(name);
     int64_t pages = (h.tokens + 31) / 32, values = 32 * h.dim, width = (h.heads + 2 * h.kv_heads) * h.dim;
     int64_t bytes = format == kCacheF32 ? 4 * values : format == kCacheF16 ? 2 * values : values + values / 16;
@@ -144,7 +145,7 @@ void attention(const KernelTable& table, const Heads& h, int32_t format) {
     int64_t segments = num_segments(h.tokens), rows = h.tokens * (h.heads / h.kv_heads);
     Floats partials(size_t(segments * rows * partial_floats(h.dim)));
     for (int32_t head = 0; head < h.kv_heads; ++head) {
-        AttendCall call{cache, h.heads, head, 0.125f, h.window, h.sinks, int32_t(h.tokens), 0, where.data(),
+        AttendCall call{cache, h.heads, head, 0.125f, h.window, h.sinks, h.rounded, int32_t(h.tokens), 0, where.data(),
                         q.data(), q_width, out.data(), q_width};
         table.attend(&call);
         call.out = merged.data();
@@ -178,7 +179,9 @@ int main(int count, char** arguments) {
     vectors(*table);
     for (int32_t format : {kCacheF16, kCacheSym8c, kCacheF32}) {
         attention(*table, {6, 2, 64, 64, 0, 0, 0, 70}, format);
+        attention(*table, {6, 2, 64, 64, 0, 0, 0, 70, 1}, format);
         attention(*table, {4, 1, 96, 32, 1, 40, 4, 200}, format);
+        attention(*table, {4, 1, 96, 32, 1, 40, 4, 200, 1}, format);
     }
     return 0;
 }

@@ -19,6 +19,8 @@ VERBS = {
     "run": "promised",
     "prove": "degradation: promised",
     "export": "model.gguf: gguf,",
+    "calibrate": "weights measured over",
+    "frontier": "MB of weights",
 }
 
 

@@ -1,0 +1,48 @@
+"""Where the pack for a question, or for a plan that was made by hand, is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pintpot.packer.shelf import found_whole, identity, place_for
+from pintpot.units import parse_bytes, parse_seconds
+
+if TYPE_CHECKING:
+    from pintpot.model.spec import Model
+    from pintpot.planner.plan import Plan
+
+
+def place_asked(model: Model, asked: dict[str, Any]) -> Path:
+    """For a question. What is free changes from hour to hour, so it is no part of it.
+
+    A table of sensitivities is: it brings other plans.
+    """
+    from pintpot.planner.sensitivity import table_mark
+
+    amounts = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds}
+    given = {
+        key: amounts.get(key, lambda same: same)(value)
+        for key, value in sorted(asked.items())
+        if value is not None and value is not False
+    }
+    question = {"model": identity(model), "asked": given}
+    table = table_mark(model.digest)
+    return place_for(model.name, {**question, "sensitivities": table} if table else question)
+
+
+def place_of(model: Model, made: Plan) -> Path:
+    """For a plan."""
+    return place_for(model.name, {"model": identity(model), "steps": [step.to_json() for step in made.steps]})
+
+
+def found_asked(model: Model, asked: dict[str, Any]) -> Path | None:
+    """The kept pack of a question, unless it would no longer fit what is free. Raises BadPack for a damaged one."""
+    from pintpot.meter.memory import attainable_bytes
+    from pintpot.packer.manifest import read_manifest
+
+    folder = place_asked(model, asked)
+    if not found_whole(folder):
+        return None
+    manifest, _ = read_manifest(folder)
+    return folder if manifest.plan.cost.memory_high <= attainable_bytes() else None
