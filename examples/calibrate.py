@@ -1,4 +1,4 @@
-"""Calibrate: what each weight of a model costs in quality in each format, measured once and used by every later plan."""
+"""Calibrate: what each weight of a model costs in quality in each format, measured once for every later plan."""
 
 from smollm2 import model
 
