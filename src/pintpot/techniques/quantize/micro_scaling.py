@@ -48,5 +48,4 @@ class MicroScaling(Step):
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
-        """For the blocks: what they do to a vocabulary nobody has measured yet."""
-        return tuple(cls("blocks", format) for format in FORMATS)
+        return tuple(cls(target, format) for target in ("blocks", "vocabulary") for format in FORMATS)
