@@ -14,12 +14,12 @@ from packing import BLOCKS, STREAMED, pack_of
 from tiny import Tiny, write_gguf
 
 import pintpot
-from pintpot.api import _place
 from pintpot.errors import BadInput, BadPack, InUse, NewerPack, UsageError
 from pintpot.machine.here import this_machine
 from pintpot.machine.remember import remember
 from pintpot.packer.locks import in_use
 from pintpot.packer.manifest import read_manifest
+from pintpot.packer.places import place_of_question
 from pintpot.packer.raw import MANIFEST, WEIGHTS
 from pintpot.packer.shelf import kept_packs, remove_pack
 from pintpot.runtime.request import Sampling
@@ -129,7 +129,7 @@ def test_what_is_no_damage_stays(source: Path) -> None:
 @pytest.fixture
 def streamed(source: Path) -> Path:
     """A kept pack one of whose slots, read in every pass, was changed."""
-    folder = pack_of(source, _place(pintpot.describe(source), ASKED), (*BLOCKS, STREAMED))
+    folder = pack_of(source, place_of_question(pintpot.describe(source), ASKED), (*BLOCKS, STREAMED))
     offset, _, slot = read_manifest(folder)[0].slots[0]
     change(folder / WEIGHTS, offset + slot.num_bytes // 2)
     return folder

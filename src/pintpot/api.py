@@ -156,12 +156,14 @@ def pack(
     of its own, inside the plan's budget.
     """
     from pintpot.packer.apart import pack_apart
+    from pintpot.packer.places import place_of_plan, place_of_question
 
     described = _local(describe(model) if isinstance(model, str | Path) else model)
     made = plan or _plan(described, asked, progress)
     if folder is not None:
         return pack_apart(described, made, Path(folder), progress)
-    return _keep(described, made, _place(described, asked) if plan is None else _kept_place(described, made), progress)
+    place = place_of_question(described, asked) if plan is None else place_of_plan(described, made)
+    return _keep(described, made, place, progress)
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
@@ -223,12 +225,13 @@ def _import_runtime() -> None:
 
 def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None, again: bool) -> Path:
     """Find the kept pack of a question, or plan and pack, which is also done `again` where that pack is damaged."""
+    from pintpot.packer.places import found_pack, place_of_question
     from pintpot.packer.shelf import clear_damaged
 
     described = _local(describe(model))
-    folder = None if again else _found(described, asked)
+    folder = None if again else found_pack(described, asked)
     if folder is None:
-        made, folder = _plan(described, asked, progress), _place(described, asked)
+        made, folder = _plan(described, asked, progress), place_of_question(described, asked)
         if again:
             clear_damaged(folder)
         folder = _keep(described, made, folder, progress)
@@ -272,52 +275,6 @@ def _local(model: Model) -> Model:
 
 def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Plan:
     return plan(model, progress=progress, **asked)
-
-
-def _place(model: Model, asked: dict[str, Any]) -> Path:
-    """Where the pack for this question is kept. What is free changes from hour to hour, so it is no part of it.
-
-    A table of sensitivities is: it brings other plans.
-    """
-    from pintpot.packer.shelf import place_for
-    from pintpot.planner.sensitivity import table_mark
-
-    amounts = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds}
-    given = {
-        key: amounts.get(key, lambda same: same)(value)
-        for key, value in sorted(asked.items())
-        if value is not None and value is not False
-    }
-    question = {"model": _identity(model), "asked": given}
-    table = table_mark(model.digest)
-    return place_for(model.name, {**question, "sensitivities": table} if table else question)
-
-
-def _identity(model: Model) -> str:
-    """Tells two trainings of one network apart."""
-    from pintpot.model.store import Store
-
-    with Store(model) as store:
-        return store.sample_digest()
-
-
-def _kept_place(model: Model, made: Plan) -> Path:
-    from pintpot.packer.shelf import place_for
-
-    return place_for(model.name, {"model": _identity(model), "steps": [step.to_json() for step in made.steps]})
-
-
-def _found(model: Model, asked: dict[str, Any]) -> Path | None:
-    """The kept pack of this question, unless it would no longer fit what is free. Raises BadPack for a damaged one."""
-    from pintpot.meter.memory import attainable_bytes
-    from pintpot.packer.manifest import read_manifest
-    from pintpot.packer.shelf import found_whole
-
-    folder = _place(model, asked)
-    if not found_whole(folder):
-        return None
-    manifest, _ = read_manifest(folder)
-    return folder if manifest.plan.cost.memory_high <= attainable_bytes() else None
 
 
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
