@@ -1,6 +1,6 @@
 """Pintpot beside its peers: one run, all of them in turn, each in the best of its documented configurations.
 
-    python benchmarks/peers [--quick] [--only TEXT] [--without-native] [--fresh]
+    python benchmarks/peers [--quick] [--only TEXT] [--beside PEER] [--without-native] [--fresh]
 
 Peers live in an environment of their own below out/, set up by the first start; llama.cpp is also compiled there, once.
 What is measured lies in cases/, who takes part in contenders/; answers are checked before anything is timed, sampling
@@ -18,6 +18,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 from bench import OUT, Record, parser, probed_machine
 from cases import cases
+from contenders import CHOSEN
 from environment import set_up
 from plot import draw
 
@@ -27,13 +28,16 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--quick", action="store_true", help="two models, few rounds: under ten minutes")
     options.add_argument("--only", default="", help="cases with this text in their name")
+    options.add_argument("--beside", default="", help="peers with this text in their name, and no others")
     options.add_argument("--without-native", action="store_true", help="do not compile llama.cpp")
     asked = options.parse_args()
     set_up(native=not asked.without_native)
     probed_machine()
     record = Record("peers-quick" if asked.quick else "peers", fresh=asked.fresh)
+    CHOSEN.beside = asked.beside
+    beside = f" beside {asked.beside}" if asked.beside else ""
     chosen = [case for case in cases() if asked.only in case.name and (case.quick or not asked.quick)]
-    found = {case.name: record.case(case.name, partial(case.measure, asked.quick)) for case in chosen}
+    found = {case.name: record.case(f"{case.name}{beside}", partial(case.measure, asked.quick)) for case in chosen}
     for case in chosen:
         case.show(record, found[case.name])
     picture = draw(found, OUT / f"{record.log_path.stem}.svg")

@@ -64,9 +64,20 @@ def timed(started: float, words: Iterable[tuple[float, int]], ended: float) -> d
 
 
 @cache
+@dataclass
+class Chosen:
+    """Whose configurations take part: Pintpot's, and those of the groups with this text in their name."""
+
+    beside: str = ""
+
+
+CHOSEN = Chosen()
+
+
 def configs(task: str) -> tuple[Config, ...]:
-    """Every configuration there is for a task, in the order of their files."""
+    """Every configuration of those who take part in a task, in the order of their files."""
     found: list[Config] = []
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
         found += importlib.import_module(f"{__name__}.{module.name}").CONFIGS
-    return tuple(config for config in found if config.task == task)
+    part = (config for config in found if config.task == task)
+    return tuple(config for config in part if config.module == "pintpot" or CHOSEN.beside in config.group)
