@@ -78,5 +78,5 @@ def f32_cache(form: Form) -> Form:
     return replace(form, cache=replace(form.cache, format="f32"))
 
 
-def opened(folder: Path, *, threads: int | None = None, isa: str = "") -> Session:
-    return open_session(folder, MACHINE, threads=threads, isa=isa)
+def opened(folder: Path, *, threads: int | None = None, isa: str = "", every_row: bool = False) -> Session:
+    return open_session(folder, MACHINE, threads=threads, isa=isa, every_row=every_row)

@@ -133,7 +133,7 @@ def test_a_calibrated_pack_holds_what_was_prepared_and_opens(
     data = (folder / WEIGHTS).read_bytes()
     down = plan.form.weights.by_name["layers.2.down"]
     assert expected["layers.2.bin"][-down.num_bytes :] in data
-    with opened(folder) as session:
+    with opened(folder, every_row=True) as session:
         states = session.engine.hidden(tuple(TEXTS[0]), 4)
         assert np.isfinite(np.concatenate([part.copy() for part in states])).all()
 
@@ -246,9 +246,9 @@ def test_what_a_transform_leaves_alone_is_kept_without_loss(tmp_path: Path) -> N
     model = describe(str(write_gguf(tmp_path / "model.gguf", K_QUANT, "q4_k")))
     plan = plan_of(model, (AsStored("all"), Awq(), PrefillChunk(tokens=16)))
     plain = plan_of(model, (AsStored("all"), PrefillChunk(tokens=16)))
-    with opened(write_pack(model, plan, tmp_path / "pack", texts=TEXTS)) as session:
+    with opened(write_pack(model, plan, tmp_path / "pack", texts=TEXTS), every_row=True) as session:
         found = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
-    with opened(write_pack(model, plain, tmp_path / "plain")) as session:
+    with opened(write_pack(model, plain, tmp_path / "plain"), every_row=True) as session:
         expected = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
     np.testing.assert_array_equal(found, expected)
 

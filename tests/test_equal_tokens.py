@@ -142,7 +142,7 @@ def test_activations_in_8_bits_stay_near(
     manifest, _ = read_manifest(packs["int8"])
     head = PackedHead(packs["int8"], manifest)
     divergences, same = [], []
-    with opened(packs["int8"]) as session:
+    with opened(packs["int8"], every_row=True) as session:
         for prompt, answer in zip(prompts, int8_answers, strict=True):
             text = (*prompt, *answer)
             states = np.concatenate([part.copy() for part in session.engine.hidden(text)])
@@ -162,7 +162,7 @@ def test_words_of_answers_stay_nearer_by_default(
     """Measured: 0.0004 nats in answers, 0.0023 in prompts; more texts and their intervals in benchmarks/quality.py."""
     head = PackedHead(packs["by default"], read_manifest(packs["by default"])[0])
     found: dict[int, list[np.ndarray]] = {LENGTH: [], 0: []}
-    with opened(packs["by default"]) as session:
+    with opened(packs["by default"], every_row=True) as session:
         for prompt, answer in zip(prompts, int8_answers, strict=True):
             text = (*prompt, *answer)
             theirs = torch_logits(reference, [list(text)])[0]

@@ -18,6 +18,7 @@ from pintpot.errors import UsageError
 from pintpot.machine.null import null_machine
 from pintpot.nets import families, family
 from pintpot.program.alike import alike
+from pintpot.program.early import select_early
 from pintpot.program.fetch import ALIGN, lay_slots
 from pintpot.program.layout import Layout, buffer_bytes, lay_out
 from pintpot.program.ops import check, op_module
@@ -271,3 +272,18 @@ def test_the_null_machine_knows_every_rate_that_demands_name() -> None:
                     demand = op_module(item.op.kind).demand(item.op, program, Extent(program.bound("tokens")))
                     names = {work.what.removesuffix("x0").removesuffix("x2") for work in demand.work}
                     assert names <= known
+
+
+def test_behind_the_last_attention_a_prompt_has_only_the_rows_whose_logits_are_wanted() -> None:
+    work = work_of(NETS[0], form_of(NETS[0], bits=4, chunk=64))
+    whole, early = work.stage("prefill").programs[0], select_early(work).stage("prefill").programs[0]
+    check(early)
+    kinds = [op.kind for op in early.ops]
+    last = len(kinds) - 1 - kinds[::-1].index("attend")
+    assert kinds[last:] == ["attend", "select", "select", "linear", "linear", "linear", "linear", "sample"]
+    assert {early.by_name[name].shape[0] for op in early.ops[last + 3 :] for _, name in op.writes} == {"rows"}
+    assert list(early.ops[:last]) == list(whole.ops[:last]), "before it nothing changes"
+    assert early.segments[-1].stop == len(early.ops)
+    assert lay_out(select_early(work)).sizes["buffers"] <= lay_out(work).sizes["buffers"]
+    assert select_early(work).stage("decode") == work.stage("decode"), "where nothing is selected nothing is moved"
+    assert select_early(select_early(work)) == select_early(work)

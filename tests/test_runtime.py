@@ -64,7 +64,7 @@ def test_words_are_read_one_by_one_as_answers_are(source: Path, pack: Path, tmp_
     for name, rows in {"two": Int8Activations(), "both": Int8Activations(prefill=2, decode=2)}.items():
         folders[name] = pack_of(source, tmp_path / name, (*others, rows), context=CONTEXT)
     for name, folder in folders.items():
-        with opened(folder) as session:
+        with opened(folder, every_row=True) as session:
             for num_words in (0, 20):
                 parts = [part.copy() for part in session.engine.hidden(text, num_words)]
                 assert [len(part) for part in parts] == ([16, 16, 8, *[1] * 20] if num_words else [16, 16, 16, 12])
@@ -74,6 +74,14 @@ def test_words_are_read_one_by_one_as_answers_are(source: Path, pack: Path, tmp_
     assert np.array_equal(found["two", 20][:40], found["two", 0][:40])
     differs = np.abs(found["two", 20][40:] - found["two", 0][40:])
     assert 0 < differs.max() < 0.1 * np.abs(found["two", 0]).max()
+
+
+def test_states_of_every_token_are_there_for_whoever_opened_the_pack_for_them(session: Session, pack: Path) -> None:
+    with pytest.raises(UsageError, match="every_row"):
+        next(session.engine.hidden(tuple(range(5, 40))))
+    with opened(pack, every_row=True) as every:
+        prompt = tuple(range(5, 45))
+        assert tokens(every, prompt, 8) == tokens(session, prompt, 8), "either way the answers are the same"
 
 
 class Counting:

@@ -76,8 +76,12 @@ def _passing(form: Form, work: Work, slot_bytes: int) -> tuple[Slot, ...]:
     """Slots that passes read. What only logits need has slots of its own, so that other passes read none of it."""
     weights = {weight.name: weight for weight in form.weights}
     slots: tuple[Slot, ...] = ()
-    fetches = [op for op in work.stage("decode").programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
-    for _, ops in groupby(fetches, key=lambda op: bool(op.get("over_rows"))):
+    logits, fetches = (
+        [op for op in work.stage(stage).programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
+        for stage in ("prefill", "decode")
+    )
+    only = {op.read("weight") for op in logits if op.get("over_rows")}
+    for _, ops in groupby(fetches, key=lambda op: op.read("weight") in only):
         ordered = [weights[str(op.read("weight"))] for op in ops]
         strips = [(w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in ordered]
         slots += lay_slots(strips, slot_bytes)

@@ -97,6 +97,8 @@ def _check_regions(manifest: Manifest, check_bytes: int) -> None:
     need(aligned and 0 < start <= end <= MOST_BYTES and 0 <= size <= end - start, "a resident region outside the file")
     due = -(-size // check_bytes)
     need(len(manifest.resident_crcs) == due, f"{len(manifest.resident_crcs)} checksums of {due}")
+    crcs = (*manifest.resident_crcs, *(crc for _, crc, _ in manifest.slots))
+    need(all(isinstance(crc, int) and 0 <= crc < 1 << 32 for crc in crcs), "a checksum that none can be")
     passing, slots = manifest.num_passing, len(manifest.slots)
     need(0 <= passing <= slots, f"{passing} slots of {slots} pass")
 

@@ -23,6 +23,7 @@ from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
 from pintpot.planner.workload import price_workload
 from pintpot.program.alike import Alike, alike
+from pintpot.program.early import select_early
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
 from pintpot.program.scratch import Scratch, scratch
@@ -125,7 +126,7 @@ class Bench:
         loose = form.weights.unpacked
         need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
         part = question.model.part(NATIVE_PART)
-        work = family(part.family).work(part.config, form, question.budget.workload)
+        work = select_early(family(part.family).work(part.config, form, question.budget.workload))
         for step in steps:
             work = step.rewrite(work, form)
         fixed, streaming = self._fixed(work, form)

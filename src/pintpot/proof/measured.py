@@ -22,9 +22,9 @@ STEADY_STEPS = 2
 class Answerer:
     """Requests: `opened`, `run`, `hidden`, `profile`."""
 
-    def __init__(self, pack: Path, threads: str) -> None:
+    def __init__(self, pack: Path, threads: str, every_row: str = "") -> None:
         started = time.perf_counter()
-        self._session = open_session(pack, this_machine(), threads=int(threads))
+        self._session = open_session(pack, this_machine(), threads=int(threads), every_row=bool(every_row))
         self._open_s = time.perf_counter() - started
         self._resident = resident_bytes()
         self._prompt, self._output = lengths(self._session.plan.budget.workload)

@@ -183,6 +183,7 @@ def _measure(
                 found.append(worker.ask("run", tokens=prompt))
         peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
         ops = worker.ask("profile", tokens=prompt) if asked.profile else None
+    with Worker("measured", pack, str(plan.threads), "every row") as worker:
         tell(0.35, "answers of the pack")
         worker.ask("hidden", **answers.prompts)
         answers.num_words = _num_words(answers, median([run["step_s"] for run in found]))

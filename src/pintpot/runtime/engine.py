@@ -134,7 +134,8 @@ class Engine:
         """States after the last block of a text that fits the context, replay by replay: float32 [n, D].
 
         The last `num_words` tokens are read one by one as words of an answer are, those before them as a prompt. The
-        cache is lost. Each part is valid until the next one is asked for.
+        cache is lost. Each part is valid until the next one is asked for. Raises UsageError for a session that was not
+        opened for the states of every row.
         """
         need(len(tokens) <= self.context, f"{len(tokens)} tokens do not fit a context of {self.context}", UsageError)
         self._turn += 1
@@ -149,6 +150,8 @@ class Engine:
         for stage, places in (("prefill", chunks), ("decode", words)):
             bound, arguments = self.stage(stage), self._arguments[stage]
             final = _final_states(bound.program)
+            every = bound.program.by_name[final].shape[0] == "tokens"
+            need(every, "this session reads prompts for their last words; open it with every_row", UsageError)
             for first, stop in places:
                 sequence.table.extend(first, stop)
                 arguments.fill((Part(text, first, stop, last=stage == "decode"),))
@@ -202,6 +205,7 @@ class Engine:
 
 
 def _final_states(program: Program) -> str:
-    """The buffer of the states that logits are made of: what rows are selected from, or what the head reads."""
-    selecting, heads = ([op for op in program.ops if op.kind == kind] for kind in ("select", "linear"))
-    return str((selecting or heads)[-1].read("x"))
+    """The buffer of the states that logits are made of: what the head reads, or what its rows are selected from."""
+    found = [op for op in program.ops if op.kind == "linear"][-1].read("x")
+    selecting = (op.read("x") for op in program.ops if op.kind == "select" and op.write("out") == found)
+    return str(next(selecting, found))

@@ -41,15 +41,19 @@ def open_session(
     *,
     threads: int | None = None,
     isa: str = "",
+    every_row: bool = False,
     progress: Progress | None = None,
 ) -> Session:
     """Open a pack with so many threads (as planned where it is None) on an instruction set ("" is the best).
 
-    A pack made on another machine is priced again, and refused where it does not fit. Raises BadPack for one that was
-    changed, DoesNotFit, UsageError for more threads than could help.
+    With `every_row` prompts are read such that `Engine.hidden` knows the states of all their tokens, which takes longer
+    than an answer needs. A pack made on another machine is priced again, and refused where it does not fit. Raises
+    BadPack for one that was changed, DoesNotFit, UsageError for more threads than could help.
     """
     with find(folder) as pack:
-        return finish_opening(begin(pack), here_of(machine), threads=threads, isa=isa, progress=progress)
+        return finish_opening(
+            begin(pack), here_of(machine), threads=threads, isa=isa, every_row=every_row, progress=progress
+        )
 
 
 def finish_opening(
@@ -58,6 +62,7 @@ def finish_opening(
     *,
     threads: int | None = None,
     isa: str = "",
+    every_row: bool = False,
     progress: Progress | None = None,
 ) -> Session:
     """As `open_session`, of a pack whose opening has begun."""
@@ -66,7 +71,7 @@ def finish_opening(
     manifest, notes = priced_here(manifest_of(folder, begun.pack.raw), here, threads)
     check_files(folder, manifest.files)
     plan = manifest.plan
-    work, layout, scratch = _measures(folder, plan)
+    work, layout, scratch = _measures(folder, plan, every_row)
     _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
     held.mark(LOADER)
     tokenizer = Tokenizer.load(from_folder(folder))
@@ -87,10 +92,10 @@ def finish_opening(
     return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all())
 
 
-def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:
+def _measures(folder: Path, plan: Plan, every_row: bool) -> tuple[Work, Layout, int]:
     """The work of a plan, where its buffers lie, and bytes of scratch. Raises BadPack for a plan that makes none."""
     try:
-        work = rebuild_work(plan)
+        work = rebuild_work(plan, every_row=every_row)
         scratch = max(scratch_bytes(program, plan.threads) for program in work.programs())
         return work, lay_out(work), scratch
     except (KeyError, TypeError, ValueError, ArithmeticError, UsageError) as error:
