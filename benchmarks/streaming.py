@@ -1,9 +1,9 @@
 """A model larger than its memory: reading never stops while computing, and decoding keeps up with plain reads.
 
-    python benchmarks/streaming.py [--memory 1500MB] [--pairs 12] [--keep] [--fresh]
+    python benchmarks/streaming.py [--memory 2250MB 1130MB 450MB] [--pairs 20] [--keep] [--fresh]
 
-The shape of Llama 3.1 8B in 4 bits, drawn weights, run inside a real memory cap of 1.5 GB. Steps of decoding take turns
-with a second process that only reads the same bytes of the same file: direct reads of the same size, as many in
+The shape of Llama 3.1 8B in 4 bits, drawn weights, run inside a real memory cap of a half, a quarter and a tenth of it. Steps of
+decoding take turns with a second process that only reads the same bytes of the same file: direct reads of the same size, as many in
 flight. Bytes are those that the kernel fetched from the disk for the process (/proc/self/io), not the page cache's.
 """
 
@@ -30,12 +30,17 @@ from pintpot.planner.plan import Plan
 from pintpot.units import parse_bytes
 
 PROMPT, SHOWN, STEPS = 16, 3, 2
-IN_FLIGHT_SHARE, RATE_SHARE, BYTES_SHARE = 0.95, 0.85, 0.01
+IN_FLIGHT_SHARE, RATE_SHARE, BYTES_SHARE = 0.97, 0.9, 0.01
+
+
+def pack_folder(memory: int) -> Path:
+    """Where the pack for so much memory lies: the same for the same sources."""
+    return OUT / "packs" / f"streaming-{memory}-{code_digest()}"
 
 
 def make_pack(memory: int) -> Path:
     """The 8B shape packed for so much memory; what an earlier start of the same sources left is used."""
-    folder = OUT / "packs" / f"streaming-{memory}-{code_digest()}"
+    folder = pack_folder(memory)
     if not folder.exists():
         asked = ["--memory", str(memory), "--context", "512", "--prompt", str(PROMPT), "--output", "32"]
         command = cli("pack", str(drawn_model("8b", "q4_0")), *asked, "-o", str(folder), "-q")
@@ -121,27 +126,32 @@ def show(record: Record, case: Case, plan: Plan, memory: int) -> None:
 def main() -> int:
     """Parse the command line and run."""
     options = parser(__doc__)
-    options.add_argument("--memory", default="1500MB")
-    options.add_argument("--pairs", type=int, default=12)
+    options.add_argument("--memory", nargs="+", default=["2250MB", "1130MB", "450MB"])
+    options.add_argument("--pairs", type=int, default=20)
     options.add_argument("--keep", action="store_true", help="leave the pack there")
     asked = options.parse_args()
-    memory = parse_bytes(asked.memory)
     probed_machine()
     record = Record("streaming", fresh=asked.fresh)
     cap = caps_work(record)
+    for memory in map(parse_bytes, asked.memory):
+        in_so_much(record, memory, asked.pairs, cap)
+        if not asked.keep:
+            remove(pack_folder(memory))
+    return record.finish()
+
+
+def in_so_much(record: Record, memory: int, pairs: int, cap: bool) -> None:
+    """Pack for a memory, measure, show."""
     folder = make_pack(memory)
     plan, _, num_bytes = region(folder)
     ring = plan.form.ring
     record.say(
-        f"{plan.model_name}: {plan.form.ram_bytes / 1e6:.0f} MB in RAM, {num_bytes / 1e6:.0f} MB read by each step"
+        f"\n{plan.model_name} in {memory / 1e6:.0f} MB: {plan.form.ram_bytes / 1e6:.0f} MB in RAM, "
+        f"{num_bytes / 1e6:.0f} MB read by each step"
     )
     record.say(f"ring: {ring}; threads {plan.threads}; {'; '.join(map(str, plan.steps))}\n")
-    key = f"{memory} {asked.pairs} pairs"
-    case = record.case(key, partial(measure, folder, memory, asked.pairs, cap))
+    case = record.case(f"{memory} {pairs} pairs", partial(measure, folder, memory, pairs, cap))
     show(record, case, plan, memory)
-    if not asked.keep:
-        remove(folder)
-    return record.finish()
 
 
 if __name__ == "__main__":
