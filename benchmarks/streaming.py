@@ -2,9 +2,10 @@
 
     python benchmarks/streaming.py [--memory 2250MB 1130MB 450MB] [--pairs 20] [--keep] [--fresh]
 
-The shape of Llama 3.1 8B in 4 bits, drawn weights, run inside a real memory cap of a half, a quarter and a tenth of it. Steps of
-decoding take turns with a second process that only reads the same bytes of the same file: direct reads of the same size, as many in
-flight. Bytes are those that the kernel fetched from the disk for the process (/proc/self/io), not the page cache's.
+The shape of Llama 3.1 8B in 4 bits, drawn weights, run inside a real memory cap of a half, a quarter and a tenth of its
+size. Steps of decoding take turns with a second process that only reads the same bytes of the same file: direct reads
+of the same size, as many in flight. Bytes are those that the kernel fetched from the disk for the process
+(/proc/self/io), not the page cache's.
 """
 
 from __future__ import annotations
