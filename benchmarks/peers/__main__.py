@@ -26,7 +26,11 @@ from plot import draw
 def main() -> int:
     """Parse the command line, measure, show."""
     options = parser(__doc__)
-    options.add_argument("--quick", action="store_true", help="two models, few rounds: under ten minutes")
+    options.add_argument(
+        "--quick",
+        action="store_true",
+        help="two models, the configurations that were ever near the best, few rounds: under ten minutes",
+    )
     options.add_argument("--only", default="", help="cases with this text in their name")
     options.add_argument("--beside", default="", help="peers with this text in their name, and no others")
     options.add_argument("--without-native", action="store_true", help="do not compile llama.cpp")

@@ -17,13 +17,13 @@ def _wheel(form: str, name: str, source: str, *, task: str = "answering", quick:
 
 
 CONFIGS = (
-    _wheel("as is", "2 threads", "as is"),
+    _wheel("as is", "2 threads", "as is", quick=False),
     _wheel("Q4_0", "2 threads", "q4_0"),
-    _wheel("Q4_0", "2 threads, not repacked", "q4_0", repack=False),
+    _wheel("Q4_0", "2 threads, not repacked", "q4_0", repack=False, quick=False),
     _wheel("Q4_0", "2 threads, no flash attention", "q4_0", flash=False, quick=False),
     Config("llama_wheel", "llama.cpp", "wheel, as is", task="start", knobs=_BASE | {"repack": False}),
     _wheel("as is", "slots", "as is", task="batches", quick=False),
-    _wheel("Q4_0", "slots", "q4_0", task="batches"),
+    _wheel("Q4_0", "slots", "q4_0", task="batches", quick=False),
 )
 
 

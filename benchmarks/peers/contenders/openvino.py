@@ -17,8 +17,8 @@ def _config(name: str, *, quick: bool = True, source: str = "as is", cache: str 
 _START: dict[str, Any] = {"properties": {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 2}}
 CONFIGS = (
     _config("paged attention"),
-    _config("one sequence", ATTENTION_BACKEND="SDPA"),
-    _config("paged attention, Q4_0", source="q4_0"),
+    _config("one sequence", ATTENTION_BACKEND="SDPA", quick=False),
+    _config("paged attention, Q4_0", source="q4_0", quick=False),
     _config("paged attention, 16-bit cache", cache="f16"),
     _config("one sequence, 16-bit cache", cache="f16", ATTENTION_BACKEND="SDPA", quick=False),
     _config("paged attention, groups of 32", DYNAMIC_QUANTIZATION_GROUP_SIZE=32, quick=False),
