@@ -98,6 +98,7 @@ def plan(
     threads: int | None = None,
     below_4_bits: bool = False,
     windowed: bool = False,
+    uncalibrated: bool = False,
     machine: str | Path | Machine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -131,6 +132,7 @@ def plan(
         threads=threads,
         below_4_bits=below_4_bits,
         windowed=windowed,
+        uncalibrated=uncalibrated,
     )
     known = recall(described.digest, here.fingerprint)
     return make_plan(
@@ -140,6 +142,7 @@ def plan(
         measured=known.degradation,
         measured_bytes=known.holders,
         sensitivities=recall_sensitivities(described.digest),
+        proved=known.proved,
     )
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from pintpot.budget import Budget
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.statistics import SCALES, Block
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import can_pack
+from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 SAMPLED_ROWS = 256
 """An alpha is judged by so many rows of each weight at most."""
 LEAST_SCALE = 1e-4
+REMAINS: dict[str, tuple[float, float]] = {}
+"""As of `Gptq`: measured by `benchmarks/calibration.py`."""
+NOT_MEASURED = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Awq(Step):
     target: str = "blocks"
     steps: int = 11
 
+    def remains(self, weight: WeightForm) -> tuple[float, float]:
+        return REMAINS.get(weight.format, NOT_MEASURED) if _reachable(weight) else (1.0, 1.0)
+
     def check(self, model: Model, form: Form) -> None:
         need(self.target == "blocks", f"scales are folded inside blocks, not in {self.target!r}", NotApplicable)
         need(2 <= self.steps <= 101, f"{self.steps} values of alpha cannot be tried", NotApplicable)
@@ -48,6 +56,10 @@ class Awq(Step):
         for op in block.ops:
             if op.kind == "linear" and self._shared(block, op) is not None and self._scalable(block, op):
                 self._scale(block, op)
+
+    @classmethod
+    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        return (cls(),)
 
     def _scalable(self, block: Block, op: Op) -> bool:
         """Whether all matrices that would change, the one that takes up the scales among them, are rounded anew."""
