@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from pintpot.budget import Budget
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.statistics import SCALES, Block
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import can_pack
-from pintpot.machine.spec import Machine
+from pintpot.formats import can_pack, is_lossless
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
@@ -30,23 +28,20 @@ if TYPE_CHECKING:
 SAMPLED_ROWS = 256
 """An alpha is judged by so many rows of each weight at most."""
 LEAST_SCALE = 1e-4
-REMAINS: dict[str, tuple[float, float]] = {}
-"""As of `Gptq`: measured by `benchmarks/calibration.py`."""
-NOT_MEASURED = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Awq(Step):
-    """Activation-aware scaling of the weights inside blocks; `steps` values of alpha from 0 to 1 are tried."""
+    """Activation-aware scaling of the weights inside blocks; `steps` values of alpha from 0 to 1 are tried.
+
+    No plan takes it by itself: what it gains beside rounding with compensation was not shown yet.
+    """
 
     paper: ClassVar[str] = "AWQ, Lin et al. 2023, arXiv:2306.00978"
     facet: ClassVar[Facet] = Facet.TRANSFORM
     needs: ClassVar[frozenset[str]] = frozenset({SCALES})
     target: str = "blocks"
     steps: int = 11
-
-    def remains(self, weight: WeightForm) -> tuple[float, float]:
-        return REMAINS.get(weight.format, NOT_MEASURED) if _reachable(weight) else (1.0, 1.0)
 
     def check(self, model: Model, form: Form) -> None:
         need(self.target == "blocks", f"scales are folded inside blocks, not in {self.target!r}", NotApplicable)
@@ -56,10 +51,6 @@ class Awq(Step):
         for op in block.ops:
             if op.kind == "linear" and self._shared(block, op) is not None and self._scalable(block, op):
                 self._scale(block, op)
-
-    @classmethod
-    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
-        return (cls(),)
 
     def _scalable(self, block: Block, op: Op) -> bool:
         """Whether all matrices that would change, the one that takes up the scales among them, are rounded anew."""
@@ -136,7 +127,8 @@ class Awq(Step):
 
 
 def _reachable(form: WeightForm) -> bool:
-    return form.packed and can_pack("f32", form.format)
+    """Whether a matrix is rounded anyway: one that is kept as its file has it would only lose by being scaled."""
+    return form.packed and can_pack("f32", form.format) and not is_lossless(form.source, form.format)
 
 
 def _normed(base: Floats, alpha: float) -> Floats:
