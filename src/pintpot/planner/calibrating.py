@@ -65,7 +65,8 @@ class Sizes:
 def calibrating_s(form: Form, steps: Iterable[Step], rates: Rates, tokens: int = TOKENS) -> Span:
     """Seconds to calibrate for these steps, on all threads; none where nothing asks for it.
 
-    Products run at the float peak, fused or not; a visit of a weight's values is some passes of rounding them.
+    Products run at the float peak, fused or not; a visit of a weight's values is some passes of rounding them. It is
+    long work, in which rates come to their middle.
     """
     gentle = tuple(step for step in steps if step.facet in GENTLER)
     if not gentle:
@@ -83,14 +84,15 @@ def calibrating_s(form: Form, steps: Iterable[Step], rates: Rates, tokens: int =
         if visits and weight.role not in SHARING:
             products += tokens * columns**2 / 2 + FACTOR * columns**3
         if any(_rounds(step, weight) for step in gentle):
-            converting += rates.converting(weight.format, rows * columns * (1 + PASSES * visits)) * (1 / rates.threads)
+            passes = rows * columns * (1 + PASSES * visits)
+            converting += Span.exactly(rates.converting(weight.format, passes).mid / rates.threads)
         if weight.role == "q":
             products += walks * tokens * LENGTH * hidden
     peak = rates.speed("float_peak", 0)
     if peak is None:
         return converting
-    seconds = Span(products / (FUSED[1] * peak.high), products / peak.mid, products / (FUSED[0] * peak.low))
-    return (seconds + converting).widened(SPREAD)
+    work = products / peak.mid
+    return (Span(work / FUSED[1], work, work / FUSED[0]) + converting).widened(SPREAD)
 
 
 def _rounds(step: Step, weight: WeightForm) -> bool:

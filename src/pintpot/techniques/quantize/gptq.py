@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pintpot.formats.compensation import Hessian
 
 REMAINS = {
-    "sym4": (0.06, 0.3), "aff4": (0.07, 0.28), "sym3": (0.06, 0.25),
+    "sym4": (0.06, 0.3), "aff4": (0.07, 0.28), "sym3": (0.06, 0.25), "aff3": (0.06, 0.25), "sym2": (0.06, 0.27),
 }  # fmt: skip
 """Of what rounding to nearest loses, as `benchmarks/calibration.py` measured it on a small trained model off its grid.
 
