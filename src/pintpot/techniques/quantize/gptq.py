@@ -33,9 +33,9 @@ REMAINS = {
 }  # fmt: skip
 """Of what rounding to nearest loses, as `benchmarks/calibration.py` measured it on a small trained model off its grid.
 
-Half of the lower end and one and a half times the upper end of the ratio of both 95% intervals.
+Half of the lower end and one and a half times the upper end of the ratio of both 95% intervals; of formats that are
+not here nothing is claimed.
 """
-NOT_MEASURED = (0.05, 1.0)
 _LOCK = Lock()
 _HESSIANS: WeakKeyDictionary[InputStatistics, tuple[float, bool, Hessian]] = WeakKeyDictionary()
 """The factor of a layer's inputs is made once for all weights and parts of weights that meet them."""
@@ -63,9 +63,7 @@ class Gptq(Step):
         return 1 + self.sweeps
 
     def remains(self, weight: WeightForm) -> tuple[float, float]:
-        if not has_grid(weight.format):
-            return 1.0, 1.0
-        low, high = REMAINS.get(weight.format, NOT_MEASURED)
+        low, high = REMAINS.get(weight.format, (1.0, 1.0))
         # Of a table that words are looked up in, rows meet nothing; it may be the head as well.
         return (low, 1.0) if weight.role == "embed" else (low, high)
 

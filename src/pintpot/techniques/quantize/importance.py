@@ -26,7 +26,6 @@ REMAINS = {
     "sym4": (0.5, 1.0),
 }  # fmt: skip
 """As of `Gptq`: measured by `benchmarks/calibration.py`."""
-NOT_MEASURED = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ class ImportanceRounding(Step):
     needs: ClassVar[frozenset[str]] = frozenset({SCALES})
 
     def remains(self, weight: WeightForm) -> tuple[float, float]:
-        if not has_grid(weight.format):
-            return 1.0, 1.0
-        low, high = REMAINS.get(weight.format, NOT_MEASURED)
+        low, high = REMAINS.get(weight.format, (1.0, 1.0))
         return (low, 1.0) if weight.role == "embed" else (low, high)
 
     def check(self, model: Model, form: Form) -> None:
