@@ -134,15 +134,10 @@ def plan(
         windowed=windowed,
         uncalibrated=uncalibrated,
     )
-    known = recall(described.digest, here.fingerprint)
+    known, table = recall(described.digest, here.fingerprint), recall_sensitivities(described.digest)
+    seen, held = known.degradation, known.holders
     return make_plan(
-        described,
-        here,
-        budget,
-        measured=known.degradation,
-        measured_bytes=known.holders,
-        sensitivities=recall_sensitivities(described.digest),
-        proved=known.proved,
+        described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved
     )
 
 

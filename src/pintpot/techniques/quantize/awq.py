@@ -32,10 +32,7 @@ LEAST_SCALE = 1e-4
 
 @dataclass(frozen=True)
 class Awq(Step):
-    """Activation-aware scaling of the weights inside blocks; `steps` values of alpha from 0 to 1 are tried.
-
-    No plan takes it by itself: what it gains beside rounding with compensation was not shown yet.
-    """
+    """Activation-aware scaling inside blocks, tried with `steps` alphas; not offered, its gain beside GPTQ is not shown."""
 
     paper: ClassVar[str] = "AWQ, Lin et al. 2023, arXiv:2306.00978"
     facet: ClassVar[Facet] = Facet.TRANSFORM
