@@ -32,7 +32,7 @@ LEAST_SCALE = 1e-4
 
 @dataclass(frozen=True)
 class Awq(Step):
-    """Activation-aware scaling inside blocks, tried with `steps` alphas; not offered, its gain beside GPTQ is not shown."""
+    """Scaling inside blocks, tried with `steps` alphas; not offered, for its gain beside GPTQ is not shown."""
 
     paper: ClassVar[str] = "AWQ, Lin et al. 2023, arXiv:2306.00978"
     facet: ClassVar[Facet] = Facet.TRANSFORM
