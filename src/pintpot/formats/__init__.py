@@ -17,6 +17,7 @@ from pintpot.formats.registry import (
     can_pack,
     encoding,
     encoding_of_ggml,
+    has_grid,
     is_lossless,
     num_strips,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "chunk_rows",
     "encoding",
     "encoding_of_ggml",
+    "has_grid",
     "is_lossless",
     "num_strips",
     "working_bytes",
