@@ -3,7 +3,7 @@
     python benchmarks/calibration.py MODEL                  # e.g. a model off the grid, benchmarks/off_grid.py
     python benchmarks/calibration.py MODEL --formats sym4,aff3 --text FILE --calibration FILE
 
-Each way of rounding (to nearest, by importance, GPTQ without and with sweeps, AWQ before either) at equal bits, the
+Each way of rounding (to nearest, by importance, GPTQ with or without sweeps, AWQ or rotation before) at equal bits, the
 matrices of the blocks alone; embedding and head stay as they are. With the seconds that each took, and the floor of
 calibration: multiply-adds of one pass and of the moments over the float32 rate of a product measured beside it.
 """
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from bench import Case, Record, parser, whisper
 from numpy.typing import NDArray
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.step import Step
+from pintpot.contract.form import CacheForm
+from pintpot.contract.step import Facet, Step
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 from pintpot.machine.null import null_machine
@@ -42,8 +44,11 @@ from pintpot.planner.question import Question
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.awq import Awq
+from pintpot.techniques.quantize.block_rotation import BlockRotation
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
+from pintpot.techniques.quantize.micro_scaling import FORMATS, MicroScaling
+from pintpot.techniques.quantize.normal_float import GROUPS, NormalFloat
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 Floats = NDArray[np.float32]
@@ -59,6 +64,16 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "gptq, 3 sweeps, corrected": (Gptq("blocks", sweeps=3, correction=1.0),),
     "gptq, 3 sweeps, half corrected": (Gptq("blocks", sweeps=3, correction=0.5),),
     "awq, gptq, 3 sweeps, corrected": (Awq(), Gptq("blocks", sweeps=3, correction=1.0)),
+    "rotated by 16, nearest": (BlockRotation(size=16),),
+    "rotated by 32, nearest": (BlockRotation(size=32),),
+    "rotated by 64, nearest": (BlockRotation(size=64),),
+    "rotated by 128, nearest": (BlockRotation(size=128),),
+    "rotated by 16, gptq, 3 sweeps": (BlockRotation(size=16), Gptq("blocks")),
+    "rotated by 32, gptq, 3 sweeps": (BlockRotation(size=32), Gptq("blocks")),
+    "rotated by 64, gptq, 3 sweeps": (BlockRotation(size=64), Gptq("blocks")),
+    "rotated by 128, gptq, 3 sweeps": (BlockRotation(size=128), Gptq("blocks")),
+    "o and down rotated by 32, nearest": (BlockRotation(size=32, roles="o down"),),
+    "o and down rotated by 32, gptq, 3 sweeps": (BlockRotation(size=32, roles="o down"), Gptq("blocks")),
 }
 
 
@@ -72,20 +87,23 @@ class Judge:
             self._head = forward.weight(str(forward.head.read("weight")))
         self._states = self.states({})
 
-    def states(self, kept: Mapping[str, Floats]) -> list[Floats]:
-        """Normalized states [T, D] of every text, with these weights in place of the source's."""
+    def states(self, kept: Mapping[str, Floats], plan: Plan | None = None) -> list[Floats]:
+        """Normalized states [T, D] of every text, with these weights in place of the source's, as a plan's steps have
+        the network compute."""
         with one_blas_thread(), Store(self._model) as store:
-            forward = Forward(self._model, store, max(map(len, self._texts)))
+            form = None if plan is None else replace(plan.form, cache=CacheForm("f32"))
+            steps = () if plan is None else tuple(step for step in plan.steps if step.facet == Facet.TRANSFORM)
+            forward = Forward(self._model, store, max(map(len, self._texts)), form, steps)
             states = [forward.embedded([text]) for text in self._texts]
             for block in forward.blocks:
                 values = {**forward.values(block), **{n: v for n, v in kept.items() if n in block.weights}}
                 states = list(ordered(lambda x: forward.run(block, values, x, [len(x)]), states, self._threads))  # noqa: B023
             return [forward.final(x) for x in states]
 
-    def divergence(self, kept: Mapping[str, Floats]) -> Case:
+    def divergence(self, kept: Mapping[str, Floats], plan: Plan) -> Case:
         """Mean over tokens, its interval over texts, 99th percentile, and how often the likeliest word is the same."""
         scores: list[TokenScores] = []
-        for ours, theirs in zip(self._states, self.states(kept), strict=True):
+        for ours, theirs in zip(self._states, self.states(kept, plan), strict=True):
             scores.append(compare(ours @ self._head.T, theirs @ self._head.T))
         found, every = mean_interval([one.kl for one in scores], floor=0.0), np.concatenate([s.kl for s in scores])
         p99 = float(np.quantile(every, 0.99))
@@ -101,7 +119,14 @@ class Judge:
 
 def plan_of(model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int) -> Plan:
     """Blocks in this format, the vocabulary as it is stored."""
-    rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
+    by_group = {kept: group for group, kept in GROUPS.items()}
+    rounding: Step
+    if name in FORMATS:
+        rounding = MicroScaling("blocks", name)
+    elif name in by_group:
+        rounding = NormalFloat("blocks", by_group[name])
+    else:
+        rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
     budget = Budget(
         memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads, below_4_bits=True
     )
@@ -150,7 +175,7 @@ def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool)
         ):
             kept = kept_in(plan, made)
     seconds = time.monotonic() - started
-    return {**judge.divergence(kept), "seconds": seconds}
+    return {**judge.divergence(kept, plan), "seconds": seconds}
 
 
 def floor_s(model: Model, num_tokens: int, threads: int) -> tuple[float, float]:

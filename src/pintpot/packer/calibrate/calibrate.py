@@ -13,9 +13,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from pintpot.contract.form import CacheForm
 from pintpot.errors import DoesNotFit, PintpotError, need
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -24,7 +26,9 @@ from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import PART, Forward
 from pintpot.packer.calibrate.parallel import one_blas_thread
+from pintpot.packer.calibrate.plain import HEAD, convert_blocks, convert_embedding, with_norm
 from pintpot.packer.calibrate.prepared import Prepared
+from pintpot.packer.calibrate.rounded import Vocabulary
 from pintpot.packer.locks import is_still
 from pintpot.planner.plan import Plan
 from pintpot.units import format_bytes, format_seconds
@@ -33,7 +37,6 @@ VERSION = 2
 """Of what calibration computes: what another version left behind is not taken up."""
 Told = Callable[[float, str], None]
 Texts = Sequence[Sequence[int]]
-HEAD = "head"
 BASE_BYTES = 110_000_000
 """An interpreter with numpy, what its products need, and a tokenizer that was there."""
 MOMENTS_AT_ONCE = 10
@@ -48,6 +51,11 @@ def calibrated(plan: Plan) -> bool:
     return bool(chosen) and any(chosen.prepares(weight) for weight in plan.form.weights)
 
 
+def gathers(plan: Plan) -> bool:
+    """Whether calibrating needs texts: some step has to know what meets the weights."""
+    return Chosen.of(plan.form, plan.steps).gathers
+
+
 @contextmanager
 def preparing(model: Model, plan: Plan, folder: Path, texts: Texts, told: Told | None = None) -> Iterator[Prepared]:
     """The calibrated weights of the plan's pack in `folder`; they are removed where nothing is raised inside.
@@ -58,9 +66,33 @@ def preparing(model: Model, plan: Plan, folder: Path, texts: Texts, told: Told |
     with _held(folder, key) as place:
         prepared = Prepared(place)
         with one_blas_thread(), Store(model) as store:
-            _Run(model, plan, texts, store, prepared, told or (lambda share, what: None)).run()
+            tell = told or (lambda share, what: None)
+            if gathers(plan):
+                _Run(model, plan, texts, store, prepared, tell).run()
+            else:
+                _transform(model, plan, store, prepared, tell)
         yield prepared
         shutil.rmtree(place)
+
+
+def _forward(model: Model, plan: Plan, store: Store, longest: int) -> Forward:
+    """The network over floats that the plan's steps will have transformed."""
+    form = replace(plan.form, cache=CacheForm("f32"))
+    return Forward(model, store, longest, form, Chosen.of(plan.form, plan.steps).transforms)
+
+
+def _transform(model: Model, plan: Plan, store: Store, prepared: Prepared, told: Told) -> None:
+    """Every block as the steps transform it, rounded to nearest. Raises DoesNotFit where not even one block may be."""
+    chosen, forward = Chosen.of(plan.form, plan.steps), _forward(model, plan, store, 1)
+    least = BASE_BYTES + 4 * 3 * max(sum(_values(chosen, name) for name in one.weights) for one in forward.blocks)
+    _need_memory(least, plan)
+    convert_blocks(forward, chosen, prepared, plan.threads, lambda share: told(share, "transforming"))
+
+
+def _need_memory(least: int, plan: Plan) -> None:
+    budget = plan.budget.memory_bytes
+    short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(budget)}"
+    need(least <= budget, short, DoesNotFit)
 
 
 class _Run:
@@ -70,19 +102,22 @@ class _Run:
         self._chosen = Chosen.of(plan.form, plan.steps)
         self._texts, self._prepared, self._told = texts, prepared, told
         self._lengths = [len(text) for text in texts]
-        self._forward = Forward(model, store, max(self._lengths))
+        self._forward = _forward(model, plan, store, max(self._lengths))
+        self._vocabulary = Vocabulary(self._forward, self._chosen)
         scratch = prepared.folder / "activations"
         shutil.rmtree(scratch, ignore_errors=True)
         spacious = self._room(model, plan)
         if not spacious:
             scratch.mkdir()
         self._live = Activations(None if spacious else scratch)
+        self._threads = plan.threads
         self._walk = Walk(self._forward, self._chosen, self._live, self._lengths, plan.threads)
         self._started, self._first = time.monotonic(), 0
 
     def run(self) -> None:
         """Every block that is not done yet, and the head."""
         blocks, head = self._forward.blocks, str(self._forward.head.read("weight"))
+        convert_embedding(self._forward, self._chosen, self._prepared, self._threads)
         first = self._begin()
         for index in range(first, len(blocks)):
             block = blocks[index]
@@ -92,8 +127,8 @@ class _Run:
             states = (self._live.get(block.out + stream, text) for text, stream in places)
             self._prepared.add(block.name, made, states)
         if not self._prepared.has(HEAD):
-            strips = self._walk.head(head, None)
-            self._prepared.add(HEAD, {} if strips is None else {head: strips})
+            strips = self._walk.head(self._vocabulary)
+            self._prepared.add(HEAD, with_norm(self._vocabulary, {} if strips is None else {head: strips}))
         self._tell(len(blocks) + 1)
         shutil.rmtree(self._prepared.folder / "activations", ignore_errors=True)
 
@@ -117,7 +152,7 @@ class _Run:
         except PintpotError:
             done = 0
         for text, tokens in enumerate(self._texts):
-            states = self._forward.embedded([tokens])
+            states = self._forward.embedded([tokens], self._vocabulary.rows(self._forward.embed))
             for stream in self._walk.streams:
                 self._live.put(blocks[0].x + stream, text, states)
         return 0
@@ -135,11 +170,9 @@ class _Run:
         block = max(sum(_values(self._chosen, name) for name in one.weights) for one in self._forward.blocks)
         passing = plan.threads * max(self._lengths) * (PASSING_ROWS * widest + hidden)
         least = BASE_BYTES + 4 * (2 * block + MOMENTS_AT_ONCE * widest * widest + passing)
-        budget = plan.budget.memory_bytes
-        short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(budget)}"
-        need(least <= budget, short, DoesNotFit)
+        _need_memory(least, plan)
         rows = sum(self._lengths) * (1 + self._chosen.two_streams)
-        return bool(least + 4 * rows * (2 * hidden + widest) <= budget)
+        return bool(least + 4 * rows * (2 * hidden + widest) <= plan.budget.memory_bytes)
 
 
 def _values(chosen: Chosen, name: str) -> int:
