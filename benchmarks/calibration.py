@@ -2,6 +2,7 @@
 
     python benchmarks/calibration.py MODEL                  # e.g. a model off the grid, benchmarks/off_grid.py
     python benchmarks/calibration.py MODEL --formats sym4,aff3 --text FILE --calibration FILE
+    python benchmarks/calibration.py MODEL --every 5        # one block of five is rounded, the others stay floats
 
 Each way of rounding (to nearest, by importance, GPTQ with or without sweeps, AWQ or rotation before) at equal bits, the
 matrices of the blocks alone; embedding and head stay as they are. With the seconds that each took, and the floor of
@@ -31,7 +32,10 @@ from pintpot.meter.agreement import TokenScores, compare, mean_interval
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.packer.calibrate.activations import Activations
+from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.calibrate import preparing
+from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.parallel import one_blas_thread, ordered
 from pintpot.packer.calibrate.prepared import Prepared
@@ -93,9 +97,11 @@ class Judge:
         with one_blas_thread(), Store(self._model) as store:
             form = None if plan is None else replace(plan.form, cache=CacheForm("f32"))
             steps = () if plan is None else tuple(step for step in plan.steps if step.facet == Facet.TRANSFORM)
-            forward = Forward(self._model, store, max(map(len, self._texts)), form, steps)
+            longest = max(map(len, self._texts))
+            forward, plain = Forward(self._model, store, longest, form, steps), Forward(self._model, store, longest)
             states = [forward.embedded([text]) for text in self._texts]
-            for block in forward.blocks:
+            for block, source in zip(forward.blocks, plain.blocks, strict=True):
+                block = block if any(name in kept for name in block.weights) else source
                 values = {**forward.values(block), **{n: v for n, v in kept.items() if n in block.weights}}
                 states = list(ordered(lambda x: forward.run(block, values, x, [len(x)]), states, self._threads))  # noqa: B023
             return [forward.final(x) for x in states]
@@ -161,13 +167,38 @@ def kept_in(plan: Plan, prepared: Prepared) -> dict[str, Floats]:
     return found
 
 
-def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool) -> Case:
+def some_blocks(model: Model, plan: Plan, texts: Texts, every: int) -> dict[str, Floats]:
+    """What calibration makes of one block of so many, in float32, where all others are floats."""
+    chosen, lengths = Chosen.of(plan.form, plan.steps), [len(text) for text in texts]
+    form, found, live = replace(plan.form, cache=CacheForm("f32")), dict[str, Floats](), Activations()
+    with one_blas_thread(), Store(model) as store:
+        forward, plain = (Forward(model, store, max(lengths), *how) for how in ((form, chosen.transforms), ()))
+        walk = Walk(forward, chosen, live, lengths, plan.threads)
+        for number, text in enumerate(texts):
+            live.put(forward.blocks[0].x, number, forward.embedded([text]))
+        for index, (block, source) in enumerate(zip(forward.blocks, plain.blocks, strict=True)):
+            if index % every == every // 2:
+                for name, made in walk.block(block).items():
+                    weight = plan.form.weights.by_name[name]
+                    found[name] = unpack(made, weight.format, *weight.shape) if weight.is_matrix else made
+                continue
+            values = plain.values(source)
+            for number, length in enumerate(lengths):
+                live.put(source.out, number, plain.run(source, values, live.get(source.x, number), [length]))
+                live.drop(source.x, number)
+    return found
+
+
+def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool, every: int) -> Case:
     def told(share: float, what: str) -> None:
         whisper(f"{share:.0%} {what}")
 
     started = time.monotonic()
     if not calibrates:
-        kept = nearest(model, plan)
+        rounded = nearest(model, plan).items()
+        kept = {n: v for n, v in rounded if every == 1 or int(n.split(".")[1]) % every == every // 2}
+    elif every > 1:
+        kept = some_blocks(model, plan, texts, every)
     else:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -208,6 +239,7 @@ def main() -> int:
     options.add_argument("--text", type=Path, help="what is compared on; what proofs compare on otherwise")
     options.add_argument("--calibration", type=Path, help="what is calibrated on; the package's own otherwise")
     options.add_argument("--tokens", type=int, default=TOKENS)
+    options.add_argument("--every", type=int, default=1, help="only one block of so many is rounded")
     options.add_argument("--texts", type=int, default=8, help="texts of 256 tokens that are compared on")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--memory", type=int, default=4_000_000_000, help="bytes that calibration may take")
@@ -230,8 +262,8 @@ def main() -> int:
     for name in asked.formats.split(","):
         for way in chosen:
             plan = plan_of(model, name, WAYS[way], asked.threads, asked.memory)
-            key = f"{name}, {way}, {num_tokens} on {len(held_out)}"
-            found = record.case(key, lambda: case(model, judge, plan, texts, bool(WAYS[way])))  # noqa: B023
+            key = f"{name}, {way}, {num_tokens} on {len(held_out)}, one of {asked.every}"
+            found = record.case(key, lambda: case(model, judge, plan, texts, bool(WAYS[way]), asked.every))  # noqa: B023
             rows.append([name, way, f"{found['mean']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}",
                          f"{found['p99']:.3f}", f"{found['same']:.1%}", f"{found['seconds']:.0f}"])  # fmt: skip
             whisper("  ".join(rows[-1]))

@@ -16,7 +16,7 @@ from pintpot.budget import Budget, Workload
 from pintpot.contract.form import CacheForm, Form, source_form
 from pintpot.contract.rotation import Rotation
 from pintpot.contract.step import Step, step_from_json
-from pintpot.errors import NotApplicable, UsageError
+from pintpot.errors import NotApplicable, UnsupportedModel, UsageError
 from pintpot.formats.hadamard import rotate_columns
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
@@ -26,6 +26,7 @@ from pintpot.packer.calibrate.calibrate import calibrated, gathers
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.rounded import Vocabulary, transformed
+from pintpot.packer.export.export import Wish, write_export
 from pintpot.packer.manifest import read_manifest
 from pintpot.packer.pack import write_pack
 from pintpot.packer.raw import WEIGHTS
@@ -83,7 +84,7 @@ def rotated_ops(program: Program) -> list[int]:
 def answers(folder: Path, isa: str = "") -> Floats:
     """Logits [T, V] as the native kernels give them."""
     manifest, _ = read_manifest(folder)
-    with opened(folder, isa=isa) as session:
+    with opened(folder, isa=isa, every_row=True) as session:
         states = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXT), 4)])
     return np.concatenate([part for _, part in PackedHead(folder, manifest).logits(states)], axis=1)
 
@@ -226,3 +227,17 @@ def test_outliers_of_a_block_are_shared_out() -> None:
     rotated = rotate_columns(values, 32)
     np.testing.assert_allclose(np.abs(rotated[0, :32]), 8 / 32**0.5, rtol=1e-6)
     np.testing.assert_array_equal(rotated[0, 32:], 0)
+
+
+def test_what_is_folded_can_be_exported_and_what_is_rotated_as_it_arrives_cannot(tmp_path: Path) -> None:
+    source = write_hf(tmp_path / "model", Tiny(hidden=96, heads=4, kv_heads=2, seed=8))
+    model = describe(str(source))
+    steps = (RoundToNearest("all", 8), PrefillChunk(tokens=16))
+    folded = write_pack(model, plan_of(model, (*steps, QuaRot(down=0))), tmp_path / "folded")
+    made = write_export(folded, tmp_path / "exported", Wish("safetensors"))
+    exact = logits(model, None)
+    found = logits(describe(str(made.path)), None)
+    assert np.abs(found - exact).mean() < 0.05 * np.abs(exact).mean()
+    online = write_pack(model, plan_of(model, (*steps, BlockRotation())), tmp_path / "online")
+    with pytest.raises(UnsupportedModel, match=r"computed by no other program.*BlockRotation"):
+        write_export(online, tmp_path / "never", Wish("safetensors"))

@@ -23,6 +23,11 @@ class Rotation(Step):
 
     facet: ClassVar[Facet] = Facet.TRANSFORM
 
+    @property
+    def remains(self) -> tuple[float, float]:
+        """Measured with benchmarks/calibration.py: 0.83 to 1.18 of the nats without, by format, size and rounding."""
+        return 0.8, 1.2
+
     def online(self, op: Op, ops: Sequence[Op], forms: Forms) -> int:
         """The channels that one of these ops rotates together as they arrive; 0 where it does not."""
         raise NotImplementedError
