@@ -53,10 +53,12 @@ def _rotating(step: Rotation, ops: Table[Op], weights: Weights) -> Table[Op]:
 def value_rows(op: Op, ops: Sequence[Op], size: int) -> tuple[str, ...]:
     """The weight and the bias whose rows, rotated by `size`, rotate what attention gives to an op.
 
-    None where the op's input is no bare output of attention, or heads cannot be cut so.
+    None where the op's input is no bare output of attention, of all its rows or some, or heads cannot be cut so.
     """
     makers = {name: other for other in ops for role, name in other.writes if role == "out"}
     attend = makers.get(str(op.read("x")))
+    while attend is not None and attend.kind == "select":
+        attend = makers.get(str(attend.read("x")))
     if op.get("prologue", "none") != "none" or attend is None or attend.kind != "attend":
         return ()
     maker = makers[str(attend.read("qkv"))]
