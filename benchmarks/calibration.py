@@ -53,6 +53,7 @@ from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
 from pintpot.techniques.quantize.micro_scaling import FORMATS, MicroScaling
 from pintpot.techniques.quantize.normal_float import GROUPS, NormalFloat
+from pintpot.techniques.quantize.quarot import QuaRot
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 Floats = NDArray[np.float32]
@@ -71,13 +72,13 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "rotated by 16, nearest": (BlockRotation(size=16),),
     "rotated by 32, nearest": (BlockRotation(size=32),),
     "rotated by 64, nearest": (BlockRotation(size=64),),
-    "rotated by 128, nearest": (BlockRotation(size=128),),
+    "rotated by 512, nearest": (BlockRotation(size=512),),
     "rotated by 16, gptq, 3 sweeps": (BlockRotation(size=16), Gptq("blocks")),
     "rotated by 32, gptq, 3 sweeps": (BlockRotation(size=32), Gptq("blocks")),
     "rotated by 64, gptq, 3 sweeps": (BlockRotation(size=64), Gptq("blocks")),
-    "rotated by 128, gptq, 3 sweeps": (BlockRotation(size=128), Gptq("blocks")),
-    "o and down rotated by 32, nearest": (BlockRotation(size=32, roles="o down"),),
-    "o and down rotated by 32, gptq, 3 sweeps": (BlockRotation(size=32, roles="o down"), Gptq("blocks")),
+    "rotated by 512, gptq, 3 sweeps": (BlockRotation(size=512), Gptq("blocks")),
+    "heads and down rotated, nearest": (QuaRot("blocks", stream=False),),
+    "heads and down rotated, gptq, 3 sweeps": (QuaRot("blocks", stream=False), Gptq("blocks")),
 }
 
 
