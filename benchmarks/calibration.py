@@ -2,8 +2,9 @@
 
     python benchmarks/calibration.py MODEL                  # e.g. a model off the grid, benchmarks/off_grid.py
     python benchmarks/calibration.py MODEL --formats sym4,aff3 --text FILE --calibration FILE
+    python benchmarks/calibration.py MODEL --every 5        # one block of five is rounded, the others stay floats
 
-Each way of rounding (to nearest, by importance, GPTQ without and with sweeps, AWQ before either) at equal bits, the
+Each way of rounding (to nearest, by importance, GPTQ with or without sweeps, AWQ or rotation before) at equal bits, the
 matrices of the blocks alone; embedding and head stay as they are. With the seconds that each took, and the floor of
 calibration: multiply-adds of one pass and of the moments over the float32 rate of a product measured beside it.
 """
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,8 @@ from bench import Case, Record, parser, whisper
 from numpy.typing import NDArray
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.step import Step
-from pintpot.formats import encoding
+from pintpot.contract.form import CacheForm
+from pintpot.contract.step import Facet, Step
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 from pintpot.machine.null import null_machine
@@ -30,7 +32,10 @@ from pintpot.meter.agreement import TokenScores, compare, mean_interval
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.packer.calibrate.activations import Activations
+from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.calibrate import preparing
+from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.parallel import one_blas_thread, ordered
 from pintpot.packer.calibrate.prepared import Prepared
@@ -43,9 +48,12 @@ from pintpot.planner.question import Question
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.awq import Awq
+from pintpot.techniques.quantize.block_rotation import BlockRotation
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
-from pintpot.techniques.quantize.normal_float import NormalFloat
+from pintpot.techniques.quantize.micro_scaling import FORMATS, MicroScaling
+from pintpot.techniques.quantize.normal_float import GROUPS, NormalFloat
+from pintpot.techniques.quantize.quarot import QuaRot
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 Floats = NDArray[np.float32]
@@ -62,6 +70,16 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "gptq, 3 sweeps, half corrected": (Gptq("blocks", sweeps=3, correction=0.5),),
     "awq, gptq, 3 sweeps, corrected": (Awq(), Gptq("blocks", sweeps=3, correction=1.0)),
     "awq, gptq, 3 sweeps": (Awq(), Gptq("blocks", sweeps=3, correction=0.0)),
+    "rotated by 16, nearest": (BlockRotation(size=16),),
+    "rotated by 32, nearest": (BlockRotation(size=32),),
+    "rotated by 64, nearest": (BlockRotation(size=64),),
+    "rotated by 512, nearest": (BlockRotation(size=512),),
+    "rotated by 16, gptq, 3 sweeps": (BlockRotation(size=16), Gptq("blocks")),
+    "rotated by 32, gptq, 3 sweeps": (BlockRotation(size=32), Gptq("blocks")),
+    "rotated by 64, gptq, 3 sweeps": (BlockRotation(size=64), Gptq("blocks")),
+    "rotated by 512, gptq, 3 sweeps": (BlockRotation(size=512), Gptq("blocks")),
+    "heads and down rotated, nearest": (QuaRot("blocks", stream=False),),
+    "heads and down rotated, gptq, 3 sweeps": (QuaRot("blocks", stream=False), Gptq("blocks")),
 }
 
 
@@ -75,20 +93,25 @@ class Judge:
             self._head = forward.weight(str(forward.head.read("weight")))
         self._states = self.states({})
 
-    def states(self, kept: Mapping[str, Floats]) -> list[Floats]:
-        """Normalized states [T, D] of every text, with these weights in place of the source's."""
+    def states(self, kept: Mapping[str, Floats], plan: Plan | None = None) -> list[Floats]:
+        """Normalized states [T, D] of every text, with these weights in place of the source's, as a plan's steps have
+        the network compute."""
         with one_blas_thread(), Store(self._model) as store:
-            forward = Forward(self._model, store, max(map(len, self._texts)))
+            form = None if plan is None else replace(plan.form, cache=CacheForm("f32"))
+            steps = () if plan is None else tuple(step for step in plan.steps if step.facet == Facet.TRANSFORM)
+            longest = max(map(len, self._texts))
+            forward, plain = Forward(self._model, store, longest, form, steps), Forward(self._model, store, longest)
             states = [forward.embedded([text]) for text in self._texts]
-            for block in forward.blocks:
+            for block, source in zip(forward.blocks, plain.blocks, strict=True):
+                block = block if any(name in kept for name in block.weights) else source
                 values = {**forward.values(block), **{n: v for n, v in kept.items() if n in block.weights}}
                 states = list(ordered(lambda x: forward.run(block, values, x, [len(x)]), states, self._threads))  # noqa: B023
             return [forward.final(x) for x in states]
 
-    def divergence(self, kept: Mapping[str, Floats]) -> Case:
+    def divergence(self, kept: Mapping[str, Floats], plan: Plan) -> Case:
         """Mean over tokens, its interval over texts, 99th percentile, and how often the likeliest word is the same."""
         scores: list[TokenScores] = []
-        for ours, theirs in zip(self._states, self.states(kept), strict=True):
+        for ours, theirs in zip(self._states, self.states(kept, plan), strict=True):
             scores.append(compare(ours @ self._head.T, theirs @ self._head.T))
         found, every = mean_interval([one.kl for one in scores], floor=0.0), np.concatenate([s.kl for s in scores])
         p99 = float(np.quantile(every, 0.99))
@@ -104,11 +127,14 @@ class Judge:
 
 def plan_of(model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int) -> Plan:
     """Blocks in this format, the vocabulary as it is stored."""
-    rounding: Step = (
-        NormalFloat("blocks", encoding(name).scale_columns)
-        if name.startswith("nf4")
-        else (RoundToNearest("blocks", int(name[3:]), name.startswith("aff")))
-    )
+    by_group = {kept: group for group, kept in GROUPS.items()}
+    rounding: Step
+    if name in FORMATS:
+        rounding = MicroScaling("blocks", name)
+    elif name in by_group:
+        rounding = NormalFloat("blocks", by_group[name])
+    else:
+        rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
     budget = Budget(
         memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads, below_4_bits=True
     )
@@ -143,13 +169,38 @@ def kept_in(plan: Plan, prepared: Prepared) -> dict[str, Floats]:
     return found
 
 
-def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool) -> Case:
+def some_blocks(model: Model, plan: Plan, texts: Texts, every: int) -> dict[str, Floats]:
+    """What calibration makes of one block of so many, in float32, where all others are floats."""
+    chosen, lengths = Chosen.of(plan.form, plan.steps), [len(text) for text in texts]
+    form, found, live = replace(plan.form, cache=CacheForm("f32")), dict[str, Floats](), Activations()
+    with one_blas_thread(), Store(model) as store:
+        forward, plain = (Forward(model, store, max(lengths), *how) for how in ((form, chosen.transforms), ()))
+        walk = Walk(forward, chosen, live, lengths, plan.threads)
+        for number, text in enumerate(texts):
+            live.put(forward.blocks[0].x, number, forward.embedded([text]))
+        for index, (block, source) in enumerate(zip(forward.blocks, plain.blocks, strict=True)):
+            if index % every == every // 2:
+                for name, made in walk.block(block).items():
+                    weight = plan.form.weights.by_name[name]
+                    found[name] = unpack(made, weight.format, *weight.shape) if weight.is_matrix else made
+                continue
+            values = plain.values(source)
+            for number, length in enumerate(lengths):
+                live.put(source.out, number, plain.run(source, values, live.get(source.x, number), [length]))
+                live.drop(source.x, number)
+    return found
+
+
+def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool, every: int) -> Case:
     def told(share: float, what: str) -> None:
         whisper(f"{share:.0%} {what}")
 
     started = time.monotonic()
     if not calibrates:
-        kept = nearest(model, plan)
+        rounded = nearest(model, plan).items()
+        kept = {n: v for n, v in rounded if every == 1 or int(n.split(".")[1]) % every == every // 2}
+    elif every > 1:
+        kept = some_blocks(model, plan, texts, every)
     else:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -157,7 +208,7 @@ def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool)
         ):
             kept = kept_in(plan, made)
     seconds = time.monotonic() - started
-    return {**judge.divergence(kept), "seconds": seconds}
+    return {**judge.divergence(kept, plan), "seconds": seconds}
 
 
 def floor_s(model: Model, num_tokens: int, threads: int) -> tuple[float, float]:
@@ -190,6 +241,7 @@ def main() -> int:
     options.add_argument("--text", type=Path, help="what is compared on; what proofs compare on otherwise")
     options.add_argument("--calibration", type=Path, help="what is calibrated on; the package's own otherwise")
     options.add_argument("--tokens", type=int, default=TOKENS)
+    options.add_argument("--every", type=int, default=1, help="only one block of so many is rounded")
     options.add_argument("--texts", type=int, default=8, help="texts of 256 tokens that are compared on")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--memory", type=int, default=4_000_000_000, help="bytes that calibration may take")
@@ -212,8 +264,8 @@ def main() -> int:
     for name in asked.formats.split(","):
         for way in chosen:
             plan = plan_of(model, name, WAYS[way], asked.threads, asked.memory)
-            key = f"{name}, {way}, {num_tokens} on {len(held_out)}"
-            found = record.case(key, lambda: case(model, judge, plan, texts, bool(WAYS[way])))  # noqa: B023
+            key = f"{name}, {way}, {num_tokens} on {len(held_out)}, one of {asked.every}"
+            found = record.case(key, lambda: case(model, judge, plan, texts, bool(WAYS[way]), asked.every))  # noqa: B023
             rows.append([name, way, f"{found['mean']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}",
                          f"{found['p99']:.3f}", f"{found['same']:.1%}", f"{found['seconds']:.0f}"])  # fmt: skip
             whisper("  ".join(rows[-1]))

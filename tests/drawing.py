@@ -172,12 +172,25 @@ def draw(seed: int) -> Case:
             _linear(pool, "tokens", "tokens", swiglu=kind == "swiglu")
     if rng.random() < 0.8:
         _head(pool, every_row)
+    turned = random.Random(f"rotations of {seed}")
+    pool.steps = [_rotated(turned, step) for step in pool.steps]
     narrow = rng.randint(1, min(tokens, rng.choice((1, 4, 80))))
     rows = tokens if every_row else rng.randint(1, min(tokens, 8))
     return Case(
         seed, tuple(pool.steps), tuple(_turns(rng, tokens, sequences)), tokens, narrow, rows, sequences, context,
         every_row, rng.choice((0, 0, 1, 8)), rng.choice((2, 2, 3, 5)), rng.randint(1, 4),
     )  # fmt: skip
+
+
+def _rotated(rng: random.Random, step: Step) -> Step:
+    """Some linears rotate what meets their weights, in blocks of any size that divides it."""
+    columns = [b.shape[-1] for b in step.buffers if b.name == step.op.read("norm")]
+    columns += [matrix.columns for matrix in step.matrices]
+    if step.op.kind != "linear" or not columns or rng.random() < 0.6:
+        return step
+    sizes = [2**power for power in range(1, 10) if int(columns[0]) % 2**power == 0]
+    chosen = rng.choice((0, *sizes))
+    return replace(step, op=replace(step.op, attributes=(*step.op.attributes, ("rotate", chosen))))
 
 
 def _turns(rng: random.Random, tokens: int, sequences: int) -> list[Turn]:

@@ -8,7 +8,9 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
   and minima counted apart since they may cancel. An x within rounding errors of the middle between two codes may go
   either way: one step of its group, or 1/254 of one with two planes.
 - prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU,
-  whose exponential is good to 4 u. Bias and residual: 2 u of all that is added.
+  whose exponential is good to 4 u. A rotated value is a sum of `size` values over sqrt(size) after log2(size) sums and
+  a product: (log2(size) + 2) u, and what was lost before, of the sum of their sizes over sqrt(size). Bias and
+  residual: 2 u of all that is added.
 - attend: rotations 4 u of the pair's length, and of a head norm what is said above. A key in the cache was rounded from
   within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there. A value
   meets no arithmetic before it is stored: exactly the reference's. From there on the reference reads native queries and
@@ -97,19 +99,18 @@ def _near(found: NDArray[Any], expected: NDArray[Any], bound: Any, what: str) ->
 
 def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Values) -> Wide:
     x, planes = linear.prologue(op, memory), PLANES[op.get("activation", "float32")]
-    columns = x.shape[-1]
-    lost = {"none": 0.0, "rmsnorm": (columns / 32 + 10) * U, "swiglu": 10 * U}[op.get("prologue")]
+    columns, lost = x.shape[-1], _lost(op, memory)
     parts = []
     for name in op.read_all("weight"):
         weight = np.abs(memory[name])
         size = np.abs(x) @ weight.T
         if planes == 0 or program.by_name[name].format in FLOAT_FORMATS:
-            error = (lost + (32 + columns / 32 + 2) * U) * size
+            error = lost @ weight.T + (32 + columns / 32 + 2) * U * size
         else:
             if name in values.minima:
                 weight = np.abs(values.minima[name]) + np.abs(memory[name] - values.minima[name])
             rounded = np.abs(linear.round_rows(x, planes))
-            error = (lost + (columns / 32 + 12) * U) * (rounded @ weight.T)
+            error = (rounded * (_of_peaks(x, lost) + (columns / 32 + 12) * U)) @ weight.T
             error += _steps(x, planes, lost) @ np.abs(memory[name]).T
         parts.append(error + 4 * U * size + TINY * (1 + weight.sum(axis=1)))
     bound = np.concatenate(parts, axis=-1)
@@ -119,19 +120,46 @@ def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Va
     return np.asarray(bound if residual is None else bound + 4 * U * np.abs(memory[residual]))
 
 
-def _steps(x: Wide, planes: int, lost: float) -> Wide:
-    """For each x that may be rounded either way the step between the two, 0 for the others."""
+def _lost(op: Op, memory: reference.Memory) -> Wide:
+    """What prologue and rotation may have lost of each x [T, K] that meets the weights."""
+    size, before = op.get("rotate", 0), np.abs(linear.prologue(replace(op, attributes=_unrotated(op)), memory))
+    relative = {"none": 0.0, "rmsnorm": (before.shape[-1] / 32 + 10) * U, "swiglu": 10 * U}[op.get("prologue")]
+    if not size:
+        return np.asarray(relative * before)
+    sums = before.reshape(-1, size).sum(axis=1, keepdims=True) / size**0.5
+    return np.broadcast_to((relative + (np.log2(size) + 2) * U) * sums, (len(sums), size)).reshape(before.shape)
+
+
+def _unrotated(op: Op) -> tuple[tuple[str, Any], ...]:
+    return tuple((key, value) for key, value in op.attributes if key != "rotate")
+
+
+def _by_group(x: Wide) -> Wide:
     padded = np.zeros((len(x), -(-x.shape[1] // 32) * 32))
     padded[:, : x.shape[1]] = x
-    groups = padded.reshape(len(x), padded.shape[1] // 32, 32)
+    return padded.reshape(len(x), padded.shape[1] // 32, 32)
+
+
+def _of_peaks(x: Wide, lost: Wide) -> Wide:
+    """How far the scale of each x may be off, relative to it: [T, K]."""
+    peaks = np.abs(_by_group(x)).max(axis=-1, keepdims=True)
+    found = np.divide(_by_group(lost).max(axis=-1, keepdims=True), peaks, out=np.zeros_like(peaks), where=peaks > 0)
+    return np.repeat(found[..., 0], 32, axis=1)[:, : x.shape[1]]
+
+
+def _steps(x: Wide, planes: int, lost: Wide) -> Wide:
+    """For each x that may be rounded either way the step between the two, 0 for the others."""
+    groups = _by_group(x)
     scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
     units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
-    unsure = np.abs(units) * (2 * lost + 4 * U)
+    unsure = np.divide(_by_group(lost), scale, out=np.zeros_like(groups), where=scale > 0)
+    unsure += np.abs(units) * (_by_group(_of_peaks(x, lost)) + 4 * U)
     close = _between(units, unsure)
     if planes == 2:
         rest = (units - np.rint(units)) * 254
         close |= _between(rest, 254 * unsure + 1e-4)
-    return np.asarray((close * scale / (254 if planes == 2 else 1)).reshape(padded.shape)[:, : x.shape[1]])
+    steps = close * scale / (254 if planes == 2 else 1)
+    return np.asarray(steps.reshape(len(x), -1)[:, : x.shape[1]])
 
 
 def _between(x: Wide, unsure: Any) -> NDArray[np.bool_]:

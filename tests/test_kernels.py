@@ -11,6 +11,7 @@ import pytest
 from byte_scales import draw_byte_scales
 from numpy.typing import NDArray
 
+from pintpot.formats.hadamard import rotate_columns
 from pintpot.formats.registry import KERNEL_FORMATS, encoding, num_strips
 from pintpot.formats.tiles import unpack
 
@@ -212,6 +213,27 @@ def test_norms_and_gates(isa: str) -> None:
         np.testing.assert_array_equal(total, w + x)
         native.scale(isa, x, 0.3, y)
         np.testing.assert_array_equal(y, x * np.float32(0.3))
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16, 32, 64, 128, 512])
+def test_rotations_are_the_bits_of_the_reference_and_undo_themselves(size: int) -> None:
+    for blocks in (1, 3):
+        x = drawn(9, size * blocks) * 10
+        signs = np.array([[(-1) ** (i & j).bit_count() for j in range(size)] for i in range(size)])
+        exact = (x.astype(np.float64).reshape(-1, size) @ signs / size**0.5).reshape(-1)
+        wanted = rotate_columns(x[None], size)[0]
+        np.testing.assert_allclose(wanted, exact, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(rotate_columns(exact[None], size)[0], x, rtol=1e-12, atol=1e-12)
+        for isa in ISAS:
+            y = x.copy()
+            native.rotate(isa, y, size)
+            np.testing.assert_array_equal(y, wanted, isa)
+
+
+def test_blocks_that_cannot_be_rotated_are_refused() -> None:
+    for length, size in ((48, 32), (48, 3), (48, 0), (48, 1)):
+        with pytest.raises(ValueError, match="power of two"):
+            native.rotate(ISAS[0], poisoned(length), size)
 
 
 @pytest.mark.parametrize("isa", ISAS)

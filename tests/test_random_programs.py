@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,9 @@ def test_the_seeds_reach_everything_that_is_drawn() -> None:
     linears = [step.op for step in steps if step.op.kind == "linear"]
     assert {op.get("prologue") for op in linears} == set(PROLOGUES)
     assert {op.get("activation") for op in linears} == set(PLANES)
+    rotated = {(op.get("prologue"), op.get("activation") != "float32") for op in linears if op.get("rotate")}
+    assert rotated == set(product(PROLOGUES, (True, False)))
+    assert {op.get("rotate", 0) > 32 for op in linears} == {True, False}
     attends = [step for step in steps if step.op.kind == "attend"]
     assert {b.format for step in attends for b in step.buffers if b.holder == "cache"} == {"f16", "f32", "sym8c"}
     assert {step.op.get("rope") for step in attends} == {"half", "interleaved"}

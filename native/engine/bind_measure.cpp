@@ -132,17 +132,18 @@ double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64
     return seconds_of(pool, rounds, std::move(phases));
 }
 
-// What a linear does to `tokens` rows of `columns` values before its product: "rmsnorm", "swiglu", or the rounding to
-// "int8" or "int8x2". Few rows are one thread's, many are shared in panels.
+// What a linear does to `tokens` rows of `columns` values before its product: "rmsnorm", "swiglu", "rotate" in blocks of
+// 64, or the rounding to "int8" or "int8x2". Few rows are one thread's, many are shared in panels.
 double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, int tokens, int rounds) {
     need(columns >= 1 && tokens >= 1, "columns and tokens are 1 or more");
-    bool norm = what == "rmsnorm", gated = what == "swiglu";
+    bool norm = what == "rmsnorm", gated = what == "swiglu", turned = what == "rotate";
     int planes = what == "int8" ? 1 : 2;
-    need(norm || gated || what == "int8" || what == "int8x2", "no prologue is called '" + what + "'");
+    need(!turned || columns % 64 == 0, "blocks of 64 are rotated");
+    need(norm || gated || turned || what == "int8" || what == "int8x2", "no prologue is called '" + what + "'");
     std::vector<float> x(size_t(2 * tokens * columns), 0.5f), weight(size_t(columns), 1.0f), out(x.size());
     std::vector<uint8_t> quantized(size_t(tokens * quantized_bytes(columns, planes)));
     auto rows = [&](int64_t first, int64_t last) {
-        if (!norm && !gated) {
+        if (!norm && !gated && !turned) {
             uint8_t* to = quantized.data() + first * quantized_bytes(columns, planes);
             kernels().quantize(x.data() + first * columns, columns, columns, planes, last - first, 0, last - first, to);
             return;
@@ -150,6 +151,7 @@ double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, in
         for (int64_t row = first; row < last; ++row) {
             float* to = out.data() + row * columns;
             if (norm) kernels().rmsnorm(x.data() + row * columns, weight.data(), columns, 1e-5f, to);
+            else if (turned) kernels().rotate(to, columns, 64);
             else kernels().swiglu(x.data() + row * 2 * columns, columns, to);
         }
     };

@@ -73,7 +73,7 @@ struct Builder {
 };
 
 void add_linear(Builder& self, bool over_rows, bool selected, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
-                const std::string& prologue, uintptr_t norm, float eps, int32_t planes,
+                const std::string& prologue, uintptr_t norm, float eps, int64_t rotate, int32_t planes,
                 const std::vector<uintptr_t>& biases, uintptr_t residual) {
     LinearRecord record{};
     record.over_rows = over_rows;
@@ -85,6 +85,7 @@ void add_linear(Builder& self, bool over_rows, bool selected, uintptr_t x, uintp
     record.prologue = prologue == "none" ? Prologue::kNone : prologue == "rmsnorm" ? Prologue::kRmsNorm : Prologue::kSwiGlu;
     record.norm = pointer<const float>(norm);
     record.eps = eps;
+    record.rotate = rotate;
     record.planes = planes;
     for (uintptr_t bias : biases) record.biases.push_back(pointer<const float>(bias));
     record.residual = pointer<const float>(residual);
@@ -195,7 +196,7 @@ void bind_builder(nb::module_& module) {
             },
             nb::arg("weight"), nb::arg("scale"), nb::arg("out"))
         .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("x"),
-             nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("planes"), nb::arg("biases"),
+             nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
              nb::arg("residual"))
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
              nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),

@@ -24,6 +24,9 @@ Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::m
     need(record_.biases.empty() || record_.biases.size() == record_.weights.size(), "linear has one bias for each weight, or none");
     need(record_.planes >= 0 && record_.planes <= 2, "int8 activations have one plane or two");
     columns_ = record_.weights[0].columns;
+    int64_t size = record_.rotate;
+    need(size == 0 || (size > 1 && (size & (size - 1)) == 0 && columns_ % size == 0),
+         "rotated blocks are a power of two that divides the columns");
     width_ = 0;
     uses_floats_ = uses_int8_ = false;
     for (Weight& weight : record_.weights) {
@@ -45,7 +48,7 @@ ScratchNeed Linear::scratch(const Bounds& bounds, int) const {
     ScratchNeed need;
     if (keeps_floats()) need.shared += round_up(size_t(rows * columns_) * sizeof(float), 64);
     if (uses_int8_) need.shared += size_t(rows * quantized_bytes(columns_, record_.planes));
-    if (uses_int8_ && !uses_floats_ && record_.prologue != Prologue::kNone)
+    if (uses_int8_ && !uses_floats_ && prepares())
         need.per_thread = size_t(std::min(rows, kPanelTokens) * columns_) * sizeof(float);
     return need;
 }
@@ -142,15 +145,18 @@ void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
 void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) const {
     if (record_.prologue == Prologue::kRmsNorm)
         kernels.rmsnorm(record_.x + row * columns_, record_.norm, columns_, record_.eps, to);
-    else
+    else if (record_.prologue == Prologue::kSwiGlu)
         kernels.swiglu(record_.x + row * 2 * columns_, columns_, to);
+    else
+        std::copy_n(record_.x + row * columns_, columns_, to);
+    if (record_.rotate != 0) kernels.rotate(to, columns_, record_.rotate);
 }
 
-// Rows [first, last) of the input: prologue and rounding. A panel laid out by itself has the bytes that it has in the run.
+// Rows [first, last) of the input: prologue, rotation and rounding. A panel laid out by itself has the bytes that it has in the run.
 void Linear::prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const {
     Regions region = regions(context.shared, rows);
     const float* source = record_.x + first * columns_;
-    if (record_.prologue != Prologue::kNone) {
+    if (prepares()) {
         float* to = uses_floats_ ? region.floats + first * columns_ : reinterpret_cast<float*>(own);
         for (int64_t row = first; row < last; ++row) apply_prologue(*context.kernels, row, to + (row - first) * columns_);
         source = to;

@@ -1,4 +1,4 @@
-// linear: out = W prologue(x) + bias + residual, for one or several weights whose outputs lie side by side.
+// linear: out = W rotation(prologue(x)) + bias + residual, for one or several weights whose outputs lie side by side.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +30,7 @@ struct LinearRecord {
     Prologue prologue;
     const float* norm;  // [columns] for rmsnorm
     float eps;
+    int64_t rotate;  // blocks of so many columns are rotated (0: none)
     int32_t planes;  // of int8 activations; 0: float32
     std::vector<Weight> weights;
     std::vector<const float*> biases;  // one for each weight, or none
@@ -63,13 +64,14 @@ class Linear final : public Op {
         int64_t column;  // of out
     };
     struct Regions {
-        float* floats;       // [n][columns], what comes out of the prologue
+        float* floats;       // [n][columns], what comes out of prologue and rotation
         uint8_t* quantized;  // the same in int8
     };
 
     int64_t count(const Context& context) const;
     int64_t count(const Bounds& bounds) const { return over_rows() ? bounds.rows : bounds.tokens; }
-    bool keeps_floats() const { return uses_floats_ && record_.prologue != Prologue::kNone; }
+    bool prepares() const { return record_.prologue != Prologue::kNone || record_.rotate != 0; }
+    bool keeps_floats() const { return uses_floats_ && prepares(); }
     Regions regions(uint8_t* shared, int64_t rows) const;
     void prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const;
     void apply_prologue(const KernelTable& kernels, int64_t row, float* to) const;

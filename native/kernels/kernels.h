@@ -14,7 +14,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 3;
+constexpr int32_t kAbiVersion = 4;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
 constexpr int64_t kGroup = 32;
@@ -154,6 +154,9 @@ struct KernelTable {
   void (*rmsnorm)(const float* x, const float* w, int64_t n, float eps, float* y);
   // y[i] = g / (1 + exp(-g)) * u, g = gate_up[i], u = gate_up[n + i]: with e = exp(-|g|), (g < 0 ? g * e : g) / (1 + e) * u.
   void (*swiglu)(const float* gate_up, int64_t n, float* y);
+  // Each block of `size` values (a power of two, at least 2, that divides n) times the Hadamard matrix of +1 and -1, over
+  // its norm: sums a + b and differences a - b of values 1, 2, 4 ... apart, and then one product with float(sqrt(1 / size)).
+  void (*rotate)(float* x, int64_t n, int64_t size);
   // y[i] = y[i] + x[i]  (residuals and biases);  y[i] = x[i] * factor.
   void (*add)(const float* x, int64_t n, float* y);
   void (*scale)(const float* x, int64_t n, float factor, float* y);

@@ -1,4 +1,4 @@
-// Activations: quantizing, norms, gates.
+// Activations: quantizing, norms, gates, rotations.
 #include "entry.h"
 #include "exp.h"
 #include "panel.h"
@@ -66,6 +66,54 @@ void quantize_tokens(const float* x, int64_t x_stride, int64_t k, int64_t num_to
   }
 }
 
+// Sums and differences of lanes DISTANCE apart.
+template <int DISTANCE>
+INLINE Pack butterfly(Pack a) {
+  if constexpr (DISTANCE < kWidth) {
+    VI mate = {};
+    VU sign = {};
+    for (int i = 0; i < kWidth; ++i) mate[i] = i ^ DISTANCE, sign[i] = i & DISTANCE ? 0x80000000u : 0u;
+    return each([&](int j) { return __builtin_shuffle(a.v[j], mate) + (VF)((VU)a.v[j] ^ sign); });
+  } else {
+    constexpr int kApart = DISTANCE / kWidth;
+    return each([&](int j) { return j & kApart ? a.v[j - kApart] - a.v[j] : a.v[j] + a.v[j + kApart]; });
+  }
+}
+// All of them inside blocks of `size` lanes.
+INLINE Pack butterflies(Pack a, int64_t size) {
+  a = butterfly<1>(a);
+  if (size > 2) a = butterfly<2>(a);
+  if (size > 4) a = butterfly<4>(a);
+  if (size > 8) a = butterfly<8>(a);
+  return a;
+}
+// 16 * PACKS values, in registers.
+template <int PACKS>
+INLINE void rotate_block(float* x, float factor) {
+  Pack a[PACKS];
+  UNROLL for (int i = 0; i < PACKS; ++i) a[i] = butterflies(load16(x + 16 * i), 16);
+  UNROLL for (int apart = 1; apart < PACKS; apart *= 2)
+    UNROLL for (int i = 0; i < PACKS; ++i)
+      if (!(i & apart)) {
+        const Pack first = a[i];
+        a[i] = first + a[i + apart];
+        a[i + apart] = first - a[i + apart];
+      }
+  UNROLL for (int i = 0; i < PACKS; ++i) store16(x + 16 * i, a[i] * spread(factor));
+}
+INLINE void rotate_long(float* x, int64_t size, float factor) {
+  for (int64_t i = 0; i < size; i += 64) rotate_block<4>(x + i, 1.0f);
+  for (int64_t apart = 64; apart < size; apart *= 2) {
+    const Pack last = spread(2 * apart == size ? factor : 1.0f);
+    for (int64_t i = 0; i < size; i += 16) {
+      if (i & apart) continue;
+      const Pack first = load16(x + i), second = load16(x + i + apart);
+      store16(x + i, (first + second) * last);
+      store16(x + i + apart, (first - second) * last);
+    }
+  }
+}
+
 }  // namespace
 
 void quantize(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
@@ -93,6 +141,21 @@ void swiglu(const float* gate_up, int64_t n, float* y) {
     const Pack above = each([&](int j) { return gate.v[j] < 0.0f ? gate.v[j] * e.v[j] : gate.v[j]; });
     store_tail(y + i, above / (spread(1.0f) + e) * up, left);
   });
+}
+
+void rotate(float* x, int64_t n, int64_t size) {
+  const float factor = (float)__builtin_sqrt(1.0 / (double)size);
+  if (size <= 16) {
+    map(n, [&](int64_t i, int64_t left) {
+      store_tail(x + i, butterflies(load_tail(x + i, left), size) * spread(factor), left);
+    });
+    return;
+  }
+  for (int64_t i = 0; i < n; i += size) {
+    if (size == 32) rotate_block<2>(x + i, factor);
+    else if (size == 64) rotate_block<4>(x + i, factor);
+    else rotate_long(x + i, size, factor);
+  }
 }
 
 void add(const float* x, int64_t n, float* y) {

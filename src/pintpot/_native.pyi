@@ -171,6 +171,7 @@ class Builder:
         prologue: str,
         norm: int,
         eps: float,
+        rotate: int,
         planes: int,
         biases: Sequence[int],
         residual: int,

@@ -126,14 +126,14 @@ class _Columns:
     """A grid read by visited column: scales, their inverses and minima lie as [G, N]."""
 
     def __init__(self, grid: Grid, scales: Scales, order: NDArray[np.intp]) -> None:
-        self._grid, self._groups, self._written = grid, order // grid.group, scales.written
+        self._grid, self._groups, self._first = grid, order // grid.group, scales
         self.d = np.ascontiguousarray(scales.d.T)
         self._by = _inverse_of(self.d)
         self._m = None if scales.m is None else np.ascontiguousarray(scales.m.T)
 
     def scales(self) -> Scales:
         m = None if self._m is None else np.ascontiguousarray(self._m.T)
-        return Scales(np.ascontiguousarray(self.d.T), m, self._written)
+        return Scales(np.ascontiguousarray(self.d.T), m, self._first.written)
 
     def nearest(self, column: int, values: Floats) -> tuple[Floats, Floats]:
         """Levels nearest to the values [N] of the visited column, and what they stand for."""
@@ -154,12 +154,10 @@ class _Columns:
 
         What changes by c changes the error by c^T H c - 2 c^T slopes; rows that would not gain stay as they are.
         """
-        if not self._grid.refits:
-            return np.zeros_like(levels)
         bent = own @ levels
         along, size = np.einsum("kn,kn->n", levels, slopes), np.einsum("kn,kn->n", levels, bent)
         if self._m is None:
-            d = half(self.d[group] + _ratio(along, size))
+            d = self._grid.stored(self.d[group] + _ratio(along, size), group, self._first)
             step = d - self.d[group]
             gains = step * (step * size - 2 * along) < 0
             self._set(group, np.where(gains, d, self.d[group]), None)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import need
-from pintpot.formats.fitting import fit_aff, fit_sym, fit_table
+from pintpot.formats.fitting import fit_aff, fit_sym, fit_table, half
 from pintpot.formats.registry import Encoding, encoding, has_grid
+from pintpot.formats.scales import read_scales, units_by_row, write_scales
 from pintpot.formats.tiles import Codes, pack_codes, zero_code
 
 Bytes = NDArray[np.uint8]
@@ -26,7 +27,7 @@ _GROUP = 32
 class Scales:
     """Scales and minima of all groups, float32 [N, G]; `m` None where there is none.
 
-    `written` are the codes (of whatever values) whose scales these are, for formats that write them as bytes.
+    `written` are codes (of whatever values) with the numbers that scales share, for formats that write them as bytes.
     """
 
     d: Floats
@@ -67,10 +68,9 @@ class Grid(ABC):
     def codes(self, levels: Floats) -> Bytes:
         """The code of each level."""
 
-    @property
-    def refits(self) -> bool:
-        """Whether scales may be any numbers of float16 that serve their levels best."""
-        return self.found.kind != "table"
+    @abstractmethod
+    def stored(self, d: Floats, group: int, scales: Scales) -> Floats:
+        """The nearest scales to these [N] that a column group can be given, beside all others as they are."""
 
     def nearest(self, values: Floats, scales: Scales) -> Floats:
         """The level nearest to each value, float32 [N, K]."""
@@ -92,7 +92,8 @@ class Grid(ABC):
         codes = np.full((rows, width), zero_code(self.found), np.uint8)
         codes[:, :columns] = self.codes(levels)
         if scales.written is not None:
-            made = Codes(codes, scales.written.d, None, scales.written.unit)
+            units = units_by_row(scales.written.unit, rows)
+            made = Codes(codes, write_scales(scales.d, units, self.found), None, scales.written.unit)
         else:
             m = None if scales.m is None else scales.m.astype(np.float16)
             made = Codes(codes, scales.d.astype(np.float16), m)
@@ -119,6 +120,9 @@ class UniformGrid(Grid):
     def snap(self, units: Floats) -> Floats:
         np.rint(units, out=units)
         return np.clip(units, self.low, self.high, out=units)
+
+    def stored(self, d: Floats, group: int, scales: Scales) -> Floats:
+        return half(d)
 
     def codes(self, levels: Floats) -> Bytes:
         return (levels - np.float32(self.low)).astype(np.uint8)
@@ -155,6 +159,13 @@ class TableGrid(Grid):
         units += np.float32(2 * self.bound)
         np.clip(units, 0, 4 * self.bound - 1, out=units)
         return self.level_of.take(units.astype(np.intp))
+
+    def stored(self, d: Floats, group: int, scales: Scales) -> Floats:
+        units = units_by_row(None if scales.written is None else scales.written.unit, len(d))
+        if units is not None:
+            run = group // (self.found.run_groups * (self.found.group_columns // self.found.scale_columns))
+            units = units[:, run : run + 1]
+        return read_scales(write_scales(d[:, None], units, self.found), units, self.found)[:, 0]
 
     def codes(self, levels: Floats) -> Bytes:
         return self.code_of.take(levels.astype(np.intp) + self.bound)

@@ -89,12 +89,14 @@ def _prepared(
 ) -> AbstractContextManager[Prepared | None]:
     if not any(step.facet in (Facet.TRANSFORM, Facet.ROUNDING) for step in plan.steps):
         return nullcontext()
-    from pintpot.packer.calibrate.calibrate import calibrated, preparing
+    from pintpot.packer.calibrate.calibrate import calibrated, gathers, preparing
     from pintpot.packer.calibrate.texts import cut, read_text
 
     if not calibrated(plan):
         return nullcontext()
-    known = texts or cut(tokenizer_of(model), read_text(), model.context)
+    known: Texts = ()
+    if gathers(plan):
+        known = texts or cut(tokenizer_of(model), read_text(), model.context)
     return preparing(model, plan, folder, known, told)
 
 

@@ -25,6 +25,8 @@ LENGTH = 512
 """Of one text, in tokens."""
 BASE_BYTES = 110_000_000
 """An interpreter with numpy, what its products need, and a tokenizer that was there."""
+TRANSFORMING = 3
+"""Of a block: what was read, what is made of it, and what is being made."""
 MOMENTS_AT_ONCE = 10
 """Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
 PASSING_ROWS = 6
@@ -102,7 +104,10 @@ def _rounds(step: Step, weight: WeightForm) -> bool:
 
 def least_bytes(form: Form, steps: Iterable[Step], threads: int, longest: int = LENGTH) -> int:
     """The memory in which calibration of these steps can be done with texts of so many tokens, one beside the other."""
-    sizes = Sizes.of(form)
+    steps, sizes = tuple(steps), Sizes.of(form)
+    if not any(step.wants for step in steps):
+        # A block is read and transformed, and no text goes through it.
+        return BASE_BYTES + 4 * TRANSFORMING * sizes.block_values
     moments = MOMENTS_AT_ONCE * sizes.widest**2 if _wanted(MOMENTS, steps) else 0
     passing = threads * longest * (PASSING_ROWS * sizes.widest + sizes.hidden)
     return BASE_BYTES + 4 * (2 * sizes.block_values + moments + passing)

@@ -131,7 +131,7 @@ class Rates:
         if kind == "attend_many":
             return _times(self.speed("float_peak", 0), WIDE_ATTENTION)
         if kind == "prologue":
-            return None
+            return at("prologue/int8") if name == "rotate" else None
         return self._slowest_like(kind, name, size)
 
     def _two_planes(self, kind: str, name: str, size: int) -> Speed | None:

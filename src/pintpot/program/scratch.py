@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pintpot.formats import encoding
 from pintpot.program.alike import alike
-from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, bound_rows
+from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, bound_rows, prepares
 from pintpot.program.spec import Op, Program
 
 BLOCK = 4096
@@ -75,10 +75,9 @@ def _linear(op: Op, program: Program) -> Scratch:
     rows, planes = bound_rows(op, program), PLANES[op.get("activation", "float32")]
     is_float = [program.by_name[name].format in FLOAT_FORMATS for name in names]
     floats, int8 = planes == 0 or any(is_float), planes > 0 and not all(is_float)
-    prepared = op.get("prologue", "none") != "none"
-    shared = _aligned(4 * rows * columns, LINE) if floats and prepared else 0
+    shared = _aligned(4 * rows * columns, LINE) if floats and prepares(op) else 0
     shared += rows * -(-columns // 32) * QUANTIZED_BYTES[planes] if int8 else 0
-    return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * columns if int8 and not floats and prepared else 0)
+    return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * columns if int8 and not floats and prepares(op) else 0)
 
 
 def _aligned(num_bytes: int, to: int) -> int:

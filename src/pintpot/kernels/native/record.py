@@ -43,6 +43,7 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         prologue=op.get("prologue", "none"),
         norm=0 if norm is None else addresses[norm],
         eps=op.get("eps", 0.0),
+        rotate=op.get("rotate", 0),
         planes=PLANES[op.get("activation", "float32")],
         biases=[addresses[name] for name in op.read_all("bias")],
         residual=0 if residual is None else addresses[residual],

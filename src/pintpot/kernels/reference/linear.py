@@ -1,4 +1,4 @@
-"""Linear layers with their prologues (RMSNorm: Zhang and Sennrich 2019; SwiGLU: Shazeer 2020)."""
+"""Linear layers with their prologues (RMSNorm: Zhang and Sennrich 2019; SwiGLU: Shazeer 2020) and rotations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pintpot.formats.hadamard import rotate_columns
 from pintpot.kernels.reference import Call, Memory
 from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
 from pintpot.program.spec import Op, Program
@@ -37,6 +38,11 @@ def project(x: NDArray[Any], weight: Any) -> NDArray[Any]:
 
 def prologue(op: Op, memory: Memory) -> NDArray[Any]:
     """The rows that meet the weights, in the memory's own precision."""
+    rows, size = _prologue(op, memory), op.get("rotate", 0)
+    return rotate_columns(rows, size) if size else rows
+
+
+def _prologue(op: Op, memory: Memory) -> NDArray[Any]:
     x = memory[str(op.read("x"))]
     kind = op.get("prologue", "none")
     if kind == "rmsnorm":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pintpot.formats.hadamard import rotate_columns
 from pintpot.kernels.reference import Call, Memory, names
 from pintpot.kernels.reference.attend import rotate, rotated
 from pintpot.kernels.reference.linear import prologue
@@ -86,7 +87,9 @@ def linear(op: Op, memory: Memory, out: Floats, seen: Seen | None = None) -> lis
 
 def before(op: Op, memory: Memory, grads: Floats) -> Floats:
     """Gradients of a linear op's x, from those of the rows that its prologue makes of it."""
-    x, kind = memory[str(op.read("x"))], op.get("prologue", "none")
+    x, kind, size = memory[str(op.read("x"))], op.get("prologue", "none"), op.get("rotate", 0)
+    if size:
+        grads = rotate_columns(grads, size)
     if kind == "rmsnorm":
         return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"), grads)
     if kind == "swiglu":

@@ -6,15 +6,12 @@ network is walked once. A block whose floats a step transforms is walked once mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.contract.form import STRIP_ROWS, WeightForm
-from pintpot.contract.statistics import MOMENTS, Block, InputStatistics
-from pintpot.formats import is_lossless
-from pintpot.formats.convert import encode
+from pintpot.contract.statistics import MOMENTS, InputStatistics
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.reference import Memory
 from pintpot.packer.calibrate.activations import Activations
@@ -22,6 +19,7 @@ from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import BlockOps, Forward, meeting, product
 from pintpot.packer.calibrate.gather import Sums, crossed_moment, second_moment, statistics
 from pintpot.packer.calibrate.parallel import ordered
+from pintpot.packer.calibrate.rounded import Vocabulary, kept, transformed
 from pintpot.program.spec import Op
 
 Bytes = NDArray[np.uint8]
@@ -30,8 +28,6 @@ Told = Callable[[float], None]
 ROWS = "rows"
 FLOATS = ".floats"
 """What the buffers of the unrounded network have behind their names, where it is walked too."""
-PART_ROWS = 32 * STRIP_ROWS
-"""Rows of a weight are independent of each other, so they are rounded in parts, on several threads."""
 
 
 class Walk:
@@ -47,12 +43,11 @@ class Walk:
     def block(self, block: BlockOps, told: Told = lambda share: None) -> dict[str, NDArray[np.generic]]:
         """Take the states through a block. Strips and vectors that calibration made of its weights, by name."""
         values = self._forward.values(block)
-        steps = self._chosen.transforms
         if any(self._chosen.changes(name) for name in block.weights):
-            forms = {name: self._forms[name] for name in block.weights}
-            seen = Block(block.name, block.ops, forms, values, self._seen(block, values))
-            for step in steps:
-                step.transform(seen)
+            wants = any(step.wants for step in self._chosen.transforms)
+            values = transformed(
+                self._chosen, block.name, block.ops, dict(values), self._seen(block, values) if wants else {}
+            )
         made: dict[str, NDArray[np.generic]] = {}
         floats = dict(values)
         linears = [index for index, op in enumerate(block.ops) if op.kind == "linear"]
@@ -65,7 +60,7 @@ class Walk:
             inputs = self._gathered(op, sums)
             for name in op.read_all("weight"):
                 form = self._forms[name]
-                strips = self._kept(form, values[name], inputs)
+                strips = kept(self._forward, self._chosen, form, values[name], inputs, self._threads)
                 if strips is not None:
                     values[name] = unpack(strips, form.format, form.shape[0], form.shape[1])
                     if self._chosen.prepares(form):
@@ -78,9 +73,9 @@ class Walk:
         vectors = {n: v for n, v in values.items() if v.ndim == 1 and self._chosen.changes(n)}
         return {**made, **vectors}
 
-    def head(self, name: str, norm: Floats | None) -> Bytes | None:
+    def head(self, vocabulary: Vocabulary) -> Bytes | None:
         """Strips of the output head, whose rows meet the states after the last block; None: packing rounds it."""
-        form = self._forms[name]
+        form, norm = self._forms[str(self._forward.head.read("weight"))], vocabulary.norm()
         if not self._chosen.prepares(form):
             return None
 
@@ -94,8 +89,7 @@ class Walk:
             return Sums.of(found)
 
         inputs = self._gathered(self._forward.head, list(ordered(rows, range(len(self._lengths)), self._threads)))
-        weight = self._forward.rows(name)
-        strips = self._parts(form, (weight.part(*part) for part in _cut(form)), inputs)
+        strips = vocabulary.strips(self._forward.head, inputs, self._threads)
         for stream in self.streams:
             self._forget(ROWS + stream)
         return strips
@@ -181,34 +175,9 @@ class Walk:
             crossed = crossed_moment(self._live, (ROWS + FLOATS, ROWS), *size)
         return statistics(sums, moment, crossed)
 
-    def _kept(self, form: WeightForm, values: Floats, inputs: InputStatistics) -> Bytes | None:
-        """A matrix in the form in which it will be kept; None where that holds the same values."""
-        if is_lossless(form.source, form.format):
-            same = not self._chosen.changes(form.name) or np.array_equal(values, self._forward.weight(form.name))
-            if same:
-                return None
-        return self._parts(form, (values[first:stop] for first, stop in _cut(form)), inputs)
-
-    def _parts(self, form: WeightForm, parts: Iterator[Floats], inputs: InputStatistics) -> Bytes:
-        roundings = self._chosen.rounding(form)
-
-        def one(values: Floats) -> Bytes:
-            for step in roundings:
-                strips = step.round(form, values, inputs)
-                if strips is not None:
-                    return strips
-            return encode(values, form.format)
-
-        return np.concatenate(list(ordered(one, parts, self._threads)))
-
     def _forget(self, name: str) -> None:
         for text in range(len(self._lengths)):
             self._live.drop(name, text)
-
-
-def _cut(form: WeightForm) -> list[tuple[int, int]]:
-    rows = form.shape[0]
-    return [(first, min(first + PART_ROWS, rows)) for first in range(0, rows, PART_ROWS)]
 
 
 def _live(block: BlockOps, index: int) -> set[str]:

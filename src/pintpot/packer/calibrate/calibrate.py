@@ -13,9 +13,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from pintpot.contract.form import CacheForm
 from pintpot.errors import PintpotError
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -24,7 +26,9 @@ from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.parallel import one_blas_thread
+from pintpot.packer.calibrate.plain import HEAD, convert_blocks, convert_embedding, with_norm
 from pintpot.packer.calibrate.prepared import Prepared
+from pintpot.packer.calibrate.rounded import Vocabulary
 from pintpot.packer.locks import is_still
 from pintpot.planner.calibrating import need_room, spacious_bytes
 from pintpot.planner.plan import Plan
@@ -34,13 +38,17 @@ VERSION = 2
 """Of what calibration computes: what another version left behind is not taken up."""
 Told = Callable[[float, str], None]
 Texts = Sequence[Sequence[int]]
-HEAD = "head"
 
 
 def calibrated(plan: Plan) -> bool:
     """Whether a plan has weights that cannot be rounded without knowing what meets them."""
     chosen = Chosen.of(plan.form, plan.steps)
     return bool(chosen) and any(chosen.prepares(weight) for weight in plan.form.weights)
+
+
+def gathers(plan: Plan) -> bool:
+    """Whether calibrating needs texts: some step has to know what meets the weights."""
+    return Chosen.of(plan.form, plan.steps).gathers
 
 
 @contextmanager
@@ -53,9 +61,26 @@ def preparing(model: Model, plan: Plan, folder: Path, texts: Texts, told: Told |
     with _held(folder, key) as place:
         prepared = Prepared(place)
         with one_blas_thread(), Store(model) as store:
-            _Run(model, plan, texts, store, prepared, told or (lambda share, what: None)).run()
+            tell = told or (lambda share, what: None)
+            if gathers(plan):
+                _Run(model, plan, texts, store, prepared, tell).run()
+            else:
+                _transform(model, plan, store, prepared, tell)
         yield prepared
         shutil.rmtree(place)
+
+
+def _forward(model: Model, plan: Plan, store: Store, longest: int) -> Forward:
+    """The network over floats that the plan's steps will have transformed."""
+    form = replace(plan.form, cache=CacheForm("f32"))
+    return Forward(model, store, longest, form, Chosen.of(plan.form, plan.steps).transforms)
+
+
+def _transform(model: Model, plan: Plan, store: Store, prepared: Prepared, told: Told) -> None:
+    """Every block as the steps transform it, rounded to nearest. Raises DoesNotFit where not even one block may be."""
+    chosen, forward = Chosen.of(plan.form, plan.steps), _forward(model, plan, store, 1)
+    need_room(plan.form, plan.steps, plan.threads, plan.budget.memory_bytes)
+    convert_blocks(forward, chosen, prepared, plan.threads, lambda share: told(share, "transforming"))
 
 
 class _Run:
@@ -65,19 +90,22 @@ class _Run:
         self._chosen = Chosen.of(plan.form, plan.steps)
         self._texts, self._prepared, self._told = texts, prepared, told
         self._lengths = [len(text) for text in texts]
-        self._forward = Forward(model, store, max(self._lengths))
+        self._forward = _forward(model, plan, store, max(self._lengths))
+        self._vocabulary = Vocabulary(self._forward, self._chosen)
         scratch = prepared.folder / "activations"
         shutil.rmtree(scratch, ignore_errors=True)
         spacious = self._room(plan)
         if not spacious:
             scratch.mkdir()
         self._live = Activations(None if spacious else scratch)
+        self._threads = plan.threads
         self._walk = Walk(self._forward, self._chosen, self._live, self._lengths, plan.threads)
         self._started, self._first = time.monotonic(), 0
 
     def run(self) -> None:
         """Every block that is not done yet, and the head."""
         blocks, head = self._forward.blocks, str(self._forward.head.read("weight"))
+        convert_embedding(self._forward, self._chosen, self._prepared, self._threads)
         first = self._begin()
         for index in range(first, len(blocks)):
             block = blocks[index]
@@ -87,8 +115,8 @@ class _Run:
             states = (self._live.get(block.out + stream, text) for text, stream in places)
             self._prepared.add(block.name, made, states)
         if not self._prepared.has(HEAD):
-            strips = self._walk.head(head, None)
-            self._prepared.add(HEAD, {} if strips is None else {head: strips})
+            strips = self._walk.head(self._vocabulary)
+            self._prepared.add(HEAD, with_norm(self._vocabulary, {} if strips is None else {head: strips}))
         self._tell(len(blocks) + 1)
         shutil.rmtree(self._prepared.folder / "activations", ignore_errors=True)
 
@@ -112,7 +140,7 @@ class _Run:
         except PintpotError:
             done = 0
         for text, tokens in enumerate(self._texts):
-            states = self._forward.embedded([tokens])
+            states = self._forward.embedded([tokens], self._vocabulary.rows(self._forward.embed))
             for stream in self._walk.streams:
                 self._live.put(blocks[0].x + stream, text, states)
         return 0

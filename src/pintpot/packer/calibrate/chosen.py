@@ -26,6 +26,11 @@ class Chosen:
     def __bool__(self) -> bool:
         return bool(self.transforms or self.roundings)
 
+    @property
+    def gathers(self) -> bool:
+        """Whether any step has to know what meets the weights."""
+        return bool(self.roundings) or any(step.wants for step in self.transforms)
+
     def changes(self, name: str) -> bool:
         """Whether the floats of this weight may be others than its file's."""
         return any(matches(step.target, name) for step in self.transforms)

@@ -31,6 +31,7 @@ def check_exportable(folder: Path, manifest: Manifest) -> None:
     for program in work.programs():
         for op in program.ops:
             known = op.kind in _OPS and (op.kind != "linear" or op.get("prologue") in _PROLOGUES)
+            known = known and not op.get("rotate")
             steps = ", ".join(str(step) for step in plan.steps)
             need(known, f"{op.kind} is computed by no other program; the plan's steps are {steps}", UnsupportedModel)
 

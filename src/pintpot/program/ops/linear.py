@@ -1,7 +1,8 @@
 """out = residual + bias + W prologue(x), for one or several weights whose outputs lie side by side.
 
 x is [T, K] ([T, 2K] before a swiglu), each weight [N_i, K], out [T, sum N_i]. The prologue (nothing, RMS norm, or
-SwiGLU: silu(gate) * up) and the rounding of activations run inside the op, so that a block costs few barriers.
+SwiGLU: silu(gate) * up), a Hadamard rotation of each `rotate` columns of what it gives (0: none; formats/hadamard.py)
+and the rounding of activations run inside the op, so that a block costs few barriers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def check(op: Op, program: Program) -> None:
     need(op.get("prologue", "none") in PROLOGUES, f"no prologue {op.get('prologue')!r}", UsageError)
     need(op.get("activation", "float32") in PLANES, f"no activation {op.get('activation')!r}", UsageError)
     width = program.shape(str(x))[-1] // (2 if op.get("prologue") == "swiglu" else 1)
+    size = op.get("rotate", 0)
+    fits = size == 0 or (size > 1 and size & (size - 1) == 0 and width % size == 0)
+    need(fits, f"linear: {width} columns cannot be rotated in blocks of {size}", UsageError)
     for shape in weights:
         need(shape[1] == width, f"linear: a weight of {shape[1]} columns meets an input of {width}", UsageError)
     total = sum(shape[0] for shape in weights)
@@ -58,14 +62,21 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
 
 
 def _before(op: Op, program: Program, rows: int) -> Iterator[Work]:
-    """The prologue and the rounding of rows; the thread that begins the op does them where the rows are few."""
+    """The prologue, rotation and rounding of rows; the thread that begins the op does them where the rows are few."""
     formats = {program.by_name[name].format for name in op.read_all("weight")}
     values = float(rows) * program.shape(op.read_all("weight")[0])[1]
     size = 1 if rows <= FEW_ROWS else rows
     if op.get("prologue", "none") != "none":
         yield Work(f"prologue/{op.get('prologue')}", values, size)
+    if op.get("rotate"):
+        yield Work("prologue/rotate", values, size)
     if PLANES[op.get("activation", "float32")] and not formats <= set(FLOAT_FORMATS):
         yield Work(f"prologue/{op.get('activation')}", values, size)
+
+
+def prepares(op: Op) -> bool:
+    """Whether rows are changed in floating point before they meet the weights."""
+    return bool(op.get("prologue", "none") != "none" or op.get("rotate", 0))
 
 
 def suffix(name: str, planes: int) -> str:
