@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pintpot.contract.form import STRIP_ROWS, WeightForm
 from pintpot.contract.statistics import MOMENTS, Block, InputStatistics
-from pintpot.formats import is_lossless
+from pintpot.formats import encoding, is_lossless
+from pintpot.formats.columns_apart import joined, without
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.reference import Memory
@@ -26,6 +27,7 @@ from pintpot.program.spec import Op
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Columns = NDArray[np.int64]
 Told = Callable[[float], None]
 ROWS = "rows"
 FLOATS = ".floats"
@@ -63,9 +65,12 @@ class Walk:
             if self._chosen.two_streams:
                 self._through(block, floats, before, index, FLOATS)
             inputs = self._gathered(op, sums)
+            apart = self._chosen.columns_apart(op.read_all("weight"), inputs)
+            if apart is not None:
+                inputs = inputs.without(apart)
             for name in op.read_all("weight"):
                 form = self._forms[name]
-                strips = self._kept(form, values[name], inputs)
+                strips = self._kept(form, values[name], inputs, apart)
                 if strips is not None:
                     values[name] = unpack(strips, form.format, form.shape[0], form.shape[1])
                     if self._chosen.prepares(form):
@@ -181,23 +186,33 @@ class Walk:
             crossed = crossed_moment(self._live, (ROWS + FLOATS, ROWS), *size)
         return statistics(sums, moment, crossed)
 
-    def _kept(self, form: WeightForm, values: Floats, inputs: InputStatistics) -> Bytes | None:
+    def _kept(
+        self, form: WeightForm, values: Floats, inputs: InputStatistics, apart: Columns | None = None
+    ) -> Bytes | None:
         """A matrix in the form in which it will be kept; None where that holds the same values."""
         if is_lossless(form.source, form.format):
             same = not self._chosen.changes(form.name) or np.array_equal(values, self._forward.weight(form.name))
             if same:
                 return None
-        return self._parts(form, (values[first:stop] for first, stop in _cut(form)), inputs)
+        parts = (values[first:stop] for first, stop in _cut(form))
+        return self._parts(form, parts, inputs, apart if encoding(form.format).num_apart else None)
 
-    def _parts(self, form: WeightForm, parts: Iterator[Floats], inputs: InputStatistics) -> Bytes:
-        roundings = self._chosen.rounding(form)
+    def _parts(
+        self, form: WeightForm, parts: Iterator[Floats], inputs: InputStatistics, apart: Columns | None = None
+    ) -> Bytes:
+        roundings, grid = self._chosen.rounding(form), form.in_grid
 
-        def one(values: Floats) -> Bytes:
+        def rounded(values: Floats) -> Bytes:
             for step in roundings:
-                strips = step.round(form, values, inputs)
+                strips = step.round(grid, values, inputs)
                 if strips is not None:
                     return strips
-            return encode(values, form.format)
+            return encode(values, grid.format)
+
+        def one(values: Floats) -> Bytes:
+            if apart is None:
+                return rounded(values)
+            return joined(rounded(without(values, apart)), values, form.format, apart)
 
         return np.concatenate(list(ordered(one, parts, self._threads)))
 
