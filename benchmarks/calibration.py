@@ -70,6 +70,7 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "rearranged, gptq, 3 sweeps": (Rearranged(), Gptq("blocks", sweeps=3, correction=0.0)),
     "2 columns apart, nearest": (OutlierColumns(columns=2),),
     "8 columns apart, nearest": (OutlierColumns(columns=8),),
+    "rearranged, 8 columns apart, nearest": (Rearranged(), OutlierColumns(columns=8)),
     "8 columns apart, gptq, 3 sweeps": (OutlierColumns(columns=8), Gptq("blocks", sweeps=3, correction=0.0)),
 }
 

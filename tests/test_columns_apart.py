@@ -16,8 +16,8 @@ from pintpot.formats.columns_apart import joined, largest_columns, separated, wi
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.native.bind import scratch_bytes
-from pintpot.program.ops import check
-from pintpot.program.spec import Buffer, Op, Program, Segment
+from pintpot.program.ops import check, linear
+from pintpot.program.spec import Buffer, Extent, Op, Program, Segment
 
 Floats = NDArray[np.float32]
 GRIDS = [name for name in KERNEL_FORMATS if encoding(name).kind in ("sym", "aff", "table")]
@@ -173,6 +173,18 @@ def program(formats: tuple[str, ...], kind: str = "linear", columns: int = 64) -
         op = Op(kind, (("tokens", "tokens"), *reads), (("out", "x"),))
     bounds = (("tokens", 4), ("rows", 1), ("sequences", 1), ("context", 32))
     return Program("one", bounds, buffers, (op,), (Segment(0, 1),))
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_columns_apart_are_priced_in_bytes_and_in_seconds(tokens: int) -> None:
+    grid, columns = (program(formats) for formats in (("sym4", "f16"), ("sym4+3", "f16")))
+    extent, kind = Extent(tokens), "matvec" if tokens == 1 else "matmul"
+    before, after = (linear.demand(one.ops[0], one, extent) for one in (grid, columns))
+    amounts = [{work.what: work.amount for work in found.work} for found in (before, after)]
+    assert amounts[1].pop(f"{kind}/f16") - amounts[0].pop(f"{kind}/f16") == tokens * 32 * 3
+    assert amounts[0] == amounts[1]
+    assert f"{kind}/sym4" in amounts[0]
+    assert after.ram_bytes - before.ram_bytes == 2 * 128
 
 
 def test_low_bit_weights_of_one_input_keep_as_many_columns_apart() -> None:

@@ -34,6 +34,11 @@ class OutlierColumns(Step):
     target: str = "blocks"
     columns: int = 8
 
+    @property
+    def remains(self) -> tuple[float, float]:
+        """Of rounding to nearest in 4 bits 0.85 with 2 of 576 columns and 0.77 with 8, where no outlier stands out."""
+        return 0.6, 1.0
+
     def check(self, model: Model, form: Form) -> None:
         need(self.target == "blocks", f"columns are kept apart inside blocks, not in {self.target!r}", NotApplicable)
         low_bit = [w for w in form.weights if w.is_matrix and matches(self.target, w.name) and _is_low_bit(w)]
