@@ -48,6 +48,7 @@ from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.awq import Awq
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
+from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.quantize.outlier_columns import OutlierColumns
 from pintpot.techniques.quantize.rearranged import Rearranged
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
@@ -66,6 +67,7 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "gptq, 3 sweeps, corrected": (Gptq("blocks", sweeps=3, correction=1.0),),
     "gptq, 3 sweeps, half corrected": (Gptq("blocks", sweeps=3, correction=0.5),),
     "awq, gptq, 3 sweeps, corrected": (Awq(), Gptq("blocks", sweeps=3, correction=1.0)),
+    "awq, gptq, 3 sweeps": (Awq(), Gptq("blocks", sweeps=3, correction=0.0)),
     "rearranged, nearest": (Rearranged(),),
     "rearranged, gptq, 3 sweeps": (Rearranged(), Gptq("blocks", sweeps=3, correction=0.0)),
     "2 columns apart, nearest": (OutlierColumns(columns=2),),
@@ -118,7 +120,11 @@ class Judge:
 
 def plan_of(model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int) -> Plan:
     """Blocks in this format, the vocabulary as it is stored."""
-    rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
+    rounding: Step = (
+        NormalFloat("blocks", encoding(name).scale_columns)
+        if name.startswith("nf4")
+        else (RoundToNearest("blocks", int(name[3:]), name.startswith("aff")))
+    )
     budget = Budget(
         memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads, below_4_bits=True
     )

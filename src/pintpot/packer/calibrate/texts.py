@@ -7,9 +7,8 @@ from pathlib import Path
 
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.model.tokens import Tokenizer, TokenizerSource
+from pintpot.planner.calibrating import LENGTH, TOKENS
 
-TOKENS = 32768
-LENGTH = 512
 Texts = list[list[int]]
 
 

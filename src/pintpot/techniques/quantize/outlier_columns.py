@@ -34,11 +34,6 @@ class OutlierColumns(Step):
     target: str = "blocks"
     columns: int = 8
 
-    @property
-    def remains(self) -> tuple[float, float]:
-        """Of sym4 to nearest 2 columns of 576 left 0.42, 8 left 0.30; where outliers were smeared 0.85 and 0.77."""
-        return 0.25, 0.95
-
     def check(self, model: Model, form: Form) -> None:
         need(self.target == "blocks", f"columns are kept apart inside blocks, not in {self.target!r}", NotApplicable)
         low_bit = [w for w in form.weights if w.is_matrix and matches(self.target, w.name) and _is_low_bit(w)]
