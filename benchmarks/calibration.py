@@ -23,10 +23,13 @@ from bench import Case, Record, parser, whisper
 from numpy.typing import NDArray
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.form import CacheForm
-from pintpot.contract.step import Facet, Step
+from pintpot.contract.form import CacheForm, matches
+from pintpot.contract.step import TRANSFORMS, Step
+from pintpot.formats import encoding
+from pintpot.formats.columns_apart import separated
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
+from pintpot.kernels.reference.linear import round_rows
 from pintpot.machine.null import null_machine
 from pintpot.meter.agreement import TokenScores, compare, mean_interval
 from pintpot.model.read import describe
@@ -36,7 +39,7 @@ from pintpot.packer.calibrate.activations import Activations
 from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.calibrate import preparing
 from pintpot.packer.calibrate.chosen import Chosen
-from pintpot.packer.calibrate.forward import Forward
+from pintpot.packer.calibrate.forward import Forward, Meets
 from pintpot.packer.calibrate.parallel import one_blas_thread, ordered
 from pintpot.packer.calibrate.prepared import Prepared
 from pintpot.packer.calibrate.texts import TOKENS, cut, read_text
@@ -53,10 +56,13 @@ from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
 from pintpot.techniques.quantize.micro_scaling import FORMATS, MicroScaling
 from pintpot.techniques.quantize.normal_float import GROUPS, NormalFloat
+from pintpot.techniques.quantize.outlier_columns import OutlierColumns
 from pintpot.techniques.quantize.quarot import QuaRot
+from pintpot.techniques.quantize.rearranged import Rearranged
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 Floats = NDArray[np.float32]
+Columns = NDArray[np.int64]
 Texts = list[list[int]]
 WAYS: dict[str, tuple[Step, ...]] = {
     "nearest": (),
@@ -80,6 +86,12 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "rotated by 512, gptq, 3 sweeps": (BlockRotation(size=512), Gptq("blocks")),
     "heads and down rotated, nearest": (QuaRot("blocks", stream=False),),
     "heads and down rotated, gptq, 3 sweeps": (QuaRot("blocks", stream=False), Gptq("blocks")),
+    "rearranged, nearest": (Rearranged(),),
+    "rearranged, gptq, 3 sweeps": (Rearranged(), Gptq("blocks", sweeps=3, correction=0.0)),
+    "2 columns apart, nearest": (OutlierColumns(columns=2),),
+    "8 columns apart, nearest": (OutlierColumns(columns=8),),
+    "rearranged, 8 columns apart, nearest": (Rearranged(), OutlierColumns(columns=8)),
+    "8 columns apart, gptq, 3 sweeps": (OutlierColumns(columns=8), Gptq("blocks", sweeps=3, correction=0.0)),
 }
 
 
@@ -93,25 +105,29 @@ class Judge:
             self._head = forward.weight(str(forward.head.read("weight")))
         self._states = self.states({})
 
-    def states(self, kept: Mapping[str, Floats], plan: Plan | None = None) -> list[Floats]:
+    def states(self, kept: Mapping[str, Floats], plan: Plan | None = None, meets: Meets | None = None) -> list[Floats]:
         """Normalized states [T, D] of every text, with these weights in place of the source's, as a plan's steps have
         the network compute."""
         with one_blas_thread(), Store(self._model) as store:
             form = None if plan is None else replace(plan.form, cache=CacheForm("f32"))
-            steps = () if plan is None else tuple(step for step in plan.steps if step.facet == Facet.TRANSFORM)
+            steps = () if plan is None else tuple(step for step in plan.steps if step.facet in TRANSFORMS)
             longest = max(map(len, self._texts))
             forward, plain = Forward(self._model, store, longest, form, steps), Forward(self._model, store, longest)
             states = [forward.embedded([text]) for text in self._texts]
             for block, source in zip(forward.blocks, plain.blocks, strict=True):
                 block = block if any(name in kept for name in block.weights) else source
                 values = {**forward.values(block), **{n: v for n, v in kept.items() if n in block.weights}}
-                states = list(ordered(lambda x: forward.run(block, values, x, [len(x)]), states, self._threads))  # noqa: B023
+
+                def after(x: Floats) -> Floats:
+                    return forward.run(block, values, x, [len(x)], None, meets)  # noqa: B023
+
+                states = list(ordered(after, states, self._threads))
             return [forward.final(x) for x in states]
 
-    def divergence(self, kept: Mapping[str, Floats], plan: Plan) -> Case:
+    def divergence(self, kept: Mapping[str, Floats], plan: Plan, meets: Meets | None = None) -> Case:
         """Mean over tokens, its interval over texts, 99th percentile, and how often the likeliest word is the same."""
         scores: list[TokenScores] = []
-        for ours, theirs in zip(self._states, self.states(kept, plan), strict=True):
+        for ours, theirs in zip(self._states, self.states(kept, plan, meets), strict=True):
             scores.append(compare(ours @ self._head.T, theirs @ self._head.T))
         found, every = mean_interval([one.kl for one in scores], floor=0.0), np.concatenate([s.kl for s in scores])
         p99 = float(np.quantile(every, 0.99))
@@ -191,14 +207,31 @@ def some_blocks(model: Model, plan: Plan, texts: Texts, every: int) -> dict[str,
     return found
 
 
-def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool, every: int) -> Case:
+def apart_in(plan: Plan, prepared: Prepared) -> dict[str, Columns]:
+    """Which columns of each matrix calibration kept apart."""
+    found = {}
+    for form in plan.form.weights:
+        if form.is_matrix and encoding(form.format).num_apart:
+            strip = prepared.strips(form.name, 0, 1)
+            found[form.name] = separated(strip, form.format, min(16, form.shape[0]), form.shape[1])[2]
+    return found
+
+
+def bits_of(plan: Plan) -> float:
+    """Bits a weight of the blocks, with scales and with columns kept apart."""
+    blocks = [form for form in plan.form.weights if form.is_matrix and matches("blocks", form.name)]
+    return 8 * sum(form.num_bytes for form in blocks) / sum(form.shape[0] * form.shape[1] for form in blocks)
+
+
+def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool, every: int, planes: int) -> Case:
     def told(share: float, what: str) -> None:
         whisper(f"{share:.0%} {what}")
 
     started = time.monotonic()
+    apart: dict[str, Columns] = {}
     if not calibrates:
-        rounded = nearest(model, plan).items()
-        kept = {n: v for n, v in rounded if every == 1 or int(n.split(".")[1]) % every == every // 2}
+        whole = nearest(model, plan).items()
+        kept = {n: v for n, v in whole if every == 1 or int(n.split(".")[1]) % every == every // 2}
     elif every > 1:
         kept = some_blocks(model, plan, texts, every)
     else:
@@ -206,9 +239,14 @@ def case(model: Model, judge: Judge, plan: Plan, texts: Texts, calibrates: bool,
             tempfile.TemporaryDirectory() as folder,
             preparing(model, plan, Path(folder) / "pack", texts, told) as made,
         ):
-            kept = kept_in(plan, made)
+            kept, apart = kept_in(plan, made), apart_in(plan, made)
     seconds = time.monotonic() - started
-    return {**judge.divergence(kept, plan), "seconds": seconds}
+
+    def meets(name: str, rows: Floats) -> Floats:
+        return round_rows(rows, planes, apart.get(name))
+
+    rounded = judge.divergence(kept, plan, meets)["mean"]
+    return {**judge.divergence(kept, plan), "bits": bits_of(plan), "rounded": rounded, "seconds": seconds}
 
 
 def floor_s(model: Model, num_tokens: int, threads: int) -> tuple[float, float]:
@@ -243,6 +281,7 @@ def main() -> int:
     options.add_argument("--tokens", type=int, default=TOKENS)
     options.add_argument("--every", type=int, default=1, help="only one block of so many is rounded")
     options.add_argument("--texts", type=int, default=8, help="texts of 256 tokens that are compared on")
+    options.add_argument("--planes", type=int, default=1, help="int8 planes of rows in the last column but one")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--memory", type=int, default=4_000_000_000, help="bytes that calibration may take")
     asked = options.parse_args()
@@ -264,12 +303,17 @@ def main() -> int:
     for name in asked.formats.split(","):
         for way in chosen:
             plan = plan_of(model, name, WAYS[way], asked.threads, asked.memory)
-            key = f"{name}, {way}, {num_tokens} on {len(held_out)}, one of {asked.every}"
-            found = record.case(key, lambda: case(model, judge, plan, texts, bool(WAYS[way]), asked.every))  # noqa: B023
-            rows.append([name, way, f"{found['mean']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}",
-                         f"{found['p99']:.3f}", f"{found['same']:.1%}", f"{found['seconds']:.0f}"])  # fmt: skip
+            key = f"{name}, {way}, {num_tokens} on {len(held_out)}, one of {asked.every}, {asked.planes} planes"
+            found = record.case(
+                key,
+                lambda: case(model, judge, plan, texts, bool(WAYS[way]), asked.every, asked.planes),  # noqa: B023
+            )
+            rows.append([name, way, f"{found['bits']:.3f}", f"{found['mean']:.4f}",
+                         f"{found['low']:.4f} to {found['high']:.4f}",
+                         f"{found['p99']:.3f}", f"{found['same']:.1%}", f"{found['rounded']:.4f}",
+                         f"{found['seconds']:.0f}"])  # fmt: skip
             whisper("  ".join(rows[-1]))
-    record.table(("format", "rounding", "nats", "95%", "p99", "same word", "s"), rows, left=2)
+    record.table(("format", "rounding", "bits", "nats", "95%", "p99", "same word", "int8 rows", "s"), rows, left=2)
     return record.finish()
 
 

@@ -21,6 +21,7 @@ from replaying import Rig, make
 from pintpot._native import available_isas
 from pintpot.kernels import reference
 from pintpot.kernels.native.bind import scratch_bytes
+from pintpot.kernels.reference.linear import apart
 from pintpot.program.ops import check as check_shapes
 from pintpot.program.ops.linear import over_rows
 from pintpot.program.scratch import scratch_bytes as planned_scratch
@@ -151,6 +152,8 @@ def memory_of(bound: Bound, program: Program, op: Op, filled: Filled) -> referen
     for _, name in op.reads:
         if name in bound.values.matrices:
             memory[name] = bound.values.matrices[name]
+            if name in bound.values.apart:
+                memory[apart(name)] = bound.values.apart[name]
         elif name in bound.values.vectors:
             memory[name] = bound.values.vectors[name].astype(np.float64)
         elif program.by_name[name].holder == "cache":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pintpot.formats.registry import KERNEL_FORMATS, encoding, num_strips
+from pintpot.formats.registry import KERNEL_FORMATS, apart, encoding, num_strips
 from pintpot.program.spec import Buffer, Op, Program, Segment
 
 PAGE = 32
@@ -131,6 +131,8 @@ class Pool:
     """What later ops may read: (name, columns) over tokens, or over rows."""
 
     rng: random.Random
+    apart: random.Random
+    """Of its own, for what came later: what a seed draws beside it stays what it was."""
     steps: list[Step]
     tokens: list[tuple[str, int]]
     rows: list[tuple[str, int]]
@@ -162,7 +164,7 @@ def draw(seed: int) -> Case:
     tokens = min(tokens, 3 * context)
     sequences = 1 if long else rng.choice((1, 1, 2, 3, 5))
     every_row = rng.random() < 0.2
-    pool = Pool(rng, [], [], [])
+    pool = Pool(rng, random.Random(f"apart {seed}"), [], [], [])
     _embed(pool)
     for _ in range(rng.choice((0, 1, 2, 4, 6)) if not long else 3):
         kind = "attend" if long else rng.choice(CHAIN)
@@ -251,6 +253,8 @@ def _linear(
     counts = list(widths) if widths is not None else _split(rng, residual[1] if residual else 0)
     form = rng.choice(KERNEL_FORMATS) if rng.random() < 0.5 else ""
     matrices = [_matrix(rng, pool.name("w"), count, columns, 1.0, form) for count in counts]
+    if not last:
+        matrices = _with_columns_apart(pool.apart, matrices)
     reads, vectors = [("x", x)], []
     reads += [("weight", matrix.name) for matrix in matrices]
     counts += [pool.steps[0].matrices[0].rows] if last else []
@@ -271,6 +275,14 @@ def _linear(
     pool.steps.append(Step(op, (out, *flat), tuple(matrices), tuple(vectors)))
     pool.of(axis).append((out.name, sum(counts)))
     return out.name
+
+
+def _with_columns_apart(rng: random.Random, matrices: list[Matrix]) -> list[Matrix]:
+    """All matrices in groups keep as many columns apart, where the others are floats."""
+    count = rng.choice((0, 0, 1, rng.randint(1, 8), rng.randint(1, 40)))
+    if any(m.format in SUPER or m.columns < count for m in matrices):
+        return matrices
+    return [m if m.format in FLOATS else replace(m, format=apart(m.format, count)) for m in matrices]
 
 
 def _split(rng: random.Random, total: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from drawing import FLOATS, HISTORY, PAGE, Case, Matrix, Run
 from numpy.typing import NDArray
 
 from pintpot._native import uniform
+from pintpot.formats.columns_apart import joined, separated
 from pintpot.formats.registry import encoding, num_strips
 from pintpot.formats.tiles import unpack
 from pintpot.kernels import reference
@@ -30,26 +31,35 @@ class Values:
     vectors: dict[str, Floats]
     matrices: dict[str, Wide]
     minima: dict[str, Wide]
+    apart: dict[str, NDArray[np.int64]]
+    """The columns of a weight that are kept apart, where any are."""
 
 
 def values_of(case: Case) -> Values:
     """Drawn by name, so that a case that was cut short keeps its weights."""
-    strips, vectors, matrices, low = {}, {}, {}, {}
+    strips, vectors, matrices, low, apart = {}, {}, {}, {}, {}
     for name, m in case.all_matrices().items():
-        strips[name] = _strips(_rng(case, name), m)
+        strips[name] = _strips(_rng(case, name), replace(m, format=encoding(m.format).grid))
+        if count := encoding(m.format).num_apart:
+            # The same columns for all weights of one input.
+            apart[name] = np.sort(_rng(case, m.columns, count).choice(m.columns, count, replace=False))
+            kept = _rng(case, name, "apart").standard_normal((m.rows, m.columns)) * m.size / m.columns**0.5
+            strips[name] = joined(strips[name], kept.astype(np.float32), m.format, apart[name])
         matrices[name] = unpack(strips[name], m.format, m.rows, m.columns).astype(np.float64)
         least = minima(strips[name], m.format, m.rows, m.columns)
         if least is not None:
             low[name] = least
     for name, shape in case.vectors().items():
         vectors[name] = _vector(_rng(case, name), name, shape)
-    return Values(strips, vectors, matrices, low)
+    return Values(strips, vectors, matrices, low, apart)
 
 
 def minima(strips: Bytes, form: str, rows: int, columns: int) -> Wide | None:
     """What is left of a weight where all its codes are 0; None for formats in which that is nothing."""
     if encoding(form).kind != "aff" and form != "q4_k":
         return None
+    if encoding(form).num_apart:
+        return minima(separated(strips, form, rows, columns)[0], encoding(form).grid, rows, columns)
     blank = strips.copy()
     blank[:, encoding(form).scale_bytes(columns) :] = 0
     return unpack(blank, form, rows, columns).astype(np.float64)

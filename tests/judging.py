@@ -3,10 +3,11 @@
 u = 2^-24 is what one rounded operation loses at most. No bound depends on a result that looked good:
 
 - embed, select: nothing is lost. The scale of an embed is one correctly rounded product.
-- linear in float32: 32 products in turn, then the sums of K / 32 groups: (32 + K / 32 + 2) u of the sum of |w x|.
+- linear in float32: 32 products in turn, then the sums of K / 32 groups: (32 + K / 32 + 2) u of the sum of |w x|; of C
+  columns that are kept apart C / 32 more.
 - linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to, codes
-  and minima counted apart since they may cancel. An x within rounding errors of the middle between two codes may go
-  either way: one step of its group, or 1/254 of one with two planes.
+  and minima counted apart since they may cancel, and one u more for each column kept apart. An x within rounding errors
+  of the middle between two codes may go either way: one step of its group, or 1/254 of one with two planes.
 - prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU,
   whose exponential is good to 4 u. A rotated value is a sum of `size` values over sqrt(size) after log2(size) sums and
   a product: (log2(size) + 2) u, and what was lost before, of the sum of their sizes over sqrt(size). Bias and
@@ -105,13 +106,18 @@ def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Va
         weight = np.abs(memory[name])
         size = np.abs(x) @ weight.T
         if planes == 0 or program.by_name[name].format in FLOAT_FORMATS:
-            error = lost @ weight.T + (32 + columns / 32 + 2) * U * size
+            num_apart = len(memory.get(linear.apart(name), ()))
+            error = lost @ weight.T + (32 + columns / 32 + num_apart / 32 + 2) * U * size
         else:
             if name in values.minima:
                 weight = np.abs(values.minima[name]) + np.abs(memory[name] - values.minima[name])
-            rounded = np.abs(linear.round_rows(x, planes))
-            error = (rounded * (_of_peaks(x, lost) + (columns / 32 + 12) * U)) @ weight.T
-            error += _steps(x, planes, lost) @ np.abs(memory[name]).T
+            exact = memory.get(linear.apart(name), np.zeros(0, np.int64))
+            rounded, met = np.abs(linear.round_rows(x, planes, exact)), x.copy()
+            inexact = lost.copy()
+            met[:, exact] = inexact[:, exact] = 0
+            error = (rounded * (_of_peaks(met, inexact) + (columns / 32 + 12 + len(exact)) * U)) @ weight.T
+            error += lost[:, exact] @ np.abs(memory[name][:, exact]).T
+            error += _steps(met, planes, inexact) @ np.abs(memory[name]).T
         parts.append(error + 4 * U * size + TINY * (1 + weight.sum(axis=1)))
     bound = np.concatenate(parts, axis=-1)
     if op.read_all("bias"):

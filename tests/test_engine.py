@@ -136,7 +136,7 @@ def found_of(rig: Rig, program: Program, op: Op, call: Any) -> Found:
 
 def check_ops(rig: Rig, program: Program, call: Any) -> None:
     """Replay op by op; each is held against the reference in float64, over the same memory, by judging's bounds."""
-    replay, told, values = rig.replays[program.name], reference_call(call), Values({}, {}, {}, rig_minima(rig))
+    replay, told, values = rig.replays[program.name], reference_call(call), Values({}, {}, {}, rig_minima(rig), {})
     for index, op in enumerate(program.ops):
         memory = memory_of(rig, program, op, call.num_tokens, call.num_rows)
         assert replay.run(call, index, index + 1)

@@ -12,23 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packing import EXACT, INT8, STREAMED, opened, pack_of
+from packing import EXACT, INT8, STREAMED, opened, pack_of, plan_of
 from tiny import Tiny, write_hf
 
 from pintpot.errors import BadInput, BadPack, DoesNotFit
+from pintpot.model.read import describe
 from pintpot.packer.manifest import read_manifest, with_digest
-from pintpot.packer.pack import is_pack
+from pintpot.packer.pack import is_pack, write_pack
 from pintpot.packer.raw import MANIFEST, WEIGHTS
 from pintpot.runtime.request import Sampling
+from pintpot.techniques.quantize.outlier_columns import OutlierColumns
 
 GREEDY = Sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pack with resident weights, slots that pass, and an embedding that is looked up."""
+    """A pack with resident weights, slots that pass, columns kept apart, and an embedding that is looked up."""
     base = tmp_path_factory.mktemp("damage")
-    return pack_of(write_hf(base / "model", Tiny(hidden=128, vocab=2048, seed=8)), base / "pack", (*INT8, STREAMED))
+    model = describe(str(write_hf(base / "model", Tiny(hidden=128, vocab=2048, seed=8))))
+    plan = plan_of(model, (*INT8, OutlierColumns(columns=5), STREAMED))
+    return write_pack(model, plan, base / "pack", texts=[list(range(3, 60))])
 
 
 @pytest.fixture

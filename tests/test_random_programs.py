@@ -19,7 +19,7 @@ from comparing import ISAS, describe, outcome, report, run_case, ways
 from drawing import draw
 from judging import Disagreement
 
-from pintpot.formats.registry import KERNEL_FORMATS
+from pintpot.formats.registry import KERNEL_FORMATS, encoding
 from pintpot.program.ops import kinds
 from pintpot.program.ops.linear import PLANES, PROLOGUES
 
@@ -44,7 +44,12 @@ def test_the_seeds_reach_everything_that_is_drawn() -> None:
     steps = [step for case in cases for step in case.steps]
     assert {step.op.kind for step in steps} == set(kinds()) - {"fetch"}
     matrices = [matrix for step in steps for matrix in step.matrices]
-    assert {matrix.format for matrix in matrices} == set(KERNEL_FORMATS)
+    assert {encoding(matrix.format).grid for matrix in matrices} == set(KERNEL_FORMATS)
+    with_apart = [step for step in steps if any(encoding(m.format).num_apart for m in step.matrices)]
+    assert {step.op.get("activation") for step in with_apart} == set(PLANES)
+    assert {step.op.get("prologue") for step in with_apart} == set(PROLOGUES)
+    assert any(m.format in ("f32", "f16", "bf16") for step in with_apart for m in step.matrices)
+    assert any(m.ram_rows == 0 for step in with_apart for m in step.matrices)
     assert {matrix.columns % 32 == 0 for matrix in matrices} == {True, False}
     assert {(m.ram_rows > 0) + (m.ram_rows == m.rows) for m in matrices} == {0, 1, 2}
     linears = [step.op for step in steps if step.op.kind == "linear"]

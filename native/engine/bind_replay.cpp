@@ -19,12 +19,6 @@ T* pointer(uintptr_t address) {
 
 const KernelTable& table_of(const std::string& isa) { return isa.empty() ? kernels() : kernels_of(isa); }
 
-int32_t format_of(const std::string& name) {
-    for (int32_t i = 0; i < kNumFormats; ++i)
-        if (name == kFormatNames[i]) return i;
-    throw std::invalid_argument("no packed format is called '" + name + "'");
-}
-
 CacheFormat cache_format_of(const std::string& name) {
     need(name == "f16" || name == "f32" || name == "sym8c", "no cache format '" + name + "'");
     return name == "f16" ? kCacheF16 : name == "f32" ? kCacheF32 : kCacheSym8c;
@@ -41,7 +35,8 @@ Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintp
     need(resident_rows >= 0 && resident_rows <= rows && whole(resident_rows), "resident rows are whole strips");
     auto strips = [](int64_t count) { return (count + kStripRows - 1) / kStripRows; };
     Weight weight{};
-    weight.format = format_of(format);
+    const PackedFormat found = packed_format(format);
+    weight.format = found.format, weight.num_apart = found.num_apart;
     weight.rows = rows, weight.columns = columns;
     weight.resident = pointer<const uint8_t>(address);
     weight.resident_strips = strips(resident_rows);

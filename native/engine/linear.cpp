@@ -1,6 +1,7 @@
 #include "engine/linear.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/errors.h"
 
@@ -28,14 +29,17 @@ Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::m
     need(size == 0 || (size > 1 && (size & (size - 1)) == 0 && columns_ % size == 0),
          "rotated blocks are a power of two that divides the columns");
     width_ = 0;
-    uses_floats_ = uses_int8_ = false;
+    uses_floats_ = uses_rest_ = uses_int8_ = false;
+    num_apart_ = 0;
+    for (const Weight& weight : record_.weights) num_apart_ = std::max(num_apart_, weight.num_apart);
     for (Weight& weight : record_.weights) {
         need(weight.columns == columns_, "the weights of a linear have the same columns");
-        weight.strip_bytes = kernels.strip_bytes(weight.format, columns_);
-        need(weight.strip_bytes > 0, "a strip of no bytes");
+        weight.measure(kernels);
         width_ += weight.rows;
-        bool as_float = record_.planes == 0 || is_float(weight.format);
-        (as_float ? uses_floats_ : uses_int8_) = true;
+        bool floats = is_float(weight.format);
+        need(weight.num_apart == (floats ? 0 : num_apart_), "the weights of a linear keep the same columns apart");
+        if (!floats && record_.planes > 0) uses_int8_ = true;
+        else (floats || num_apart_ == 0 ? uses_floats_ : uses_rest_) = true;
     }
 }
 
@@ -46,16 +50,20 @@ int64_t Linear::count(const Context& context) const {
 ScratchNeed Linear::scratch(const Bounds& bounds, int) const {
     int64_t rows = count(bounds);
     ScratchNeed need;
-    if (keeps_floats()) need.shared += round_up(size_t(rows * columns_) * sizeof(float), 64);
+    size_t floats = round_up(size_t(rows * columns_) * sizeof(float), 64);
+    need.shared = (keeps_floats() ? floats : 0) + (uses_rest_ ? floats : 0) + size_t(rows * num_apart_) * sizeof(float);
     if (uses_int8_) need.shared += size_t(rows * quantized_bytes(columns_, record_.planes));
-    if (uses_int8_ && !uses_floats_ && prepares())
+    if (uses_int8_ && changes_rows() && (!uses_floats_ || num_apart_ > 0))
         need.per_thread = size_t(std::min(rows, kPanelTokens) * columns_) * sizeof(float);
     return need;
 }
 
 Linear::Regions Linear::regions(uint8_t* shared, int64_t rows) const {
-    size_t floats = keeps_floats() ? round_up(size_t(rows * columns_) * sizeof(float), 64) : 0;
-    return {reinterpret_cast<float*>(shared), shared + floats};
+    size_t floats = round_up(size_t(rows * columns_) * sizeof(float), 64);
+    uint8_t* rest = shared + (keeps_floats() ? floats : 0);
+    uint8_t* quantized = rest + (uses_rest_ ? floats : 0);
+    uint8_t* apart = quantized + (uses_int8_ ? rows * quantized_bytes(columns_, record_.planes) : 0);
+    return {reinterpret_cast<float*>(shared), reinterpret_cast<float*>(rest), quantized, reinterpret_cast<float*>(apart)};
 }
 
 void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) {
@@ -125,8 +133,10 @@ void Linear::share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std
 int64_t Linear::begin(Context& context, int phase) {
     int64_t rows = count(context);
     if (rows == 0) return 0;
-    if (phase == 1) return int64_t(chunks(rows).size());
-    if (!keeps_floats() && !uses_int8_) return 0;
+    if (phase == 1) return int64_t(apart_.size()) == num_apart_ ? int64_t(chunks(rows).size()) : 0;
+    if (!keeps_floats() && !uses_rest_ && !uses_int8_) return 0;
+    find_apart(context);
+    if (int64_t(apart_.size()) != num_apart_) return 0;
     if (rows > kFewTokens) return (rows + kPanelTokens - 1) / kPanelTokens;
     // Any thread's own scratch will do: no other thread is inside the replay.
     prepare_panel(context, 0, rows, rows, context.scratch_of(0));
@@ -152,14 +162,54 @@ void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) 
     if (record_.rotate != 0) kernels.rotate(to, columns_, record_.rotate);
 }
 
-// Rows [first, last) of the input: prologue, rotation and rounding. A panel laid out by itself has the bytes that it has in the run.
+// Every strip tells which columns are kept apart: one that rests in memory, or the first that comes through the ring,
+// which is waited for in the order of the ring. Left unknown where a cancelled replay waits no longer.
+void Linear::find_apart(const Context& context) {
+    if (num_apart_ == 0 || !apart_.empty()) return;
+    const Weight* holder = nullptr;
+    for (const Weight& weight : record_.weights) {
+        if (weight.num_apart == 0 || (holder != nullptr && holder->resident_strips > 0)) continue;
+        bool sooner = holder == nullptr || weight.resident_strips > 0 || weight.pieces[0].position < holder->pieces[0].position;
+        if (sooner) holder = &weight;
+    }
+    const uint8_t* strip = holder->resident;
+    if (holder->resident_strips == 0) {
+        const Piece& piece = holder->pieces[0];
+        strip = context.ring->wait(piece.position, context.keep_waiting_apart);
+        if (strip == nullptr) return;
+        strip += piece.offset;
+    }
+    std::vector<int32_t> found(size_t(num_apart_), 0);
+    std::memcpy(found.data(), holder->apart_of(strip), found.size() * sizeof(int32_t));
+    for (size_t i = 0; i < found.size(); ++i)
+        if (found[i] >= columns_ || found[i] < (i == 0 ? 0 : found[i - 1] + 1))
+            throw SlotError(text("a strip keeps column %d apart, out of its order or beyond %lld", found[i], (long long)columns_));
+    apart_ = std::move(found);
+}
+
+// The columns kept apart move from a row to where they meet theirs, and leave zeros.
+void Linear::take_apart(float* row, float* to) const {
+    for (size_t i = 0; i < apart_.size(); ++i) {
+        to[i] = row[apart_[i]];
+        row[apart_[i]] = 0.0f;
+    }
+}
+
+// Rows [first, last) of the input: prologue, rotation, columns apart, rounding. A panel laid out by itself has the bytes that it has in the run.
 void Linear::prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const {
     Regions region = regions(context.shared, rows);
     const float* source = record_.x + first * columns_;
+    float* rest = uses_rest_ ? region.rest + first * columns_ : reinterpret_cast<float*>(own);
     if (prepares()) {
-        float* to = uses_floats_ ? region.floats + first * columns_ : reinterpret_cast<float*>(own);
+        float* to = uses_floats_ ? region.floats + first * columns_ : rest;
         for (int64_t row = first; row < last; ++row) apply_prologue(*context.kernels, row, to + (row - first) * columns_);
         source = to;
+    }
+    if (num_apart_ > 0) {
+        if (source != rest) std::copy(source, source + (last - first) * columns_, rest);
+        for (int64_t row = first; row < last; ++row)
+            take_apart(rest + (row - first) * columns_, region.apart + row * num_apart_);
+        source = rest;
     }
     if (!uses_int8_) return;
     uint8_t* to = region.quantized + first * quantized_bytes(columns_, record_.planes);
@@ -179,19 +229,22 @@ void Linear::multiply(Context& context, const Chunk& chunk, int thread) const {
     int64_t rows = count(context);
     Regions region = regions(context.shared, rows);
     bool as_float = record_.planes == 0 || is_float(weight.format);
+    const float* floats = keeps_floats() ? region.floats : record_.x;
     StripsCall call{};
     call.format = weight.format;
     call.planes = record_.planes;
     call.strips = strips;
     call.num_strips = chunk.num_strips;
     call.k = columns_;
-    call.x = as_float ? (keeps_floats() ? region.floats : record_.x) : nullptr;
+    call.x = as_float ? (weight.num_apart > 0 ? region.rest : floats) : nullptr;
     call.x_stride = columns_;
     call.quantized = as_float ? nullptr : region.quantized;
     call.num_tokens = rows;
     call.out = record_.out + chunk.column;
     call.out_stride = width_;
     call.num_rows = weight.rows_of(chunk.first_strip, chunk.num_strips);
+    call.num_apart = weight.num_apart;
+    call.apart = region.apart;
     context.kernels->strips(&call);
     for (int64_t row = 0; row < rows; ++row) {
         float* out = call.out + row * width_;

@@ -65,16 +65,21 @@ class Linear final : public Op {
     };
     struct Regions {
         float* floats;       // [n][columns], what comes out of prologue and rotation
+        float* rest;         // the same with zeros where columns are kept apart
         uint8_t* quantized;  // the same in int8
+        float* apart;        // [n][num_apart], what meets the columns kept apart
     };
 
     int64_t count(const Context& context) const;
     int64_t count(const Bounds& bounds) const { return over_rows() ? bounds.rows : bounds.tokens; }
     bool prepares() const { return record_.prologue != Prologue::kNone || record_.rotate != 0; }
     bool keeps_floats() const { return uses_floats_ && prepares(); }
+    bool changes_rows() const { return prepares() || num_apart_ > 0; }
     Regions regions(uint8_t* shared, int64_t rows) const;
     void prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const;
     void apply_prologue(const KernelTable& kernels, int64_t row, float* to) const;
+    void find_apart(const Context& context);
+    void take_apart(float* row, float* to) const;
     void multiply(Context& context, const Chunk& chunk, int thread) const;
     std::vector<Chunk> cut(Cut cut, int threads) const;
     static void share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks);
@@ -82,7 +87,10 @@ class Linear final : public Op {
 
     LinearRecord record_;
     int64_t columns_, width_;
-    bool uses_floats_, uses_int8_;
+    // Weights take rows as they are, with zeros where columns are kept apart, or in int8, which has them too.
+    bool uses_floats_, uses_rest_, uses_int8_;
+    int64_t num_apart_;
+    std::vector<int32_t> apart_;  // the columns kept apart, once a strip has told them
     std::vector<Chunk> few_chunks_, many_chunks_;
 };
 

@@ -20,8 +20,8 @@ void check_floats(const Memory& memory, const float* address, int64_t number, co
 }  // namespace
 
 Embed::Embed(EmbedRecord record, const KernelTable& kernels) : record_(std::move(record)) {
-    record_.weight.strip_bytes = kernels.strip_bytes(record_.weight.format, record_.weight.columns);
-    need(record_.weight.strip_bytes > 0, "a strip of no bytes");
+    need(record_.weight.num_apart == 0, "an embedding keeps no columns apart");
+    record_.weight.measure(kernels);
 }
 
 ScratchNeed Embed::scratch(const Bounds&, int) const {

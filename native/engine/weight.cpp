@@ -6,6 +6,12 @@
 
 namespace pintpot {
 
+void Weight::measure(const KernelTable& kernels) {
+    need(num_apart >= 0 && num_apart <= columns, "more columns are kept apart than there are");
+    strip_bytes = kernels.strip_bytes(format, columns) + apart_bytes(num_apart);
+    need(strip_bytes > 0, "a strip of no bytes");
+}
+
 int64_t Weight::rows_of(int64_t first_strip, int64_t num_strips) const {
     return std::min(num_strips * kStripRows, rows - first_strip * kStripRows);
 }

@@ -23,7 +23,13 @@ struct Weight {
     const uint8_t* resident;
     int64_t resident_strips;
     std::vector<Piece> pieces;
+    int64_t num_apart = 0;  // columns kept apart, whose numbers every strip has behind its planes
     int64_t strip_bytes = 0;
+
+    // Once `format`, `columns` and `num_apart` are there. Throws std::invalid_argument for a strip of no bytes.
+    void measure(const KernelTable& kernels);
+    // The numbers of the columns kept apart, out of one of the weight's strips.
+    const uint8_t* apart_of(const uint8_t* strip) const { return strip + strip_bytes - apart_bytes(num_apart); }
 
     int64_t num_strips() const { return (rows + kStripRows - 1) / kStripRows; }
     // Rows of a run of strips that are not padding.

@@ -68,6 +68,18 @@ const KernelTable& kernels_of(const std::string& isa) {
   return *table;
 }
 
+PackedFormat packed_format(const std::string& name) {
+  const size_t plus = name.find('+');
+  const std::string base = name.substr(0, plus), count = plus == std::string::npos ? "" : name.substr(plus + 1);
+  const bool counts = count.size() - 1 < 6 && count[0] != '0' && count.find_first_not_of("0123456789") == std::string::npos;
+  for (int32_t i = 0; i < kNumFormats; ++i) {
+    if (base != kFormatNames[i]) continue;
+    if (plus == std::string::npos) return {i, 0};
+    if (counts && i >= kSym8) return {i, std::stoll(count)};
+  }
+  throw std::invalid_argument("no packed format is called '" + name + "'");
+}
+
 const KernelTable& kernels() {
   static const KernelTable& chosen = []() -> const KernelTable& {
     const char* wanted = getenv("PINTPOT_ISA");

@@ -18,6 +18,9 @@ extern const FormatEntry kAffineEntries[5];  // aff6 .. aff2
 extern const FormatEntry kBlockEntries[2];   // q4_k q6_k
 extern const FormatEntry kTableEntries[4];   // nf4 nf4_32 mxfp4 nvfp4
 
+// Adds the products of the columns kept apart, which lie behind `strip_bytes` bytes of every strip.
+void add_apart(const StripsCall& call, int64_t strip_bytes);
+
 void quantize(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
               int64_t last, void* out);
 void rmsnorm(const float* x, const float* w, int64_t n, float eps, float* y);

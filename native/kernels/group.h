@@ -194,6 +194,11 @@ INLINE int64_t format_strip_bytes(int64_t k) {
   const int64_t blocks = (k + F::kColumns - 1) / F::kColumns;
   return scale_bytes<F>(k) + blocks * (F::kColumns / 32) * F::kPlaneBytes;
 }
+// Bytes from one strip to the next.
+template <class F>
+INLINE int64_t strip_step(const StripsCall& c) {
+  return format_strip_bytes<F>(c.k) + apart_bytes(c.num_apart);
+}
 
 }  // namespace
 }  // namespace pintpot

@@ -43,6 +43,9 @@ constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
   return (k + kGroup - 1) / kGroup * (planes == 2 ? 80 : 48);
 }
 
+// Bytes behind a strip whose weight has `count` columns kept apart: their numbers, int32 ascending, then f16 [column][16].
+constexpr int64_t apart_bytes(int64_t count) { return (count * 36 + 63) / 64 * 64; }
+
 // y[t][row] = sum over columns of w[row][column] * x[t][column], for a contiguous run of strips.
 //
 // Exactly one of `x` (float32 activations; every format) and `quantized` (group and superblock formats) is not null.
@@ -57,10 +60,12 @@ constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
 //   q4_k: d = d16 * scale, m = -(dmin16 * min) (exact); q6_k, nvfp4: acc = acc + (na * da + nb * db) * s, a and b the halves
 // Order, float path: group p = 0, p = p + w * x for its columns ascending; acc = acc + p, groups ascending; w is the
 //   float32 of expand_row: sym d * float(q - zero), aff d * float(q) + m, with a table d * float(table[q]).
+// Columns kept apart come last, on either path, as columns in groups of 32 do on the float path. What meets the strips
+// has zeros there: that is the caller's work.
 struct StripsCall {
   int32_t format;         // Format
   int32_t planes;         // 1 or 2, of `quantized`
-  const void* strips;     // num_strips * strip_bytes(format, k)
+  const void* strips;     // num_strips * (strip_bytes(format, k) + apart_bytes(num_apart))
   int64_t num_strips;
   int64_t k;              // columns, unpadded
   const float* x;         // [num_tokens][x_stride], or null
@@ -70,6 +75,8 @@ struct StripsCall {
   float* out;             // [num_tokens][out_stride]
   int64_t out_stride;     // floats
   int64_t num_rows;       // <= 16 * num_strips
+  int64_t num_apart;      // columns kept apart, 0 for float formats
+  const float* apart;     // [num_tokens][num_apart], what meets them
 };
 
 enum CacheFormat : int32_t { kCacheF16, kCacheSym8c, kCacheF32 };

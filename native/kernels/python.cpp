@@ -32,10 +32,11 @@ void need(bool condition, const char* why) {
   if (!condition) throw std::invalid_argument(why);
 }
 const KernelTable& table(const std::string& isa) { return isa.empty() ? kernels() : kernels_of(isa); }
+// Of what can be expanded row by row: columns kept apart are not put back there.
 int32_t format_of(const std::string& name) {
-  for (int32_t i = 0; i < kNumFormats; ++i)
-    if (name == kFormatNames[i]) return i;
-  throw std::invalid_argument("no packed format is called '" + name + "'");
+  const PackedFormat found = packed_format(name);
+  need(found.num_apart == 0, "strips with columns kept apart are not expanded");
+  return found.format;
 }
 template <class F>
 auto unlocked(F f) {
@@ -45,7 +46,7 @@ auto unlocked(F f) {
 
 int64_t strip_bytes(const std::string& isa, const std::string& format, int64_t k) {
   need(k >= 1, "k must be at least 1");
-  return table(isa).strip_bytes(format_of(format), k);
+  return packed_format(format).strip_bytes(table(isa), k);
 }
 
 void quantize(const std::string& isa, Rows x, int32_t planes, int64_t first, int64_t last, Array<uint8_t, 1> out) {
@@ -58,17 +59,23 @@ void quantize(const std::string& isa, Rows x, int32_t planes, int64_t first, int
 }
 
 void strips(const std::string& isa, const std::string& format, Bytes packed, int64_t k, std::optional<Rows> x,
-            std::optional<Bytes> quantized, int32_t planes, OutRows out) {
+            std::optional<Bytes> quantized, int32_t planes, OutRows out, std::optional<Rows> apart) {
   const auto& t = table(isa);
+  const PackedFormat packed_as = packed_format(format);
   StripsCall c = {};
-  c.format = format_of(format), c.planes = planes, c.k = k;
-  const int64_t bytes = t.strip_bytes(c.format, k);
+  c.format = packed_as.format, c.num_apart = packed_as.num_apart, c.planes = planes, c.k = k;
+  const int64_t bytes = packed_as.strip_bytes(t, k);
   c.strips = packed.data(), c.num_strips = (int64_t)packed.shape(0) / bytes;
   c.num_tokens = (int64_t)out.shape(0), c.out = out.data();
   c.out_stride = c.num_rows = (int64_t)out.shape(1);
   need((int64_t)packed.shape(0) == c.num_strips * bytes && c.num_strips >= 1, "strips must be whole");
   need(c.num_rows <= 16 * c.num_strips && c.num_rows > 16 * (c.num_strips - 1), "out must have the strips' rows");
   need(x.has_value() != quantized.has_value(), "give x or quantized, not both");
+  need(apart.has_value() == (c.num_apart > 0), "apart comes with columns that are kept apart");
+  if (apart) {
+    need((int64_t)apart->shape(0) == c.num_tokens && (int64_t)apart->shape(1) == c.num_apart, "apart must be [tokens, columns]");
+    c.apart = apart->data();
+  }
   if (x) {
     need((int64_t)x->shape(0) == c.num_tokens && (int64_t)x->shape(1) == k, "x must be [tokens, k]");
     c.x = x->data(), c.x_stride = k;
@@ -240,7 +247,7 @@ void bind_kernels(nb::module_& parent) {
   m.def("strip_bytes", strip_bytes, "isa"_a, "format"_a, "k"_a);
   m.def("quantize", quantize, "isa"_a, "x"_a, "planes"_a, "first"_a, "last"_a, "out"_a);
   m.def("strips", strips, "isa"_a, "format"_a, "strips"_a, "k"_a, "x"_a.none(), "quantized"_a.none(), "planes"_a,
-        "out"_a);
+        "out"_a, "apart"_a.none() = nb::none());
   m.def("expand_row", expand_row, "isa"_a, "format"_a, "strips"_a, "row"_a, "out"_a);
   m.def("expand_strip", expand_strip, "isa"_a, "format"_a, "strip"_a, "out"_a);
   m.def("rmsnorm", rmsnorm, "isa"_a, "x"_a, "w"_a, "eps"_a, "y"_a);

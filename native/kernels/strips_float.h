@@ -148,7 +148,7 @@ void strips_columns(const StripsCall& c) {
 }
 template <class F>
 void strips_float(const StripsCall& c) {
-  strips_by_tile(c, format_strip_bytes<F>(c.k), [&](const uint8_t* strip, int64_t first, int64_t n, float* tile) {
+  strips_by_tile(c, strip_step<F>(c), [&](const uint8_t* strip, int64_t first, int64_t n, float* tile) {
     expand_groups<F>(strip, c.k, first / 32, (n + 31) / 32, tile);
   });
 }

@@ -162,7 +162,7 @@ INLINE void ask_for_scales(const uint8_t* strip, int64_t first, int64_t n) {
 // Groups [first, first + n) of the S strips from `index` on: their scales now, their planes as the work goes on.
 template <class F, int S>
 INLINE Ahead ask_for_strips(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
-  const int64_t bytes = format_strip_bytes<F>(c.k);
+  const int64_t bytes = strip_step<F>(c);
   const uint8_t* strip = (const uint8_t*)c.strips + index * bytes;
   for (int i = 0; i < S; ++i) ask_for_scales<F>(strip + i * bytes, first, n);
   const uint8_t* planes = strip + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
@@ -173,7 +173,7 @@ INLINE Ahead ask_for_strips(const StripsCall& c, int64_t index, int64_t first, i
 template <class F, int S, int PLANES>
 INLINE void strips_plain(const StripsCall& c, int64_t index, int64_t first) {
   const int64_t groups = (c.k + 31) / 32, token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
-  const int64_t bytes = format_strip_bytes<F>(c.k), left = c.num_rows - (index + S - 1) * 16;
+  const int64_t bytes = strip_step<F>(c), left = c.num_rows - (index + S - 1) * 16;
   const uint8_t* strip = (const uint8_t*)c.strips + index * bytes;
   Ahead none = {};
   Stretch s = {strip, strip + scale_bytes<F>(c.k), {bytes, bytes}, groups, nullptr, 0, &none, nullptr, c.out_stride,
@@ -216,7 +216,7 @@ INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, i
   constexpr int64_t kChunk = kChunkGroups / S, kScales = kChunk * E::kScaleBytes, kPlanes = kChunk * 512;
   alignas(64) uint8_t planes[S * kPlanes];
   alignas(64) uint8_t scales[S * kScales];
-  const int64_t groups = (c.k + 31) / 32, bytes = format_strip_bytes<F>(c.k);
+  const int64_t groups = (c.k + 31) / 32, bytes = strip_step<F>(c);
   const int64_t left = c.num_rows - (index + S - 1) * 16, group_bytes = PanelOf<PLANES>::kTokenBytes;
   const uint8_t* tokens = (const uint8_t*)c.quantized;
   for (int i = 0; i < S; ++i) {

@@ -17,8 +17,10 @@ const FormatEntry& entry(int32_t format) {
 int64_t strip_bytes(int32_t format, int64_t k) { return entry(format).strip_bytes(k); }
 
 void strips(const StripsCall* call) {
-  if (call->quantized) entry(call->format).int8(*call);
-  else entry(call->format).float32(*call);
+  const FormatEntry& e = entry(call->format);
+  if (call->quantized) e.int8(*call);
+  else e.float32(*call);
+  if (call->num_apart > 0) add_apart(*call, e.strip_bytes(call->k));
 }
 
 void expand_row(int32_t format, const void* strips, int64_t k, int64_t row, float* out) {

@@ -9,7 +9,7 @@ from functools import cache, cached_property, lru_cache
 
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import STRIP_ROWS as STRIP_ROWS
-from pintpot.formats import encoding
+from pintpot.formats import apart, encoding
 from pintpot.model.spec import Model
 from pintpot.program.spec import Table
 
@@ -46,6 +46,11 @@ class WeightForm:
     @property
     def ram_strips(self) -> int:
         return -(-self.ram_rows // STRIP_ROWS)
+
+    @property
+    def in_grid(self) -> WeightForm:
+        """The same weight with no columns kept apart."""
+        return replace(self, format=encoding(self.format).grid)
 
     @property
     def strip_bytes(self) -> int:
@@ -222,6 +227,17 @@ class Form:
         before /= sum(w.shape[0] * w.shape[1] for w in touched)
         after = encoding(name).bits
         need(after < before, f"{after:.4g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
+
+    def with_columns_apart(self, target: str, num_columns: int) -> Form:
+        """This form with so many columns kept apart of every matrix in low bits that `target` names."""
+
+        def changed(weight: WeightForm) -> WeightForm:
+            low_bit = weight.is_matrix and weight.packed and encoding(weight.format).kind != "float"
+            if not low_bit or not matches(target, weight.name):
+                return weight
+            return replace(weight, format=apart(weight.format, num_columns))
+
+        return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
 
     def packed_each(self, formats: Mapping[str, str]) -> Form:
         """This form with each matrix that `formats` names packed in the format named for it."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+    Order = NDArray[np.int64]
 
 MOMENTS = "moments"
 """A step that names this in its `needs` is given second moments [K, K]."""
@@ -39,13 +40,26 @@ class InputStatistics:
     crossed: Floats | None = None
 
     def scaled(self, factors: Floats) -> InputStatistics:
-        """What would have been seen had every column been multiplied by a positive factor [K]."""
+        """What would have been seen had every column been multiplied by a factor [K] of 0 or more."""
         moment, crossed = (
             None if found is None else found * factors[:, None] * factors
             for found in (self.second_moment, self.crossed)
         )
         square = self.mean_square * factors * factors
         return InputStatistics(self.num_rows, moment, self.mean_abs * factors, square, crossed)
+
+    def without(self, columns: Order) -> InputStatistics:
+        """What would have been seen had these columns [C] been zero."""
+        factors = self.mean_abs * 0 + 1
+        factors[columns] = 0
+        return self.scaled(factors)
+
+    def reordered(self, columns: Order) -> InputStatistics:
+        """What would have been seen had the columns stood in this order [K]."""
+        moment, crossed = (
+            None if found is None else found[columns][:, columns] for found in (self.second_moment, self.crossed)
+        )
+        return InputStatistics(self.num_rows, moment, self.mean_abs[columns], self.mean_square[columns], crossed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,26 +25,34 @@ class Facet(IntEnum):
     """What a step changes, in the order in which steps apply. Two steps clash on the same facet of the same weights."""
 
     TRANSFORM = 1
-    SPARSITY = 2
-    FORMAT = 3
-    ROUNDING = 4
-    ADAPT = 5
-    ATTENTION = 6
-    TOKENS = 7
-    STEPS = 8
-    REUSE = 9
-    CACHE = 10
-    CACHE_FORMAT = 11
-    DRAFT = 12
-    GRADIENT = 13
-    ACTIVATIONS = 14
-    OPTIMIZER = 15
-    BATCHING = 16
-    PLACE = 17
-    PARALLEL = 18
+    ORDER = 2
+    SPARSITY = 3
+    FORMAT = 4
+    OUTLIERS = 5
+    ROUNDING = 6
+    ADAPT = 7
+    ATTENTION = 8
+    TOKENS = 9
+    STEPS = 10
+    REUSE = 11
+    CACHE = 12
+    CACHE_FORMAT = 13
+    DRAFT = 14
+    GRADIENT = 15
+    ACTIVATIONS = 16
+    OPTIMIZER = 17
+    BATCHING = 18
+    PLACE = 19
+    PARALLEL = 20
 
 
-GENTLER = (Facet.TRANSFORM, Facet.ROUNDING)
+TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})
+"""Steps of these change the floats of a block before anything of it is rounded."""
+CALIBRATED = TRANSFORMS | {Facet.OUTLIERS, Facet.ROUNDING}
+"""Steps of these have to see what meets a weight: their weights are made while calibrating, and not while packing."""
+
+
+GENTLER = (Facet.TRANSFORM, Facet.ORDER, Facet.ROUNDING)
 """Facets of steps that change neither bytes nor work: what a FORMAT step promised is only rounded with less harm."""
 
 
@@ -118,6 +126,10 @@ class Step:
 
     def transform(self, block: Block) -> None:
         """Change the floats of a block in place: the network computes the same function, and rounds better."""
+
+    def columns_apart(self, weights: Sequence[WeightForm], inputs: InputStatistics) -> NDArray[np.int64] | None:
+        """Which columns [C], ascending, of the weights that share an input lie beside their grid; None: no such."""
+        return None
 
     def round(
         self, weight: WeightForm, values: NDArray[np.float32], inputs: InputStatistics

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import need
+from pintpot.formats.columns_apart import joined, largest_columns, without
 from pintpot.formats.permute import repack
 from pintpot.formats.registry import STRIP_ROWS, can_pack, encoding, num_strips
 from pintpot.formats.rounding import round_to_nearest
@@ -42,9 +43,16 @@ def convert(
 
 
 def encode(values: Floats, target: str, *, search: bool = True, out: Bytes | None = None) -> Bytes:
-    """Float32 [N, K] as strips of `target` (`symB`, `affB` or a float format). Raises as `convert` does."""
+    """Float32 [N, K] as strips of `target` (groups, a table or floats). Raises as `convert` does.
+
+    Where the format keeps columns apart, those with the largest values; `out` is then not used.
+    """
     need(can_pack("f32", target), f"floats cannot be packed as {target}")
     rows, columns = values.shape
+    if encoding(target).num_apart:
+        apart = largest_columns(values, target)
+        grid = encode(without(values, apart), encoding(target).grid, search=search)
+        return joined(grid, values, target, apart)
     strips = new_strips(target, rows, columns) if out is None else out
     need_strips(strips, target, rows, columns)
     for start in range(0, rows, chunk_rows(columns)):

@@ -6,7 +6,8 @@ Three uses, and an encoding may serve several: `source` (rows of blocks in a GGU
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from pintpot.errors import BadInput, UnsupportedModel, need
@@ -14,6 +15,10 @@ from pintpot.errors import BadInput, UnsupportedModel, need
 STRIP_ROWS = 16
 _STRIP_ALIGNMENT = 64
 _FLOAT_GROUP = 4
+_APART_BYTES = 4 + 2 * STRIP_ROWS
+APART = "+"
+"""Between the name of a grid and the number of columns that are kept apart from it: sym4+8."""
+MOST_APART = 4096
 
 Kind = Literal["float", "sym", "aff", "super", "table", "blocks", "cache", "integer"]
 Scale = Literal["f16", "u8", "e8m0", "e4m3"]
@@ -35,6 +40,9 @@ class Encoding:
 
     Of the kind `table`, a code is the number of one of the 16 `levels`; a `scale` of one byte serves `scale_columns`
     columns, and so many groups as `run_groups` share a float32 that multiplies them (0: nothing does).
+
+    `num_apart` columns of a matrix are kept as float16 behind each strip, whose codes have nothing of them; `bits`
+    leaves them out.
     """
 
     name: str
@@ -52,6 +60,12 @@ class Encoding:
     scale: Scale = "f16"
     scale_columns: int = 0
     run_groups: int = 0
+    num_apart: int = 0
+
+    @property
+    def grid(self) -> str:
+        """The format of the codes: this one's name but for the columns that are kept apart."""
+        return self.name.partition(APART)[0]
 
     @property
     def bits(self) -> float:
@@ -94,7 +108,8 @@ class Encoding:
 
     def strip_bytes(self, columns: int) -> int:
         """Bytes of 16 rows of `columns` values, a multiple of 64."""
-        return self.scale_bytes(columns) + self.num_groups(columns) * self.group_plane_bytes
+        apart = -(-self.num_apart * _APART_BYTES // _STRIP_ALIGNMENT) * _STRIP_ALIGNMENT
+        return self.scale_bytes(columns) + self.num_groups(columns) * self.group_plane_bytes + apart
 
     def packed_bytes(self, rows: int, columns: int) -> int:
         """Bytes of a whole packed matrix."""
@@ -175,10 +190,26 @@ _BY_GGML = {found.ggml_type: found for found in _ENCODINGS.values() if found.ggm
 
 def encoding(name: str) -> Encoding:
     """The encoding of this name. Raises UnsupportedModel for any other."""
-    found = _ENCODINGS.get(name)
+    found = _ENCODINGS.get(name) or _with_columns_apart(name)
     if found is None:
         raise UnsupportedModel(f"no weight format is called {name!r}; there are {', '.join(_ENCODINGS)}")
     return found
+
+
+@cache
+def _with_columns_apart(name: str) -> Encoding | None:
+    grid, _, count = name.partition(APART)
+    found = _ENCODINGS.get(grid)
+    if found is None or found.kind not in ("sym", "aff", "table") or not (count.isascii() and count.isdigit()):
+        return None
+    if str(int(count)) != count or not 0 < int(count) <= MOST_APART:
+        return None
+    return replace(found, name=name, packed_as=name, lossless=False, ggml_type=None, num_apart=int(count))
+
+
+def apart(grid: str, num_columns: int) -> str:
+    """The format of this grid with so many columns kept apart."""
+    return f"{grid}{APART}{num_columns}" if num_columns else grid
 
 
 def encoding_of_ggml(ggml_type: int) -> Encoding:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import need
+from pintpot.formats.columns_apart import separated
 from pintpot.formats.planes import GROUP_COLUMNS, load_codes, store_codes
 from pintpot.formats.registry import STRIP_ROWS, Encoding, encoding, num_strips
 from pintpot.formats.scales import load_byte_scales, read_scales, store_byte_scales, units_by_row
@@ -184,6 +185,11 @@ def unpack(strips: Bytes, name: str, rows: int, columns: int, out: Floats | None
     found = need_strips(strips, name, rows, columns)
     result = np.empty((rows, columns), np.float32) if out is None else out
     need(result.shape == (rows, columns), f"output is {result.shape}, not {(rows, columns)}")
+    if found.num_apart:
+        strips, kept, which = separated(strips, name, rows, columns)
+        unpack(strips, found.grid, rows, columns, result)
+        result[:, which] = kept
+        return result
     with np.errstate(all="ignore"):
         for start in range(0, rows, chunk_rows(columns)):
             stop = min(rows, start + chunk_rows(columns))

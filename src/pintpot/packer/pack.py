@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pintpot.contract.step import Facet
+from pintpot.contract.step import CALIBRATED
 from pintpot.errors import DiskTooSmall, InUse, PintpotError, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.meter.memory import peak_bytes
@@ -87,7 +87,7 @@ def write_pack(
 def _prepared(
     model: Model, plan: Plan, folder: Path, texts: Texts | None, told: Told | None
 ) -> AbstractContextManager[Prepared | None]:
-    if not any(step.facet in (Facet.TRANSFORM, Facet.ROUNDING) for step in plan.steps):
+    if not any(step.facet in CALIBRATED for step in plan.steps):
         return nullcontext()
     from pintpot.packer.calibrate.calibrate import calibrated, gathers, preparing
     from pintpot.packer.calibrate.texts import cut, read_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pintpot.contract.form import PAGE_TOKENS, Form, RingForm, WeightForm
+from pintpot.contract.form import PAGE_TOKENS, VOCABULARY_ROLES, Form, RingForm, WeightForm
 from pintpot.errors import need
 from pintpot.formats import encoding
 from pintpot.machine.spec import CACHE_FORMATS
@@ -89,6 +89,8 @@ def _check_weight(weight: WeightForm) -> None:
     need(0 <= weight.ram_rows <= weight.shape[0], f"{name}: {weight.ram_rows} of {weight.shape[0]} rows in RAM")
     kernel = encoding(weight.format).is_kernel and encoding(weight.source).is_source
     need(kernel and (weight.is_matrix or weight.format == "f32"), f"{name}: no kernel reads {weight.format}")
+    most = weight.shape[-1] if name not in VOCABULARY_ROLES else 0
+    need(encoding(weight.format).num_apart <= most, f"{name}: columns of {weight.format} beyond {most}")
 
 
 def _check_regions(manifest: Manifest, check_bytes: int) -> None:

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.step import GENTLER, Facet, Step
+from pintpot.contract.step import CALIBRATED, GENTLER, Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import is_lossless
 from pintpot.planner.plan import Degradation
@@ -46,7 +46,7 @@ def shipped_priors() -> Priors:
 
 def steps_key(steps: Iterable[Step]) -> str:
     """Identifies what of a plan changes values: the steps that cost quality, in order."""
-    return "; ".join(str(step) for step in steps if step.key is not None or step.facet in GENTLER)
+    return "; ".join(str(step) for step in steps if step.key is not None or step.facet in CALIBRATED)
 
 
 def gentler(steps: Iterable[Step | None]) -> tuple[Step, ...]:

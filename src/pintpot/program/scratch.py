@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pintpot.formats import encoding
 from pintpot.program.alike import alike
-from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, bound_rows, prepares
+from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, bound_rows, num_apart, prepares
 from pintpot.program.spec import Op, Program
 
 BLOCK = 4096
@@ -73,11 +73,18 @@ def _linear(op: Op, program: Program) -> Scratch:
     names = op.read_all("weight")
     columns = program.shape(names[0])[1]
     rows, planes = bound_rows(op, program), PLANES[op.get("activation", "float32")]
-    is_float = [program.by_name[name].format in FLOAT_FORMATS for name in names]
-    floats, int8 = planes == 0 or any(is_float), planes > 0 and not all(is_float)
-    shared = _aligned(4 * rows * columns, LINE) if floats and prepares(op) else 0
+    is_float, apart = [program.by_name[name].format in FLOAT_FORMATS for name in names], num_apart(op, program)
+    low_bit = not all(is_float)
+    floats, rest, int8 = (
+        any(is_float) or (planes == 0 and apart == 0),
+        planes == 0 and apart > 0,
+        planes > 0 and low_bit,
+    )
+    prepared = prepares(op)
+    shared = _aligned(4 * rows * columns, LINE) * ((floats and prepared) + rest) + 4 * rows * apart
     shared += rows * -(-columns // 32) * QUANTIZED_BYTES[planes] if int8 else 0
-    return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * columns if int8 and not floats and prepares(op) else 0)
+    panel = int8 and (apart > 0 or (prepared and not floats))
+    return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * columns if panel else 0)
 
 
 def _aligned(num_bytes: int, to: int) -> int:

@@ -24,6 +24,7 @@ from pintpot.packer.calibrate.source import RowSource, whole
 from pintpot.packer.calibrate.source import head_rows as head_rows
 from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
 from pintpot.program.spec import Op
+from pintpot.proof.strips import Dequantized
 
 Floats = NDArray[np.float32]
 BASE_BYTES = 75_000_000
@@ -60,7 +61,9 @@ class Network:
     def meets(self, name: str, rows: Floats, planes: int | NDArray[np.int64]) -> Floats:
         """What of rows [T, K] in so many int8 planes meets a weight."""
         low_bit = self.form.weights.by_name[name].format not in FLOAT_FORMATS
-        return round_rows(rows, planes) if low_bit and np.any(planes) else rows
+        kept = self.weights[name]
+        exact = kept.columns_apart() if isinstance(kept, Dequantized) else None
+        return round_rows(rows, planes, exact) if low_bit and np.any(planes) else rows
 
     def head(self, states: Floats) -> Iterator[tuple[int, Floats]]:
         """Logits [T, n] of states [T, D] for words [first, first + n), all words in order."""

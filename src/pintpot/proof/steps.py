@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pintpot.contract.form import CacheForm, Form, WeightForm, matches, source_form
-from pintpot.contract.step import Facet, Step
+from pintpot.contract.step import CALIBRATED, Facet, Step
 from pintpot.formats.registry import is_lossless
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -21,7 +21,7 @@ from pintpot.planner.plan import Plan
 from pintpot.proof.reference import Network, source_values
 from pintpot.proof.strips import Dequantized, converted_strips, packed_strips, packed_vector
 
-OF_WEIGHTS = (Facet.TRANSFORM, Facet.SPARSITY, Facet.FORMAT, Facet.ROUNDING, Facet.ADAPT)
+OF_WEIGHTS = CALIBRATED | {Facet.SPARSITY, Facet.FORMAT, Facet.ADAPT}
 """Facets of steps that change values of weights."""
 
 
@@ -95,7 +95,7 @@ def _changes_values(step: Step, form: Form) -> bool:
 
 
 def _is_calibrated(step: Step) -> bool:
-    return bool(step.needs) or step.facet in (Facet.TRANSFORM, Facet.ROUNDING)
+    return bool(step.needs) or step.facet in CALIBRATED
 
 
 def _packed(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Any]]:
@@ -107,7 +107,7 @@ def _packed(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Any]]:
 
 
 def _partly_converted(model: Model, store: Store, form: Form, variant: Variant) -> Iterator[tuple[str, Any]]:
-    forms = form.weights.by_name
+    forms = {weight.name: weight.in_grid for weight in form.weights}
     for weight in model.part("language").weights():
         step = _converting(forms[weight.name], variant)
         if step is None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pintpot.contract.form import STRIP_ROWS, WeightForm
 from pintpot.contract.step import SourceRows, Step
 from pintpot.errors import PintpotError
+from pintpot.formats import encoding
+from pintpot.formats.columns_apart import separated
 from pintpot.formats.tiles import unpack
 from pintpot.model.spec import Weight
 from pintpot.model.store import Store
@@ -46,6 +48,13 @@ class Dequantized:
             inside = wanted // STRIP_ROWS == strip
             out[inside] = self._rows(int(strip), 1)[wanted[inside] % STRIP_ROWS]
         return out
+
+    def columns_apart(self) -> NDArray[np.int64] | None:
+        """The columns that are kept beside the grid; None where all are in it."""
+        if encoding(self.form.format).num_apart == 0:
+            return None
+        rows = min(STRIP_ROWS, self.form.shape[0])
+        return separated(self.read(0, 1), self.form.format, rows, self.form.shape[1])[2]
 
     def _rows(self, first: int, count: int) -> Floats:
         num_rows = min(count * STRIP_ROWS, self.form.shape[0] - first * STRIP_ROWS)

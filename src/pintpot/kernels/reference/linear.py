@@ -22,11 +22,16 @@ def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):
         rounded = planes > 0 and program.by_name[name].format not in FLOAT_FORMATS
-        y = project(round_rows(x, planes) if rounded else x, memory[name])
+        y = project(round_rows(x, planes, memory.get(apart(name))) if rounded else x, memory[name])
         parts.append(y if bias is None else y + memory[bias])
     out = np.concatenate(parts, axis=-1)
     residual = op.read("residual")
     memory[str(op.write("out"))] = out if residual is None else out + memory[residual]
+
+
+def apart(name: str) -> str:
+    """Where a memory says which columns of a weight [C] are kept apart, and so meet rows that nobody rounded."""
+    return f"{name}+"
 
 
 def project(x: NDArray[Any], weight: Any) -> NDArray[Any]:
@@ -59,14 +64,16 @@ def rms_norm(x: NDArray[Any], weight: NDArray[Any], eps: float) -> NDArray[Any]:
     return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight)
 
 
-def round_rows(x: NDArray[Any], planes: int | NDArray[Any]) -> NDArray[Any]:
+def round_rows(x: NDArray[Any], planes: int | NDArray[Any], exact: NDArray[Any] | None = None) -> NDArray[Any]:
     """Rows as 1 or 2 int8 planes in groups of 32 would hold them (docs/layout.md): [T, K] -> [T, K].
 
-    `planes` of all rows, or of each [T]; a row of 0 planes stays as it is.
+    `planes` of all rows, or of each [T]; a row of 0 planes stays as it is, and so do the columns `exact`.
     """
     num_rows, width = x.shape
     padded = np.zeros((num_rows, -(-width // GROUP) * GROUP), x.dtype)
     padded[:, :width] = x
+    if exact is not None:
+        padded[:, exact] = 0
     groups = padded.reshape(num_rows, padded.shape[1] // GROUP, GROUP)
     scale = np.abs(groups).max(axis=-1, keepdims=True) / 127
     units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
@@ -75,4 +82,6 @@ def round_rows(x: NDArray[Any], planes: int | NDArray[Any]) -> NDArray[Any]:
     two = each == 2
     whole[two] += np.clip(np.rint((units[two] - whole[two]) * 254), -127, 127) / 254
     rounded = (whole * scale).reshape(padded.shape)[:, :width]
+    if exact is not None:
+        rounded[:, exact] = x[:, exact]
     return np.where((each > 0)[:, None], rounded, x)

@@ -24,6 +24,7 @@ from pintpot.program.spec import Op
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Columns = NDArray[np.int64]
 Told = Callable[[float], None]
 ROWS = "rows"
 FLOATS = ".floats"
@@ -58,9 +59,12 @@ class Walk:
             if self._chosen.two_streams:
                 self._through(block, floats, before, index, FLOATS)
             inputs = self._gathered(op, sums)
+            apart = self._chosen.columns_apart(op.read_all("weight"), inputs)
+            if apart is not None:
+                inputs = inputs.without(apart)
             for name in op.read_all("weight"):
                 form = self._forms[name]
-                strips = kept(self._forward, self._chosen, form, values[name], inputs, self._threads)
+                strips = kept(self._forward, self._chosen, form, values[name], inputs, self._threads, apart)
                 if strips is not None:
                     values[name] = unpack(strips, form.format, form.shape[0], form.shape[1])
                     if self._chosen.prepares(form):

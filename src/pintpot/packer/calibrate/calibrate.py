@@ -163,7 +163,7 @@ def _key(model: Model, plan: Plan, texts: Texts) -> str:
     with Store(model) as store:
         data = store.sample_digest()
     chosen = Chosen.of(plan.form, plan.steps)
-    steps = [step.to_json() for step in (*chosen.transforms, *chosen.roundings)]
+    steps = [step.to_json() for step in chosen.steps]
     forms = [(weight.name, weight.format) for weight in plan.form.weights]
     described = json.dumps([VERSION, data, steps, forms, [list(map(int, text)) for text in texts]])
     return hashlib.sha256(described.encode()).hexdigest()[:16]

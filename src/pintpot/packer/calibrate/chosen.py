@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.statistics import CROSSED, MOMENTS
-from pintpot.contract.step import Facet, Step
-from pintpot.formats import is_lossless
+from pintpot.contract.statistics import CROSSED, MOMENTS, InputStatistics
+from pintpot.contract.step import TRANSFORMS, Facet, Step
+from pintpot.formats import encoding, is_lossless
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -17,14 +23,21 @@ class Chosen:
     form: Form
     transforms: tuple[Step, ...]
     roundings: tuple[Step, ...]
+    outliers: tuple[Step, ...] = ()
 
     @classmethod
     def of(cls, form: Form, steps: tuple[Step, ...]) -> Chosen:
-        transforms = tuple(step for step in steps if step.facet == Facet.TRANSFORM)
-        return cls(form, transforms, tuple(step for step in steps if step.facet == Facet.ROUNDING))
+        transforms = tuple(step for step in steps if step.facet in TRANSFORMS)
+        outliers = tuple(step for step in steps if step.facet == Facet.OUTLIERS)
+        return cls(form, transforms, tuple(step for step in steps if step.facet == Facet.ROUNDING), outliers)
 
     def __bool__(self) -> bool:
-        return bool(self.transforms or self.roundings)
+        return bool(self.transforms or self.roundings or self.outliers)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All of them, in the order in which they apply."""
+        return self.transforms + self.outliers + self.roundings
 
     @property
     def gathers(self) -> bool:
@@ -43,7 +56,19 @@ class Chosen:
 
     def prepares(self, weight: WeightForm) -> bool:
         """Whether this weight is rounded while calibrating, and not while packing."""
-        return self.changes(weight.name) or (weight.is_matrix and bool(self.rounding(weight)))
+        return self.changes(weight.name) or (weight.is_matrix and bool(self.rounding(weight) or self._apart(weight)))
+
+    def columns_apart(self, names: Sequence[str], inputs: InputStatistics) -> NDArray[np.int64] | None:
+        """Which columns of these weights, which share an input, are kept beside their grids; None where none are."""
+        weights = [self.form.weights.by_name[name] for name in names]
+        if not any(self._apart(weight) for weight in weights):
+            return None
+        found = (step.columns_apart(weights, inputs) for step in reversed(self.outliers))
+        return next((columns for columns in found if columns is not None), None)
+
+    @staticmethod
+    def _apart(weight: WeightForm) -> int:
+        return encoding(weight.format).num_apart
 
     def needs_moment(self, names: tuple[str, ...]) -> bool:
         """Whether a step that rounds one of these weights wants the second moment of what meets them."""

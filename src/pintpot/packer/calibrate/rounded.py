@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pintpot.contract.form import STRIP_ROWS, WeightForm
 from pintpot.contract.statistics import Block, InputStatistics
-from pintpot.formats import is_lossless
+from pintpot.formats import encoding, is_lossless
+from pintpot.formats.columns_apart import joined, without
 from pintpot.formats.convert import encode
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import Forward
@@ -20,6 +21,7 @@ from pintpot.program.spec import Op
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Columns = NDArray[np.int64]
 PART_ROWS = 32 * STRIP_ROWS
 """Rows of a weight are independent of each other, so they are rounded in parts, on several threads."""
 
@@ -36,30 +38,50 @@ def transformed(
 
 
 def strips_of(
-    chosen: Chosen, form: WeightForm, parts: Iterable[Floats], inputs: InputStatistics | None, threads: int
+    chosen: Chosen,
+    form: WeightForm,
+    parts: Iterable[Floats],
+    inputs: InputStatistics | None,
+    threads: int,
+    apart: Columns | None = None,
 ) -> Bytes:
-    """Strips [S, strip bytes] of a matrix that comes in parts of rows; without `inputs` rounded to nearest."""
-    roundings = () if inputs is None else chosen.rounding(form)
+    """Strips [S, strip bytes] of a matrix that comes in parts of rows; without `inputs` rounded to nearest.
 
-    def one(values: Floats) -> Bytes:
+    Of a format that keeps columns apart `apart` names them.
+    """
+    roundings, grid = () if inputs is None else chosen.rounding(form), form.in_grid
+
+    def rounded(values: Floats) -> Bytes:
         for step in roundings:
-            strips = None if inputs is None else step.round(form, values, inputs)
+            strips = None if inputs is None else step.round(grid, values, inputs)
             if strips is not None:
                 return strips
-        return encode(values, form.format)
+        return encode(values, grid.format)
+
+    def one(values: Floats) -> Bytes:
+        if apart is None:
+            return rounded(values)
+        return joined(rounded(without(values, apart)), values, form.format, apart)
 
     return np.concatenate(list(ordered(one, parts, threads)))
 
 
 def kept(
-    forward: Forward, chosen: Chosen, form: WeightForm, values: Floats, inputs: InputStatistics | None, threads: int
+    forward: Forward,
+    chosen: Chosen,
+    form: WeightForm,
+    values: Floats,
+    inputs: InputStatistics | None,
+    threads: int,
+    apart: Columns | None = None,
 ) -> Bytes | None:
     """A matrix [N, K] in the form in which it will be kept; None where packing its file's values gives the same."""
     if is_lossless(form.source, form.format):
         same = not chosen.changes(form.name) or np.array_equal(values, forward.weight(form.name))
         if same:
             return None
-    return strips_of(chosen, form, (values[first:stop] for first, stop in cut(form)), inputs, threads)
+    columns = apart if encoding(form.format).num_apart else None
+    return strips_of(chosen, form, (values[first:stop] for first, stop in cut(form)), inputs, threads, columns)
 
 
 def cut(form: WeightForm) -> list[tuple[int, int]]:

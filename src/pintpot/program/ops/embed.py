@@ -10,6 +10,8 @@ from pintpot.program.spec import Extent, Op, Program
 
 def check(op: Op, program: Program) -> None:
     (_, width), out = program.shape(_name(op.read("weight"))), program.shape(_name(op.write("out")))
+    found = encoding(program.by_name[_name(op.read("weight"))].format)
+    need(found.num_apart == 0, f"embed reads no columns kept apart, as {found.name} has them", UsageError)
     need(out[-1] == width, f"embed writes rows of {out[-1]}, the weight has {width}", UsageError)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pintpot.errors import UsageError, need
-from pintpot.formats import encoding
+from pintpot.formats import Encoding, encoding
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
@@ -38,6 +38,18 @@ def check(op: Op, program: Program) -> None:
     normed = op.get("prologue") == "rmsnorm"
     need(normed == (op.read("norm") is not None), "rmsnorm and its weight come together", UsageError)
     need(len(op.read_all("bias")) in (0, len(weights)), "linear has one bias for each weight, or none", UsageError)
+    apart = {found.num_apart for found in _encodings(op, program) if found.kind != "float"}
+    need(len(apart) <= 1, f"low-bit weights of a linear keep the same columns apart, not {sorted(apart)}", UsageError)
+    need(max(apart, default=0) <= width, f"of {width} columns {max(apart, default=0)} cannot be kept apart", UsageError)
+
+
+def num_apart(op: Op, program: Program) -> int:
+    """Columns of the low-bit weights that are kept apart; they meet floats, and the others rows that are zero there."""
+    return max(found.num_apart for found in _encodings(op, program))
+
+
+def _encodings(op: Op, program: Program) -> list[Encoding]:
+    return [encoding(program.by_name[name].format) for name in op.read_all("weight")]
 
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
@@ -50,9 +62,13 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     for name in op.read_all("weight"):
         weight = program.by_name[name]
         num_outputs, width = program.shape(name)
-        key = f"{'matvec' if rows == 1 else 'matmul'}/{weight.format}{suffix(weight.format, planes)}"
-        amounts[key] = amounts.get(key, 0.0) + float(rows) * num_outputs * width
-        ram_bytes += encoding(weight.format).packed_bytes(num_outputs, width)
+        found, kind = encoding(weight.format), "matvec" if rows == 1 else "matmul"
+        columns = {f"{kind}/{found.grid}{suffix(found.grid, planes)}": width}
+        if found.num_apart:
+            columns[f"{kind}/f16"] = found.num_apart
+        for key, count in columns.items():
+            amounts[key] = amounts.get(key, 0.0) + float(rows) * num_outputs * count
+        ram_bytes += found.packed_bytes(num_outputs, width)
     for _, name in (*op.reads, *op.writes):
         if program.by_name[name].life == "step":
             ram_bytes += 4.0 * rows * program.shape(name)[-1]
