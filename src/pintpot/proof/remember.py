@@ -28,7 +28,7 @@ def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measure
         plan,
         machine.fingerprint,
         degradation=degradation,
-        proved=None if degradation is None else _over_table(plan, degradation),
+        proved=None if degradation is None else over_table(plan, degradation),
         holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
         seconds={
             "prefill": median([run["first_token_s"] for run in measured.runs]),
@@ -48,7 +48,7 @@ def _degradation(proof: Proof) -> Degradation | None:
     return Degradation(max(0.0, answers.low), answers.high, True, *spans, answers.mean, proof.answers.num_tokens)
 
 
-def _over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
+def over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
     """What formats were found to lose over the middle of what the model's table says of them, low..high.
 
     None without a table, and where it says so little that nothing can be told. What other steps are expected to lose
