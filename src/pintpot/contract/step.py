@@ -46,6 +46,8 @@ class Facet(IntEnum):
 
 GENTLER = (Facet.TRANSFORM, Facet.ROUNDING)
 """Facets of steps that change neither bytes nor work: what a FORMAT step promised is only rounded with less harm."""
+SOFTER = tuple(facet for facet in Facet if facet <= Facet.ROUNDING and facet != Facet.FORMAT)
+"""Facets of all steps that may leave a share of what formats lose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.statistics import CROSSED, MOMENTS
-from pintpot.contract.step import GENTLER, Facet, Step
+from pintpot.contract.step import SOFTER, Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, need
 from pintpot.formats import is_lossless
 from pintpot.planner.cost import ZERO, Span
@@ -68,7 +68,7 @@ def calibrating_s(form: Form, steps: Iterable[Step], rates: Rates, tokens: int =
     Products run at the float peak, fused or not; a visit of a weight's values is some passes of rounding them. It is
     long work, in which rates come to their middle.
     """
-    gentle = tuple(step for step in steps if step.facet in GENTLER)
+    gentle = tuple(step for step in steps if step.facet in SOFTER)
     if not gentle:
         return ZERO
     walks = 1 + any(step.facet == Facet.TRANSFORM for step in gentle) + _wanted(CROSSED, gentle)
@@ -117,7 +117,7 @@ def spacious_bytes(form: Form, steps: Iterable[Step], threads: int, lengths: lis
 
 def check_calibrating(question: Question, steps: Iterable[Step]) -> None:
     """Raises NotApplicable where the budget rules out calibrating, DoesNotFit where it has no room for it."""
-    gentle = tuple(step for step in steps if step.facet in GENTLER)
+    gentle = tuple(step for step in steps if step.facet in SOFTER)
     if gentle:
         budget, source = question.budget, question.expects.source
         need(not budget.uncalibrated, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
@@ -132,4 +132,4 @@ def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int
 
 
 def _wanted(what: str, steps: Iterable[Step]) -> bool:
-    return any(what in step.wants for step in steps if step.facet in GENTLER)
+    return any(what in step.wants for step in steps if step.facet in SOFTER)

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.step import GENTLER, Facet, Step
+from pintpot.contract.step import SOFTER, Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import is_lossless
 from pintpot.planner.plan import Degradation
@@ -46,12 +46,12 @@ def shipped_priors() -> Priors:
 
 def steps_key(steps: Iterable[Step]) -> str:
     """Identifies what of a plan changes values: the steps that cost quality, in order."""
-    return "; ".join(str(step) for step in steps if step.key is not None or step.facet in GENTLER)
+    return "; ".join(str(step) for step in steps if step.key is not None or step.facet in SOFTER)
 
 
 def gentler(steps: Iterable[Step | None]) -> tuple[Step, ...]:
     """Of these steps those that make rounding do less harm."""
-    return tuple(step for step in steps if step is not None and step.facet in GENTLER)
+    return tuple(step for step in steps if step is not None and step.facet in SOFTER)
 
 
 def rounding_key(steps: Iterable[Step | None]) -> str:

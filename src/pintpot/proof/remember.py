@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from pintpot.contract.step import GENTLER, Facet
+from pintpot.contract.step import SOFTER, Facet
 from pintpot.machine.remember import record_run
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.clock import median
@@ -59,7 +59,7 @@ def over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
     if span is None:
         return None
     middle = (span[0] + span[1]) / 2
-    others = [shipped_priors().of(step.key) for step in plan.steps if step.facet not in (Facet.FORMAT, *GENTLER)]
+    others = [shipped_priors().of(step.key) for step in plan.steps if step.facet not in (Facet.FORMAT, *SOFTER)]
     least, most = (sum(one[end] for one in others) for end in (0, 1))
     low, high = max(0.0, found.low - most), max(0.0, found.high - least)
     return (low / middle, high / middle) if middle > LEAST_NATS and high > 0 else None
