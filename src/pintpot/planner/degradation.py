@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.step import CALIBRATED, GENTLER, Facet, Step
+from pintpot.contract.step import CALIBRATED, Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import is_lossless
 from pintpot.planner.plan import Degradation
@@ -51,7 +51,7 @@ def steps_key(steps: Iterable[Step]) -> str:
 
 def gentler(steps: Iterable[Step | None]) -> tuple[Step, ...]:
     """Of these steps those that make rounding do less harm."""
-    return tuple(step for step in steps if step is not None and step.facet in GENTLER)
+    return tuple(step for step in steps if step is not None and step.facet in CALIBRATED)
 
 
 def rounding_key(steps: Iterable[Step | None]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from pintpot.contract.step import GENTLER, Facet
+from pintpot.contract.step import CALIBRATED, Facet
 from pintpot.machine.remember import record_run
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.clock import median
@@ -28,7 +28,7 @@ def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measure
         plan,
         machine.fingerprint,
         degradation=degradation,
-        proved=None if degradation is None else _over_table(plan, degradation),
+        proved=None if degradation is None else over_table(plan, degradation),
         holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
         seconds={
             "prefill": median([run["first_token_s"] for run in measured.runs]),
@@ -48,7 +48,7 @@ def _degradation(proof: Proof) -> Degradation | None:
     return Degradation(max(0.0, answers.low), answers.high, True, *spans, answers.mean, proof.answers.num_tokens)
 
 
-def _over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
+def over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
     """What formats were found to lose over the middle of what the model's table says of them, low..high.
 
     None without a table, and where it says so little that nothing can be told. What other steps are expected to lose
@@ -59,7 +59,7 @@ def _over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
     if span is None:
         return None
     middle = (span[0] + span[1]) / 2
-    others = [shipped_priors().of(step.key) for step in plan.steps if step.facet not in (Facet.FORMAT, *GENTLER)]
+    others = [shipped_priors().of(step.key) for step in plan.steps if step.facet not in (Facet.FORMAT, *CALIBRATED)]
     least, most = (sum(one[end] for one in others) for end in (0, 1))
     low, high = max(0.0, found.low - most), max(0.0, found.high - least)
     return (low / middle, high / middle) if middle > LEAST_NATS and high > 0 else None
