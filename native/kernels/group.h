@@ -44,7 +44,7 @@ struct Group {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = 1;
   static constexpr bool kAffine = AFFINE, kExpanded = false;
   static constexpr int64_t kColumns = 32, kScaleBytes = AFFINE ? 64 : 32, kPlaneBytes = 64 * BITS, kRun = 0;
-  static constexpr int64_t kMany = (BITS & (BITS - 1)) == 0 ? 128 : 16;
+  static constexpr int64_t kMany = (BITS & (BITS - 1)) != 0 ? 16 : AFFINE ? 128 : 32;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<BITS, Q>(planes + g * kPlaneBytes, part);
