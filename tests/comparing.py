@@ -45,11 +45,11 @@ class Way:
 
 def ways(case: Case) -> list[Way]:
     """Every instruction set, one and two threads, resident and streamed; the first is held against the reference."""
-    first = case.seed % len(ISAS)
-    found = [Way(ISAS[first], 1 + case.seed // 2 % 2, case.seed // 4 % 2 == 1)]
+    turn, first = divmod(case.seed, len(ISAS))
+    found = [Way(ISAS[first], 1 + turn % 2, turn // 2 % 2 == 1)]
     for index in range(len(ISAS)):
         isa = ISAS[(first + index) % len(ISAS)]
-        other = (case.seed + index) % 2 == 0
+        other = (turn + index) % 2 == 0
         found.append(Way(isa, 2 if other else 1, index % 2 == 0))
     return [*found, Way(ISAS[0], 2, not found[0].streams)]
 

@@ -16,6 +16,8 @@ constexpr int64_t kPairs = kPageTokens / 2;
 // total + a.low * b.low + a.high * b.high, each lane two signed halves.
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 INLINE VI add_pairs(VI total, VI a, VI b) { return (VI)_mm512_dpwssd_epi32((__m512i)total, (__m512i)a, (__m512i)b); }
+#elif defined(__AVXVNNI__)
+INLINE VI add_pairs(VI total, VI a, VI b) { return (VI)_mm256_dpwssd_avx_epi32((__m256i)total, (__m256i)a, (__m256i)b); }
 #elif defined(__AVX2__)
 INLINE VI add_pairs(VI total, VI a, VI b) {
   return (VI)_mm256_add_epi32((__m256i)total, _mm256_madd_epi16((__m256i)a, (__m256i)b));

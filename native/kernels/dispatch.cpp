@@ -1,15 +1,30 @@
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <stdexcept>
 
 namespace pintpot {
 namespace {
+
+constexpr const char* kIsas[] = {"avx512", "avxvnni", "avx2", "portable"};  // best first
+
+#if defined(__x86_64__)
+// Asked of cpuid itself (leaf 7, subleaf 1): older compilers have no name for it.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
+}
+#endif
 
 // __builtin_cpu_supports asks cpuid and, for the registers' state, the operating system (xgetbv).
 bool cpu_has(const std::string& isa) {
@@ -19,6 +34,7 @@ bool cpu_has(const std::string& isa) {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("f16c");
   if (isa == "avx2") return avx2;
+  if (isa == "avxvnni") return avx2 && has_avx_vnni();
   if (isa == "avx512")
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -49,7 +65,7 @@ const KernelTable* open(const std::string& isa) {
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const char* isa : {"avx512", "avx2", "portable"}) {
+  for (const char* isa : kIsas) {
     const std::string path = folder() + "libpintpot_" + isa + ".so";
     if (cpu_has(isa) && access(path.c_str(), R_OK) == 0) names.push_back(isa);
   }
@@ -59,8 +75,8 @@ std::vector<std::string> available_isas() {
 const KernelTable& kernels_of(const std::string& isa) {
   static std::mutex lock;
   static std::map<std::string, const KernelTable*> loaded;
-  if (isa != "portable" && isa != "avx2" && isa != "avx512")
-    throw std::runtime_error("no instruction set is called '" + isa + "'; there are portable, avx2 and avx512");
+  if (std::find(std::begin(kIsas), std::end(kIsas), isa) == std::end(kIsas))
+    throw std::runtime_error("no instruction set is called '" + isa + "'; there are portable, avx2, avxvnni and avx512");
   if (!cpu_has(isa)) throw std::runtime_error("this CPU or its operating system does not offer " + isa);
   const std::lock_guard<std::mutex> hold(lock);
   const KernelTable*& table = loaded[isa];

@@ -4,6 +4,7 @@
 //   start(c):      c in all lanes, -128 times the sum of all a that will be stepped over
 //   step<N>(w, a): the N-th quad since the start; w holds 4 unsigned bytes a row, a is the broadcast of 4 signed bytes
 //   value(c):      the int32 result, for the same c
+//   kRegisters:    how many it keeps
 // and two_planes(high, low, c) is 254 times the value of one and the value of the other, whose c it is.
 #pragma once
 #include "simd.h"
@@ -27,24 +28,10 @@ INLINE VI two_planes(const D& high, const D& low, VI c) {
 // The compiler takes p as it is, and what lies behind it at constant distances; it would keep an address for each.
 INLINE void as_one_base(const int8_t*& p) { asm("" : "+r"(p)); }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512F__)
-
+#if defined(__AVX512F__)
 typedef VI Quad;
 INLINE Quad broadcast(const int8_t* a) { return (VI)_mm512_set1_epi32(load32(a)); }
-
-template <int BITS, int ZERO>
-struct Dot {
-  __m512i total;
-  INLINE void start(VI c) { total = (__m512i)correction<ZERO>(c); }
-  template <int N>
-  INLINE void step(VU w, Quad a) {
-    total = _mm512_dpbusd_epi32(total, (__m512i)w, (__m512i)a);
-  }
-  INLINE VI value(VI) const { return (VI)total; }
-};
-
 #elif defined(__AVX2__)
-
 typedef VI Quad;
 // Volatile, so that it stays where it is: 16 registers cannot hold what the compiler would like to keep of them.
 INLINE Quad broadcast(const int8_t* a) {
@@ -52,7 +39,34 @@ INLINE Quad broadcast(const int8_t* a) {
   asm volatile("vpbroadcastd %1, %0" : "=x"(quad) : "m"(*(const int32_t*)a));
   return quad;
 }
-// Keeps GCC from adding in a tree, for the same reason.
+#endif
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+
+// total + the four products of each lane.
+#if defined(__AVX512VNNI__)
+INLINE VI add_fours(VI total, VU w, Quad a) { return (VI)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)a); }
+#else
+INLINE VI add_fours(VI total, VU w, Quad a) {
+  return (VI)_mm256_dpbusd_avx_epi32((__m256i)total, (__m256i)w, (__m256i)a);
+}
+#endif
+
+template <int BITS, int ZERO>
+struct Dot {
+  static constexpr int kRegisters = 1;
+  VI total;
+  INLINE void start(VI c) { total = correction<ZERO>(c); }
+  template <int N>
+  INLINE void step(VU w, Quad a) {
+    total = add_fours(total, w, a);
+  }
+  INLINE VI value(VI) const { return total; }
+};
+
+#elif defined(__AVX2__)
+
+// Keeps GCC from adding in a tree, which 16 registers cannot hold either.
 INLINE __m256i in_order(__m256i sum) {
   asm("" : "+x"(sum));
   return sum;
@@ -61,7 +75,7 @@ INLINE __m256i in_order(__m256i sum) {
 // vpmaddubsw adds pairs in 16 bits with saturation: how many quads fit before widening depends on the bits.
 template <int BITS, int ZERO>
 struct Dot {
-  static constexpr int kQuads = BITS == 5 ? 4 : 2;
+  static constexpr int kQuads = BITS == 5 ? 4 : 2, kRegisters = 2;
   __m256i narrow, total;
   INLINE void start(VI) { narrow = total = _mm256_setzero_si256(); }
   template <int N>
@@ -76,6 +90,7 @@ struct Dot {
 // Up to 4 bits all eight quads do, and what widens can multiply.
 template <int ZERO>
 struct Dot<4, ZERO> {
+  static constexpr int kRegisters = 1;
   __m256i narrow;
   INLINE void start(VI) { narrow = _mm256_setzero_si256(); }
   template <int N>
@@ -98,6 +113,7 @@ INLINE VI two_planes(const Dot<4, ZERO>& high, const Dot<4, ZERO>& low, VI c) {
 // 8 bits: |w| * (a with w's sign), so that a pair stays within 128 * 127 * 2.
 template <>
 struct Dot<8, 128> {
+  static constexpr int kRegisters = 1;
   __m256i total;
   INLINE void start(VI) { total = _mm256_setzero_si256(); }
   template <int N>
@@ -121,6 +137,7 @@ INLINE Quad broadcast(const int8_t* a) {
 
 template <int BITS, int ZERO>
 struct Dot {
+  static constexpr int kRegisters = 2;
   __m128i low, high;  // rows 0, 1 and rows 2, 3: two halves each
   INLINE void start(VI) { low = high = _mm_setzero_si128(); }
   template <int N>
@@ -143,6 +160,7 @@ INLINE Quad broadcast(const int8_t* a) { return splat(load32(a)); }
 
 template <int BITS, int ZERO>
 struct Dot {
+  static constexpr int kRegisters = 1;
   VI total;
   INLINE void start(VI c) { total = correction<ZERO>(c); }
   template <int N>

@@ -5,6 +5,7 @@
 // kAffine, and for group g and part `part` (rows part * kWidth ...):
 //   quad<Q>(planes, g, part): 4 unsigned bytes a row, columns 4Q .. 4Q + 3 of the group
 //   scales(base, g, part):    d (for each half) and m as float32
+//   kMany: from so many tokens on a stretch is better expanded first, where products and not unpacking decide (AVX-512)
 // Every kRun blocks of kColumns have a float32 of their own before their scales (0: there is none).
 #pragma once
 #include "kernels.h"
@@ -43,6 +44,7 @@ struct Group {
   static constexpr int kBits = BITS, kZero = AFFINE ? 0 : 1 << (BITS - 1), kHalves = 1;
   static constexpr bool kAffine = AFFINE, kExpanded = false;
   static constexpr int64_t kColumns = 32, kScaleBytes = AFFINE ? 64 : 32, kPlaneBytes = 64 * BITS, kRun = 0;
+  static constexpr int64_t kMany = (BITS & (BITS - 1)) != 0 ? 16 : AFFINE ? 128 : 32;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<BITS, Q>(planes + g * kPlaneBytes, part);
@@ -98,6 +100,7 @@ struct Table {
   static constexpr int kBits = V::kBits, kZero = V::kZero, kHalves = S::kHalves;
   static constexpr bool kAffine = false, kExpanded = false;
   static constexpr int64_t kColumns = S::kColumns, kScaleBytes = S::kScaleBytes, kPlaneBytes = 256, kRun = S::kRun;
+  static constexpr int64_t kMany = S::kHalves == 1 ? 32 : 16;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return look_up(V::kTable, planes_quad<4, Q>(planes + g * kPlaneBytes, part));
@@ -108,7 +111,7 @@ struct Table {
 struct Q4K {
   static constexpr int kBits = 4, kZero = 0, kHalves = 1;
   static constexpr bool kAffine = true, kExpanded = false;
-  static constexpr int64_t kColumns = 256, kScaleBytes = 256, kPlaneBytes = 256, kRun = 0;
+  static constexpr int64_t kColumns = 256, kScaleBytes = 256, kPlaneBytes = 256, kRun = 0, kMany = 16;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<4, Q>(planes + g * kPlaneBytes, part);
@@ -134,7 +137,7 @@ struct Q4K {
 struct Q6K {
   static constexpr int kBits = 6, kZero = 32, kHalves = 2;
   static constexpr bool kAffine = false, kExpanded = false;
-  static constexpr int64_t kColumns = 256, kScaleBytes = 288, kPlaneBytes = 384, kRun = 0;
+  static constexpr int64_t kColumns = 256, kScaleBytes = 288, kPlaneBytes = 384, kRun = 0, kMany = 16;
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return planes_quad<6, Q>(planes + g * kPlaneBytes, part);
@@ -164,7 +167,7 @@ struct Expanded {
     return {{load<VF>(at), kHalves == 2 ? load<VF>(at + 64) : VF{}}, kAffine ? load<VF>(at + 64) : VF{}};
   }
 };
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr int class_of(int) { return 8; }  // all cost the same, and the correction for 128 is there already
 #else
 constexpr int class_of(int bits) { return bits <= 4 ? 4 : bits <= 6 ? 6 : 8; }
@@ -172,7 +175,7 @@ constexpr int class_of(int bits) { return bits <= 4 ? 4 : bits <= 6 ? 6 : 8; }
 template <class F>
 using ExpandedOf = Expanded<class_of(F::kBits), F::kAffine, F::kHalves>;
 
-// Calls f with the Q of each quad as a constant.
+// Calls f with 0 to 7 as constants, one for each quad.
 template <int Q>
 struct Index {
   static constexpr int value = Q;

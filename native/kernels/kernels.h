@@ -1,8 +1,9 @@
 // The arithmetic of Pintpot: the table of kernels that every instruction set's shared object exports.
 //
-// libpintpot_portable.so, libpintpot_avx2.so and libpintpot_avx512.so are one source with different flags; each exports
-// one C function, `pintpot_kernels()`. Kernels allocate nothing, start no threads, throw nothing, and use at most
-// 256 KiB of stack. They check no arguments: the caller does. Pointers may be unaligned except where stated.
+// libpintpot_portable.so, libpintpot_avx2.so, libpintpot_avxvnni.so (AVX2 with the byte products of VNNI) and
+// libpintpot_avx512.so are one source with different flags; each exports one C function, `pintpot_kernels()`. Kernels
+// allocate nothing, start no threads, throw nothing, and use at most 256 KiB of stack. They check no arguments: the
+// caller does. Pointers may be unaligned except where stated.
 //
 // One result everywhere. The same inputs give the same bits on every instruction set and for every split of strips,
 // tokens and segments: integer sums are exact, float code has no fused multiply-add, a float reduction along an axis
@@ -143,7 +144,7 @@ struct AttendCall {
 
 struct KernelTable {
   int32_t abi;
-  const char* isa;  // "portable", "avx2", "avx512"
+  const char* isa;  // "portable", "avx2", "avxvnni", "avx512"
 
   int64_t (*strip_bytes)(int32_t format, int64_t k);
   // Tokens [first, last) of a run of num_tokens (x points at token 0): float32 rows to int8 planes, laid in panels.

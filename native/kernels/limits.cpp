@@ -6,7 +6,11 @@ namespace pintpot {
 namespace {
 
 constexpr int kChains = 12;  // independent sums: more than latency times throughput, fewer than registers
-constexpr int kDots = kWidth == 16 ? 12 : 2;  // likewise; without VNNI one Dot is several registers
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr int kDots = 12;  // likewise
+#else
+constexpr int kDots = 2;  // each adds up several sums by itself
+#endif
 constexpr int kQuads = 8;    // steps of a Dot before it is read
 
 // Keeps the compiler from working once for several steps, without a trip to memory.

@@ -13,11 +13,20 @@ namespace {
 constexpr int strips_at_once(int dots) { return dots == 1 ? kTileStrips : dots == 2 ? 2 : 1; }
 constexpr int tokens_at_once(int strips) { return strips == 1 ? 8 : 4; }
 constexpr int64_t kChunkGroups = 54;  // of all strips, expanded at a time: their bytes stay in the first cache
+template <class F>
+constexpr int64_t kManyTokens = F::kMany;
 #else
 constexpr int strips_at_once(int) { return 1; }
 constexpr int tokens_at_once(int) { return kParts == 2 ? 4 : 2; }
 constexpr int64_t kChunkGroups = 32;
+template <class F>
+constexpr int64_t kManyTokens = 2 * kPanelTokens;
 #endif
+// How many parts of a strip share a broadcast activation, as far as registers go.
+template <class D>
+constexpr int parts_at_once(int dots) {
+  return kParts == 2 && dots * D::kRegisters <= 2 ? 2 : 1;
+}
 constexpr int64_t kAhead = 4096;  // bytes
 
 // For few tokens the memory decides: S strips' lines are asked for ahead of their use, in the order of addresses (scales
@@ -66,6 +75,7 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
                        const uint8_t* panel, int64_t next_panel, Ahead& ahead, int first, VF (&acc)[S][T][kParts]) {
   using P = PanelOf<PLANES>;
   using D = Dot<F::kBits, F::kZero>;
+  constexpr int R = parts_at_once<D>(T * PLANES);
   for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
     if constexpr (!F::kExpanded) {
       if (first == 0) ask_ahead<F, S>(planes, g, num_groups, apart[1]);
@@ -79,34 +89,39 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
     const float* s = (const float*)(panel + WIDTH * P::kScale) + first;
     const float* o = (const float*)(panel + WIDTH * P::kOffset) + first;
     const int32_t* c = (const int32_t*)(panel + WIDTH * P::kCorrection) + first;
-    _Pragma("GCC unroll 2") for (int part = 0; part < kParts; ++part) {
-      D dots[S][T][F::kHalves][PLANES];
+    _Pragma("GCC unroll 2") for (int part = 0; part < kParts; part += R) {
+      D dots[S][R][T][F::kHalves][PLANES];
       UNROLL for (int t = 0; t < T; ++t)
         UNROLL for (int h = 0; h < F::kHalves; ++h)
           UNROLL for (int i = 0; i < S; ++i)
-            UNROLL for (int p = 0; p < PLANES; ++p)
-              dots[i][t][h][p].start(p + 1 < PLANES ? VI{} : correction_of<F, WIDTH>(c + t, h));
+            UNROLL for (int r = 0; r < R; ++r)
+              UNROLL for (int p = 0; p < PLANES; ++p)
+                dots[i][r][t][h][p].start(p + 1 < PLANES ? VI{} : correction_of<F, WIDTH>(c + t, h));
       each_quad([&](auto index) {
-        constexpr int kQ = decltype(index)::value, kHalf = F::kHalves == 2 ? kQ / 4 : 0;
-        VU w[S];
-        UNROLL for (int i = 0; i < S; ++i) w[i] = F::template quad<kQ>(planes + i * apart[1], g, part);
+        constexpr int kN = decltype(index)::value, kHalf = F::kHalves == 2 ? kN / 4 : 0;
+        constexpr int kQ = F::kHalves == 2 ? kN : kN / 2 + kN % 2 * 4;  // two of one vector of 4 bits in a row
+        VU w[S][R];
+        UNROLL for (int i = 0; i < S; ++i)
+          UNROLL for (int r = 0; r < R; ++r) w[i][r] = F::template quad<kQ>(planes + i * apart[1], g, part + r);
         UNROLL for (int t = 0; t < T; ++t)
           UNROLL for (int p = 0; p < PLANES; ++p) {
             const Quad a = broadcast(q + p * WIDTH * 32 + t * 32 + kQ * 4);
-            UNROLL for (int i = 0; i < S; ++i) dots[i][t][kHalf][p].template step<kQ>(w[i], a);
+            UNROLL for (int i = 0; i < S; ++i)
+              UNROLL for (int r = 0; r < R; ++r) dots[i][r][t][kHalf][p].template step<kN>(w[i][r], a);
           }
       });
-      UNROLL for (int i = 0; i < S; ++i) {
-        const Scales w = F::scales(scales + i * apart[0], g, part);
-        UNROLL for (int t = 0; t < T; ++t) {
-          VF scaled = value_of(dots[i][t][0], correction_of<F, WIDTH>(c + t, 0)) * w.d[0];
-          if constexpr (F::kHalves == 2)
-            scaled = scaled + value_of(dots[i][t][1], correction_of<F, WIDTH>(c + t, 1)) * w.d[1];
-          VF total = acc[i][t][part] + scaled * s[t];
-          if constexpr (F::kAffine) total = total + w.m * o[t];
-          acc[i][t][part] = total;
+      UNROLL for (int i = 0; i < S; ++i)
+        UNROLL for (int r = 0; r < R; ++r) {
+          const Scales w = F::scales(scales + i * apart[0], g, part + r);
+          UNROLL for (int t = 0; t < T; ++t) {
+            VF scaled = value_of(dots[i][r][t][0], correction_of<F, WIDTH>(c + t, 0)) * w.d[0];
+            if constexpr (F::kHalves == 2)
+              scaled = scaled + value_of(dots[i][r][t][1], correction_of<F, WIDTH>(c + t, 1)) * w.d[1];
+            VF total = acc[i][t][part + r] + scaled * s[t];
+            if constexpr (F::kAffine) total = total + w.m * o[t];
+            acc[i][t][part + r] = total;
+          }
         }
-      }
     }
   }
 }
@@ -251,7 +266,7 @@ INLINE void strips_by_chunks(const StripsCall& c) {
 }
 template <class F, int PLANES>
 void strips_planes(const StripsCall& c) {
-  const bool many = c.num_tokens >= 2 * kPanelTokens;
+  const bool many = c.num_tokens >= kManyTokens<F>;
   const int64_t whole = many ? c.num_tokens / kPanelTokens * kPanelTokens : 0;
   if (many) strips_by_chunks<F, PLANES>(c);
   const bool few = c.num_tokens - whole >= 4;

@@ -47,6 +47,8 @@ void expand_strip(int32_t format, const void* strip, int64_t k, float* out) {
 
 #if defined(__AVX512F__)
 constexpr const char* kIsa = "avx512";
+#elif defined(__AVXVNNI__)
+constexpr const char* kIsa = "avxvnni";
 #elif defined(__AVX2__)
 constexpr const char* kIsa = "avx2";
 #else
