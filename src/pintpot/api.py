@@ -65,19 +65,24 @@ def calibrate(
 ) -> Sensitivities:
     """What each weight of a model costs in quality in each format: measured once over a text, kept, and used by plans.
 
-    A table that is there is returned as it is, unless `text` or `again` asks for a new one. Measured in a process of
-    its own; one that was stopped is gone on with by the next call.
+    A table that is there is returned as it is, unless it is of another `text`, or `again` asks for a new one. Measured
+    in a process of its own; one that was stopped is gone on with by the next call, and while another process measures
+    the same model, it is waited for.
     """
     from pintpot.packer.apart import apart
-    from pintpot.planner.sensitivity import recall_sensitivities
+    from pintpot.planner.sensitivity import recall_sensitivities, table_key
 
     described = _local(describe(model) if isinstance(model, str | Path) else model)
-    found = None if again or text is not None else recall_sensitivities(described.digest)
+    key = table_key(described)
+    found = None if again or text is not None else recall_sensitivities(key)
     if found is None:
-        words = None if text is None else str(Path(text).absolute())
-        request = {"model": described.source.path, "digest": described.digest, "text": words}
-        apart("pintpot.packer.calibrate.sensitivity", request, progress)
-        found = recall_sensitivities(described.digest)
+        words = None if text is None else str(Path(text).expanduser().absolute())
+        request = {"model": described.source.path, "digest": described.digest, "text": words, "again": again}
+        done = apart("pintpot.packer.calibrate.sensitivity", request, progress)
+        if done["tokens"] < done["wanted"]:
+            short = "only %s tokens could be measured on, and %s are usual: what is expected may be further off"
+            _log.warning(short, done["tokens"], done["wanted"])
+        found = recall_sensitivities(key)
     if found is None:
         raise PintpotError(f"the table of {described.name} was measured, and is gone again")
     return found
@@ -111,7 +116,7 @@ def plan(
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
     from pintpot.planner.memory import recall
-    from pintpot.planner.sensitivity import recall_sensitivities
+    from pintpot.planner.sensitivity import recall_sensitivities, table_key
 
     described = describe(model) if isinstance(model, str | Path) else model
     here = _machine(machine, progress)
@@ -139,7 +144,7 @@ def plan(
         budget,
         measured=known.degradation,
         measured_bytes=known.holders,
-        sensitivities=recall_sensitivities(described.digest),
+        sensitivities=recall_sensitivities(table_key(described)),
     )
 
 

@@ -15,6 +15,9 @@ STRIP_ROWS = 16
 _STRIP_ALIGNMENT = 64
 _FLOAT_GROUP = 4
 
+GRIDS = 1
+"""Raised when weights are rounded to other values than before: what was measured of the old ones is measured anew."""
+
 Kind = Literal["float", "sym", "aff", "super", "table", "blocks", "cache", "integer"]
 Scale = Literal["f16", "u8", "e8m0", "e4m3"]
 
