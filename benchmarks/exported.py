@@ -196,7 +196,7 @@ def main() -> int:
     parse.add_argument("--words", type=int, default=32)
     asked = parse.parse_args()
     environment.set_up(native=False)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     record = Record("exported", fresh=asked.fresh)
     with tempfile.TemporaryDirectory(prefix="pintpot-") as folder:
         cases = {

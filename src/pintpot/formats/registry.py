@@ -7,6 +7,7 @@ Three uses, and an encoding may serve several: `source` (rows of blocks in a GGU
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from pintpot.errors import BadInput, UnsupportedModel, need
@@ -83,7 +84,8 @@ class Encoding:
 
     def num_groups(self, columns: int) -> int:
         """Column groups of a strip, the last one padded."""
-        need(self.is_kernel, f"no kernel reads {self.name}; it is packed as {self.packed_as or 'nothing'}", BadInput)
+        if not self.group_columns:
+            raise BadInput(f"no kernel reads {self.name}; it is packed as {self.packed_as or 'nothing'}")
         return -(-columns // self.group_columns)
 
     def num_runs(self, columns: int) -> int:
@@ -193,6 +195,7 @@ def encoding_of_ggml(ggml_type: int) -> Encoding:
     return found
 
 
+@cache
 def can_pack(source: str, target: str) -> bool:
     """True where weights written as `source` can be packed as `target`.
 
@@ -203,6 +206,7 @@ def can_pack(source: str, target: str) -> bool:
     return found.is_source and wanted.is_kernel and (wanted.kind != "super" or found.packed_as == target)
 
 
+@cache
 def is_lossless(source: str, target: str) -> bool:
     """True where every value of `source` survives in `target`."""
     found = encoding(source)
