@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pintpot.errors import BadInput, BadPack, NewerPack, PintpotError, UsageError, need
+from pintpot.errors import BadInput, BadPack, NewerPack, UsageError, need
 from pintpot.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
@@ -69,23 +69,10 @@ def calibrate(
     in a process of its own; one that was stopped is gone on with by the next call, and while another process measures
     the same model, it is waited for.
     """
-    from pintpot.packer.apart import apart
-    from pintpot.planner.sensitivity import recall_sensitivities, table_key
+    from pintpot.packer.calibrate.apart import sensitivities_apart
 
     described = _local(describe(model) if isinstance(model, str | Path) else model)
-    key = table_key(described)
-    found = None if again or text is not None else recall_sensitivities(key)
-    if found is None:
-        words = None if text is None else str(Path(text).expanduser().absolute())
-        request = {"model": described.source.path, "digest": described.digest, "text": words, "again": again}
-        done = apart("pintpot.packer.calibrate.sensitivity", request, progress)
-        if done["tokens"] < done["wanted"]:
-            short = "only %s tokens could be measured on, and %s are usual: what is expected may be further off"
-            _log.warning(short, done["tokens"], done["wanted"])
-        found = recall_sensitivities(key)
-    if found is None:
-        raise PintpotError(f"the table of {described.name} was measured, and is gone again")
-    return found
+    return sensitivities_apart(described, None if text is None else Path(text), again, progress)
 
 
 def plan(
