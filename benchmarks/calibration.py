@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pintpot.budget import Budget, Workload
 from pintpot.contract.step import Step
+from pintpot.formats import encoding
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 from pintpot.machine.null import null_machine
@@ -44,6 +45,7 @@ from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.awq import Awq
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
+from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 Floats = NDArray[np.float32]
@@ -59,6 +61,7 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "gptq, 3 sweeps, corrected": (Gptq("blocks", sweeps=3, correction=1.0),),
     "gptq, 3 sweeps, half corrected": (Gptq("blocks", sweeps=3, correction=0.5),),
     "awq, gptq, 3 sweeps, corrected": (Awq(), Gptq("blocks", sweeps=3, correction=1.0)),
+    "awq, gptq, 3 sweeps": (Awq(), Gptq("blocks", sweeps=3, correction=0.0)),
 }
 
 
@@ -101,7 +104,11 @@ class Judge:
 
 def plan_of(model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int) -> Plan:
     """Blocks in this format, the vocabulary as it is stored."""
-    rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
+    rounding: Step = (
+        NormalFloat("blocks", encoding(name).scale_columns)
+        if name.startswith("nf4")
+        else (RoundToNearest("blocks", int(name[3:]), name.startswith("aff")))
+    )
     budget = Budget(
         memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads, below_4_bits=True
     )

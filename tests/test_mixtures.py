@@ -14,7 +14,7 @@ from described import described
 from tiny import Tiny, write_gguf
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.form import source_form
+from pintpot.contract.form import WeightForm, source_form
 from pintpot.contract.step import Facet, SourceRows, Step, step_from_json
 from pintpot.errors import BadInput, DoesNotFit, NotApplicable
 from pintpot.formats import KERNEL_FORMATS, can_pack, encoding, is_lossless
@@ -218,14 +218,13 @@ def test_a_plans_degradation_is_the_sum_of_the_table_and_a_measured_one_override
 
 
 class Gentle(Step):
-    """Rounding that leaves a third to a half of the harm."""
+    """Rounding that leaves a third to a half of the harm, of what has fewer bits a sixth."""
 
     paper = "none"
     facet = Facet.ROUNDING
 
-    @property
-    def remains(self) -> tuple[float, float]:
-        return 0.3, 0.5
+    def remains(self, weight: WeightForm) -> tuple[float, float]:
+        return (0.1, 0.15) if encoding(weight.format).code_bits < 4 else (0.3, 0.5)
 
 
 def test_gentler_rounding_leaves_a_share_of_what_formats_cost_and_of_nothing_else() -> None:

@@ -90,6 +90,7 @@ def plan(
     threads: int | None = None,
     below_4_bits: bool = False,
     windowed: bool = False,
+    uncalibrated: bool = False,
     machine: str | Path | Machine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -123,15 +124,12 @@ def plan(
         threads=threads,
         below_4_bits=below_4_bits,
         windowed=windowed,
+        uncalibrated=uncalibrated,
     )
-    known = recall(described.digest, here.fingerprint)
+    known, table = recall(described.digest, here.fingerprint), recall_sensitivities(table_key(described))
+    seen, held = known.degradation, known.holders
     return make_plan(
-        described,
-        here,
-        budget,
-        measured=known.degradation,
-        measured_bytes=known.holders,
-        sensitivities=recall_sensitivities(table_key(described)),
+        described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved
     )
 
 

@@ -55,6 +55,9 @@ PLANNING = (
     click.option("--threads", **COUNT, help="Threads that compute.  [all cores]"),
     click.option("--below-4-bits", is_flag=True, help="Allow under 4 bits before anybody measured the loss."),
     click.option("--windowed", is_flag=True, help="Allow a cache that keeps only the first and the latest words."),
+    click.option(
+        "--no-calibrate", "uncalibrated", is_flag=True, help="Round weights without looking at texts before packing."
+    ),
 )
 MACHINE = click.option(
     "--machine", metavar="NAME", help="Plan for a machine of the catalog (like h100), or a TOML file of your own."
@@ -63,7 +66,7 @@ MODEL = click.argument("model")
 _RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
-    "threads", "below_4_bits", "windowed", "machine",
+    "threads", "below_4_bits", "windowed", "uncalibrated", "machine",
 )  # fmt: skip
 
 

@@ -44,6 +44,10 @@ class Facet(IntEnum):
     PARALLEL = 18
 
 
+GENTLER = (Facet.TRANSFORM, Facet.ROUNDING)
+"""Facets of steps that change neither bytes nor work: what a FORMAT step promised is only rounded with less harm."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceRows:
     """Some rows of one weight as its file holds them: `raw` uint8 [rows, row bytes] of encoding `source`."""
@@ -89,8 +93,12 @@ class Step:
         return self.needs
 
     @property
-    def remains(self) -> tuple[float, float]:
-        """What share of the formats' degradation is left, low..high, where this step makes rounding do less harm."""
+    def visits(self) -> int:
+        """How often `round` goes over the columns of a weight, each time with all that they share with the others."""
+        return 0
+
+    def remains(self, weight: WeightForm) -> tuple[float, float]:
+        """What share of what its format costs one weight is left, low..high, where this step rounds it more gently."""
         return 1.0, 1.0
 
     def check(self, model: Model, form: Form) -> None:

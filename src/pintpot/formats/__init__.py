@@ -18,6 +18,7 @@ from pintpot.formats.registry import (
     can_pack,
     encoding,
     encoding_of_ggml,
+    has_grid,
     is_lossless,
     num_strips,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "chunk_rows",
     "encoding",
     "encoding_of_ggml",
+    "has_grid",
     "is_lossless",
     "num_strips",
     "working_bytes",

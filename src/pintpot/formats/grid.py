@@ -14,17 +14,12 @@ from numpy.typing import NDArray
 
 from pintpot.errors import need
 from pintpot.formats.fitting import fit_aff, fit_sym, fit_table
-from pintpot.formats.registry import Encoding, encoding
+from pintpot.formats.registry import Encoding, encoding, has_grid
 from pintpot.formats.tiles import Codes, pack_codes, zero_code
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 _GROUP = 32
-
-
-def has_grid(name: str) -> bool:
-    """Whether values reach this format through scales of groups."""
-    return encoding(name).kind in ("sym", "aff", "table")
 
 
 @dataclass(frozen=True, slots=True)

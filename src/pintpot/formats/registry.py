@@ -206,6 +206,11 @@ def can_pack(source: str, target: str) -> bool:
     return found.is_source and wanted.is_kernel and (wanted.kind != "super" or found.packed_as == target)
 
 
+def has_grid(name: str) -> bool:
+    """Whether values reach this format through scales of groups."""
+    return encoding(name).kind in ("sym", "aff", "table")
+
+
 @cache
 def is_lossless(source: str, target: str) -> bool:
     """True where every value of `source` survives in `target`."""

@@ -13,8 +13,9 @@ from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import family
+from pintpot.planner.calibrating import calibrating_s, check_calibrating
 from pintpot.planner.cost import Cost, Holder
-from pintpot.planner.degradation import expected, steps_key
+from pintpot.planner.degradation import expected, gentler, steps_key
 from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.holders import all_holders, constant_holders, loading_bytes, with_slots, work_holders
 from pintpot.planner.plan import Degradation, Plan
@@ -50,6 +51,7 @@ class Bench:
         self._needs: dict[Hashable, tuple[object, Scratch]] = {}
         self._op_needs: dict[Hashable, Scratch] = {}
         self._degradations: dict[tuple[Step, ...], Degradation] = {}
+        self._calibrating: set[tuple[Step, ...]] = set()
         self._rings: dict[int, tuple[Streamed, ...]] = {}
         sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
         self._footprints = sorted(sizes) or [0]
@@ -90,7 +92,9 @@ class Bench:
     def plan(self, priced: Priced) -> Plan:
         made, place = priced.draft, priced.place
         steps, form = (made.steps, made.form) if place is None else ((*made.steps, place), place.promise(made.form))
-        return _plan(self.question, steps, form, priced.cost, made.degradation)
+        calibrating = calibrating_s(made.form, made.steps, made.prices.rates)
+        cost = replace(priced.cost, pack_s=priced.cost.pack_s + calibrating, calibrate_s=calibrating)
+        return _plan(self.question, steps, form, cost, made.degradation)
 
     def prices(self, form: Form) -> Prices:
         """The machine's prices where every pass touches as many bytes as this form has.
@@ -122,6 +126,7 @@ class Bench:
     def _draft(self, steps: tuple[Step, ...]) -> Draft:
         question = self.question
         degradation = self.degradation(steps)
+        self._check_calibrating(gentler(steps))
         form = self._promised(steps)
         loose = form.weights.unpacked
         need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
@@ -132,6 +137,11 @@ class Bench:
         fixed, streaming = self._fixed(work, form)
         loading, prices = self._loading_bytes, self.prices(form)
         return Draft(steps, form, work, question.budget, fixed, streaming, loading, degradation, prices)
+
+    def _check_calibrating(self, steps: tuple[Step, ...]) -> None:
+        if steps not in self._calibrating:
+            check_calibrating(self.question, steps)
+            self._calibrating.add(steps)
 
     def _fixed(self, work: Work, form: Form) -> tuple[tuple[Holder, ...], tuple[Holder, ...]]:
         """What a process holds beside the weights: with everything in RAM, and where rows are read from disk."""

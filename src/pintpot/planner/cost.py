@@ -84,7 +84,7 @@ class Cost:
     """Everything a plan promises but quality: memory by holder, stages, opening and packing.
 
     The stages are those of the whole workload: the prompts of all sequences in shared chunks, then their answers side
-    by side.
+    by side. `pack_s` is the whole making of the pack, `calibrate_s` of it.
     """
 
     holders: tuple[Holder, ...]
@@ -92,6 +92,7 @@ class Cost:
     open_s: Span
     pack_s: Span
     pack_bytes: int
+    calibrate_s: Span = ZERO
 
     @property
     def memory_low(self) -> int:

@@ -38,7 +38,9 @@ def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: A
     return replace(budget, chosen=tuple(sorted(chosen)))
 
 
-_BUDGET_KEYS = ("degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits", "windowed")
+_BUDGET_KEYS = (
+    "degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits", "windowed", "uncalibrated",
+)  # fmt: skip
 
 
 def _workload(model: Model, chosen: dict[str, Any]) -> Workload:

@@ -2,25 +2,29 @@
 
 Priors are mean KL divergences in nats per token for one change at a time, measured on a small trained model by
 `benchmarks/priors.py`; a plan's is the sum of its steps', low..high, for answers and for prompts. Where the model has
-a table of sensitivities, what formats cost is the sum over its own weights.
+a table of sensitivities, what formats cost is the sum over its own weights. Both are about rounding to nearest: of
+each weight the steps that round more gently leave a share. What proofs of this model found corrects the sum.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-from pintpot.contract.form import Form
-from pintpot.contract.step import Facet, Step
+from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.step import GENTLER, Facet, Step
 from pintpot.errors import NotApplicable, need
+from pintpot.formats import is_lossless
 from pintpot.planner.plan import Degradation
-from pintpot.planner.sensitivity import Nats, Sensitivities
+from pintpot.planner.sensitivity import Nats, Sensitivities, share
 
 UNKNOWN = (0.0, 100.0)
 """Nobody measured this change anywhere: anything may come of it."""
+FOUND_SPREAD = 1.15
+"""How far what proofs found of a sum may be off for other formats of the same weights, to either side."""
 
 
 @dataclass(frozen=True)
@@ -42,32 +46,81 @@ def shipped_priors() -> Priors:
 
 def steps_key(steps: Iterable[Step]) -> str:
     """Identifies what of a plan changes values: the steps that cost quality, in order."""
-    return "; ".join(str(step) for step in steps if step.key is not None or step.remains != (1.0, 1.0))
+    return "; ".join(str(step) for step in steps if step.key is not None or step.facet in GENTLER)
+
+
+def gentler(steps: Iterable[Step | None]) -> tuple[Step, ...]:
+    """Of these steps those that make rounding do less harm."""
+    return tuple(step for step in steps if step is not None and step.facet in GENTLER)
+
+
+def rounding_key(steps: Iterable[Step | None]) -> str:
+    """Identifies how a plan rounds, whatever its formats; "" is to nearest."""
+    return "; ".join(str(step) for step in gentler(steps))
 
 
 @dataclass(frozen=True)
 class Expectations:
-    """What each step is expected to cost one model: by its table of sensitivities, where it has one, or by priors."""
+    """What each step is expected to cost one model: by its table of sensitivities, where it has one, or by priors.
+
+    `proved` is what proofs of this model found over the middle of what its table had said, by `rounding_key`.
+    """
 
     priors: Priors
     table: Sensitivities | None
     source: Form
+    proved: Mapping[str, Nats] = field(default_factory=dict)
+    _known: dict[tuple[Step, tuple[Step, ...], str], Nats] = field(default_factory=dict, repr=False, compare=False)
 
-    def of(self, step: Step | None) -> Nats:
-        """For the words of answers, low..high."""
-        if step is None:
-            return (0.0, 0.0)
-        return self.summed(step) or self.priors.of(step.key)
+    def of(self, step: Step | None, gentle: tuple[Step, ...] = ()) -> Nats:
+        """For the words of answers, low..high, where the steps of `gentle` round what this one promises."""
+        return (0.0, 0.0) if step is None else self._of(step, gentle, step.key)
 
-    def of_prompts(self, step: Step) -> Nats:
+    def of_prompts(self, step: Step, gentle: tuple[Step, ...] = ()) -> Nats:
         """For the words of a prompt."""
-        return self.summed(step) or self.priors.of(step.prefill_key)
+        return self._of(step, gentle, step.prefill_key)
 
-    def summed(self, step: Step) -> Nats | None:
+    def summed(self, step: Step, gentle: tuple[Step, ...] = ()) -> Nats | None:
         """The sum over the model's own weights; None without a table, or where it lacks one of them."""
         if self.table is None or step.facet != Facet.FORMAT:
             return None
-        return self.table.span(step, self.source)
+        return self.table.span(step, self.source, gentle)
+
+    def of_weight(self, weight: WeightForm, kept: str, span: Nats, gentle: tuple[Step, ...]) -> Nats:
+        """What of a weight's span in the table a plan with it in this format is expected to lose."""
+        if not span[1]:
+            return span
+        left = share(gentle, WeightForm(weight.name, weight.shape, weight.source, kept, weight.ram_rows, True))
+        return corrected((span[0] * left[0], span[1] * left[1]), self.proved.get(rounding_key(gentle)))
+
+    def _of(self, step: Step, gentle: tuple[Step, ...], key: str | None) -> Nats:
+        if step.facet != Facet.FORMAT:
+            return self.priors.of(key)
+        asked = (step, gentle, key or "")
+        if asked not in self._known:
+            self._known[asked] = self._of_formats(step, gentle, key)
+        return self._known[asked]
+
+    def _of_formats(self, step: Step, gentle: tuple[Step, ...], key: str | None) -> Nats:
+        own = self.summed(step, gentle)
+        if own is not None:
+            return corrected(own, self.proved.get(rounding_key(gentle)))
+        low, high = self.priors.of(key)
+        left = [
+            share(gentle, weight)
+            for weight in step.promise(self.source).weights
+            if weight.is_matrix and matches(step.target, weight.name) and not is_lossless(weight.source, weight.format)
+        ]
+        least, most = min((one[0] for one in left), default=1.0), max((one[1] for one in left), default=1.0)
+        return low * least, high * most
+
+
+def corrected(span: Nats, found: Nats | None) -> Nats:
+    """A sum over weights as proofs found such sums to be, a little wider: they were about other formats."""
+    if found is None:
+        return span
+    middle = (span[0] + span[1]) / 2
+    return middle * found[0] / FOUND_SPREAD, middle * found[1] * FOUND_SPREAD
 
 
 def expected(
@@ -87,23 +140,10 @@ def expected(
             f"{bits} bits rest on a prior alone; ask for it with --below-4-bits",
             NotApplicable,
         )
-    left = remaining(steps)
-    low, high = _sum(_share(known.of(step), step, left) for step in steps)
-    prefill_low, prefill_high = _sum(_share(known.of_prompts(step), step, left) for step in steps)
+    gentle = gentler(steps)
+    low, high = _sum(known.of(step, gentle) for step in steps)
+    prefill_low, prefill_high = _sum(known.of_prompts(step, gentle) for step in steps)
     return Degradation(low, high, False, prefill_low, prefill_high, summed=summed)
-
-
-def remaining(steps: Iterable[Step | None]) -> Nats:
-    """What share of the formats' degradation these steps leave together, low..high."""
-    low, high = 1.0, 1.0
-    for step in steps:
-        if step is not None:
-            low, high = low * step.remains[0], high * step.remains[1]
-    return low, high
-
-
-def _share(span: Nats, step: Step, left: Nats) -> Nats:
-    return (span[0] * left[0], span[1] * left[1]) if step.facet == Facet.FORMAT else span
 
 
 def _sum(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Step
 from pintpot.formats import encoding
 from pintpot.machine.spec import MATMUL_ROWS, WORKING_SETS
+from pintpot.planner.gentle import Ways
 from pintpot.planner.question import Question
 from pintpot.planner.rates import CACHED, Rates, Speed
 from pintpot.units import format_bytes, format_seconds
@@ -26,8 +27,8 @@ _AMPLE = 0.4
 """Of the memory left for weights: where blocks and vocabulary take no more each, a fifth is for everything else."""
 
 
-def undominated(question: Question, options: Sequence[Step]) -> list[Step | None]:
-    """The options but those that another one beats; of two that are equal in everything, the first stays."""
+def undominated(question: Question, options: Sequence[Step], ways: Ways = ((),)) -> list[Step | None]:
+    """The options but those that another one beats however is rounded; of two equal in everything, the first stays."""
     source = source_form(question.model)
     forms = [option.promise(source) for option in options]
     rates = _rates(question)
@@ -36,7 +37,7 @@ def undominated(question: Question, options: Sequence[Step]) -> list[Step | None
         if _is_measured(question, option):
             continue
         for better, other in enumerate(options):
-            if better == worse or better in beaten or not _is_as_good(question, other, option):
+            if better == worse or better in beaten or not _is_as_good(question, other, option, ways):
                 continue
             if _is_as_small_and_fast(rates, forms[better], forms[worse]):
                 beaten.add(worse)
@@ -44,7 +45,7 @@ def undominated(question: Question, options: Sequence[Step]) -> list[Step | None
     return [option for index, option in enumerate(options) if index not in beaten]
 
 
-def outpaced(question: Question, options: Sequence[Step | None]) -> dict[Step, str]:
+def outpaced(question: Question, options: Sequence[Step | None], ways: Ways = ((),)) -> dict[Step, str]:
     """The formats that fewer bytes make no faster, where bytes are no matter, each with the figures against it.
 
     Only rates that were measured count: what nobody measured is taken from its like, which says nothing about itself.
@@ -59,7 +60,7 @@ def outpaced(question: Question, options: Sequence[Step | None]) -> dict[Step, s
     for option in forms:
         larger = [other for other in forms if num_bytes[other] > num_bytes[option]]
         other = min(larger, key=lambda one: num_bytes[one], default=None)
-        if other is None or _is_measured(question, option) or not _is_better(question, other, option):
+        if other is None or _is_measured(question, option) or not _is_better(question, other, option, ways):
             continue
         if num_bytes[other] > room * _AMPLE:
             continue
@@ -103,13 +104,13 @@ def _rates(question: Question) -> list[Rates]:
     return [Rates(question.machine, question.threads, size) for size in sizes or [0]]
 
 
-def _is_as_good(question: Question, step: Step, other: Step) -> bool:
-    (low, high), (other_low, other_high) = question.expects.of(step), question.expects.of(other)
-    return low <= other_low and high <= other_high
+def _is_as_good(question: Question, step: Step, other: Step, ways: Ways) -> bool:
+    spans = [(question.expects.of(step, way), question.expects.of(other, way)) for way in ways]
+    return all(mine[0] <= theirs[0] and mine[1] <= theirs[1] for mine, theirs in spans)
 
 
-def _is_better(question: Question, step: Step, other: Step) -> bool:
-    return _is_as_good(question, step, other) and question.priors.of(step.key) != question.priors.of(other.key)
+def _is_better(question: Question, step: Step, other: Step, ways: Ways) -> bool:
+    return _is_as_good(question, step, other, ways) and question.priors.of(step.key) != question.priors.of(other.key)
 
 
 def _is_as_small_and_fast(rates: list[Rates], form: Form, other: Form) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pintpot.planner.calibrating import TOKENS
 from pintpot.planner.cost import Span, StageCost
 from pintpot.planner.plan import Advice, Plan, Rejected
 from pintpot.units import format_bytes, format_bytes_up, format_rate, format_seconds
@@ -94,7 +95,7 @@ def explain(plan: Plan) -> Explanation:
         speed=_speed(plan),
         binds=tuple(_binds(stage) for stage in cost.stages),
         quality=_quality(plan),
-        packing=f"packing takes {_range(cost.pack_s)} once, and {format_bytes(cost.pack_bytes)} of disk",
+        packing=_packing(plan),
         steps=tuple((str(step), step.paper) for step in plan.steps),
         lost=_lost(plan),
         advice=_advice(plan),
@@ -150,6 +151,15 @@ def _quality(plan: Plan) -> str:
     if (found.prefill_low, found.prefill_high) == (found.low, found.high):
         return f"{answers}, {known}"
     return f"{answers} in answers, {found.prefill_low:.2g} to {found.prefill_high:.2g} while a prompt is read, {known}"
+
+
+def _packing(plan: Plan) -> str:
+    cost = plan.cost
+    taken = f"packing takes {_range(cost.pack_s)} once"
+    if cost.calibrate_s.high:
+        texts = f"{_range(cost.calibrate_s)} of it to look at {TOKENS:,} tokens of text before rounding"
+        taken = f"{taken}, {texts}"
+    return f"{taken}, and {format_bytes(cost.pack_bytes)} of disk"
 
 
 def _lost(plan: Plan) -> tuple[LostRow, ...]:

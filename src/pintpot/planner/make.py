@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pintpot.budget import Budget
-from pintpot.contract.step import Facet, Step
+from pintpot.contract.step import GENTLER, Facet, Step
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 from pintpot.planner.advise import advice, smallest_budget, why_not
 from pintpot.planner.allocate import place
 from pintpot.planner.assess import Bench
-from pintpot.planner.degradation import Priors, shipped_priors
+from pintpot.planner.degradation import Priors, gentler, shipped_priors
 from pintpot.planner.dominance import outpaced
 from pintpot.planner.draft import Priced
+from pintpot.planner.gentle import gentlest
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.question import Question
 from pintpot.planner.refine import refined
@@ -36,18 +37,19 @@ def make_plan(
     measured: Mapping[str, Degradation] | None = None,
     measured_bytes: Mapping[str, tuple[int, int]] | None = None,
     sensitivities: Sensitivities | None = None,
+    proved: Mapping[str, tuple[float, float]] | None = None,
     strategy: Strategy = joint,
 ) -> Plan:
     """The best plan for this model on this machine that keeps the budget; `prefer` says best in what.
 
-    With `sensitivities` each weight may have a format of its own.
+    With `sensitivities` each weight may have a format of its own; `proved` is what proofs found over their sums.
 
     "memory" asks for the least memory that keeps the other limits. The same arguments give the same plan, byte for
     byte. Raises DoesNotFit with the smallest budget that would do and what would have to give; UsageError for a
     context beyond the model's; UnsupportedModel for one that the native kernels cannot compute.
     """
     question = _question(model, machine, budget, priors, measured, measured_bytes)
-    question = replace(question, sensitivities=sensitivities)
+    question = replace(question, sensitivities=sensitivities, proved=proved or {})
     search = Search(Bench(question), build_space(question), budget.memory_bytes)
     smallest = smallest_budget(search)
     if smallest is None or smallest > budget.memory_bytes:
@@ -75,8 +77,12 @@ def reassess(question: Question, plan: Plan, rejected: Rejected) -> Plan:
     """The plan that an alternative would have been, whatever limits it breaks. Raises as `assess` does."""
     bench = Bench(question)
     memory = plan.smallest_bytes if plan.budget.prefer == "memory" else plan.budget.memory_bytes
-    made = bench.draft(alternative(plan, rejected))
-    return bench.plan(place(bench, made, build_space(question).places, memory).price(bench))
+    steps, space = alternative(plan, rejected), build_space(question)
+    if rejected.step is not None and rejected.step.facet == Facet.FORMAT:
+        formats = [step for step in steps if step.facet == Facet.FORMAT]
+        way = gentlest(question.expects, formats, space.ways)
+        steps = (*(step for step in steps if step.facet not in GENTLER), *way)
+    return bench.plan(place(bench, bench.draft(steps), space.places, memory).price(bench))
 
 
 def _question(
@@ -101,11 +107,14 @@ def _neighbours(search: Search, choice: Choice, plan: Plan) -> tuple[Rejected, .
     rows: list[Rejected] = []
     told = Facet.FORMAT if plan.form.ring is None else None  # who waits for the disk has another reason
     for index, dimension in enumerate(search.space.dimensions):
-        slow = outpaced(search.bench.question, dimension.options) if dimension.facet == told else {}
+        ways = (gentler(choice),)
+        slow = outpaced(search.bench.question, dimension.options, ways) if dimension.facet == told else {}
         for option in dimension.options:
             if option == choice[index]:
                 continue
             other = (*choice[:index], option, *choice[index + 1 :])
+            if dimension.facet == Facet.FORMAT:
+                other = search.gently(other)
             tried = search.try_choice(other)
             name = str(option) if option is not None else f"without {choice[index]}"
             reason = _why_worse(tried, plan) if tried else search.failures[other]

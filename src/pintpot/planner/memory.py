@@ -15,7 +15,7 @@ from pintpot.errors import BadInput, need
 from pintpot.machine.process import program_mark
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
-from pintpot.planner.degradation import steps_key
+from pintpot.planner.degradation import rounding_key, steps_key
 from pintpot.planner.names import LOADER, PROCESS, TOKENIZER
 from pintpot.planner.plan import Degradation, Plan
 
@@ -28,11 +28,15 @@ HOLDERS = (PROCESS, TOKENIZER, LOADER)
 
 @dataclass(frozen=True)
 class Recalled:
-    """What is known of a model: degradation and seconds by the key of the steps, bytes by holder."""
+    """What is known of a model: degradation and seconds by the key of the steps, bytes by holder.
+
+    `proved` is what degradations were found to be over what the table of its weights had said, by how was rounded.
+    """
 
     degradation: Mapping[str, Degradation] = field(default_factory=dict)
     holders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    proved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def remember(
@@ -42,10 +46,12 @@ def remember(
     degradation: Degradation | None = None,
     holders: Mapping[str, int] | None = None,
     seconds: Mapping[str, float] | None = None,
+    proved: tuple[float, float] | None = None,
     folder: Path | None = None,
 ) -> None:
     """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
 
+    `proved` is what the degradation of its formats was found to be over the middle of what a table had said, low..high.
     Quality belongs to model and steps, whatever the machine, and what was measured on more words stays; bytes and
     seconds belong to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be
     written or holds a file that is none of ours.
@@ -55,6 +61,10 @@ def remember(
         data = _read(path)
         if degradation is not None and degradation.num_tokens >= _num_tokens(data["degradation"].get(key)):
             data["degradation"][key] = _record(degradation)
+        if proved is not None:
+            seen = data.setdefault("proved", {})
+            rounding = rounding_key(plan.steps)
+            seen[rounding] = [*seen.get(rounding, []), list(proved)][-KEPT:]
         here = data["machines"].setdefault(_here(fingerprint), {"holders": {}, "seconds": {}})
         for name, num_bytes in (holders or {}).items():
             if name in HOLDERS:
@@ -74,6 +84,7 @@ def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -
             {key: _degradation(*spans) for key, spans in data["degradation"].items()},
             {name: (min(seen), max(seen)) for name, seen in here["holders"].items()},
             {key: {s: (min(seen), max(seen)) for s, seen in found.items()} for key, found in here["seconds"].items()},
+            {key: _outer(spans) for key, spans in data.get("proved", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record of measurements ({error!r}); remove it") from error
@@ -99,6 +110,10 @@ def _degradation(low: float, high: float, *more: float | None) -> Degradation:
     prefill = (float(prefill_low or 0.0), float(prefill_high or 0.0))
     known = None if mean is None else float(mean)
     return Degradation(float(low), float(high), True, *prefill, known, int(num_tokens or 0))
+
+
+def _outer(spans: list[list[float]]) -> tuple[float, float]:
+    return min(float(low) for low, _ in spans), max(float(high) for _, high in spans)
 
 
 def _append(table: dict[str, list[float]], name: str, value: float) -> None:

@@ -60,17 +60,17 @@ def whole(question: Question, steps: Iterable[Step]) -> tuple[Step, ...]:
     return tuple(dict.fromkeys(joined))
 
 
-def mixtures(question: Question, least: float = 1.0) -> tuple[Mixed, ...]:
+def mixtures(question: Question, gentle: tuple[Step, ...] = ()) -> tuple[Mixed, ...]:
     """Points of the frontier of nats against bytes and seconds, from the budget's degradation down to a trace of it.
 
-    `least` is the share of what the table says that other steps may leave.
+    `gentle` are the steps that will round.
     """
-    found = choices(question, usual_work(question))
+    found = choices(question, usual_work(question), gentle)
     if not found:
         return ()
     num_bytes = sum(max(one.num_bytes for one in kept) for kept in found.values())
     seconds = sum(max(one.seconds for one in kept) for kept in found.values()) or 1.0
-    limits = [share * question.budget.degradation / least for share in SHARES]
+    limits = [part * question.budget.degradation for part in SHARES]
     points = frontier(found, lambda one: one.num_bytes / num_bytes + one.seconds / seconds, limits)
     steps = [mixed({name: one.format for name, one in point.items()}) for point in points]
     return tuple(dict.fromkeys(steps))
@@ -92,8 +92,11 @@ def work_of(question: Question, rates: Rates, activation: ActivationForm) -> Wor
     return Work(rates, activation, prompt * workload.batch, output, workload.batch)
 
 
-def choices(question: Question, work: Work) -> Choices:
-    """Of each matrix the formats that it was measured in, and its own, at the table's high end; {} without a table."""
+def choices(question: Question, work: Work, gentle: tuple[Step, ...] = ()) -> Choices:
+    """Of each matrix the formats that it was measured in, and its own, at the high end; {} without a table.
+
+    What each costs in quality is what the steps of `gentle` leave.
+    """
     table = question.sensitivities
     if table is None:
         return {}
@@ -113,9 +116,8 @@ def choices(question: Question, work: Work) -> Choices:
                 known[key] = (0.0, 0.0) if weight.name == looked_up else work.seconds(weight, kept)
             step, prompts = known[key]
             num_bytes = encoding(kept).packed_bytes(*weight.shape)
-            found.setdefault(weight.name, []).append(
-                Kept(kept, span[1], num_bytes, step * work.replays + prompts, step)
-            )
+            high = question.expects.of_weight(weight, kept, span, gentle)[1]
+            found.setdefault(weight.name, []).append(Kept(kept, high, num_bytes, step * work.replays + prompts, step))
         if weight.name not in found:
             return {}
     return found

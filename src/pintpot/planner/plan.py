@@ -11,7 +11,7 @@ from pintpot.budget import Budget, Workload
 from pintpot.contract.form import ActivationForm, CacheForm, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Step, step_from_json
 from pintpot.errors import BadInput, UsageError, need
-from pintpot.planner.cost import Cost, Holder, Span, StageCost
+from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
 from pintpot.techniques import classes
 
 VERSION = 2
@@ -163,4 +163,5 @@ def _cost(data: Mapping[str, Any]) -> Cost:
         for item in data["stages"]
     )
     holders = tuple(Holder(**item) for item in data["holders"])
-    return Cost(holders, stages, Span(**data["open_s"]), Span(**data["pack_s"]), data["pack_bytes"])
+    calibrating = Span(**data["calibrate_s"]) if "calibrate_s" in data else ZERO
+    return Cost(holders, stages, Span(**data["open_s"]), Span(**data["pack_s"]), data["pack_bytes"], calibrating)

@@ -20,7 +20,8 @@ class Question:
     """`measured` maps the key of a plan's steps to the degradation that `prove` measured for them.
 
     `measured_bytes` does the same for holders of memory whose size no choice changes, by name. `sensitivities` is what
-    each of the model's weights costs in each format, None where that was never measured.
+    each of the weights costs in each format, None where that was never measured; `proved` what proofs found over
+    such sums, by how was rounded.
     """
 
     model: Model
@@ -30,11 +31,12 @@ class Question:
     measured: Mapping[str, Degradation] = field(default_factory=dict)
     measured_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     sensitivities: Sensitivities | None = None
+    proved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def expects(self) -> Expectations:
         """What each step is expected to cost in quality."""
-        return Expectations(self.priors, self.sensitivities, source_form(self.model))
+        return Expectations(self.priors, self.sensitivities, source_form(self.model), self.proved)
 
     @property
     def threads(self) -> int:

@@ -12,7 +12,6 @@ from math import inf
 
 from pintpot.contract.step import Facet
 from pintpot.planner.bits import Allocation, Choices, CostName, Limits, allocate
-from pintpot.planner.degradation import remaining
 from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.mixtures import mixed
 from pintpot.planner.plan import Plan
@@ -46,7 +45,7 @@ def refined(search: Search, *, exactly: bool = True) -> tuple[Choice, Plan, str]
     solved: dict[Choice, Allocation] = {}
     if table:
         for found in _allocations(search, best[0], at, made, table, exactly):
-            choice = _with(best[0], at, found)
+            choice = _with(search, best[0], at, found)
             solved[choice] = found
             search.try_choice(choice)
     choice, plan = search.best() or best
@@ -61,8 +60,7 @@ def _allocations(
     """What may be better than a choice, each for one reading of what its limits leave to formats."""
     budget = search.budget
     others = sum(search.bench.question.expects.of(step)[1] for i, step in enumerate(choice) if i != at)
-    # What the table says of a weight is what nearest rounding costs; other steps may leave less of it.
-    nats = (budget.degradation - others) / remaining(choice)[1]
+    nats = budget.degradation - others
     room = search.memory_bytes - made.fixed_bytes
     streams = search.priced[choice].place is not None
     smaller: tuple[CostName, Limits] = ("num_bytes", Limits(nats=nats))
@@ -91,7 +89,7 @@ def _timed(
         if found is None:
             return
         yield found
-        tried = _with(choice, at, found)
+        tried = _with(search, choice, at, found)
         priced = search.priced.get(tried) or search.nearest.get(tried)
         if limit is None or priced is None or priced.cost.per_token_s.high <= limit:
             return
@@ -117,12 +115,12 @@ def _streamed(
         if found is None:
             return
         yield found
-        kept = search.try_choice(_with(choice, at, found)) is not None
+        kept = search.try_choice(_with(search, choice, at, found)) is not None
         low, high = (middle, high) if kept else (low, middle)
     last = allocate(table, "nats", Limits(num_bytes=low), exactly=exactly)
     if last is not None:
         yield last
 
 
-def _with(choice: Choice, at: int, found: Allocation) -> Choice:
-    return (*choice[:at], mixed(found.formats), *choice[at + 1 :])
+def _with(search: Search, choice: Choice, at: int, found: Allocation) -> Choice:
+    return search.gently((*choice[:at], mixed(found.formats), *choice[at + 1 :]))

@@ -13,12 +13,15 @@ from math import inf
 
 from pintpot.budget import Budget, Prefer
 from pintpot.contract.form import ActivationForm
+from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable
 from pintpot.planner.allocate import Placing, TooLarge, place, smallest_bytes
 from pintpot.planner.assess import Bench, shortfall
 from pintpot.planner.bits import Choices
 from pintpot.planner.cost import Span
+from pintpot.planner.degradation import gentler
 from pintpot.planner.draft import Draft, Priced
+from pintpot.planner.gentle import gentlest
 from pintpot.planner.mixtures import choices, work_of
 from pintpot.planner.plan import Plan
 from pintpot.planner.space import Choice, Dimension, Space
@@ -43,21 +46,47 @@ class Search:
     _best: tuple[Rank, Choice] | None = None
     _drafts: dict[Choice, Draft | None] = field(default_factory=dict)
     _whole: list[Drafted] = field(default_factory=list)
-    tables: dict[tuple[int, ActivationForm], Choices] = field(default_factory=dict)
+    tables: dict[tuple[int, ActivationForm, tuple[Step, ...]], Choices] = field(default_factory=dict)
+    _rounded: dict[Choice, tuple[Step, ...]] = field(default_factory=dict)
 
     def within(self, memory_bytes: int) -> Search:
         """A search in another amount of memory, which begins with what does not depend on it."""
         return Search(
-            self.bench, self.space, memory_bytes, _drafts=self._drafts, _whole=self._whole, tables=self.tables
+            self.bench,
+            self.space,
+            memory_bytes,
+            _drafts=self._drafts,
+            _whole=self._whole,
+            tables=self.tables,
+            _rounded=self._rounded,
         )
 
     def formats(self, made: Draft) -> Choices:
         """Of each weight the formats that it may have, priced as in this draft; {} where nothing is known of them."""
-        key = (made.prices.rates.footprint, made.form.activation)
+        gentle = gentler(made.steps)
+        key = (made.prices.rates.footprint, made.form.activation, gentle)
         if key not in self.tables:
             question = self.bench.question
-            self.tables[key] = choices(question, work_of(question, made.prices.rates, made.form.activation))
+            self.tables[key] = choices(question, work_of(question, made.prices.rates, made.form.activation), gentle)
         return self.tables[key]
+
+    def gently(self, choice: Choice) -> Choice:
+        """A choice with the way of rounding in which it loses least: the same bytes and seconds, and better answers."""
+        ways = self.space.ways
+        if len(ways) == 1:
+            return choice
+        formats = tuple(step for step in choice if step is not None and step.facet == Facet.FORMAT)
+        if any(str(step) in key for key in self.bench.question.measured for step in formats):
+            return min((self.space.rounded(choice, way) for way in ways), key=self._loss)
+        if formats not in self._rounded:
+            self._rounded[formats] = gentlest(self.bench.question.expects, formats, ways)
+        return self.space.rounded(choice, self._rounded[formats])
+
+    def _loss(self, choice: Choice) -> float:
+        try:
+            return self.bench.degradation([step for step in choice if step is not None]).high
+        except NotApplicable:
+            return inf
 
     @property
     def budget(self) -> Budget:
@@ -114,6 +143,7 @@ class Search:
 
     def draft(self, choice: Choice) -> Draft | None:
         """A choice without a place, None where a step does not apply or the degradation is beyond the budget's."""
+        choice = self.gently(choice)
         if choice not in self._drafts:
             self._drafts[choice] = self._draft(choice)
         return self._drafts[choice]
@@ -125,7 +155,7 @@ class Search:
                 self._descend_to_smallest()
             return [(choice, made) for choice, made in self._drafts.items() if made is not None]
         if not self._whole:
-            drafted = ((choice, self._draft(choice)) for choice in self.space.hopeful())
+            drafted = ((choice, self._draft(choice)) for choice in map(self.gently, self.space.hopeful()))
             self._whole += [(choice, made) for choice, made in drafted if made is not None]
         return self._whole
 
@@ -212,7 +242,8 @@ def _descend(search: Search, neighbours: Neighbours) -> tuple[Choice, Plan] | No
     while True:
         before = search.best_choice
         near = neighbours(dimensions, before or search.space.mildest())
-        search.try_all((choice, made) for choice in near if (made := search.draft(choice)) is not None)
+        gentle = map(search.gently, near)
+        search.try_all((choice, made) for choice in gentle if (made := search.draft(choice)) is not None)
         if search.best_choice == before:
             return search.best()
 

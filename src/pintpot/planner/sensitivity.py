@@ -42,7 +42,7 @@ class Sensitivities:
     tokens: int
     weights: Mapping[str, Mapping[str, Nats]]
     text: str = ""
-    _spans: dict[Step, Nats | None] = field(default_factory=dict, repr=False, compare=False)
+    _spans: dict[tuple[Step, tuple[Step, ...]], Nats | None] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, weight: WeightForm, kept: str) -> Nats | None:
         """What one weight costs in a format: nothing as it is stored, None where nobody measured it."""
@@ -50,26 +50,40 @@ class Sensitivities:
             return 0.0, 0.0
         return self.weights.get(weight.name, {}).get(kept)
 
-    def span(self, step: Step, source: Form) -> Nats | None:
-        """What a step of formats costs in all, None where one of its weights was never measured so."""
-        if step not in self._spans:
-            self._spans[step] = self._sum(w for w in step.promise(source).weights if matches(step.target, w.name))
-        return self._spans[step]
+    def span(self, step: Step, source: Form, gentle: tuple[Step, ...] = ()) -> Nats | None:
+        """What a step of formats costs in all where `gentle` round; None where a weight was never measured so."""
+        key = (step, gentle)
+        if key not in self._spans:
+            weights = (w for w in step.promise(source).weights if matches(step.target, w.name))
+            self._spans[key] = self.sum(weights, gentle)
+        return self._spans[key]
 
-    def _sum(self, weights: Iterable[WeightForm]) -> Nats | None:
+    def sum(self, weights: Iterable[WeightForm], gentle: tuple[Step, ...] = ()) -> Nats | None:
+        """What weights in their formats cost together."""
         low, high = 0.0, 0.0
         for weight in weights:
             if weight.is_matrix:
                 found = self.of(weight, weight.format)
                 if found is None:
                     return None
-                low, high = low + found[0], high + found[1]
+                left = share(gentle, weight)
+                low, high = low + found[0] * left[0], high + found[1] * left[1]
         return low, high
 
     @cached_property
     def formats(self) -> frozenset[str]:
         """Every format that some weight was measured in."""
         return frozenset(name for found in self.weights.values() for name in found)
+
+
+def share(gentle: Iterable[Step], weight: WeightForm) -> Nats:
+    """What of one weight's degradation these steps leave together, low..high."""
+    low, high = 1.0, 1.0
+    for step in gentle:
+        if matches(step.target, weight.name):
+            left = step.remains(weight)
+            low, high = low * left[0], high * left[1]
+    return low, high
 
 
 def table_key(model: Model) -> str:

@@ -8,10 +8,12 @@ from itertools import product
 from math import prod
 
 from pintpot.contract.form import source_form
-from pintpot.contract.step import Facet, Step
-from pintpot.errors import NotApplicable
+from pintpot.contract.step import GENTLER, Facet, Step
+from pintpot.errors import DoesNotFit, NotApplicable
+from pintpot.planner.calibrating import check_calibrating
 from pintpot.planner.degradation import expected
 from pintpot.planner.dominance import undominated
+from pintpot.planner.gentle import Ways, gentlest, ways_of
 from pintpot.planner.mixtures import mixtures, whole
 from pintpot.planner.plan import Rejected
 from pintpot.planner.question import Question
@@ -40,16 +42,28 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions but the place, which the allocation solves; and what was ruled out before any pricing."""
+    """All dimensions but the place, which the allocation solves; and what was ruled out before any pricing.
+
+    `ways` are the ways to round: of all choices that differ in nothing else, one is looked at.
+    """
 
     dimensions: tuple[Dimension, ...]
     places: tuple[Step, ...]
     ruled_out: tuple[Rejected, ...]
+    ways: Ways = ((),)
 
     @property
     def size(self) -> int:
         """The number of hopeful choices."""
         return prod(len(dimension.hopeful) for dimension in self.dimensions)
+
+    def rounded(self, choice: Choice, way: Sequence[Step]) -> Choice:
+        """A choice with this way of rounding in place of its own."""
+        steps = {(step.facet, step.target): step for step in way}
+        return tuple(
+            steps.get((dimension.facet, dimension.target)) if dimension.facet in GENTLER else option
+            for dimension, option in zip(self.dimensions, choice, strict=True)
+        )
 
     def all(self) -> Iterator[Choice]:
         return product(*(dimension.options for dimension in self.dimensions))
@@ -77,24 +91,28 @@ def build_space(question: Question) -> Space:
                 offers.setdefault((step.facet, step.target), []).append(step)
             else:
                 ruled_out.append(Rejected(str(step), reason, step=step))
-    least = prod(min((step.remains[1] for step in found if step is not None), default=1.0) for found in offers.values())
+    ways = ways_of(found for (facet, _), found in offers.items() if facet in GENTLER)
     if question.sensitivities is not None:
-        offers.setdefault((Facet.FORMAT, "all"), []).extend(mixtures(question, least))
-    dimensions = tuple(dimension_of(question, *key, offers[key], least) for key in sorted(offers))
-    return Space(dimensions, tuple(places), tuple(ruled_out))
+        formats = offers.setdefault((Facet.FORMAT, "all"), [])
+        way = gentlest(question.expects, (step for step in formats if step is not None), ways)
+        formats.extend(mixtures(question, way))
+    dimensions = tuple(dimension_of(question, *key, offers[key], ways) for key in sorted(offers))
+    return Space(dimensions, tuple(places), tuple(ruled_out), ways)
 
 
 def dimension_of(
-    question: Question, facet: Facet, target: str, offers: Sequence[Option], least: float = 1.0
+    question: Question, facet: Facet, target: str, offers: Sequence[Option], ways: Ways = ((),)
 ) -> Dimension:
     """What can be chosen where these are offered: one of them, or nothing where nothing is needed.
 
-    `least` is the share of the formats' degradation that other steps may leave of it.
+    `ways` are those of rounding to what a format promises. They are no axis: nothing stands for all of them.
     """
     options = (*offers, None) if facet not in NEEDED else tuple(offers)
-    hopeful = [option for option in options if _may_keep(question, option, least if facet == Facet.FORMAT else 1.0)]
+    if facet in GENTLER:
+        return Dimension(facet, target, options, (None,), None)
+    hopeful = [option for option in options if _may_keep(question, option, ways)]
     if facet == Facet.FORMAT:
-        hopeful = undominated(question, [option for option in hopeful if option is not None])
+        hopeful = undominated(question, [option for option in hopeful if option is not None], ways)
     mildest = min(hopeful or options, key=lambda option: _prior(question, option))
     return Dimension(facet, target, options, tuple(hopeful), mildest)
 
@@ -103,8 +121,10 @@ def _reason_against(question: Question, step: Step) -> str | None:
     try:
         if step.facet == Facet.FORMAT:
             step.check(question.model, source_form(question.model))
+        if step.facet in GENTLER:
+            check_calibrating(question, (step,))
         expected((step,), question.expects, question.measured, question.budget.below_4_bits)
-    except NotApplicable as reason:
+    except (NotApplicable, DoesNotFit) as reason:
         return str(reason)
     return None
 
@@ -113,9 +133,9 @@ def _prior(question: Question, option: Option) -> float:
     return question.expects.of(option)[1]
 
 
-def _may_keep(question: Question, option: Option, least: float) -> bool:
+def _may_keep(question: Question, option: Option, ways: Ways) -> bool:
     """Whether some plan with this option may keep the budget's degradation: as expected, or as measured."""
     limit = question.budget.degradation
-    if _prior(question, option) * least <= limit:
+    if any(question.expects.of(option, way)[1] <= limit for way in ways):
         return True
     return any(str(option) in key.split("; ") and known.high <= limit for key, known in question.measured.items())

@@ -161,6 +161,7 @@ def plans_along(
             measured=known.degradation,
             measured_bytes=known.holders,
             sensitivities=table,
+            proved=known.proved,
         )
 
     best = replace(budget, prefer="quality", degradation=NO_LIMIT, below_4_bits=True)
@@ -175,7 +176,7 @@ def plans_along(
         fast = replace(here, prefer="speed", degradation=least * NEXT_TO + NATS)
         steps = chosen(fast).steps
         question = Question(model, machine, fast, shipped_priors(), known.degradation, known.holders)
-        question = replace(question, sensitivities=table)
+        question = replace(question, sensitivities=table, proved=known.proved)
         plan = assess(question, steps)
         found.setdefault(tuple(map(str, steps)), ([], plan))[0].append(size)
     return {tuple(budgets): plan for budgets, plan in found.values()}

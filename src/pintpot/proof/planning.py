@@ -32,8 +32,15 @@ class Answerer:
         known = recall(model.digest, here.fingerprint)
         try:
             table = recall_sensitivities(table_key(model))
-            quality, held = known.degradation, known.holders
-            made = make_plan(model, here, plan.budget, measured=quality, measured_bytes=held, sensitivities=table)
+            made = make_plan(
+                model,
+                here,
+                plan.budget,
+                measured=known.degradation,
+                measured_bytes=known.holders,
+                sensitivities=table,
+                proved=known.proved,
+            )
         except DoesNotFit:
             return {"peak_bytes": peak_bytes(), "steps": []}
         return {"peak_bytes": peak_bytes(), "steps": [str(step) for step in made.steps]}

@@ -86,7 +86,7 @@ def prove(
         notes=(*proof.notes, *notes),
         text_tokens=found,
     )
-    remember_proof(machine, manifest.plan, proof, measured)
+    remember_proof(machine, manifest, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)

@@ -16,30 +16,25 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
-from pintpot.errors import DoesNotFit, PintpotError, need
+from pintpot.errors import PintpotError
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.calibrate.activations import Activations
 from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.chosen import Chosen
-from pintpot.packer.calibrate.forward import PART, Forward
+from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.parallel import one_blas_thread
 from pintpot.packer.calibrate.prepared import Prepared
 from pintpot.packer.locks import is_still
+from pintpot.planner.calibrating import need_room, spacious_bytes
 from pintpot.planner.plan import Plan
-from pintpot.units import format_bytes, format_seconds
+from pintpot.units import format_seconds
 
 VERSION = 2
 """Of what calibration computes: what another version left behind is not taken up."""
 Told = Callable[[float, str], None]
 Texts = Sequence[Sequence[int]]
 HEAD = "head"
-BASE_BYTES = 110_000_000
-"""An interpreter with numpy, what its products need, and a tokenizer that was there."""
-MOMENTS_AT_ONCE = 10
-"""Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
-PASSING_ROWS = 6
-"""Rows of the widest input that a thread has of one text at once."""
 
 
 def calibrated(plan: Plan) -> bool:
@@ -73,7 +68,7 @@ class _Run:
         self._forward = Forward(model, store, max(self._lengths))
         scratch = prepared.folder / "activations"
         shutil.rmtree(scratch, ignore_errors=True)
-        spacious = self._room(model, plan)
+        spacious = self._room(plan)
         if not spacious:
             scratch.mkdir()
         self._live = Activations(None if spacious else scratch)
@@ -128,25 +123,11 @@ class _Run:
         left = (time.monotonic() - self._started) / passed * (total - done) if passed > 0 else 0.0
         self._told(share, f"calibrating, {format_seconds(left)} left" if left > 0 else "calibrating")
 
-    def _room(self, model: Model, plan: Plan) -> bool:
+    def _room(self, plan: Plan) -> bool:
         """Whether the rows of all texts may stay in memory. Raises DoesNotFit where not even one text's may."""
-        config = model.part(PART).config
-        hidden, widest = config["hidden_size"], max(config["intermediate_size"], config["hidden_size"])
-        block = max(sum(_values(self._chosen, name) for name in one.weights) for one in self._forward.blocks)
-        passing = plan.threads * max(self._lengths) * (PASSING_ROWS * widest + hidden)
-        least = BASE_BYTES + 4 * (2 * block + MOMENTS_AT_ONCE * widest * widest + passing)
-        budget = plan.budget.memory_bytes
-        short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(budget)}"
-        need(least <= budget, short, DoesNotFit)
-        rows = sum(self._lengths) * (1 + self._chosen.two_streams)
-        return bool(least + 4 * rows * (2 * hidden + widest) <= budget)
-
-
-def _values(chosen: Chosen, name: str) -> int:
-    count = 1
-    for axis in chosen.form.weights.by_name[name].shape:
-        count *= axis
-    return count
+        asked, memory = (plan.form, plan.steps, plan.threads), plan.budget.memory_bytes
+        need_room(*asked, memory, max(self._lengths))
+        return spacious_bytes(*asked, self._lengths) <= memory
 
 
 def _key(model: Model, plan: Plan, texts: Texts) -> str:

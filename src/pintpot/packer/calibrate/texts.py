@@ -7,10 +7,9 @@ from pathlib import Path
 
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.model.tokens import Tokenizer, TokenizerSource
+from pintpot.planner.calibrating import LENGTH, TOKENS
 from pintpot.units import format_bytes
 
-TOKENS = 32768
-LENGTH = 512
 Texts = list[list[int]]
 MOST_BYTES = 64_000_000
 """A tokenizer takes a text whole, and many times its memory."""

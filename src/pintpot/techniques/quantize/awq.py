@@ -14,7 +14,7 @@ from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.statistics import SCALES, Block
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import can_pack
+from pintpot.formats import can_pack, is_lossless
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ LEAST_SCALE = 1e-4
 
 @dataclass(frozen=True)
 class Awq(Step):
-    """Activation-aware scaling of the weights inside blocks; `steps` values of alpha from 0 to 1 are tried."""
+    """Scaling inside blocks, tried with `steps` alphas; not offered, for its gain beside GPTQ is not shown."""
 
     paper: ClassVar[str] = "AWQ, Lin et al. 2023, arXiv:2306.00978"
     facet: ClassVar[Facet] = Facet.TRANSFORM
@@ -124,7 +124,8 @@ class Awq(Step):
 
 
 def _reachable(form: WeightForm) -> bool:
-    return form.packed and can_pack("f32", form.format)
+    """Whether a matrix is rounded anyway: one that is kept as its file has it would only lose by being scaled."""
+    return form.packed and can_pack("f32", form.format) and not is_lossless(form.source, form.format)
 
 
 def _normed(base: Floats, alpha: float) -> Floats:

@@ -1,0 +1,135 @@
+"""What calibration takes before a plan can be packed: memory, which the budget must have, and seconds.
+
+Texts go through the network in float32, block by block; what meets each weight is summed up, and the weight is rounded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.statistics import CROSSED, MOMENTS
+from pintpot.contract.step import GENTLER, Facet, Step
+from pintpot.errors import DoesNotFit, NotApplicable, need
+from pintpot.formats import is_lossless
+from pintpot.planner.cost import ZERO, Span
+from pintpot.planner.question import Question
+from pintpot.planner.rates import Rates
+from pintpot.units import format_bytes
+
+TOKENS = 32768
+"""Of the texts that weights are calibrated on."""
+LENGTH = 512
+"""Of one text, in tokens."""
+BASE_BYTES = 110_000_000
+"""An interpreter with numpy, what its products need, and a tokenizer that was there."""
+MOMENTS_AT_ONCE = 10
+"""Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
+PASSING_ROWS = 6
+"""Rows of the widest input that a thread has of one text at once."""
+
+SHARING = ("k", "v", "up")
+"""Roles whose inputs are another one's too."""
+FACTOR = 4.0
+"""Multiply-adds of float32 that the inverse factor of a moment [K, K] takes, in K^3."""
+PASSES = 4.5
+"""Roundings to nearest that one visit of a weight takes as long as."""
+FUSED = (0.5, 2.0)
+"""Of the peak without fused operations, what large products reach with them, and with a busy neighbour."""
+SPREAD = 1.3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a network's blocks: values of the largest one, columns of the widest input, and those of the stream."""
+
+    block_values: int
+    widest: int
+    hidden: int
+
+    @classmethod
+    def of(cls, form: Form) -> Sizes:
+        values: dict[str, int] = defaultdict(int)
+        widest = hidden = 0
+        for weight in form.weights:
+            if weight.is_matrix and not matches("vocabulary", weight.name):
+                values[weight.name.rpartition(".")[0]] += weight.shape[0] * weight.shape[1]
+                widest = max(widest, weight.shape[1])
+            elif weight.is_matrix:
+                hidden = weight.shape[1]
+        return cls(max(values.values(), default=0), max(widest, hidden), hidden)
+
+
+def calibrating_s(form: Form, steps: Iterable[Step], rates: Rates, tokens: int = TOKENS) -> Span:
+    """Seconds to calibrate for these steps, on all threads; none where nothing asks for it.
+
+    Products run at the float peak, fused or not; a visit of a weight's values is some passes of rounding them. It is
+    long work, in which rates come to their middle.
+    """
+    gentle = tuple(step for step in steps if step.facet in GENTLER)
+    if not gentle:
+        return ZERO
+    walks = 1 + any(step.facet == Facet.TRANSFORM for step in gentle) + _wanted(CROSSED, gentle)
+    products, converting = 0.0, ZERO
+    hidden = Sizes.of(form).hidden
+    for weight in form.weights:
+        if not weight.is_matrix or weight.name in form.weights.looked_up:
+            continue
+        rows, columns = weight.shape
+        if not matches("vocabulary", weight.name):
+            products += walks * tokens * rows * columns
+        visits = sum(step.visits for step in gentle if _rounds(step, weight))
+        if visits and weight.role not in SHARING:
+            products += tokens * columns**2 / 2 + FACTOR * columns**3
+        if any(_rounds(step, weight) for step in gentle):
+            passes = rows * columns * (1 + PASSES * visits)
+            converting += Span.exactly(rates.converting(weight.format, passes).mid / rates.threads)
+        if weight.role == "q":
+            products += walks * tokens * LENGTH * hidden
+    peak = rates.speed("float_peak", 0)
+    if peak is None:
+        return converting
+    work = products / peak.mid
+    return (Span(work / FUSED[1], work, work / FUSED[0]) + converting).widened(SPREAD)
+
+
+def _rounds(step: Step, weight: WeightForm) -> bool:
+    lossless = is_lossless(weight.source, weight.format)
+    return step.facet == Facet.ROUNDING and matches(step.target, weight.name) and not lossless
+
+
+def least_bytes(form: Form, steps: Iterable[Step], threads: int, longest: int = LENGTH) -> int:
+    """The memory in which calibration of these steps can be done with texts of so many tokens, one beside the other."""
+    sizes = Sizes.of(form)
+    moments = MOMENTS_AT_ONCE * sizes.widest**2 if _wanted(MOMENTS, steps) else 0
+    passing = threads * longest * (PASSING_ROWS * sizes.widest + sizes.hidden)
+    return BASE_BYTES + 4 * (2 * sizes.block_values + moments + passing)
+
+
+def spacious_bytes(form: Form, steps: Iterable[Step], threads: int, lengths: list[int]) -> int:
+    """The memory in which the rows of all texts need not go through a file."""
+    steps, sizes = tuple(steps), Sizes.of(form)
+    rows = sum(lengths) * (1 + _wanted(CROSSED, steps))
+    return least_bytes(form, steps, threads, max(lengths)) + 4 * rows * (2 * sizes.hidden + sizes.widest)
+
+
+def check_calibrating(question: Question, steps: Iterable[Step]) -> None:
+    """Raises NotApplicable where the budget rules out calibrating, DoesNotFit where it has no room for it."""
+    gentle = tuple(step for step in steps if step.facet in GENTLER)
+    if gentle:
+        budget, source = question.budget, question.expects.source
+        need(not budget.uncalibrated, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
+        need_room(source, gentle, question.threads, budget.memory_bytes, min(LENGTH, question.model.context))
+
+
+def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> None:
+    """Raises DoesNotFit where a budget has no room to calibrate in."""
+    least = least_bytes(form, steps, threads, longest)
+    short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(memory_bytes)}"
+    need(least <= memory_bytes, short, DoesNotFit)
+
+
+def _wanted(what: str, steps: Iterable[Step]) -> bool:
+    return any(what in step.wants for step in steps if step.facet in GENTLER)
