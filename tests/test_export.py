@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from packing import EXACT, FREE, MACHINE, STREAMED, pack_of
+from packing import EXACT, FREE, MACHINE, STREAMED, f32_cache, opened, pack_of, plan_of
 from safetensors.numpy import load_file
 from tiny import (
     FAMILIES,
@@ -37,7 +37,10 @@ from pintpot.packer.pack import write_pack
 from pintpot.packer.raw import METADATA
 from pintpot.planner.assess import assess
 from pintpot.planner.question import Question
+from pintpot.runtime.request import Request, Sampling
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
+from pintpot.techniques.quantize.gptq import Gptq
+from pintpot.techniques.quantize.mixed import Mixed, write_formats
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 GGUF, FOLDER = Wish("gguf"), Wish("safetensors")
@@ -195,6 +198,43 @@ def test_rows_without_whole_blocks_become_floats(tmp_path: Path) -> None:
     assert types["blk.0.ffn_down.weight"] == "F16"
     assert types["blk.0.ffn_up.weight"] == "Q4_0"
     assert "rounded to F16" in made.notes[0]
+
+
+EVERY = ("sym4", "aff6", "nf4", "mxfp4", "sym8", "nvfp4", "aff3", "f16", "nf4_32", "aff5", "bf16", "sym5")
+CALIBRATED = (RoundToNearest("all", 4), Gptq())
+
+
+def every_format(source: Path) -> tuple[Step, ...]:
+    names = [w.name for w in describe(str(source)).part("language").weights() if len(w.shape) == 2]
+    return (Mixed("all", write_formats({name: EVERY[at % len(EVERY)] for at, name in enumerate(names)})),)
+
+
+@pytest.mark.parametrize("way", ["mixed", "calibrated"])
+def test_others_compute_from_the_file_what_the_pack_computes(way: str, tmp_path: Path) -> None:
+    source = write_hf(tmp_path / "s")
+    steps = every_format(source) if way == "mixed" else CALIBRATED
+    model = describe(str(source))
+    plan = plan_of(model, (*steps, PrefillChunk(tokens=16)), change=f32_cache)
+    pack = write_pack(model, plan, tmp_path / "pack", texts=[list(range(3, 60))] * 8)
+    with opened(pack) as session:
+        list(session.engine.generate(Request(tuple(TOKENS[0]), 1, Sampling(temperature=0.0), (), True), frozenset()))
+        mine = session.engine.stage("prefill").floats("logits")[0].copy()
+    exact = write_export(pack, tmp_path / "f32.gguf", Wish("gguf", "f32"))
+    assert exact.notes == ()
+    theirs = logits(torch_model_of_gguf(exact.path, Tiny()))[0, -1]
+    np.testing.assert_allclose(mine, theirs, atol=2e-5 * float(np.abs(theirs).max()))
+    wider = write_export(pack, tmp_path / "e.gguf", GGUF)
+    types = {share.dtype for share in wider.types}
+    if way == "mixed":
+        assert types >= {"q4_0", "mxfp4", "q8_0", "q4_1", "f16", "q5_1", "bf16", "q5_0"}
+        assert "aff6 and nf4 and nf4_32 and nvfp4 were rounded to Q8_0" in " ".join(wider.notes)
+        error = float(np.abs(logits(torch_model_of_gguf(wider.path, Tiny()))[0, -1] - theirs).max())
+        assert 0 < error < 0.02 * float(np.abs(theirs).max())
+    else:
+        assert types == {"q4_0", "f32"}
+        assert wider.notes == ()
+    folder = write_export(pack, tmp_path / "folder", FOLDER)
+    np.testing.assert_allclose(logits(torch_model(folder.path))[0, -1], theirs, atol=2e-5 * float(np.abs(theirs).max()))
 
 
 # --- Safetensors ----------------------------------------------------------------------------------------------------

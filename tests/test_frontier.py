@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from packing import MACHINE
+from test_mixtures import drawn_table
 from tiny import Tiny, write_hf
 
 import pintpot
@@ -25,6 +26,7 @@ from pintpot.planner.memory import Recalled
 from pintpot.proof import frontier as room
 from pintpot.proof.frontier import Frontier, Point, plans_along
 from pintpot.proof.frontier_report import write_frontier_report
+from pintpot.techniques.quantize.mixed import Mixed
 
 TINY = Tiny(hidden=128, intermediate=256, layers=2, heads=4, kv_heads=2, vocab=768, seed=64)
 HOW: dict[str, Any] = {"context": 64, "budgets": 2, "runs": 1, "tokens": 256}
@@ -84,6 +86,17 @@ def test_plans_grow_with_their_budgets(model: Path) -> None:
     qualities = [plan.degradation.high for plan in plans.values()]
     assert qualities == sorted(qualities, reverse=True)
     assert qualities[-1] <= 0.002, "in the end nothing is left to gain"
+
+
+def test_with_a_table_weights_have_formats_of_their_own_along_it(model: Path) -> None:
+    described = describe(str(model))
+    budget = Budget(4_000_000_000, Workload(context=64, prompt=16, output=16))
+    table = drawn_table(described)
+    plans = plans_along(described, MACHINE, budget, 6, Recalled(), lambda share, what: None, table)
+    assert any(isinstance(step, Mixed) for plan in plans.values() for step in plan.steps)
+    for plan in plans.values():
+        formats = [table.of(weight, weight.format) for weight in plan.form.weights if weight.is_matrix]
+        assert plan.degradation.summed == all(span is not None for span in formats)
 
 
 def test_a_machine_that_is_too_small_has_no_frontier(model: Path) -> None:

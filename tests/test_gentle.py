@@ -28,7 +28,7 @@ from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
 from pintpot.planner.search import Search
-from pintpot.planner.sensitivity import keep_sensitivities, share
+from pintpot.planner.sensitivity import share
 from pintpot.planner.space import build_space
 from pintpot.proof.remember import over_table
 from pintpot.techniques.quantize.as_stored import AsStored
@@ -194,20 +194,17 @@ def test_what_a_proof_found_of_one_mixture_is_known_of_the_next(tmp_path: Path) 
     assert taught.of(formats) == plain.of(formats), "of rounding to nearest nothing was proved"
 
 
-def test_a_proof_is_held_against_what_the_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PINTPOT_HOME", str(tmp_path))
+def test_a_proof_is_held_against_what_the_table_says() -> None:
     plan = planned()
-    found = Degradation(0.02, 0.03, True)
-    assert over_table(plan, found) is None, "there is no table"
-    keep_sensitivities(plan.model_digest, TABLE)
+    assert over_table(plan, None, Degradation(0.02, 0.03, True)) is None, "there is no table"
     span = TABLE.sum(plan.form.weights, gentler(plan.steps))
     assert span is not None
     middle = (span[0] + span[1]) / 2
     others = [shipped_priors().of(s.key) for s in plan.steps if s.facet not in GENTLER and not isinstance(s, Mixed)]
     low, high = (sum(one[end] for one in others) for end in (0, 1))
-    ratios = over_table(plan, Degradation(0.3 * middle + high, 0.5 * middle + low, True))
+    ratios = over_table(plan, TABLE, Degradation(0.3 * middle + high, 0.5 * middle + low, True))
     assert ratios == pytest.approx((0.3, 0.5))
-    assert over_table(plan, Degradation(0.0, 0.0, True)) is None
+    assert over_table(plan, TABLE, Degradation(0.0, 0.0, True)) is None
 
 
 def test_a_record_without_proofs_of_sums_is_read(tmp_path: Path) -> None:

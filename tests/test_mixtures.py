@@ -175,7 +175,7 @@ def test_a_table_comes_back_as_it_was_kept_and_damage_is_named(tmp_path: Path) -
     whole = json.loads(path.read_text())
     assert set(whole) >= {"tokens", "weights"}
     damaged: list[Any] = [
-        "{", "[]", '{"version": 9}', json.dumps({**whole, "weights": 3}),
+        "{", "[]", json.dumps({**whole, "text": None, "tokens": "many"}), json.dumps({**whole, "weights": 3}),
         json.dumps({**whole, "weights": {"embed": {"sym4": [2.0, 1.0]}}}),
         json.dumps({**whole, "weights": {"embed": {"sym4": [0.0]}}}),
         json.dumps({**whole, "weights": {"embed": {"sym4": [0.0, float("nan")]}}}),
@@ -186,6 +186,19 @@ def test_a_table_comes_back_as_it_was_kept_and_damage_is_named(tmp_path: Path) -
             recall_sensitivities("abc", folder=tmp_path)
     with pytest.raises(BadInput):
         recall_sensitivities("../abc", folder=tmp_path)
+
+
+@pytest.mark.parametrize("key", ["version", "grids"])
+def test_a_table_of_other_grids_is_not_used_and_that_is_told(
+    key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = keep_sensitivities("abc", TABLE, folder=tmp_path)
+    whole = json.loads(path.read_text())
+    for other in ({**whole, key: 99}, {name: value for name, value in whole.items() if name != key}):
+        path.write_text(json.dumps(other))
+        caplog.clear()
+        assert recall_sensitivities("abc", folder=tmp_path) is None
+        assert "from another version and not used" in caplog.text
 
 
 def test_a_plans_degradation_is_the_sum_of_the_table_and_a_measured_one_overrides_it() -> None:

@@ -32,6 +32,7 @@ from pintpot.proof.judge import Measured, Quality, judge
 from pintpot.proof.measured import Answerer
 from pintpot.proof.proof import Proof
 from pintpot.proof.prove import _texts, prove
+from pintpot.proof.quality import Answerer as Judging
 from pintpot.proof.reference import hidden_states, texts_per_pass
 from pintpot.proof.steps import strides
 from pintpot.proof.worker import Worker, ask
@@ -260,6 +261,11 @@ class Fitted(Step):
     paper: ClassVar[str] = "none"
     facet: ClassVar[Facet] = Facet.ROUNDING
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
+
+
+def test_weights_alone_are_judged_once(stepwise: tuple[Path, Proof]) -> None:
+    pack, _ = stepwise
+    assert Judging(pack).networks() == {"number": 6}, "two of weights, and each of cache and activations twice"
 
 
 def test_steps_that_need_statistics_are_told_by_the_pack(stepwise: tuple[Path, Proof]) -> None:

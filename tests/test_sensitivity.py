@@ -27,7 +27,7 @@ from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.scale import Check, fitted
 from pintpot.packer.calibrate.sensitivity import measure_sensitivities
 from pintpot.packer.calibrate.vocabulary import Drawn, divergence, draw, to_states
-from pintpot.planner.sensitivity import recall_sensitivities
+from pintpot.planner.sensitivity import recall_sensitivities, table_key
 
 Floats = NDArray[np.float32]
 
@@ -154,9 +154,9 @@ def test_the_quadratic_form_is_the_divergence_of_a_real_change(name: str, tmp_pa
 def test_a_table_predicts_what_rounding_everything_costs(tiny: Tiny, tmp_path: Path) -> None:
     model = describe(str(write_hf(tmp_path / "model", tiny)))
     table = measure_sensitivities(model, texts(48, 24), folder=tmp_path)
-    assert recall_sensitivities(model.digest, folder=tmp_path) == table
+    assert recall_sensitivities(table_key(model), folder=tmp_path) == table
     assert set(table.weights) == {w.name for part in model.parts for w in part.weights() if len(w.shape) == 2}
-    notes = json.loads((tmp_path / "sensitivities" / f"{model.digest}.json").read_text())["notes"]
+    notes = json.loads((tmp_path / "sensitivities" / f"{table_key(model)}.json").read_text())["notes"]
     whole = [one for one in notes["checks"] if not one["weight"] and one["found"] > 1e-7]
     assert len(whole) >= 3
     for one in whole:
@@ -240,7 +240,7 @@ def test_a_table_is_measured_by_command_once_and_plans_use_it(tmp_path: Path) ->
     done = CliRunner().invoke(cli, ["calibrate", str(folder), "--text", str(text), "--json"], catch_exceptions=False)
     assert done.exit_code == 0
     found = json.loads(done.stdout)
-    table = recall_sensitivities(model.digest)
+    table = recall_sensitivities(table_key(model))
     assert table is not None
     assert found["tokens"] == table.tokens > 500
     assert set(found["weights"]) == set(table.weights)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pintpot.errors import BadInput, BadPack, NewerPack, PintpotError, UsageError, need
+from pintpot.errors import BadInput, BadPack, NewerPack, UsageError, need
 from pintpot.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
@@ -65,22 +65,14 @@ def calibrate(
 ) -> Sensitivities:
     """What each weight of a model costs in quality in each format: measured once over a text, kept, and used by plans.
 
-    A table that is there is returned as it is, unless `text` or `again` asks for a new one. Measured in a process of
-    its own; one that was stopped is gone on with by the next call.
+    A table that is there is returned as it is, unless it is of another `text`, or `again` asks for a new one. Measured
+    in a process of its own; one that was stopped is gone on with by the next call, and while another process measures
+    the same model, it is waited for.
     """
-    from pintpot.packer.apart import apart
-    from pintpot.planner.sensitivity import recall_sensitivities
+    from pintpot.packer.calibrate.apart import sensitivities_apart
 
     described = _local(describe(model) if isinstance(model, str | Path) else model)
-    found = None if again or text is not None else recall_sensitivities(described.digest)
-    if found is None:
-        words = None if text is None else str(Path(text).absolute())
-        request = {"model": described.source.path, "digest": described.digest, "text": words}
-        apart("pintpot.packer.calibrate.sensitivity", request, progress)
-        found = recall_sensitivities(described.digest)
-    if found is None:
-        raise PintpotError(f"the table of {described.name} was measured, and is gone again")
-    return found
+    return sensitivities_apart(described, None if text is None else Path(text), again, progress)
 
 
 def plan(
@@ -112,7 +104,7 @@ def plan(
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
     from pintpot.planner.memory import recall
-    from pintpot.planner.sensitivity import recall_sensitivities
+    from pintpot.planner.sensitivity import recall_sensitivities, table_key
 
     described = describe(model) if isinstance(model, str | Path) else model
     here = _machine(machine, progress)
@@ -134,7 +126,7 @@ def plan(
         windowed=windowed,
         uncalibrated=uncalibrated,
     )
-    known, table = recall(described.digest, here.fingerprint), recall_sensitivities(described.digest)
+    known, table = recall(described.digest, here.fingerprint), recall_sensitivities(table_key(described))
     seen, held = known.degradation, known.holders
     return make_plan(
         described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved

@@ -31,7 +31,15 @@ class Server:
     """llama.cpp's server, called in this process."""
 
     def __init__(
-        self, model: str, context: int, cache: str, threads: int, repack: bool, flash: bool, sequences: int = 1
+        self,
+        model: str,
+        context: int,
+        cache: str,
+        threads: int,
+        repack: bool,
+        flash: bool,
+        sequences: int = 1,
+        verbosity: int = 0,
     ) -> None:
         import xllamacpp as lib
 
@@ -43,11 +51,12 @@ class Server:
         kinds = lib.llama_flash_attn_type
         how.flash_attn_type = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
         how.cache_type_k = how.cache_type_v = {
+            "f32": lib.ggml_type.GGML_TYPE_F32,
             "f16": lib.ggml_type.GGML_TYPE_F16,
             "8 bits": lib.ggml_type.GGML_TYPE_Q8_0,
         }[cache]
         # Neither earlier questions nor a smaller context than asked for.
-        how.cache_ram_mib, how.fit_params, how.verbosity = 0, False, 0
+        how.cache_ram_mib, how.fit_params, how.verbosity = 0, False, verbosity
         self._server = lib.Server(how)
         self.versions = {"xllamacpp": version("xllamacpp"), "features": lib.get_system_info()}
 

@@ -10,6 +10,7 @@ Importing this room leaves numpy out: planning counts bytes with `encoding(name)
 """
 
 from pintpot.formats.registry import (
+    GRIDS,
     KERNEL_FORMATS,
     SOURCE_FORMATS,
     STRIP_ROWS,
@@ -25,6 +26,7 @@ from pintpot.formats.registry import (
 from pintpot.formats.working import chunk_rows, working_bytes
 
 __all__ = [
+    "GRIDS",
     "KERNEL_FORMATS",
     "SOURCE_FORMATS",
     "STRIP_ROWS",

@@ -20,6 +20,9 @@ APART = "+"
 """Between the name of a grid and the number of columns that are kept apart from it: sym4+8."""
 MOST_APART = 4096
 
+GRIDS = 1
+"""Raised when weights are rounded to other values than before: what was measured of the old ones is measured anew."""
+
 Kind = Literal["float", "sym", "aff", "super", "table", "blocks", "cache", "integer"]
 Scale = Literal["f16", "u8", "e8m0", "e4m3"]
 
@@ -94,7 +97,8 @@ class Encoding:
 
     def num_groups(self, columns: int) -> int:
         """Column groups of a strip, the last one padded."""
-        need(self.is_kernel, f"no kernel reads {self.name}; it is packed as {self.packed_as or 'nothing'}", BadInput)
+        if not self.group_columns:
+            raise BadInput(f"no kernel reads {self.name}; it is packed as {self.packed_as or 'nothing'}")
         return -(-columns // self.group_columns)
 
     def num_runs(self, columns: int) -> int:
@@ -221,6 +225,7 @@ def encoding_of_ggml(ggml_type: int) -> Encoding:
     return found
 
 
+@cache
 def can_pack(source: str, target: str) -> bool:
     """True where weights written as `source` can be packed as `target`.
 
@@ -236,6 +241,7 @@ def has_grid(name: str) -> bool:
     return encoding(name).kind in ("sym", "aff", "table")
 
 
+@cache
 def is_lossless(source: str, target: str) -> bool:
     """True where every value of `source` survives in `target`."""
     found = encoding(source)

@@ -26,8 +26,8 @@ def place_asked(model: Model, asked: dict[str, Any]) -> Path:
         for key, value in sorted(asked.items())
         if value is not None and value is not False
     }
-    question = {"model": identity(model), "asked": given}
-    table = table_mark(model.digest)
+    key = identity(model)
+    question, table = {"model": key, "asked": given}, table_mark(key)
     return place_for(model.name, {**question, "sensitivities": table} if table else question)
 
 

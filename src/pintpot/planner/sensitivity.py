@@ -1,5 +1,9 @@
 """What each weight of a model costs in quality in each format: measured once a model, in `<home>/sensitivities`.
 
+A table belongs to the weights that it was measured on (not to their shapes: every training of a network has its own),
+and to the grids that formats rounded to when it was. On another text it says the same but for noise, so there is one
+for each model, which says what text it is from.
+
 The losses of single weights add up while they are small (Malinovskii et al. 2024, arXiv:2411.17525), so a form's
 degradation is the sum over its weights.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,21 +23,25 @@ from typing import Any
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.step import Step
 from pintpot.errors import BadInput, need
-from pintpot.formats import encoding, is_lossless
+from pintpot.formats import GRIDS, encoding, is_lossless
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
 
 VERSION = 1
+_log = logging.getLogger(__name__)
 Nats = tuple[float, float]
 """Mean KL divergence in nats per token, low..high."""
 
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """Of each matrix, by format, what keeping it alone so costs; found over `tokens` tokens."""
+    """Of each matrix, by format, what keeping it alone so costs; found over `tokens` tokens of the text of a digest."""
 
     tokens: int
     weights: Mapping[str, Mapping[str, Nats]]
+    text: str = ""
     _spans: dict[tuple[Step, tuple[Step, ...]], Nats | None] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, weight: WeightForm, kept: str) -> Nats | None:
@@ -77,9 +86,22 @@ def share(gentle: Iterable[Step], weight: WeightForm) -> Nats:
     return low, high
 
 
-def recall_sensitivities(model_digest: str, *, folder: Path | None = None) -> Sensitivities | None:
-    """The table of a model, None where none was made. Raises BadInput for a file that is none."""
-    path = _path(model_digest, folder)
+def table_key(model: Model) -> str:
+    """Under what a model's table is kept: tells trainings of one network apart. "" for one that is not here yet."""
+    if model.source.kind == "hub":
+        return ""
+    with Store(model) as store:
+        return store.sample_digest()
+
+
+def recall_sensitivities(key: str, *, folder: Path | None = None) -> Sensitivities | None:
+    """The table of a `table_key`; None where none was made, and, with a warning, where formats round otherwise by now.
+
+    Raises BadInput for a file that is none.
+    """
+    if not key:
+        return None
+    path = _path(key, folder)
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -87,30 +109,32 @@ def recall_sensitivities(model_digest: str, *, folder: Path | None = None) -> Se
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is no table of sensitivities ({error}); remove it") from error
     need(isinstance(data, dict), f"{path} is no table of sensitivities; remove it")
-    version = data.get("version")
-    need(version == VERSION, f"{path} has version {version!r:.60}, this program reads {VERSION}; remove it")
+    if (data.get("version"), data.get("grids")) != (VERSION, GRIDS):
+        _log.warning("%s is from another version and not used; `pintpot calibrate` measures anew", path)
+        return None
     try:
         weights = {name: {kept: _nats(span) for kept, span in found.items()} for name, found in data["weights"].items()}
-        return Sensitivities(int(data["tokens"]), weights)
+        return Sensitivities(int(data["tokens"]), weights, str(data["text"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is no table of sensitivities ({error!r}); remove it") from error
 
 
-def table_mark(model_digest: str, *, folder: Path | None = None) -> str:
+def table_mark(key: str, *, folder: Path | None = None) -> str:
     """Tells tables of a model apart, "" where there is none."""
     try:
-        return hashlib.sha256(_path(model_digest, folder).read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(_path(key, folder).read_bytes()).hexdigest()[:16] if key else ""
     except OSError:
         return ""
 
 
 def keep_sensitivities(
-    model_digest: str, table: Sensitivities, notes: Mapping[str, Any] | None = None, *, folder: Path | None = None
+    key: str, table: Sensitivities, notes: Mapping[str, Any] | None = None, *, folder: Path | None = None
 ) -> Path:
     """Write a model's table, with what is to be known of how it was made. Raises BadInput where that cannot be."""
-    with locked(_path(model_digest, folder)) as path:
+    with locked(_path(key, folder)) as path:
         weights = {name: {kept: list(span) for kept, span in found.items()} for name, found in table.weights.items()}
-        write_record(path, {"version": VERSION, "tokens": table.tokens, "weights": weights, "notes": dict(notes or {})})
+        about = {"version": VERSION, "grids": GRIDS, "tokens": table.tokens, "text": table.text}
+        write_record(path, {**about, "weights": weights, "notes": dict(notes or {})})
         return path
 
 
@@ -121,6 +145,6 @@ def _nats(span: Any) -> Nats:
     return low, high
 
 
-def _path(model_digest: str, folder: Path | None) -> Path:
-    need(model_digest.isalnum(), f"{model_digest!r} is no digest")
-    return (home() if folder is None else folder) / "sensitivities" / f"{model_digest}.json"
+def _path(key: str, folder: Path | None) -> Path:
+    need(key.isalnum(), f"{key!r} is no key of a table")
+    return (home() if folder is None else folder) / "sensitivities" / f"{key}.json"

@@ -32,6 +32,9 @@ class Table(tuple[Item, ...]):
         return self._hash
 
 
+_Value = TypeVar("_Value")
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """Named memory. `format` is an encoding of `pintpot.formats` (`f32`, `sym4`, `int32` ...).
@@ -66,17 +69,25 @@ class Op:
 
     def read(self, role: str) -> str | None:
         """The buffer read in this role, None where there is none."""
-        return next((name for key, name in self.reads if key == role), None)
+        return _first(self.reads, role)
 
     def read_all(self, role: str) -> tuple[str, ...]:
-        return tuple(name for key, name in self.reads if key == role)
+        return tuple([name for key, name in self.reads if key == role])
 
     def write(self, role: str) -> str | None:
-        return next((name for key, name in self.writes if key == role), None)
+        return _first(self.writes, role)
 
     def get(self, key: str, default: Any = None) -> Any:
         """An attribute's value."""
-        return next((value for name, value in self.attributes if name == key), default)
+        return _first(self.attributes, key, default)
+
+
+def _first(pairs: tuple[tuple[str, _Value], ...], key: str, default: _Value | None = None) -> _Value | None:
+    """What the first pair of a key holds. A loop, for a plan asks a hundred thousand times."""
+    for name, value in pairs:
+        if name == key:
+            return value
+    return default
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from pintpot.meter.agreement import Agreement, Interval
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 from pintpot.model.spec import Model
-from pintpot.model.store import Store
 from pintpot.packer.apart import pack_apart
 from pintpot.planner.assess import assess
 from pintpot.planner.degradation import shipped_priors
@@ -33,6 +32,7 @@ from pintpot.planner.make import make_plan
 from pintpot.planner.memory import Recalled, recall
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
+from pintpot.planner.sensitivity import Sensitivities, recall_sensitivities, table_key, table_mark
 from pintpot.proof.proof import Proof
 from pintpot.proof.prove import prove
 
@@ -137,17 +137,32 @@ def measure_frontier(model: Model, budget: Budget, asked: Asked, progress: Progr
 
 
 def plans_along(
-    model: Model, machine: Machine, budget: Budget, num: int, known: Recalled, tell: Progress
+    model: Model,
+    machine: Machine,
+    budget: Budget,
+    num: int,
+    known: Recalled,
+    tell: Progress,
+    table: Sensitivities | None = None,
 ) -> dict[tuple[int, ...], Plan]:
     """The plans at `num` memory budgets, spaced geometrically, by the budgets that chose them.
 
-    From the smallest in which all weights are in RAM to the smallest in which nothing is left to gain.
+    From the smallest in which all weights are in RAM to the smallest in which nothing is left to gain. With a `table`
+    of the model's sensitivities each weight may have a format of its own, as in any other plan.
     """
     # Read from disk, the best quality fits any memory: it would be the only plan.
     in_ram = replace(machine, rates=tuple(rate for rate in machine.rates if rate.what not in ("disk", "lookup")))
 
     def chosen(budget: Budget) -> Plan:
-        return make_plan(model, in_ram, budget, measured=known.degradation, measured_bytes=known.holders)
+        return make_plan(
+            model,
+            in_ram,
+            budget,
+            measured=known.degradation,
+            measured_bytes=known.holders,
+            sensitivities=table,
+            proved=known.proved,
+        )
 
     best = replace(budget, prefer="quality", degradation=NO_LIMIT, below_4_bits=True)
     tell(0.0, "frontier: planning")
@@ -161,6 +176,7 @@ def plans_along(
         fast = replace(here, prefer="speed", degradation=least * NEXT_TO + NATS)
         steps = chosen(fast).steps
         question = Question(model, machine, fast, shipped_priors(), known.degradation, known.holders)
+        question = replace(question, sensitivities=table, proved=known.proved)
         plan = assess(question, steps)
         found.setdefault(tuple(map(str, steps)), ([], plan))[0].append(size)
     return {tuple(budgets): plan for budgets, plan in found.values()}
@@ -185,7 +201,8 @@ def _planned(
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{path} is not a list of plans ({error}); remove it") from error
     known = recall(model.digest, machine.fingerprint)
-    plans = plans_along(model, machine, budget, asked.num_budgets, known, tell)
+    table = recall_sensitivities(table_key(model))
+    plans = plans_along(model, machine, budget, asked.num_budgets, known, tell, table)
     need(bool(plans), f"no plan for {model.name} has all its weights in RAM", DoesNotFit)
     write_record(path, {"plans": [[budgets, plan.to_json()] for budgets, plan in plans.items()]})
     return plans
@@ -261,13 +278,19 @@ def _key(plan: Plan) -> str:
 
 def _name(model: Model, machine: Machine, budget: Budget, asked: Asked) -> str:
     """A folder for what was asked of this model, this machine and this program."""
-    with Store(model) as store:
-        identity = store.sample_digest()
+    identity = table_key(model)
     try:
         words = None if asked.text is None else hashlib.sha256(asked.text.read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"{asked.text} cannot be read as text: {error}") from error
-    here = [identity, machine.fingerprint, program_mark(), asdict(budget.workload), budget.threads]
+    here = [
+        identity,
+        table_mark(identity),
+        machine.fingerprint,
+        program_mark(),
+        asdict(budget.workload),
+        budget.threads,
+    ]
     how = [asked.num_budgets, asked.runs, words, asked.tokens]
     return hashlib.sha256(json.dumps([here, how]).encode()).hexdigest()[:16]
 

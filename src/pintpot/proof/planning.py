@@ -11,7 +11,7 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.packer.manifest import read_manifest
 from pintpot.planner.make import make_plan
 from pintpot.planner.memory import recall
-from pintpot.planner.sensitivity import recall_sensitivities
+from pintpot.planner.sensitivity import recall_sensitivities, table_key
 from pintpot.proof.source import source_model
 
 
@@ -31,7 +31,7 @@ class Answerer:
         here = this_machine()
         known = recall(model.digest, here.fingerprint)
         try:
-            table = recall_sensitivities(model.digest)
+            table = recall_sensitivities(table_key(model))
             made = make_plan(
                 model,
                 here,

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +33,8 @@ MAX_TEXTS = 6
 ANSWER_SECONDS, FEWEST_WORDS = 30.0, 4
 """Words of answers are compared for so long, half of each text at most, and a few of each however slow the model is."""
 Texts = list[list[int]]
+_QUALITY_FROM = 0.4
+"""Of a proof's time, what the runs take."""
 
 
 def prove(
@@ -84,7 +86,7 @@ def prove(
         notes=(*proof.notes, *notes),
         text_tokens=found,
     )
-    remember_proof(machine, manifest.plan, proof, measured)
+    remember_proof(machine, manifest, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)
@@ -204,13 +206,13 @@ def _quality(
     key = hashlib.sha256(repr(answers.texts).encode()).hexdigest()[:16]
     try:
         with Worker("quality", pack) as worker:
-            unpacked = _within(tell, 0.4, 0.6, "answers of the unpacked model")
-            worker.follow("reference", unpacked, texts=answers.texts, key=key)
-            words = worker.follow("compare", _within(tell, 0.6, 0.65, "comparing answers"), **answers.words)
-            prompts = worker.follow("compare", _within(tell, 0.65, 0.7, "comparing prompts"), **answers.prompts)
+            parts = _parts(tell, worker.ask("networks")["number"] if steps else 0)
+            worker.follow("reference", next(parts), texts=answers.texts, key=key)
+            words = worker.follow("compare", next(parts), **answers.words)
+            prompts = worker.follow("compare", next(parts), **answers.prompts)
             asked = {"texts": answers.texts, "num_words": answers.num_words}
-            alone = worker.follow("weights", _within(tell, 0.7, 0.8 if steps else 1.0, "the weights alone"), **asked)
-            each = worker.follow("steps", _within(tell, 0.8, 1.0, "step by step"), **asked) if steps else {"steps": []}
+            alone = worker.follow("weights", next(parts), **asked)
+            each = worker.follow("steps", next(parts), **asked) if steps else {"steps": []}
     except BadInput as error:
         notes.append(f"quality was not measured: {error}")
         return Quality()
@@ -222,6 +224,19 @@ def _quality(
         prompts_of_weights=_agreement(alone["prompts"]),
         steps=tuple(map(_step, each["steps"])),
     )
+
+
+def _parts(tell: Progress, num_networks: int) -> Iterator[Callable[[float], None]]:
+    """Progress for each part of judging quality, by how many networks it walks through."""
+    parts = {
+        "answers of the unpacked model": 1.0, "comparing answers": 0.2, "comparing prompts": 0.2,
+        "the weights alone": 1.0, "step by step": float(num_networks),
+    }  # fmt: skip
+    first, total = _QUALITY_FROM, sum(parts.values())
+    for what, walked in parts.items():
+        last = first + (1 - _QUALITY_FROM) * walked / total
+        yield _within(tell, first, last, f"quality: {what}")
+        first = last
 
 
 def _agreement(fields: dict[str, Any]) -> Agreement:

@@ -21,7 +21,7 @@ from pintpot.packer.manifest import read_manifest
 from pintpot.proof.head import PackedHead
 from pintpot.proof.reference import Network, states_of, texts_per_pass, unpacked
 from pintpot.proof.source import source_model
-from pintpot.proof.steps import Variant, network, strides
+from pintpot.proof.steps import ALONE, Variant, network, strides
 from pintpot.proof.worker import tell
 
 Floats = NDArray[np.float32]
@@ -30,13 +30,14 @@ Told = Callable[[int, int], None]
 
 
 class Answerer:
-    """Requests: `reference` (states of the unpacked model, remembered), `compare`, `weights`, `steps`."""
+    """Requests: `reference` (states of the unpacked model, remembered), `compare`, `weights`, `networks`, `steps`."""
 
     def __init__(self, pack: Path) -> None:
         self._pack = pack
         self._manifest, _ = read_manifest(pack)
         self._model = source_model(self._manifest.source, self._manifest.plan.model_digest)
         self._states: Floats | None = None
+        self._alone: list[TokenScores] | None = None
 
     def reference(self, texts: list[list[int]], key: str) -> dict[str, Any]:
         """Compute, or find, the unpacked model's states of the texts."""
@@ -68,17 +69,25 @@ class Answerer:
         """Agreement of the pack's weights alone, in float32 arithmetic: on words of answers, and on all words."""
         with Store(self._model) as store:
             source = unpacked(self._model, store)
-            found = self._agreement(source, self._network(Variant((), packed=True), store, 0), texts, tell)
+            found = self._alone = self._agreement(source, self._network(ALONE, store, 0), texts, tell)
         words = [_last(scores, num_words - 1) for scores in found]
         both = [asdict(_result(scores)) for scores in (words, found)]
         return {"answers": both[0], "prompts": both[1], "peak_bytes": peak_bytes()}
 
+    def networks(self) -> dict[str, Any]:
+        """How many networks `steps` walks through, after `weights`."""
+        return {"number": len([variant for variant in self._variants() if variant != ALONE])}
+
     def steps(self, texts: list[list[int]], num_words: int) -> dict[str, Any]:
-        """What each step changes on the words of answers: alone, and added to those before it."""
-        planned = strides(self._manifest.plan)
-        variants = [one for stride in planned for one in (stride.after, stride.alone) if one is not None]
-        wanted = list(dict.fromkeys(variants))
+        """What each step changes on the words of answers: alone, and added to those before it.
+
+        The weights alone are what `weights` found, for float32 arithmetic knows no words of answers.
+        """
+        planned, wanted = strides(self._manifest.plan), self._variants()
         found: dict[Variant, list[TokenScores]] = {}
+        if self._alone is not None and ALONE in wanted:
+            wanted.remove(ALONE)
+            found[ALONE] = [_last(one, num_words - 1) for one in self._alone]
         with Store(self._model) as store:
             source = unpacked(self._model, store)
             for index, variant in enumerate(wanted):
@@ -88,7 +97,7 @@ class Answerer:
 
                 scores = self._agreement(source, self._network(variant, store, num_words), texts, told)
                 found[variant] = [_last(one, num_words - 1) for one in scores]
-        rows, before = [], [np.zeros(len(one.kl)) for one in found[wanted[0]]] if wanted else []
+        rows, before = [], [np.zeros(len(one.kl)) for one in next(iter(found.values()), [])]
         for stride in planned:
             after = [scores.kl for scores in found[stride.after]]
             added = mean_interval([new - old for new, old in zip(after, before, strict=True)])
@@ -99,6 +108,12 @@ class Answerer:
             )
             before = after
         return {"steps": rows, "peak_bytes": peak_bytes()}
+
+    def _variants(self) -> list[Variant]:
+        """The networks of all strides, each once."""
+        planned = strides(self._manifest.plan)
+        variants = [one for stride in planned for one in (stride.after, stride.alone) if one is not None]
+        return list(dict.fromkeys(variants))
 
     @property
     def _reference(self) -> Floats:

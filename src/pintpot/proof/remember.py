@@ -8,19 +8,22 @@ from pintpot.contract.step import CALIBRATED, Facet
 from pintpot.machine.remember import record_run
 from pintpot.machine.spec import Machine, Rate
 from pintpot.meter.clock import median
+from pintpot.packer.manifest import Manifest
 from pintpot.planner.degradation import gentler, shipped_priors
 from pintpot.planner.memory import remember
 from pintpot.planner.plan import Degradation, Plan
-from pintpot.planner.sensitivity import recall_sensitivities
+from pintpot.planner.sensitivity import Sensitivities, recall_sensitivities, table_key
 from pintpot.proof.judge import Measured
 from pintpot.proof.proof import Proof
+from pintpot.proof.source import source_model
 
 LEAST_NATS = 1e-3
 """Of a table's sum, from which on a proof says how far it is off."""
 
 
-def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measured) -> None:
+def remember_proof(machine: Machine, manifest: Manifest, proof: Proof, measured: Measured) -> None:
     """Keep the limits measured beside the runs, and the bytes, seconds and degradation of these very steps."""
+    plan = manifest.plan
     if machine.origin != "catalog":
         record_run(machine.fingerprint, _rates(machine, plan, measured))
     degradation = _degradation(proof)
@@ -28,7 +31,7 @@ def remember_proof(machine: Machine, plan: Plan, proof: Proof, measured: Measure
         plan,
         machine.fingerprint,
         degradation=degradation,
-        proved=None if degradation is None else over_table(plan, degradation),
+        proved=None if degradation is None else over_table(plan, _table(manifest), degradation),
         holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
         seconds={
             "prefill": median([run["first_token_s"] for run in measured.runs]),
@@ -48,13 +51,16 @@ def _degradation(proof: Proof) -> Degradation | None:
     return Degradation(max(0.0, answers.low), answers.high, True, *spans, answers.mean, proof.answers.num_tokens)
 
 
-def over_table(plan: Plan, found: Degradation) -> tuple[float, float] | None:
+def _table(manifest: Manifest) -> Sensitivities | None:
+    return recall_sensitivities(table_key(source_model(manifest.source, manifest.plan.model_digest)))
+
+
+def over_table(plan: Plan, table: Sensitivities | None, found: Degradation) -> tuple[float, float] | None:
     """What formats were found to lose over the middle of what the model's table says of them, low..high.
 
     None without a table, and where it says so little that nothing can be told. What other steps are expected to lose
     is taken off.
     """
-    table = recall_sensitivities(plan.model_digest)
     span = None if table is None else table.sum(plan.form.weights, gentler(plan.steps))
     if span is None:
         return None

@@ -33,6 +33,10 @@ class Variant:
     packed: bool = False
 
 
+ALONE = Variant((), packed=True)
+"""The weights of the pack, and nothing else of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stride:
     """Steps that can only be told together (mostly one), what they are alone, and the network after them."""
@@ -53,9 +57,9 @@ def strides(plan: Plan) -> tuple[Stride, ...]:
     calibrated = tuple(step for step in weights if _is_calibrated(step))
     found = [Stride((s,), Variant((s,)), Variant(tuple(plain[: i + 1]))) for i, s in enumerate(plain)]
     if calibrated:
-        found.append(Stride(calibrated, None, Variant((), packed=True)))
+        found.append(Stride(calibrated, None, ALONE))
     elif found:
-        found[-1] = replace(found[-1], after=Variant((), packed=True))
+        found[-1] = replace(found[-1], after=ALONE)
     computed = [step for step in changing if step.facet not in OF_WEIGHTS]
     for index, step in enumerate(computed):
         found.append(Stride((step,), Variant((step,)), Variant(tuple(computed[: index + 1]), packed=True)))

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import BadInput, need
+from pintpot.formats import GRIDS
+from pintpot.meter.disk import ask_room
 from pintpot.meter.home import home
 from pintpot.meter.memory import attainable_bytes
 from pintpot.model.spec import Model
@@ -29,7 +31,7 @@ from pintpot.packer.calibrate.fisher import add_squares, losses, worth_measuring
 from pintpot.packer.calibrate.forward import PART, BlockOps, Forward, Texts
 from pintpot.packer.calibrate.scale import TOGETHER, Checked, Checks, fitted
 from pintpot.packer.calibrate.vocabulary import Drawn, add_looked_up, draw, residuals, to_states
-from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities
+from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities, recall_sensitivities
 
 VERSION = 1
 TOKENS, LENGTH = 4096, 128
@@ -47,32 +49,51 @@ _BACK, _ENDS, _CHECK = 4.0, 6.0, 9.0
 
 
 def measure_sensitivities(
-    model: Model, texts: Texts, progress: Progress | None = None, *, folder: Path | None = None
+    model: Model, texts: Texts, progress: Progress | None = None, *, again: bool = True, folder: Path | None = None
 ) -> Sensitivities:
     """Measure a model's table, keep it in `<home>/sensitivities`, and return it.
 
-    Raises UsageError for a model that is not on this machine, BadInput where there is no room for what is on its way.
+    While another process measures the same model it is waited for. Not `again`: a table that is of these texts is
+    returned as it is. Raises UsageError for a model that is not on this machine, DiskTooSmall and BadInput where there
+    is no room for what is on its way.
     """
+    need(len(texts) > 0, "there is no text to measure on")
+    tell = progress or (lambda share, what: None)
     with Store(model) as store:
-        data = store.sample_digest()
-        texts_digest = hashlib.sha256(json.dumps([list(map(int, text)) for text in texts]).encode()).hexdigest()
-        place = (home() if folder is None else folder) / "sensitivities" / f"{model.digest}.begun"
-        begun = Begun(place, {"version": VERSION, "data": data, "texts": texts_digest, "seed": SEED})
-        checked = _Measuring(model, texts, store, begun, progress or (lambda share, what: None)).run()
-    num_tokens = sum(map(len, texts))
-    fit = fitted(checked.checks)
-    weights = {
-        name: {kept: (_short(nats * fit.low), _short(nats * fit.high)) for kept, nats in found.items()}
-        for name, found in checked.losses.items()
-    }
-    table = Sensitivities(num_tokens, weights)
-    notes = {
-        "texts": len(texts), "data": data, "scale": fit.scale, "low": fit.low, "high": fit.high,
-        "checks": [asdict(one) for one in checked.checks],
-    }  # fmt: skip
-    keep_sensitivities(model.digest, table, notes, folder=folder)
-    begun.end()
+        key, text = store.sample_digest(), _digest(texts)
+        asked = {"version": VERSION, "grids": GRIDS, "data": key, "texts": text, "seed": SEED}
+        place = (home() if folder is None else folder) / "sensitivities" / f"{key}.begun"
+        with Begun(place, asked, lambda: tell(0.0, "waiting for another process that measures this model")) as begun:
+            known = None if again else recall_sensitivities(key, folder=folder)
+            if known is not None and known.text == text:
+                begun.end()
+                return known
+            _ask_room(model, texts, begun)
+            checked = _Measuring(model, texts, store, begun, tell).run()
+            fit = fitted(checked.checks)
+            weights = {
+                name: {kept: (_short(nats * fit.low), _short(nats * fit.high)) for kept, nats in found.items()}
+                for name, found in checked.losses.items()
+            }
+            table = Sensitivities(sum(map(len, texts)), weights, text)
+            notes = {
+                "texts": len(texts), "scale": fit.scale, "low": fit.low, "high": fit.high,
+                "checks": [asdict(one) for one in checked.checks],
+            }  # fmt: skip
+            keep_sensitivities(key, table, notes, folder=folder)
+            begun.end()
     return table
+
+
+def _digest(texts: Texts) -> str:
+    return hashlib.sha256(json.dumps([list(map(int, text)) for text in texts]).encode()).hexdigest()[:16]
+
+
+def _ask_room(model: Model, texts: Texts, begun: Begun) -> None:
+    """Raises DiskTooSmall where states before every block, and gradients, have no room beside what is there."""
+    config = model.part(PART).config
+    state_bytes = 4 * sum(map(len, texts)) * config["hidden_size"]
+    ask_room(begun.folder, (config["num_hidden_layers"] + 3) * state_bytes - begun.num_bytes)
 
 
 def _short(value: float) -> float:
@@ -84,7 +105,6 @@ class _Measuring:
     """One table on its way."""
 
     def __init__(self, model: Model, texts: Texts, store: Store, begun: Begun, progress: Progress) -> None:
-        need(len(texts) > 0, "there is no text to measure on")
         self._texts, self._begun, self._progress = texts, begun, progress
         self._forward = Forward(model, store, max(map(len, texts)))
         self._backward = Backward(self._forward)
@@ -244,8 +264,8 @@ def _answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     need(model.digest == request["digest"], f"{request['model']} changed meanwhile", BadInput)
     words = read_text(None if request["text"] is None else Path(request["text"]))
     texts = cut(tokenizer_of(model), words, model.context, TOKENS, LENGTH)
-    measure_sensitivities(model, texts, progress)
-    return {"done": True}
+    table = measure_sensitivities(model, texts, progress, again=request["again"])
+    return {"tokens": table.tokens, "wanted": TOKENS}
 
 
 if __name__ == "__main__":

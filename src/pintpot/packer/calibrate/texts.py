@@ -8,8 +8,11 @@ from pathlib import Path
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.model.tokens import Tokenizer, TokenizerSource
 from pintpot.planner.calibrating import LENGTH, TOKENS
+from pintpot.units import format_bytes
 
 Texts = list[list[int]]
+MOST_BYTES = 64_000_000
+"""A tokenizer takes a text whole, and many times its memory."""
 
 
 def read_text(path: Path | None = None) -> str:
@@ -17,6 +20,8 @@ def read_text(path: Path | None = None) -> str:
     if path is None:
         return files("pintpot.packer.calibrate").joinpath("text.txt").read_text(encoding="utf-8")
     try:
+        size = path.stat().st_size
+        need(size <= MOST_BYTES, f"{path} has {format_bytes(size)}; a part of {format_bytes(MOST_BYTES)} is plenty")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read as text: {error}") from error
