@@ -1,7 +1,7 @@
 """Packs of so many bytes: a format for each weight out of a table of sensitivities, and calibrated rounding.
 
-What the table says is about rounding to nearest; `LEFT` is what calibrated rounding leaves of it, so that weights which
-it cannot help (rows that are looked up) compete on equal terms.
+What the table says is about rounding to nearest; rounding that is calibrated leaves less of it, but not where rows are
+looked up.
 """
 
 from __future__ import annotations
@@ -27,29 +27,44 @@ from pintpot.packer.pack import write_pack
 from pintpot.planner.assess import assess
 from pintpot.planner.bits import Allocation, Choices, Kept, Limits, allocate
 from pintpot.planner.degradation import Priors
+from pintpot.planner.mixtures import usual_work
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
 from pintpot.planner.sensitivity import Sensitivities
 from pintpot.techniques.quantize.mixed import Mixed, write_formats
 
 LEFT = 0.2
+"""Of the divergence of rounding to nearest, what GPTQ leaves."""
 MEMORY_BYTES = 4_000_000_000
 Floats = NDArray[np.float32]
 Texts = list[list[int]]
 
 
-def choices(model: Model, table: Sensitivities, only: Callable[[str], bool] = lambda name: True) -> Choices:
-    """Of each matrix the formats that the table knows, their bytes, and the nats that calibrated rounding leaves."""
-    question = Question(model, null_machine(), _budget(2, 512), Priors({}))
-    found: dict[str, list[Kept]] = {}
+def choices(
+    model: Model,
+    table: Sensitivities,
+    only: Callable[[str], bool] = lambda name: True,
+    *,
+    left: float = 1.0,
+    machine: Machine | None = None,
+) -> Choices:
+    """Of each matrix the formats that the table knows: nats, bytes, and on a `machine` seconds of each token.
+
+    `left` is what rounding leaves of the table's nats wherever rows meet a weight; rows that are looked up keep all.
+    """
+    question = Question(model, machine or null_machine(), _budget(2, 512), Priors({}))
+    work, found = usual_work(question), dict[str, list[Kept]]()
+    looked_up = "embed" if any(w.name == "head" for w in question.expects.source.weights) else ""
     for weight in question.expects.source.weights:
         if weight.is_matrix and only(weight.name):
-            left = 1.0 if weight.name == "embed" else LEFT
+            alone = weight.name == looked_up
             for kept in KERNEL_FORMATS:
                 span = table.of(weight, kept)
                 if span is not None and can_pack(weight.source, kept):
                     size = encoding(kept).packed_bytes(*weight.shape)
-                    found.setdefault(weight.name, []).append(Kept(kept, left * span[1], size))
+                    step = 0.0 if alone else work.seconds(weight, kept)[0]
+                    nats = span[1] * (1.0 if alone else left)
+                    found.setdefault(weight.name, []).append(Kept(kept, nats, size, token_s=step))
     return found
 
 

@@ -23,8 +23,9 @@ from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.calibrate.parallel import one_blas_thread, ordered
 from pintpot.packer.manifest import read_manifest
+from pintpot.program.ops.linear import PLANES
 from pintpot.proof.reference import Network, states_of, unpacked
-from pintpot.proof.steps import Variant, network
+from pintpot.proof.steps import OF_WEIGHTS, Variant, network
 
 Floats = NDArray[np.float32]
 Texts = list[list[int]]
@@ -53,6 +54,13 @@ class Judge:
             kept = network(Variant((), packed=True), self.model, store, folder, read_manifest(folder)[0])
             return self.of_network(kept)
 
+    def of_run(self, folder: Path, num_words: int) -> Case:
+        """A pack as it runs, imitated in numpy: roundings of rows and cache, the last words of a text decoded."""
+        with Store(self.model) as store:
+            manifest = read_manifest(folder)[0]
+            steps = tuple(step for step in manifest.plan.steps if step.facet not in OF_WEIGHTS)
+            return self.of_network(network(Variant(steps, packed=True), self.model, store, folder, manifest, num_words))
+
     def of_file(self, file: Path) -> Case:
         """A GGUF file's weights alone, in float32 arithmetic, as this project reads them."""
         other = describe(str(file))
@@ -62,7 +70,9 @@ class Judge:
     def of_network(self, test: Network) -> Case:
         """Over all words of all texts."""
         states, head = self._passed(test), _head(test)
-        return self._judged(lambda text: states[text] @ head.T)
+        name = "head" if "head" in test.weights else "embed"
+        planes = PLANES[test.form.activation.decode]
+        return self._judged(lambda text: test.meets(name, states[text], planes) @ head.T)
 
     def of_logits(self, logits: Iterable[Floats], num_words: int = 0) -> Case:
         """Of logits [T, V] of each text in order: of its last words, or of all of them."""
@@ -99,7 +109,7 @@ class Judge:
 
 
 def told(scores: list[TokenScores]) -> Case:
-    """Mean divergence in nats with its 95% interval over texts, p99, largest, and how often the likeliest word is the same."""
+    """Mean divergence in nats with its 95% interval over texts, p99, largest, and the same likeliest word."""
     comparison = Comparison()
     for one in scores:
         comparison.add_scores(one)

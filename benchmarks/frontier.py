@@ -29,15 +29,15 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 import environment
 from bench import OUT, ROOT, Case, Record, parser, probed_machine
-from by_bytes import at_bytes, choices, mixed, packed, plan_of, rounded
+from by_bytes import LEFT, at_bytes, choices, mixed, packed, plan_of, rounded
 from contenders import Config
 from divergence import Judge
 from frontier_plot import draw
 from held_out import held_out_tokens
+from in_turn import decode_in_turn, own, ratio_of
 from llama_quantizer import CHUNK_TOKENS, CHUNKS, TEXT, TYPES, prepared, quantized, shares
 from quality import ours, theirs
-from rounds import Entrant, Task, heats, rounds
-from verdicts import Ratio
+from rounds import Entrant
 
 from pintpot import api
 from pintpot.contract.step import Step
@@ -57,7 +57,6 @@ CONTEXT, LENGTH = 512, 256
 WANTED = 0.8
 ROUNDING: tuple[Step, ...] = (Gptq("all"),)
 FAST: tuple[Step, ...] = (Int8Activations(), PrefillChunk(tokens=CONTEXT))
-PROMPT, ANSWER, ROUNDS = 256, 128, 12
 WAYS = ("weights", "answers", "prompts")
 
 
@@ -95,7 +94,7 @@ class Contest:
 
     def pack(self, num_bytes: int) -> Path:
         """Our pack of as many bytes of matrices."""
-        step = mixed(at_bytes(choices(self.model, self.table), num_bytes).formats)
+        step = mixed(at_bytes(choices(self.model, self.table, left=LEFT), num_bytes).formats)
         plan = plan_of(self.model, (step, *ROUNDING, *FAST), context=CONTEXT)
         return packed(self.model, plan, f"{self.model.name}-{num_bytes}-{self.mark}", self.calibration)
 
@@ -135,14 +134,11 @@ class Contest:
     def speeds(self, kind: str, num_bytes: int) -> Case:
         """Decode speed of both files, in turn; llama.cpp in the better of its documented ways."""
         knobs = {"model": str(self.file(kind)), "context": CONTEXT, "cache": "f16", "threads": 2, "flash": True}
-        config = Config("pintpot", "Pintpot", "same bytes", stands_for=("decode",))
-        entrants = [Entrant(config, {"model": str(self.pack(num_bytes))})]
-        for name, repack in (("repacked", True), ("as it is", False)):
-            entrants.append(Entrant(Config("llama_cpp", "llama.cpp", f"{kind}, {name}"), knobs | {"repack": repack}))
-        task = Task(PROMPT, ANSWER, 1, ("decode",), trained=False)
-        finalists, rows = heats(entrants, task, 2)
-        finals = rounds(finalists, {"num_bytes": num_bytes, "threads": 2}, task, ROUNDS, together=True)
-        return {"heats": rows, "finals": finals}
+        theirs = [
+            Entrant(Config("llama_cpp", "llama.cpp", f"{kind}, {name}"), knobs | {"repack": repack})
+            for name, repack in (("repacked", True), ("as it is", False))
+        ]
+        return decode_in_turn([own("same bytes", self.pack(num_bytes)), *theirs], num_bytes)
 
 
 def _fast(judge: Judge, logits: Any) -> Case:
@@ -252,15 +248,10 @@ def show(
     for kind, pair in down.items():
         record.verdict(f"{kind}, down alone", f"{_ratio(pair):.2f}", f"{WANTED}", _ratio(pair) <= WANTED)
     for kind, one in fast.items():
-        (_, own), *others = one["finals"].items()
-        for label, samples in others:
-            ratio = Ratio.of([_pair(a, b) for a, b in zip(own, samples, strict=True)])
+        first, *others = one["finals"]
+        for label in others:
+            ratio = ratio_of(one, first, label)
             record.verdict(f"{kind}, decode over {label}", str(ratio), "1", ratio.middle >= 1)
-
-
-def _pair(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float]:
-    """How many times as fast, and what others took of the processor meanwhile."""
-    return ours["decode"] / theirs["decode"], max(ours["foreign"], theirs["foreign"])
 
 
 def _ratio(pair: dict[str, Case], way: str = "weights") -> float:

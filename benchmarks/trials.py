@@ -1,0 +1,136 @@
+"""For every technique there is, packs with it and without it, at equal bits: what `papers.py` measures.
+
+What a trial is follows from what a technique changes, so one that is new has its trials by being there: a format meets
+rounding to nearest in a mixture of the same bytes; rounding and transforms meet the same format without them; what
+changes how a network is computed meets the same pack without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from by_bytes import mixed, plan_of
+
+from pintpot.contract.form import Form, matches
+from pintpot.contract.step import Facet, Step
+from pintpot.errors import PintpotError
+from pintpot.formats import encoding, is_lossless
+from pintpot.machine.spec import Machine
+from pintpot.model.spec import Model
+from pintpot.planner.plan import Plan
+from pintpot.planner.question import Question
+from pintpot.planner.space import build_space
+from pintpot.proof.steps import OF_WEIGHTS
+from pintpot.techniques import classes
+from pintpot.techniques.batch.prefill_chunk import PrefillChunk
+from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.micro_scaling import MicroScaling
+from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
+
+CONTEXT = 512
+VOCABULARY = RoundToNearest("vocabulary", 8)
+ROUNDED_UNDER: tuple[Step, ...] = (RoundToNearest("blocks", 4), MicroScaling("blocks", "mxfp4"))
+"""The formats in which rounding and transforms are tried: groups with any scale, and with a power of two."""
+FAST: tuple[Step, ...] = (Int8Activations(), PrefillChunk(tokens=CONTEXT))
+NEAREST = tuple(sorted((step.format for step in RoundToNearest.offers(None, None, None) if step.target == "blocks"),  # type: ignore[arg-type]
+                       key=lambda name: encoding(name).bits))  # fmt: skip
+"""Formats of rounding to nearest, the smallest first."""
+COMPUTED = tuple(facet for facet in Facet if facet not in OF_WEIGHTS and facet not in (Facet.PLACE, Facet.BATCHING))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A technique's settings in a plan, and the plan without them; `computed` says that both are judged as they run."""
+
+    technique: str
+    step: Step
+    under: str
+    steps: tuple[Step, ...]
+    without: tuple[Step, ...]
+    computed: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.step} {self.under}".strip()
+
+
+def trials(model: Model, questions: list[Question]) -> Iterator[Trial]:
+    """Every trial of every technique that changes values and applies to this model."""
+    for name, cls in classes().items():
+        if cls.facet in OF_WEIGHTS or cls.facet in COMPUTED:
+            for step in settings(cls, questions):
+                for made in _trials(name, step, model):
+                    if _applies(made, model):
+                        yield made
+
+
+def settings(cls: type[Step], questions: list[Question]) -> list[Step]:
+    """What a planner would try of a technique; of one that it is not offered, its settings by default."""
+    offered = [
+        option
+        for question in questions
+        for dimension in build_space(question).dimensions
+        for option in dimension.options
+        if isinstance(option, cls) and option.target in ("all", "blocks")
+    ]
+    found = list(dict.fromkeys(offered)) or _by_default(cls)
+    found = [step for step in found if step.target == "blocks"] or found
+    # Of a mixture at several points one in the middle says what there is to say.
+    return [found[len(found) // 2]] if found and found[0].key == "mixed" else found
+
+
+def _by_default(cls: type[Step]) -> list[Step]:
+    target = "all" if cls.facet in COMPUTED else "blocks"
+    return [cls(target)]
+
+
+def _trials(name: str, step: Step, model: Model) -> Iterator[Trial]:
+    if step.facet == Facet.FORMAT:
+        if isinstance(step, RoundToNearest):
+            return
+        steps = (step, *(() if step.target == "all" else (VOCABULARY,)), *FAST)
+        plan = _plan(model, steps)
+        touched = [w for w in plan.form.weights if w.is_matrix and matches(step.target, w.name)] if plan else []
+        if plan is not None and any(not is_lossless(w.source, w.format) for w in touched):
+            yield Trial(name, step, "", steps, (equal_bytes(plan.form, step.target), *FAST), False)
+    elif step.facet in OF_WEIGHTS:
+        for under in ROUNDED_UNDER:
+            without = (under, VOCABULARY, *FAST)
+            yield Trial(name, step, f"in {under.format}", (*without, step), without, False)  # type: ignore[attr-defined]
+    else:
+        fast = tuple(one for one in FAST if one.facet != step.facet)
+        without = (RoundToNearest("all", 8), *fast)
+        yield Trial(name, step, "over sym8", (*without, step), without, True)
+
+
+def equal_bytes(form: Form, target: str) -> Step:
+    """Rounding to nearest in no more bytes: two neighbouring formats, dealt out evenly over the weights of the target."""
+    own = [w for w in form.weights if w.is_matrix and (target == "all" or w.name not in ("embed", "head"))]
+    most = sum(encoding(w.format).packed_bytes(*w.shape) for w in own)
+
+    def size(name: str) -> int:
+        return sum(encoding(name).packed_bytes(*w.shape) for w in own)
+
+    fitting = [name for name in NEAREST if size(name) <= most]
+    low = fitting[-1] if fitting else NEAREST[0]
+    high = next((name for name in NEAREST if size(name) > most), low)
+    share = (most - size(low)) / max(size(high) - size(low), 1)
+    chosen, owed = {w.name: w.format for w in form.weights if w.is_matrix}, 0.0
+    for weight in own:
+        values = weight.shape[0] * weight.shape[1]
+        owed += share * values
+        chosen[weight.name] = high if owed >= values else low
+        owed -= values if chosen[weight.name] == high else 0
+    return mixed(chosen)
+
+
+def _applies(trial: Trial, model: Model) -> bool:
+    return all(_plan(model, steps) is not None for steps in (trial.steps, trial.without))
+
+
+def _plan(model: Model, steps: tuple[Step, ...], machine: Machine | None = None) -> Plan | None:
+    try:
+        return plan_of(model, steps, context=CONTEXT, machine=machine)
+    except PintpotError:
+        return None
