@@ -14,19 +14,19 @@ COLUMNS = (
 )  # fmt: skip
 HEAD = """# Papers
 
-What each technique does here, to trained weights and at equal bits. This page is written by `python benchmarks/papers.py`
-out of a run, and a test demands a row for every technique in `src/pintpot/techniques`.
+What each technique does here, to trained weights and at equal bits. `python benchmarks/papers.py` writes this page out of
+a run, and a test demands a row for every technique in `src/pintpot/techniques`.
 
-"Without" is the same plan without the technique: for a format, rounding to nearest in a mixture of two formats of as many
-bytes; for what rounds or transforms weights, the same format rounded to nearest; for what changes how a network is
+"Without" is the same plan without the technique: for a format, rounding to nearest in a mixture of two formats of as
+many bytes; for what rounds or transforms weights, the same format rounded to nearest; for what changes how a network is
 computed, weights of 8 bits without it. Embedding and head are kept in 8 bits. Nats are the mean KL divergence from the
-float model on held-out Wikipedia text, with its 95% interval: weights in float32 arithmetic, or, where the computation is
-what changes, as it runs. "Decode" is the speed with it over the speed without, both packs taking turns. "Plans" says in
-how many of the budgets of that run a plan had it, or why the first one had not.
+float model on held-out Wikipedia text, with its 95% interval: weights in float32 arithmetic, or, where the computation
+is what changes, as it runs. "Decode" is the speed with it over the speed without, both packs taking turns. "Plans" says
+in how many of the budgets of that run a plan had it, or why the first one had not.
 
-No model's weights lie on a grid here: a file of 4 bits would flatter rounding to 4 bits. "{dense}" is SmolLM2-135M with its
-norms folded and its channels turned by a random orthogonal matrix, which also spreads outlying channels; "{pairs}" turns
-random pairs of channels by random angles, so that a channel that stood out still does.
+No model's weights lie on a grid here: a file of 4 bits would flatter rounding to 4 bits. "{dense}" is SmolLM2-135M with
+its norms folded and its channels turned by a random orthogonal matrix, which also spreads outlying channels; "{pairs}"
+turns random pairs of channels by random angles, so that a channel that stood out still does.
 """
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
 

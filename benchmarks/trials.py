@@ -105,7 +105,7 @@ def _trials(name: str, step: Step, model: Model) -> Iterator[Trial]:
 
 
 def equal_bytes(form: Form, target: str) -> Step:
-    """Rounding to nearest in no more bytes: two neighbouring formats, dealt out evenly over the weights of the target."""
+    """Rounding to nearest in no more bytes: two neighbouring formats, dealt out evenly over its weights."""
     own = [w for w in form.weights if w.is_matrix and (target == "all" or w.name not in ("embed", "head"))]
     most = sum(encoding(w.format).packed_bytes(*w.shape) for w in own)
 
