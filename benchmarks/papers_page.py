@@ -14,8 +14,8 @@ COLUMNS = (
 )  # fmt: skip
 HEAD = """# Papers
 
-What each technique does here, to trained weights and at equal bits. `python benchmarks/papers.py` writes this page out of
-a run, and a test demands a row for every technique in `src/pintpot/techniques`.
+What each technique does here, to trained weights and at equal bits. `python benchmarks/papers.py` writes this page out
+of a run, and a test demands a row for every technique in `src/pintpot/techniques`.
 
 "Without" is the same plan without the technique: for a format, rounding to nearest in a mixture of two formats of as
 many bytes; for what rounds or transforms weights, the same format rounded to nearest; for what changes how a network is
