@@ -77,7 +77,7 @@ class Judge:
     def of_logits(self, logits: Iterable[Floats], num_words: int = 0) -> Case:
         """Of logits [T, V] of each text in order: of its last words, or of all of them."""
         given = iter(logits)
-        return told([compare(self._logits(text)[-num_words:], next(given)) for text in range(len(self.texts))])
+        return told([compare(self._logits(text, num_words), next(given)) for text in range(len(self.texts))])
 
     def _judged(self, logits: Callable[[int], Floats]) -> Case:
         def one(text: int) -> TokenScores:
@@ -86,8 +86,8 @@ class Judge:
         with one_blas_thread():
             return told(list(ordered(one, range(len(self.texts)), self._threads)))
 
-    def _logits(self, text: int) -> Floats:
-        return self._states[text] @ self._head.T
+    def _logits(self, text: int, num_words: int = 0) -> Floats:
+        return self._states[text][-num_words:] @ self._head.T
 
     def _known(self, store: Store) -> list[Floats]:
         """The source's states of every text, from an earlier start where there was one."""
