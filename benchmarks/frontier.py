@@ -6,8 +6,8 @@
 llama.cpp rounds the model with an importance matrix of the text that Pintpot calibrates on. Pintpot gets as many bytes
 for all matrices, embedding and head included, spends them by its table of sensitivities (`pintpot calibrate`, made
 where it is missing) and rounds with GPTQ. KL divergence from the float model is measured with float32 arithmetic over
-both sides' weights, and through each side's own fast path: words of answers (the second half of each text, decoded),
-and prompts. Then the down projections alone in each K type, beside ours in as many bytes: the only rows of this model
+both sides' weights, and through each side's own fast path: words of answers, the second half of each text,
+decoded. Then the down projections alone in each K type, beside ours in as many bytes: the only rows of this model
 that are a multiple of 256, so that K types are what they are called. Last decode speed, both sides taking turns.
 
 Everything found is kept in out/frontier.json, packs and files below out/: a start that was stopped goes on. Speeds
@@ -36,7 +36,7 @@ from frontier_plot import draw
 from held_out import held_out_tokens
 from in_turn import decode_in_turn, own, ratio_of
 from llama_quantizer import CHUNK_TOKENS, CHUNKS, TEXT, TYPES, prepared, quantized, shares
-from quality import ours, theirs
+from quality import Logits, ours, theirs
 from rounds import Entrant
 
 from pintpot import api
@@ -57,7 +57,7 @@ CONTEXT, LENGTH = 512, 256
 WANTED = 0.8
 ROUNDING: tuple[Step, ...] = (Gptq("all"),)
 FAST: tuple[Step, ...] = (Int8Activations(), PrefillChunk(tokens=CONTEXT))
-WAYS = ("weights", "answers", "prompts")
+WAYS = ("weights", "answers")
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ class Contest:
         return decode_in_turn([own("same bytes", self.pack(num_bytes)), *theirs], num_bytes)
 
 
-def _fast(judge: Judge, logits: Any) -> Case:
+def _fast(judge: Judge, logits: Logits) -> Case:
+    """Words of answers: of each text the second half, decoded after the first as its prompt."""
     words = LENGTH // 2
-    answers = judge.of_logits(logits(judge.texts, words), words)
-    return {"answers": answers, "prompts": judge.of_logits(logits(judge.texts, 0))}
+    return {"answers": judge.of_logits(logits(judge.texts, words), words)}
 
 
 def contest(record: Record, asked: argparse.Namespace) -> Contest:
