@@ -70,7 +70,7 @@ class Sides:
     def pack(self, formats: dict[str, str]) -> Path:
         step = mixed(formats)
         plan = plan_of(self.model, (step, *ROUNDINGS[self.rounding], *FAST), context=CONTEXT, machine=self.machine)
-        return packed(self.model, plan, f"{self.model.name}-{self.rounding}-{step}".replace(" ", "_"), self.texts)
+        return packed(self.model, plan, self.texts)
 
     def measured(self, formats: dict[str, str]) -> Case:
         folder = self.pack(formats)

@@ -6,6 +6,8 @@ looked up.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from bench import OUT, whisper
 from numpy.typing import NDArray
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.step import Step
+from pintpot.contract.step import Facet, Step
 from pintpot.errors import PintpotError, need
 from pintpot.formats import KERNEL_FORMATS, can_pack, encoding
 from pintpot.formats.tiles import unpack
@@ -88,9 +90,9 @@ def plan_of(
     return assess(question, steps)
 
 
-def packed(model: Model, plan: Plan, name: str, texts: Texts) -> Path:
+def packed(model: Model, plan: Plan, texts: Texts) -> Path:
     """The folder of a pack below `out/packs/by-bytes`, calibrated over these texts; made where it is missing."""
-    folder = OUT / "packs" / "by-bytes" / name
+    folder = _place(model, plan, texts)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_pack(model, plan, folder, texts=texts, calibrating=lambda share, what: whisper(f"  {share:.0%} {what}"))
@@ -98,11 +100,21 @@ def packed(model: Model, plan: Plan, name: str, texts: Texts) -> Path:
     return folder
 
 
-def rounded(model: Model, plan: Plan, name: str, texts: Texts) -> dict[str, Floats]:
+def rounded(model: Model, plan: Plan, texts: Texts) -> dict[str, Floats]:
     """What calibration makes of a plan's weights, in float32; nothing is packed."""
-    folder = OUT / "packs" / "by-bytes" / name
+    folder = _place(model, plan, texts)
     with preparing(model, plan, folder, texts, lambda share, what: whisper(f"  {share:.0%} {what}")) as made:
         return dict(kept_in(plan, made))
+
+
+def _place(model: Model, plan: Plan, texts: Texts) -> Path:
+    """Named by all that tells its bytes apart, but for the sources that make them."""
+    told = json.dumps([model.digest, [step.to_json() for step in plan.steps], texts if _is_calibrated(plan) else []])
+    return OUT / "packs" / "by-bytes" / f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def _is_calibrated(plan: Plan) -> bool:
+    return any(step.facet in (Facet.TRANSFORM, Facet.ROUNDING) for step in plan.steps)
 
 
 def kept_in(plan: Plan, made: Prepared) -> Iterator[tuple[str, Floats]]:

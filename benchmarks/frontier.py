@@ -11,7 +11,7 @@ decoded. Then the down projections alone in each K type, beside ours in as many 
 that are a multiple of 256, so that K types are what they are called. Last decode speed, both sides taking turns.
 
 Everything found is kept in out/frontier.json, packs and files below out/: a start that was stopped goes on. Speeds
-count only on a quiet machine and are kept apart: --speeds measures them alone. Needs the peers' environment.
+count on a quiet machine only: --without-speed leaves them to a later start. Needs the peers' environment.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Contest:
         """Our pack of as many bytes of matrices."""
         step = mixed(at_bytes(choices(self.model, self.table, left=LEFT), num_bytes).formats)
         plan = plan_of(self.model, (step, *ROUNDING, *FAST), context=CONTEXT)
-        return packed(self.model, plan, f"{self.model.name}-{num_bytes}-{self.mark}", self.calibration)
+        return packed(self.model, plan, self.calibration)
 
     def ours(self, num_bytes: int) -> Case:
         folder = self.pack(num_bytes)
@@ -128,7 +128,7 @@ class Contest:
         matrices = [w.name for w in self.model.part("language").weights() if len(w.shape) == 2]
         step = mixed({name: chosen.formats.get(name, "f32") for name in matrices})
         plan = plan_of(self.model, (step, *ROUNDING, PrefillChunk(tokens=CONTEXT)), context=CONTEXT)
-        kept = rounded(self.model, plan, f"{self.model.name}-down-{num_bytes}-{self.mark}", self.calibration)
+        kept = rounded(self.model, plan, self.calibration)
         return {"num_bytes": chosen.total("num_bytes"), "weights": self.judge.of_weights(kept)}
 
     def speeds(self, kind: str, num_bytes: int) -> Case:

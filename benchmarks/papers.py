@@ -94,8 +94,7 @@ class Bench:
 
     def pack(self, steps: tuple[Any, ...]) -> Path:
         plan = plan_of(self.model, steps, context=CONTEXT, machine=self.machine)
-        mark = "-".join(str(step) for step in steps).replace(" ", "").replace("/", "")
-        return packed(self.model, plan, f"{self.name}-{abs(hash_of(mark)):016x}-{self.mark}", self.texts)
+        return packed(self.model, plan, self.texts)
 
     def speed(self, trial: Trial) -> Case:
         def found() -> Case:
@@ -104,13 +103,6 @@ class Bench:
             return turns | {"ratio": vars(ratio_of(turns, *turns["finals"]))}
 
         return self.record.case(f"speed: {self.name}, {trial.technique}, {trial.name}", found)
-
-
-def hash_of(text: str) -> int:
-    """The same number in every process."""
-    from zlib import crc32
-
-    return crc32(text.encode())
 
 
 def _num_bytes(form: Any) -> int:
