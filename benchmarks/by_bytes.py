@@ -114,7 +114,7 @@ def _place(model: Model, plan: Plan, texts: Texts) -> Path:
 
 
 def _is_calibrated(plan: Plan) -> bool:
-    return any(step.facet in (Facet.TRANSFORM, Facet.ROUNDING) for step in plan.steps)
+    return any(step.needs or step.facet in (Facet.TRANSFORM, Facet.ROUNDING) for step in plan.steps)
 
 
 def kept_in(plan: Plan, made: Prepared) -> Iterator[tuple[str, Floats]]:

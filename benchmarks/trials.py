@@ -1,8 +1,8 @@
 """For every technique there is, packs with it and without it, at equal bits: what `papers.py` measures.
 
 What a trial is follows from what a technique changes, so one that is new has its trials by being there: a format meets
-rounding to nearest in a mixture of the same bytes; rounding and transforms meet the same format without them; what
-changes how a network is computed meets the same pack without it.
+rounding to nearest in a mixture of the same bytes; rounding, transforms and columns kept apart meet formats without
+them; what changes how a network is computed meets the same pack without it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 CONTEXT = 512
 VOCABULARY = RoundToNearest("vocabulary", 8)
-ROUNDED_UNDER: tuple[Step, ...] = (RoundToNearest("blocks", 4), MicroScaling("blocks", "mxfp4"))
-"""The formats in which rounding and transforms are tried: groups with any scale, and with a power of two."""
+FOUR_BITS: tuple[Step, ...] = (RoundToNearest("blocks", 4), MicroScaling("blocks", "mxfp4"))
+"""The formats in which rounding is tried: groups with any scale, and with a power of two."""
+EIGHT_BITS: tuple[Step, ...] = (RoundToNearest("blocks", 8),)
+"""What changes the rows that meet weights is also tried where only the rounding of those rows is left."""
 FAST: tuple[Step, ...] = (Int8Activations(), PrefillChunk(tokens=CONTEXT))
 NEAREST = tuple(sorted((step.format for step in RoundToNearest.offers(None, None, None) if step.target == "blocks"),  # type: ignore[arg-type]
                        key=lambda name: encoding(name).bits))  # fmt: skip
@@ -81,8 +83,7 @@ def settings(cls: type[Step], questions: list[Question]) -> list[Step]:
 
 
 def _by_default(cls: type[Step]) -> list[Step]:
-    target = "all" if cls.facet in COMPUTED else "blocks"
-    return [cls(target)]
+    return [cls() if cls.facet in COMPUTED else cls("blocks")]
 
 
 def _trials(name: str, step: Step, model: Model) -> Iterator[Trial]:
@@ -95,13 +96,21 @@ def _trials(name: str, step: Step, model: Model) -> Iterator[Trial]:
         if plan is not None and any(not is_lossless(w.source, w.format) for w in touched):
             yield Trial(name, step, "", steps, (equal_bytes(plan.form, step.target), *FAST), False)
     elif step.facet in OF_WEIGHTS:
-        for under in ROUNDED_UNDER:
+        rows = step.facet != Facet.ROUNDING
+        for under in (*FOUR_BITS, *(EIGHT_BITS if rows else ())):
             without = (under, VOCABULARY, *FAST)
-            yield Trial(name, step, f"in {under.format}", (*without, step), without, False)  # type: ignore[attr-defined]
+            yield Trial(name, step, f"on {under}", (*without, step), _as_large(model, without, step), rows)
     else:
-        fast = tuple(one for one in FAST if one.facet != step.facet)
-        without = (RoundToNearest("all", 8), *fast)
+        without = (RoundToNearest("all", 8), *(one for one in FAST if one.facet != step.facet))
         yield Trial(name, step, "over sym8", (*without, step), without, True)
+
+
+def _as_large(model: Model, steps: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
+    """These steps, or as many bytes rounded to nearest where the technique takes more of them."""
+    small, large = _plan(model, steps), _plan(model, (*steps, step))
+    if small is None or large is None or small.form.weight_bytes == large.form.weight_bytes:
+        return steps
+    return (equal_bytes(large.form, "blocks"), *FAST)
 
 
 def equal_bytes(form: Form, target: str) -> Step:
