@@ -45,7 +45,9 @@ def rows_of(
 ) -> Iterable[tuple[str, ...]]:
     """Every trial of a technique; one row where there is none."""
     known = (f"`{name}`", paper(cls), f"`{cls.__module__.replace('.', '/')}.py`")
-    found = [case for key, case in cases.items() if key.startswith("trial: ") and case["technique"] == name]
+    trials = [case for key, case in cases.items() if key.startswith("trial: ") and case["technique"] == name]
+    # Of a trial that was measured more than once, over more or fewer tokens, the last one counts.
+    found = list({(case["model"], case["name"]): case for case in trials}.values())
     for case in found:
         before, after = case["without"], case["with"]
         tried = f"{_short(case['name'], name)}; {models[case['model']]}" + ("; as it runs" if case["computed"] else "")
