@@ -24,17 +24,19 @@ from pintpot.planner.space import build_space
 from pintpot.proof.steps import OF_WEIGHTS
 from pintpot.techniques import classes
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
+from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.int8_activations import Int8Activations
 from pintpot.techniques.quantize.micro_scaling import MicroScaling
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 CONTEXT = 512
+Steps = tuple[Step, ...]
 VOCABULARY = RoundToNearest("vocabulary", 8)
-FOUR_BITS: tuple[Step, ...] = (RoundToNearest("blocks", 4), MicroScaling("blocks", "mxfp4"))
+FOUR_BITS: tuple[Steps, ...] = ((RoundToNearest("blocks", 4),), (MicroScaling("blocks", "mxfp4"),))
 """The formats in which rounding is tried: groups with any scale, and with a power of two."""
-EIGHT_BITS: tuple[Step, ...] = (RoundToNearest("blocks", 8),)
-"""What changes the rows that meet weights is also tried where only the rounding of those rows is left."""
-FAST: tuple[Step, ...] = (Int8Activations(), PrefillChunk(tokens=CONTEXT))
+ROWS: tuple[Steps, ...] = ((MicroScaling("blocks", "mxfp4"), Gptq("blocks")), (RoundToNearest("blocks", 8),))
+"""What changes the rows that meet weights is also tried beside GPTQ, and where little but the rows is rounded."""
+FAST: Steps = (Int8Activations(), PrefillChunk(tokens=CONTEXT))
 NEAREST = tuple(sorted((step.format for step in RoundToNearest.offers(None, None, None) if step.target == "blocks"),  # type: ignore[arg-type]
                        key=lambda name: encoding(name).bits))  # fmt: skip
 """Formats of rounding to nearest, the smallest first."""
@@ -48,8 +50,8 @@ class Trial:
     technique: str
     step: Step
     under: str
-    steps: tuple[Step, ...]
-    without: tuple[Step, ...]
+    steps: Steps
+    without: Steps
     computed: bool
 
     @property
@@ -62,13 +64,17 @@ def trials(model: Model, questions: list[Question]) -> Iterator[Trial]:
     for name, cls in classes().items():
         if cls.facet in OF_WEIGHTS or cls.facet in COMPUTED:
             for step in settings(cls, questions):
-                for made in _trials(name, step, model):
-                    if _applies(made, model):
-                        yield made
+                made = [trial for trial in _trials(name, step, model) if _applies(trial, model)]
+                yield from made
+                if made and not cls.offers(model, questions[0].machine, questions[0].budget):
+                    break
 
 
 def settings(cls: type[Step], questions: list[Question]) -> list[Step]:
-    """What a planner would try of a technique; of one that it is not offered, its settings by default."""
+    """What a planner would try of a technique; of one that it is not offered its settings by default.
+
+    These are for blocks, or, where they are not to be had so, for what the technique is for by itself.
+    """
     offered = [
         option
         for question in questions
@@ -76,14 +82,12 @@ def settings(cls: type[Step], questions: list[Question]) -> list[Step]:
         for option in dimension.options
         if isinstance(option, cls) and option.target in ("all", "blocks")
     ]
-    found = list(dict.fromkeys(offered)) or _by_default(cls)
+    found = list(dict.fromkeys(offered))
+    if not found:
+        return [cls()] if cls.facet in COMPUTED else [cls("blocks"), cls()]
     found = [step for step in found if step.target == "blocks"] or found
     # Of a mixture at several points one in the middle says what there is to say.
     return [found[len(found) // 2]] if found and found[0].key == "mixed" else found
-
-
-def _by_default(cls: type[Step]) -> list[Step]:
-    return [cls() if cls.facet in COMPUTED else cls("blocks")]
 
 
 def _trials(name: str, step: Step, model: Model) -> Iterator[Trial]:
@@ -97,15 +101,20 @@ def _trials(name: str, step: Step, model: Model) -> Iterator[Trial]:
             yield Trial(name, step, "", steps, (equal_bytes(plan.form, step.target), *FAST), False)
     elif step.facet in OF_WEIGHTS:
         rows = step.facet != Facet.ROUNDING
-        for under in (*FOUR_BITS, *(EIGHT_BITS if rows else ())):
-            without = (under, VOCABULARY, *FAST)
-            yield Trial(name, step, f"on {under}", (*without, step), _as_large(model, without, step), rows)
+        for under in (*FOUR_BITS, *(ROWS if rows else ())):
+            without = (*under, VOCABULARY, *FAST)
+            told = " and ".join(map(_short, under))
+            yield Trial(name, step, f"over {told}", (*without, step), _as_large(model, without, step), rows)
     else:
         without = (RoundToNearest("all", 8), *(one for one in FAST if one.facet != step.facet))
         yield Trial(name, step, "over sym8", (*without, step), without, True)
 
 
-def _as_large(model: Model, steps: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
+def _short(step: Step) -> str:
+    return str(getattr(step, "format", step.name))
+
+
+def _as_large(model: Model, steps: Steps, step: Step) -> Steps:
     """These steps, or as many bytes rounded to nearest where the technique takes more of them."""
     small, large = _plan(model, steps), _plan(model, (*steps, step))
     if small is None or large is None or small.form.weight_bytes == large.form.weight_bytes:
@@ -138,7 +147,7 @@ def _applies(trial: Trial, model: Model) -> bool:
     return all(_plan(model, steps) is not None for steps in (trial.steps, trial.without))
 
 
-def _plan(model: Model, steps: tuple[Step, ...], machine: Machine | None = None) -> Plan | None:
+def _plan(model: Model, steps: Steps, machine: Machine | None = None) -> Plan | None:
     try:
         return plan_of(model, steps, context=CONTEXT, machine=machine)
     except PintpotError:

@@ -46,8 +46,8 @@ def benchmarks() -> Iterator[Any]:
 def made(benchmarks: Any) -> list[Any]:
     load = Workload(CONTEXT, prompt=CONTEXT // 2, output=CONTEXT // 4)
     budget = Budget(1 << 32, load, degradation=0.1, threads=2, below_4_bits=True)
-    question = Question(described(), MACHINE, budget, shipped_priors())
-    return list(benchmarks["trials"].trials(described(), [question]))
+    question = Question(described(tied=False), MACHINE, budget, shipped_priors())
+    return list(benchmarks["trials"].trials(described(tied=False), [question]))
 
 
 def test_every_technique_has_a_row() -> None:
@@ -69,7 +69,7 @@ def test_every_technique_that_changes_weights_has_a_trial(made: list[Any]) -> No
 
 
 def test_both_sides_of_a_trial_have_as_many_bytes(benchmarks: Any, made: list[Any]) -> None:
-    plan_of, model = benchmarks["by_bytes"].plan_of, described()
+    plan_of, model = benchmarks["by_bytes"].plan_of, described(tied=False)
     for trial in made:
         ours, theirs = (plan_of(model, steps, context=CONTEXT).form for steps in (trial.steps, trial.without))
         assert theirs.weight_bytes <= 1.001 * ours.weight_bytes, trial.name
