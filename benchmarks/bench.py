@@ -71,6 +71,16 @@ class Record:
             self._save()
         return self._cases[key]
 
+    def keep(self, key: str, made: Case) -> None:
+        """Something that is found anew by every start."""
+        self._cases[key] = {"date": self._head["date"], "code": self._head["code"], **made}
+        self._save()
+
+    @property
+    def cases(self) -> dict[str, Case]:
+        """All that was found so far, by key."""
+        return dict(self._cases)
+
     def verdict(self, what: str, found: str, wanted: str, holds: bool) -> None:
         """One promise: what was found, what was wanted, and whether it held."""
         self.say(f"{'held    ' if holds else 'NOT HELD'}  {what}: {found} (wanted: {wanted})")

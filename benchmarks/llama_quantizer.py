@@ -64,9 +64,10 @@ def importance(f16: Path, text: Path, place: Path, chunks: int = CHUNKS) -> Path
     return place
 
 
-def quantized(f16: Path, matrix: Path, kind: str, place: Path) -> Path:
-    """A file quantized to one of llama.cpp's mixtures. Beside it what the quantizer said."""
-    said = _tool("llama-quantize", "--imatrix", str(matrix), str(f16), str(place), kind, "2")
+def quantized(f16: Path, matrix: Path, kind: str, place: Path, pure: bool = False) -> Path:
+    """A file quantized to one of llama.cpp's mixtures, or to its type alone. Beside it what the quantizer said."""
+    how = ["--pure"] * pure
+    said = _tool("llama-quantize", *how, "--imatrix", str(matrix), str(f16), str(place), kind, "2")
     place.with_suffix(".said").write_text(said)
     return place
 

@@ -1,0 +1,88 @@
+"""docs/papers.md as text: one table, a row for each technique and what it was tried in, out of what was measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pintpot.contract.step import Step
+from pintpot.techniques import classes
+
+COLUMNS = (
+    "technique", "paper", "file", "tried", "bits of blocks", "nats without", "nats with", "ratio", "decode", "plans",
+)  # fmt: skip
+HEAD = """# Papers
+
+What each technique does here, to trained weights and at equal bits. `python benchmarks/papers.py` writes this page out
+of a run, and a test demands a row for every technique in `src/pintpot/techniques`.
+
+"Without" is the same plan without the technique: for a format, rounding to nearest in a mixture of two formats of as
+many bytes; for what rounds or transforms weights, the same format rounded to nearest; for what changes how a network is
+computed, weights of 8 bits without it. Embedding and head are kept in 8 bits. Nats are the mean KL divergence from the
+float model on held-out Wikipedia text, with its 95% interval: weights in float32 arithmetic, or, where the computation
+is what changes, as it runs. "Decode" is the speed with it over the speed without, both packs taking turns. "Plans" says
+in how many of the budgets of that run a plan had it, or why the first one had not.
+
+No model's weights lie on a grid here: a file of 4 bits would flatter rounding to 4 bits. "{dense}" is SmolLM2-135M with
+its norms folded and its channels turned by a random orthogonal matrix, which also spreads outlying channels; "{pairs}"
+turns random pairs of channels by random angles, so that a channel that stood out still does.
+"""
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
+
+
+def page(cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str]) -> str:
+    """The whole document."""
+    rows = [row for name, cls in classes().items() for row in rows_of(name, cls, cases, models)]
+    lines = [_line(COLUMNS), _line("---" for _ in COLUMNS), *map(_line, rows)]
+    marks = sorted({case["mark"] for key, case in cases.items() if key.startswith("trial: ")})
+    measured = "; ".join(f"{mark}" for mark in marks) or "nothing"
+    return HEAD.format(**models) + f"\nMeasured: {measured}.\n\n" + "\n".join(lines) + "\n"
+
+
+def rows_of(
+    name: str, cls: type[Step], cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str]
+) -> Iterable[tuple[str, ...]]:
+    """Every trial of a technique; one row where there is none."""
+    known = (f"`{name}`", paper(cls), f"`{cls.__module__.replace('.', '/')}.py`")
+    trials = [case for key, case in cases.items() if key.startswith("trial: ") and case["technique"] == name]
+    # Of a trial that was measured more than once, over more or fewer tokens, the last one counts.
+    found = list({(case["model"], case["name"]): case for case in trials}.values())
+    for case in found:
+        before, after = case["without"], case["with"]
+        tried = f"{_short(case['name'], name)}; {models[case['model']]}" + ("; as it runs" if case["computed"] else "")
+        speed = cases.get(f"speed: {case['model']}, {name}, {case['name']}")
+        yield (
+            *known, tried, f"{after['bits']:.2f}", _nats(before), _nats(after), f"{after['mean'] / before['mean']:.2f}",
+            "not measured" if speed is None else f"{speed['ratio']['middle']:.2f}", _plans(name, case["model"], cases),
+        )  # fmt: skip
+    if not found:
+        plans = "; ".join(_plans(name, model, cases) for model in models if f"plans: {model}" in cases)
+        yield (*known, "not measured", "", "", "", "", "", plans)
+
+
+def paper(cls: type[Step]) -> str:
+    """The paper, its arXiv number as a link."""
+    return _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", cls.paper)
+
+
+def _plans(name: str, model: str, cases: Mapping[str, Mapping[str, Any]]) -> str:
+    found = cases.get(f"plans: {model}", {}).get(name)
+    if found is None:
+        return "not asked"
+    return f"in {found['chosen']} of {found['of']}" if found["chosen"] else f"in none of {found['of']}: {found['why']}"
+
+
+def _short(trial: str, name: str) -> str:
+    """A step's knobs without its name and without what is as usual."""
+    return (
+        trial.replace(name, "", 1).replace("()", "").replace(" on blocks", "").replace("|", "/").strip() or "as it is"
+    )
+
+
+def _nats(found: Mapping[str, float]) -> str:
+    return f"{found['mean']:.4g} ({found['low']:.3g} to {found['high']:.3g})"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
