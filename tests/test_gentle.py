@@ -230,3 +230,9 @@ def test_a_way_that_was_measured_is_weighed_as_measured() -> None:
     for measured, gentle in (({}, (Gptq(),)), (known, ())):
         search = Search(Bench(replace(question(), measured=measured)), space, ROOMY)
         assert gentler(search.gently(chosen)) == gentle
+
+
+@pytest.mark.parametrize("limits", [{}, {"degradation": 0.05}, {"degradation": 0.2, "prefer": "memory"}])
+def test_the_smallest_budget_holds_its_plan_whether_it_leaves_room_to_calibrate_or_not(limits: dict[str, Any]) -> None:
+    smallest = planned(**limits).smallest_bytes
+    assert planned(smallest, **limits).cost.memory_high <= smallest

@@ -58,12 +58,12 @@ class Placing:
 
 def place(bench: Bench, made: Draft, places: Iterable[Step], memory_bytes: int) -> Placing:
     """The fastest place of a draft in so much memory. Raises TooLarge with the number that decides."""
-    if made.whole_bytes <= memory_bytes:
+    if max(made.whole_bytes, made.packing_bytes) <= memory_bytes:
         return Placing(made, None)
     rings = _rings(bench, made, places)
     room = memory_bytes - made.fixed_streaming_bytes
     fitting = [ring for ring in rings if ring.ring_bytes <= room]
-    if not fitting or made.loading_bytes > memory_bytes:
+    if not fitting or max(made.loading_bytes, made.packing_bytes) > memory_bytes:
         smallest = _smallest(made, rings)
         why = f"needs at least {format_bytes(smallest)}, the budget is {format_bytes(memory_bytes)}"
         raise TooLarge(why if rings else f"{why}, and nothing can be streamed here", smallest)
@@ -83,9 +83,9 @@ def smallest_bytes(bench: Bench, made: Draft, places: Iterable[Step]) -> int:
 
 def _smallest(made: Draft, rings: tuple[Streamed, ...]) -> int:
     if not rings:
-        return made.whole_bytes
+        return max(made.whole_bytes, made.packing_bytes)
     least = made.fixed_streaming_bytes + min(ring.ring_bytes for ring in rings)
-    return min(made.whole_bytes, max(made.loading_bytes, least))
+    return max(made.packing_bytes, min(made.whole_bytes, max(made.loading_bytes, least)))
 
 
 def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed, ...]:

@@ -51,7 +51,7 @@ class Bench:
         self._needs: dict[Hashable, tuple[object, Scratch]] = {}
         self._op_needs: dict[Hashable, Scratch] = {}
         self._degradations: dict[tuple[Step, ...], Degradation] = {}
-        self._calibrating: set[tuple[Step, ...]] = set()
+        self._calibrating: dict[tuple[Step, ...], int] = {}
         self._rings: dict[int, tuple[Streamed, ...]] = {}
         sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
         self._footprints = sorted(sizes) or [0]
@@ -136,12 +136,12 @@ class Bench:
             work = step.rewrite(work, form)
         fixed, streaming = self._fixed(work, form)
         loading, prices = self._loading_bytes, self.prices(form)
-        return Draft(steps, form, work, question.budget, fixed, streaming, loading, degradation, prices)
+        packing = self._calibrating[gentler(steps)]
+        return Draft(steps, form, work, question.budget, fixed, streaming, loading, degradation, prices, packing)
 
     def _check_calibrating(self, steps: tuple[Step, ...]) -> None:
         if steps not in self._calibrating:
-            check_calibrating(self.question, steps)
-            self._calibrating.add(steps)
+            self._calibrating[steps] = check_calibrating(self.question, steps)
 
     def _fixed(self, work: Work, form: Form) -> tuple[tuple[Holder, ...], tuple[Holder, ...]]:
         """What a process holds beside the weights: with everything in RAM, and where rows are read from disk."""

@@ -120,20 +120,23 @@ def spacious_bytes(form: Form, steps: Iterable[Step], threads: int, lengths: lis
     return least_bytes(form, steps, threads, max(lengths)) + 4 * rows * (2 * sizes.hidden + sizes.widest)
 
 
-def check_calibrating(question: Question, steps: Iterable[Step]) -> None:
-    """Raises NotApplicable where the budget rules out calibrating, DoesNotFit where it has no room for it."""
+def check_calibrating(question: Question, steps: Iterable[Step]) -> int:
+    """The memory that it takes. Raises NotApplicable where the budget rules it out, DoesNotFit where it has no room."""
     gentle = tuple(step for step in steps if step.facet in CALIBRATED)
     if gentle:
         budget, source = question.budget, question.expects.source
         need(not budget.uncalibrated, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
-        need_room(source, gentle, question.threads, budget.memory_bytes, min(LENGTH, question.model.context))
+        longest = min(LENGTH, question.model.context)
+        return need_room(source, gentle, question.threads, budget.memory_bytes, longest)
+    return 0
 
 
-def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> None:
-    """Raises DoesNotFit where a budget has no room to calibrate in."""
+def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> int:
+    """The memory in which these steps can be calibrated. Raises DoesNotFit where a budget has no room for it."""
     least = least_bytes(form, steps, threads, longest)
     short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(memory_bytes)}"
     need(least <= memory_bytes, short, DoesNotFit)
+    return least
 
 
 def _wanted(what: str, steps: Iterable[Step]) -> bool:

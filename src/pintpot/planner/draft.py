@@ -23,7 +23,8 @@ class Draft:
     """A choice of steps taken as far as it goes without a place: the form and the work they make, and what they hold.
 
     `fixed` is what a process holds beside the weights, `fixed_streaming` the same where rows are read from disk;
-    before either there is a moment with `loading_bytes`. `prefill` and `decode` are priced with everything in RAM.
+    before either there is a moment with `loading_bytes`, and before that the pack is made in `packing_bytes`. `prefill`
+    and `decode` are priced with everything in RAM.
     """
 
     steps: tuple[Step, ...]
@@ -35,6 +36,7 @@ class Draft:
     loading_bytes: int
     degradation: Degradation
     prices: Prices
+    packing_bytes: int = 0
 
     @cached_property
     def prefill(self) -> StageCost:

@@ -50,12 +50,12 @@ def make_plan(
     """
     question = _question(model, machine, budget, priors, measured, measured_bytes)
     question = replace(question, sensitivities=sensitivities, proved=proved or {})
-    search = Search(Bench(question), build_space(question), budget.memory_bytes)
-    smallest = smallest_budget(search)
+    search = _search(question)
+    smallest, in_least = _smallest(search)
     if smallest is None or smallest > budget.memory_bytes:
         raise DoesNotFit(why_not(search, smallest))
     if budget.prefer == "memory":
-        search = search.within(smallest)
+        search = in_least.within(smallest)
     strategy(search)
     found = refined(search)
     if found is None:
@@ -65,6 +65,22 @@ def make_plan(
     notes = _idle_cards(machine) + plan.notes + _notes(machine, plan) + ((how,) if how else ())
     hints = advice(search, choice, plan)
     return replace(plan, rejected=rejected, advice=hints, smallest_bytes=smallest, notes=notes)
+
+
+def _search(question: Question) -> Search:
+    return Search(Bench(question), build_space(question), question.budget.memory_bytes)
+
+
+def _smallest(search: Search) -> tuple[int | None, Search]:
+    """The smallest budget, and a search that finds its plan: calibrating takes memory that packing alone does not."""
+    smallest, question = smallest_budget(search), search.bench.question
+    if len(search.space.ways) == 1:
+        return smallest, search
+    plain = _search(replace(question, budget=replace(question.budget, uncalibrated=True)))
+    found = smallest_budget(plain)
+    if found is not None and (smallest is None or found < smallest):
+        return found, plain
+    return smallest, search
 
 
 def alternative(plan: Plan, rejected: Rejected) -> tuple[Step, ...]:

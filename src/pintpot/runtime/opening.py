@@ -72,7 +72,10 @@ def finish_opening(
     check_files(folder, manifest.files)
     plan = manifest.plan
     work, layout, scratch = _measures(folder, plan, every_row)
-    _refuse_too_large(plan, memory_bytes(manifest, layout, scratch))
+    due, promised = memory_bytes(manifest, layout, scratch), plan.cost.memory_high
+    lying = f"{folder}: its plan promises {format_bytes(promised)}, and its program needs {format_bytes(due)}"
+    need(due <= promised or every_row, lying, BadPack)
+    _refuse_too_large(plan, due)
     held.mark(LOADER)
     tokenizer = Tokenizer.load(from_folder(folder))
     held.mark(TOKENIZER)

@@ -42,7 +42,7 @@ class Chosen:
     @property
     def gathers(self) -> bool:
         """Whether any step has to know what meets the weights."""
-        return bool(self.roundings) or any(step.wants for step in self.transforms)
+        return bool(self.roundings) or any(step.wants for step in self.transforms + self.outliers)
 
     def changes(self, name: str) -> bool:
         """Whether the floats of this weight may be others than its file's."""
