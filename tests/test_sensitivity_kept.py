@@ -201,7 +201,7 @@ def test_few_tokens_are_told_and_another_text_replaces_the_table(
 
 
 def test_told_to_stop_it_stops_and_goes_on_later(own_home: Path, tmp_path: Path) -> None:
-    folder = write_hf(tmp_path / "model", Tiny(layers=2))
+    folder = write_hf(tmp_path / "model", Tiny(layers=8))
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     command = [sys.executable, "-m", "pintpot", "calibrate", str(folder), "--text", str(text), "-v"]
@@ -212,8 +212,6 @@ def test_told_to_stop_it_stops_and_goes_on_later(own_home: Path, tmp_path: Path)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=60)
     assert "Traceback" not in err
-    if child.returncode == 0:
-        pytest.skip("it was done before it could be stopped")
     assert (child.returncode, out) == (130, "")
     assert (begun / "states.0.npy").exists()
     assert not list(begun.glob("*.part"))
