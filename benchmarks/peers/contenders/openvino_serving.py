@@ -17,7 +17,7 @@ def _config(name: str, *, source: str = "as is", quick: bool = True, **propertie
 
 
 CONFIGS = (
-    _config("continuous batching", KV_CACHE_PRECISION="u8"),
+    _config("continuous batching", KV_CACHE_PRECISION="u8", quick=False),
     _config("continuous batching, 16-bit cache", KV_CACHE_PRECISION="f16"),
     _config("continuous batching, Q4_0", source="q4_0", KV_CACHE_PRECISION="u8", quick=False),
     _config("continuous batching, for throughput", KV_CACHE_PRECISION="u8", PERFORMANCE_HINT="THROUGHPUT", quick=False),
