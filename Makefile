@@ -9,6 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the test files out among themselves; two need about 3 GB.
+TESTERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := $(shell find src native -type f -not -name '*.pyc' -not -name '*.so' -not -name '*.o') pyproject.toml
 
@@ -33,7 +35,7 @@ demo: $(VENV)/.package $(VENV)/.model
 	@$(BIN)/python examples/demo.py
 
 test: lint $(VENV)/.package $(VENV)/.model $(VENV)/.data
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

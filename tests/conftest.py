@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-        config.stash[LEFT_OUT] = [item.nodeid for item in left_out]
+        names = [item.nodeid for item in left_out]
+        config.stash[LEFT_OUT] = names
+        # Where several processes test, each collects all, and the one that reports hears of it afterwards.
+        getattr(config, "workeroutput", {})["left_out"] = names
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", [])
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
