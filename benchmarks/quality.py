@@ -56,7 +56,7 @@ def ours(pack: Path) -> Logits:
 
     def made(texts: Texts, num_words: int) -> Iterator[Floats]:
         manifest, _ = read_manifest(pack)
-        with opened(pack) as session:
+        with opened(pack, every_row=True) as session:
             for text in texts:
                 parts = [part.copy() for part in session.engine.hidden(tuple(text), num_words)]
                 states = np.concatenate(parts)[-num_words:]
