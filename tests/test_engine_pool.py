@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -43,3 +45,22 @@ def test_an_idle_pool_takes_no_time() -> None:
     time.sleep(0.3)
     after = os.times()
     assert after.user - before.user + after.system - before.system < 0.1
+
+
+NO_ROOM = """
+import resource
+from pintpot._native import Pool
+try:
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 40_000_000, resource.RLIM_INFINITY))
+    Pool(200)
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_and_no_abort() -> None:
+    # Stacks of 8 MB: four fit, and the fifth does not. The ones before it are sent home.
+    done = subprocess.run([sys.executable, "-c", NO_ROOM], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "cannot start a thread" in done.stdout

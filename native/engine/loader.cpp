@@ -19,20 +19,23 @@ Loader::Loader(const std::string& path, uint64_t offset, Arena& arena, size_t by
     need(checksums_.crcs.size() == (bytes + run - 1) / run,
          text("%zu checksums for %zu bytes", checksums_.crcs.size(), bytes));
     need(in_flight >= 1 && in_flight <= 256, text("%d reads in flight; 1 to 256 will do", in_flight));
-    for (int i = 0; i < in_flight; ++i) threads_.push_back(quiet_thread([this] { work(); }));
+    for (int i = 0; i < in_flight; ++i) crew_.start([this] { work(); }, [this] { dismiss(); });
 }
 
 Loader::~Loader() { close(); }
 
-void Loader::close() {
+void Loader::dismiss() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         closed_ = true;
     }
     may_read_.notify_all();
     has_read_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+}
+
+void Loader::close() {
+    dismiss();
+    crew_.join();
 }
 
 void Loader::allow(size_t bytes) {

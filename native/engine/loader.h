@@ -9,10 +9,10 @@
 #include <mutex>
 #include <shared_mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "engine/file.h"
+#include "engine/thread.h"
 
 namespace pintpot {
 
@@ -50,6 +50,7 @@ class Loader {
     void close();
 
   private:
+    void dismiss();
     void work();
     bool take(size_t& first, size_t& last);
     void fill(size_t first, size_t last);
@@ -70,7 +71,7 @@ class Loader {
 
     std::shared_mutex touching_;
     std::atomic<size_t> touched_{0};
-    std::vector<std::thread> threads_;
+    Crew crew_;
 };
 
 }  // namespace pintpot

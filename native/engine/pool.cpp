@@ -45,18 +45,23 @@ Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), s
     for (Spin& spin : spins_) spin.budget = max_spins_;
     for (int thread = 1; thread < threads; ++thread) {
         int cpu = cpus.empty() ? -1 : cpus[size_t(thread)];
-        threads_.push_back(quiet_thread([this, thread, cpu] {
+        auto body = [this, thread, cpu] {
             if (cpu >= 0) pin_to(cpu);
             worker(thread);
-        }));
+        };
+        crew_.start(body, [this] { dismiss(); });
     }
 }
 
 Pool::~Pool() {
+    dismiss();
+    crew_.join();
+}
+
+void Pool::dismiss() {
     closing_.store(true);
     ticket_.fetch_add(kOnePhase);
     futex_wake_all(upper_half(ticket_));
-    for (std::thread& thread : threads_) thread.join();
 }
 
 void Pool::run(Job& job) {

@@ -6,8 +6,9 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <thread>
 #include <vector>
+
+#include "engine/thread.h"
 
 namespace pintpot {
 
@@ -51,6 +52,7 @@ class Pool {
     void run(int64_t chunks, const std::function<void(int, int64_t)>& work);
 
   private:
+    void dismiss();
     // Phase number (24 bits), chunks of the phase (20), next chunk (20): one word, so that who claims a chunk knows whose
     // it is. The upper half stays as it is during a phase; sleepers wait for it to change.
     struct Ticket {
@@ -89,7 +91,7 @@ class Pool {
     std::mutex error_mutex_;
     std::exception_ptr error_;
     std::vector<Spin> spins_;
-    std::vector<std::thread> threads_;
+    Crew crew_;
 };
 
 }  // namespace pintpot

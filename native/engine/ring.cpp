@@ -44,20 +44,23 @@ Ring::Ring(const std::string& path, std::vector<Slot> slots, std::vector<uint32_
     need(order_.empty() || buffers_.size() >= 2, text("a ring of %zu buffers; 2 or more will do", buffers_.size()));
     for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].data = memory + i * slot_bytes;
     if (order_.empty()) return;
-    for (int i = 0; i < in_flight; ++i) threads_.push_back(quiet_thread([this] { reader(); }));
+    for (int i = 0; i < in_flight; ++i) crew_.start([this] { reader(); }, [this] { dismiss(); });
 }
 
 Ring::~Ring() { close(); }
 
-void Ring::close() {
+void Ring::dismiss() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         closing_ = true;
     }
     readers_wake_.notify_all();
     consumers_wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+}
+
+void Ring::close() {
+    dismiss();
+    crew_.join();
 }
 
 // Of the pass that runs; what later passes will skip is not known yet.

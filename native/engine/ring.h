@@ -8,10 +8,10 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "engine/file.h"
+#include "engine/thread.h"
 
 namespace pintpot {
 
@@ -74,6 +74,7 @@ class Ring {
     void reset_stats();
 
   private:
+    void dismiss();
     enum class State : uint8_t { kFree, kReading, kReady, kUnwanted };
     struct Buffer {
         uint8_t* data;
@@ -112,7 +113,7 @@ class Ring {
     RingStats stats_;
     std::atomic<int64_t> waited_ns_{0};
     int64_t last_change_ns_ = 0;
-    std::vector<std::thread> threads_;
+    Crew crew_;
 };
 
 }  // namespace pintpot

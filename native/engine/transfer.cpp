@@ -38,10 +38,10 @@ void side_by_side(int threads, const std::function<void()>& body) {
             if (error == nullptr) error = std::current_exception();
         }
     };
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.push_back(quiet_thread(guarded));
+    Crew others;
+    for (int i = 1; i < threads; ++i) others.start(guarded, [] {});
     guarded();
-    for (std::thread& thread : others) thread.join();
+    others.join();
     if (error != nullptr) std::rethrow_exception(error);
 }
 
@@ -116,6 +116,11 @@ void Writer::abandon() {
     fd_ = -1;
 }
 
+void Writer::fail_writing() const {
+    int number = errno;
+    throw SystemError(number, "cannot write " + path_ + ": " + std::strerror(number));
+}
+
 void Writer::put(const uint8_t* data, size_t bytes) {
     for (size_t done = 0; done < bytes;) {
         ssize_t count = ::write(fd_, data + done, bytes - done);
@@ -126,8 +131,7 @@ void Writer::put(const uint8_t* data, size_t bytes) {
         } else if (errno == EINTR) {
             continue;
         } else if (!(errno == EINVAL && direct_)) {
-            int number = errno;
-            throw SystemError(number, "cannot write " + path_ + ": " + std::strerror(number));
+            fail_writing();
         }
         fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) & ~O_DIRECT);
         direct_ = false;
@@ -135,7 +139,7 @@ void Writer::put(const uint8_t* data, size_t bytes) {
     written_ += bytes;
     if (!direct_) {
         // Only clean pages can be dropped.
-        fdatasync(fd_);
+        if (fdatasync(fd_) != 0) fail_writing();
         posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
     }
 }

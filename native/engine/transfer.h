@@ -40,6 +40,7 @@ class Writer {
 
   private:
     void put(const uint8_t* data, size_t bytes);
+    [[noreturn]] void fail_writing() const;
 
     std::string path_;
     int fd_ = -1;
