@@ -35,6 +35,7 @@ from pintpot.model.tokens import Tokenizer
 from pintpot.packer.calibrate.texts import cut, read_text
 from pintpot.packer.pack import tokenizer_of
 from pintpot.planner.bits import Choices, Limits, allocate
+from pintpot.planner.sensitivity import table_key
 from pintpot.techniques.quantize.gptq import Gptq
 
 NUM_BUDGETS, CONTEXT, ROUNDS = 10, 512, 8
@@ -103,7 +104,9 @@ def main() -> int:
     found = choices(model, api.calibrate(model), machine=machine)
     sides = Sides(model, machine, judge, found, texts, asked.rounding)
     record = Record("allocations", fresh=asked.fresh)
-    mark = f"{asked.rounding}, {asked.tokens} tokens, {asked.calibrated} calibrated"
+    mark = (
+        f"{model.name}-{table_key(model)[:8]}, {asked.rounding}, {asked.tokens} tokens, {asked.calibrated} calibrated"
+    )
     sizes = sides.single
     alone = {
         name: record.case(f"{name}, {mark}", lambda name=name: sides.measured(dict.fromkeys(found, name)))

@@ -32,7 +32,7 @@ from pintpot.planner.degradation import Priors
 from pintpot.planner.mixtures import usual_work
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
-from pintpot.planner.sensitivity import Sensitivities
+from pintpot.planner.sensitivity import Sensitivities, table_key
 from pintpot.techniques.quantize.mixed import Mixed, write_formats
 
 LEFT = 0.2
@@ -109,7 +109,9 @@ def rounded(model: Model, plan: Plan, texts: Texts) -> dict[str, Floats]:
 
 def _place(model: Model, plan: Plan, texts: Texts) -> Path:
     """Named by all that tells its bytes apart, but for the sources that make them."""
-    told = json.dumps([model.digest, [step.to_json() for step in plan.steps], texts if _is_calibrated(plan) else []])
+    told = json.dumps(
+        [table_key(model), [step.to_json() for step in plan.steps], texts if _is_calibrated(plan) else []]
+    )
     return OUT / "packs" / "by-bytes" / f"{model.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 

@@ -35,7 +35,7 @@ from divergence import Judge
 from frontier_plot import draw
 from held_out import held_out_tokens
 from in_turn import decode_in_turn, own, ratio_of
-from llama_quantizer import CHUNK_TOKENS, CHUNKS, TEXT, TYPES, prepared, quantized, shares
+from llama_quantizer import CHUNK_TOKENS, CHUNKS, TEXT, TYPES, place_of, prepared, quantized, shares
 from quality import Logits, ours, theirs
 from rounds import Entrant
 
@@ -154,11 +154,11 @@ def contest(record: Record, asked: argparse.Namespace) -> Contest:
     tokenizer = tokenizer_of(model)
     texts = held_out_tokens(Tokenizer.load(tokenizer), asked.tokens // LENGTH, LENGTH)
     calibration = cut(tokenizer, read_text(), model.context, asked.calibrated, CHUNK_TOKENS)
-    base = OUT / "llama-quantizer" / f"{folder.resolve().name}-quantized"
+    base = place_of(model)
     base.mkdir(parents=True, exist_ok=True)
     f16, matrix = prepared(folder, TEXT, base, CHUNKS)
     judge = Judge(model, texts)
-    mark = f"{asked.tokens} tokens, {asked.calibrated} calibrated"
+    mark = f"{base.name.removesuffix('-quantized')}, {asked.tokens} tokens, {asked.calibrated} calibrated"
     return Contest(record, model, judge, calibration, f16, matrix, api.calibrate(model), mark)
 
 

@@ -26,7 +26,10 @@ import environment
 from bench import OUT, ROOT, Case, Record, parser, smollm2, whisper
 from packing import pack_of
 
+from pintpot import api
+from pintpot.model.spec import Model
 from pintpot.packer.export.export import Wish, write_export
+from pintpot.planner.sensitivity import table_key
 
 TYPES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
 CHUNK_TOKENS = 512
@@ -53,23 +56,31 @@ def f16_gguf(folder: Path, place: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         pack = pack_of(folder, Path(scratch) / "pack")
         floats = write_export(pack, Path(scratch) / "floats.gguf", Wish("gguf")).path
-        _tool("llama-quantize", str(floats), str(place), "F16")
-    return place
+        part = _part(place)
+        _tool("llama-quantize", str(floats), str(part), "F16")
+    return part.replace(place)
 
 
 def importance(f16: Path, text: Path, place: Path, chunks: int = CHUNKS) -> Path:
     """The importance matrix of a text: of every input of every matrix the mean square."""
     how = ["-c", str(CHUNK_TOKENS), "--chunks", str(chunks), "--threads", "2", "--no-ppl", "-ngl", "0"]
-    _tool("llama-imatrix", "-m", str(f16), "-f", str(text), "-o", str(place), *how)
-    return place
+    part = _part(place)
+    _tool("llama-imatrix", "-m", str(f16), "-f", str(text), "-o", str(part), *how)
+    return part.replace(place)
 
 
 def quantized(f16: Path, matrix: Path, kind: str, place: Path, pure: bool = False) -> Path:
     """A file quantized to one of llama.cpp's mixtures, or to its type alone. Beside it what the quantizer said."""
     how = ["--pure"] * pure
-    said = _tool("llama-quantize", *how, "--imatrix", str(matrix), str(f16), str(place), kind, "2")
+    part = _part(place)
+    said = _tool("llama-quantize", *how, "--imatrix", str(matrix), str(f16), str(part), kind, "2")
     place.with_suffix(".said").write_text(said)
-    return place
+    return part.replace(place)
+
+
+def _part(place: Path) -> Path:
+    """What is being made and may be stopped: the tools write in place, one of them every ten chunks."""
+    return place.with_name(f"part-{place.name}")
 
 
 def shares(file: Path) -> dict[str, Share]:
@@ -125,6 +136,11 @@ def prepared(folder: Path, text: Path, base: Path, chunks: int) -> tuple[Path, P
     return f16, matrix
 
 
+def place_of(model: Model) -> Path:
+    """Where the files of a model lie: another training of it has others."""
+    return OUT / "llama-quantizer" / f"{model.name}-{table_key(model)[:8]}-quantized"
+
+
 def sizes(file: Path) -> Case:
     """The true bits of a file, for the record."""
     return {
@@ -143,7 +159,7 @@ def main() -> int:
     home = OUT / "llama-quantizer"
     home.mkdir(parents=True, exist_ok=True)
     folder = asked.folder or float_smollm2(home / "SmolLM2-float32")
-    base = home / f"{folder.resolve().name}-quantized"
+    base = place_of(api.describe(str(folder)))
     base.mkdir(exist_ok=True)
     record = Record("llama_quantizer", fresh=asked.fresh)
     f16, matrix = prepared(folder, asked.text, base, asked.chunks)

@@ -180,8 +180,9 @@ def _measure(record: Record, kind: str, asked: Any) -> None:
     mark = f"{asked.tokens} tokens, {asked.calibrated} calibrated"
     bench = Bench(record, kind, model, machine, Judge(model, texts), calibration, mark)
     record.keep(f"plans: {kind}", verdicts(plans(model, machine, table)))
-    load = Workload(CONTEXT, prompt=CONTEXT // 2, output=CONTEXT // 4)
-    budget = Budget(2000 * MEGABYTE, load, degradation=0.1, threads=2, below_4_bits=True)
+    # As long as the texts are, so that a window over the cache is shorter and does forget.
+    load = Workload(LENGTH, prompt=LENGTH // 2, output=LENGTH // 4)
+    budget = Budget(2000 * MEGABYTE, load, degradation=0.1, threads=2, below_4_bits=True, windowed=True)
     questions = [Question(model, machine, budget, shipped_priors(), sensitivities=one) for one in (None, table)]
     for trial in trials(model, questions):
         if asked.only in trial.technique:

@@ -14,7 +14,8 @@ from contenders import Config, configs
 from models import forms, prompt
 from own import pack_streamed, streamed_bytes
 from process import Process
-from quiet import MOST, Watch
+from quiet import Watch
+from verdicts import Ratio
 
 from pintpot.errors import DoesNotFit, PintpotError
 from pintpot.meter.cap import Cap
@@ -124,12 +125,9 @@ class Capped:
             (b["token_s"] / a["token_s"], max(a["foreign"], b["foreign"]))
             for a, b in zip(finals[own], finals[best], strict=False)
         ]
-        quiet = [ratio for ratio, foreign in pairs if foreign <= MOST]
-        counted = quiet if len(quiet) >= 3 else [ratio for ratio, _ in pairs]
-        marked = "" if counted is quiet else ", NEVER QUIET"
-        middle = statistics.median(counted)
-        text = f"{middle:.2f} times ({min(counted):.2f} to {max(counted):.2f}, {len(counted)} pairs{marked}; {best})"
-        record.verdict(what, text, f"{wanted.at_least:g}", middle >= wanted.at_least)
+        ratio = Ratio.of(pairs)
+        holds = ratio.quiet and ratio.middle >= wanted.at_least
+        record.verdict(what, f"{ratio}; {best}", f"{wanted.at_least:g}", holds)
 
 
 def _files(model: Path) -> Iterable[Path]:

@@ -1,6 +1,7 @@
 """What a contest showed: everybody's medians and quarters, Pintpot's ratio to each, and what was wanted of it.
 
-A ratio is of two samples of one round. A pair in which others took more than 3% of the processor is left out.
+A ratio is of two samples of one round. A pair in which others took more than 3% of the processor is left out; where
+fewer than three are left, the ratio of all is told and nothing is held.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Pintpot over another, in the median of so many pairs, with its quarters; `quiet` says that the pairs were."""
+    """Samples, or Pintpot over another: the median of so many, with its quarters; `quiet` says that they were."""
 
     middle: float
     low: float
@@ -47,7 +48,7 @@ class Ratio:
 
     @classmethod
     def of(cls, pairs: list[tuple[float, float]]) -> Ratio:
-        """Of ratios and the share of the processor that others took meanwhile."""
+        """Of figures, each with the share of the processor that others took meanwhile."""
         quiet = [ratio for ratio, foreign in pairs if foreign <= MOST]
         counted = quiet if len(quiet) >= FEWEST_PAIRS else [ratio for ratio, _ in pairs]
         low, high = quantile(counted, 0.25), quantile(counted, 0.75)
@@ -55,7 +56,7 @@ class Ratio:
 
     def __str__(self) -> str:
         marked = "" if self.quiet else ", NEVER QUIET"
-        return f"{self.middle:.2f} ({self.low:.2f} to {self.high:.2f}, {self.pairs} pairs{marked})"
+        return f"{self.middle:.2f} ({self.low:.2f} to {self.high:.2f}, {self.pairs} of them{marked})"
 
 
 def show(
@@ -109,7 +110,7 @@ def _verdict(record: Record, title: str, found: dict[str, Any], label: str, want
             return
         ratio, against = _beside(own, finals[best], wanted.metric), best
     what = f"{title}: {wanted.metric}, {label}, beside {against}"
-    record.verdict(what, str(ratio), f"{wanted.at_least:g}", ratio.middle >= wanted.at_least)
+    record.verdict(what, str(ratio), f"{wanted.at_least:g}", ratio.quiet and ratio.middle >= wanted.at_least)
 
 
 def _beside(own: list[dict[str, Any]], other: list[dict[str, Any]], metric: str) -> Ratio:
