@@ -13,7 +13,7 @@ from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import family
-from pintpot.planner.calibrating import calibrating_s, check_calibrating
+from pintpot.planner.calibrating import calibrating_bytes, calibrating_s, no_room
 from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, gentler, steps_key
 from pintpot.planner.draft import Draft, Priced
@@ -126,7 +126,7 @@ class Bench:
     def _draft(self, steps: tuple[Step, ...]) -> Draft:
         question = self.question
         degradation = self.degradation(steps)
-        self._check_calibrating(gentler(steps))
+        packing = self._packing_bytes(gentler(steps))
         form = self._promised(steps)
         loose = form.weights.unpacked
         need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
@@ -136,12 +136,12 @@ class Bench:
             work = step.rewrite(work, form)
         fixed, streaming = self._fixed(work, form)
         loading, prices = self._loading_bytes, self.prices(form)
-        packing = self._calibrating[gentler(steps)]
         return Draft(steps, form, work, question.budget, fixed, streaming, loading, degradation, prices, packing)
 
-    def _check_calibrating(self, steps: tuple[Step, ...]) -> None:
+    def _packing_bytes(self, steps: tuple[Step, ...]) -> int:
         if steps not in self._calibrating:
-            self._calibrating[steps] = check_calibrating(self.question, steps)
+            self._calibrating[steps] = calibrating_bytes(self.question, steps)
+        return self._calibrating[steps]
 
     def _fixed(self, work: Work, form: Form) -> tuple[tuple[Holder, ...], tuple[Holder, ...]]:
         """What a process holds beside the weights: with everything in RAM, and where rows are read from disk."""
@@ -226,7 +226,9 @@ def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
 def _walk(question: Question, steps: tuple[Step, ...]) -> Plan:
     bench = Bench(question)
     place = next((step for step in steps if isinstance(step, Streamed)), None)
-    return bench.plan(bench.price(bench.draft(steps), place))
+    made, memory = bench.draft(steps), question.budget.memory_bytes
+    need(made.packing_bytes <= memory, no_room(made.packing_bytes, memory), DoesNotFit)
+    return bench.plan(bench.price(made, place))
 
 
 def _check_native(work: Work) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pintpot.contract.form import Form, source_form
+from pintpot.contract.form import Form
 from pintpot.contract.step import Step
 from pintpot.formats import encoding
 from pintpot.machine.spec import MATMUL_ROWS, WORKING_SETS
@@ -29,7 +29,7 @@ _AMPLE = 0.4
 
 def undominated(question: Question, options: Sequence[Step], ways: Ways = ((),)) -> list[Step | None]:
     """The options but those that another one beats however is rounded; of two equal in everything, the first stays."""
-    source = source_form(question.model)
+    source = question.expects.source
     forms = [option.promise(source) for option in options]
     rates = _rates(question)
     beaten: set[int] = set()
@@ -53,7 +53,7 @@ def outpaced(question: Question, options: Sequence[Step | None], ways: Ways = ((
     if question.budget.prefer == "memory":
         return {}
     room = question.budget.memory_bytes - question.machine.process_bytes
-    source = source_form(question.model)
+    source = question.expects.source
     forms = {option: option.promise(source) for option in options if option is not None}
     num_bytes = {option: _changed_bytes(source, form) for option, form in forms.items()}
     found: dict[Step, str] = {}
