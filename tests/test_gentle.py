@@ -36,6 +36,7 @@ from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
 from pintpot.techniques.quantize.mixed import Mixed
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
+from pintpot.units import format_bytes
 
 ROOMY = 400 * MB
 
@@ -236,3 +237,31 @@ def test_a_way_that_was_measured_is_weighed_as_measured() -> None:
 def test_the_smallest_budget_holds_its_plan_whether_it_leaves_room_to_calibrate_or_not(limits: dict[str, Any]) -> None:
     smallest = planned(**limits).smallest_bytes
     assert planned(smallest, **limits).cost.memory_high <= smallest
+
+
+def test_a_plan_of_the_least_memory_says_nothing_that_nobody_asked() -> None:
+    plan = planned(degradation=0.2, prefer="memory")
+    assert plan.budget == Budget(ROOMY, WORKLOAD, degradation=0.2, prefer="memory")
+    least = format_bytes(least_bytes(source_form(MODEL), (Gptq(),), 2, 512))
+    reasons = [item.reason for item in plan.rejected if item.step == Gptq()]
+    assert reasons == [f"calibrating needs {least} of memory, the budget is {format_bytes(plan.smallest_bytes)}"]
+
+
+def test_below_what_calibrating_takes_the_smallest_budget_may_be_one_that_has_room_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_disk = replace(machine(), rates=tuple(r for r in machine().rates if r.what not in ("disk", "lookup")))
+
+    def smallest(memory: int = ROOMY, **budget: Any) -> Plan:
+        return make_plan(MODEL, no_disk, Budget(memory, WORKLOAD, **budget), sensitivities=TABLE)
+
+    plain = smallest(uncalibrated=True).smallest_bytes
+    monkeypatch.setattr("pintpot.planner.calibrating.least_bytes", lambda *_: 1)
+    room = (plain + smallest().smallest_bytes) // 2
+    assert room < plain, "rounding gently fits where rounding to nearest does not"
+    monkeypatch.setattr("pintpot.planner.calibrating.least_bytes", lambda *_: room)
+    with pytest.raises(DoesNotFit, match=rf"smallest possible budget is .* \({room} bytes"):
+        smallest(room - 1)
+    plan = smallest(room)
+    assert Gptq() in plan.steps
+    assert plan.smallest_bytes == room

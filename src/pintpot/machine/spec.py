@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -90,9 +91,20 @@ class Machine:
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
+    @cached_property
+    def _by_what(self) -> dict[str, list[Rate]]:
+        found: dict[str, list[Rate]] = {}
+        for rate in self.rates:
+            found.setdefault(rate.what, []).append(rate)
+        return found
+
+    def sizes(self, what: str) -> list[int]:
+        """Every size at which the rate of `what` is known, the smallest first."""
+        return sorted({rate.size for rate in self._by_what.get(what, ())})
+
     def rate(self, what: str, *, threads: int | None = None, size: int | None = None) -> Rate | None:
         """The rate of `what` with this many threads (the nearest below, else the fewest) and the nearest size."""
-        found = [rate for rate in self.rates if rate.what == what]
+        found: Sequence[Rate] = self._by_what.get(what, ())
         if threads is not None and found:
             below = [rate.threads for rate in found if rate.threads <= threads]
             chosen = max(below) if below else min(rate.threads for rate in found)

@@ -99,7 +99,8 @@ def _parts(
     shape: Shape, weights: Weights, cache: CacheForm, activation: ActivationForm, prefill: bool
 ) -> tuple[Table[Op], Buffers]:
     """What programs of every width have in common."""
-    ops = _ops(shape, activation, cache.window or shape.window, cache.sinks, prefill)
+    rows = activation.prefill if prefill else activation.decode
+    ops = _ops(shape, rows, activation.decode, cache.window or shape.window, cache.sinks, prefill)
     return ops, _joined(weights, _buffers(shape, cache.format, cache.page_tokens, prefill))
 
 
@@ -120,16 +121,17 @@ def _weight_buffer(name: str, shape: tuple[int, ...], encoded: str) -> Buffer:
 
 
 @lru_cache(maxsize=64)
-def _ops(shape: Shape, activation: ActivationForm, window: int, sinks: int, prefill: bool) -> Table[Op]:
+def _ops(shape: Shape, rows: str, head_rows: str, window: int, sinks: int, prefill: bool) -> Table[Op]:
+    """`rows` says how activations meet the weights of blocks, `head_rows` those of the head."""
+
     def linear(prologue: str, rounding: str) -> Attributes:
         return (("prologue", prologue), ("activation", rounding), ("eps", shape.eps))
 
     attend = (
         ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
         ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", sinks),
-        ("rounded", prefill and activation.prefill == "int8"),
+        ("rounded", prefill and rows == "int8"),
     )  # fmt: skip
-    rows = activation.prefill if prefill else activation.decode
     normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", "swiglu"))
     attributes = (normed, attend, plain, normed, gated)
     ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
@@ -138,7 +140,7 @@ def _ops(shape: Shape, activation: ActivationForm, window: int, sinks: int, pref
         ops += [Op(kind, reads, writes, knobs) for (kind, reads, writes), knobs in zip(wires, attributes, strict=True)]
     final = f"x.{2 * shape.layers}"
     # Rows whose logits are wanted are few in prefill too, and the first word of an answer is drawn from them.
-    head = linear("rmsnorm", activation.decode)
+    head = linear("rmsnorm", head_rows)
     if prefill:
         ops.append(Op("select", (("x", final),), (("out", "last"),)))
         final = "last"

@@ -105,12 +105,15 @@ def _next_change(search: Search, plan: Plan) -> int | None:
     larger = [made for _, made in search.drafts() if made.whole_bytes > search.memory_bytes]
     # From the smallest on, so that those beyond the answer are never priced.
     larger.sort(key=lambda made: made.whole_bytes)
-    return next((made.whole_bytes for made in larger if _first(made, prefer) < MATTERS * mine), None)
+    return next((made.whole_bytes for made in larger if _is_first_below(made, prefer, MATTERS * mine)), None)
 
 
-def _first(made: Draft, prefer: Prefer) -> float:
-    """The first figure of a draft's rank, with everything in RAM."""
-    return made.degradation.high if prefer == "quality" else made.prefill.seconds.mid + made.decode.seconds.mid
+def _is_first_below(made: Draft, prefer: Prefer, limit: float) -> bool:
+    """Whether the first figure of a draft's rank is, with everything in RAM; prompts are priced if answers are fast."""
+    if prefer == "quality":
+        return made.degradation.high < limit
+    answers = made.decode.seconds.mid
+    return answers < limit and made.prefill.seconds.mid + answers < limit
 
 
 def _change(choice: Choice, plan: Plan, best: tuple[Choice, Plan]) -> str:

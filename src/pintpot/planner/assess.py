@@ -9,11 +9,11 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations
 
-from pintpot.contract.form import Form, source_form
+from pintpot.contract.form import Form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import family
-from pintpot.planner.calibrating import calibrating_s, check_calibrating
+from pintpot.planner.calibrating import calibrating_bytes, calibrating_s, no_room
 from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, gentler, steps_key
 from pintpot.planner.draft import Draft, Priced
@@ -23,16 +23,17 @@ from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
 from pintpot.planner.workload import price_workload
-from pintpot.program.alike import Alike, alike
+from pintpot.program.alike import alike
 from pintpot.program.early import select_early
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
-from pintpot.program.scratch import Scratch, scratch
+from pintpot.program.scratch import Needs, Rows, Scratch
 from pintpot.program.spec import Program, Work
 from pintpot.techniques.place.streamed import Split, Streamed, most_slots
 from pintpot.units import format_bytes, format_seconds
 
 NATIVE_PART = "language"
+Fixed = tuple[tuple[Holder, ...], tuple[Holder, ...]]
 
 
 class Bench:
@@ -40,7 +41,7 @@ class Bench:
 
     def __init__(self, question: Question) -> None:
         self.question = question
-        self._source = source_form(question.model)
+        self._source = question.expects.source
         self.can_stream = question.machine.rate("disk") is not None
         self._constant = constant_holders(question)
         self._loading_bytes = loading_bytes(question)
@@ -48,13 +49,16 @@ class Bench:
         self._drafts: dict[tuple[Step, ...], Draft] = {}
         self._sizes: dict[Hashable, Mapping[str, int]] = {}
         self._prices: dict[int, Prices] = {}
-        self._needs: dict[Hashable, tuple[object, Scratch]] = {}
-        self._op_needs: dict[Hashable, Scratch] = {}
+        self._works: dict[Form, Work] = {}
+        # By the identity of work, which is kept beside it, so that no other one gets it.
+        self._held: dict[int, tuple[Work, Fixed]] = {}
+        self._needs: dict[int, tuple[object, Needs]] = {}
+        self._op_needs: dict[Hashable, Rows] = {}
+        self._scratches: dict[Hashable, Scratch] = {}
         self._degradations: dict[tuple[Step, ...], Degradation] = {}
         self._calibrating: dict[tuple[Step, ...], int] = {}
         self._rings: dict[int, tuple[Streamed, ...]] = {}
-        sizes = {rate.size for rate in question.machine.rates if rate.what == "read"}
-        self._footprints = sorted(sizes) or [0]
+        self._footprints = question.machine.sizes("read") or [0]
 
     def degradation(self, steps: Iterable[Step]) -> Degradation:
         """What these steps are expected to cost in quality. Raises NotApplicable for what nobody may assume."""
@@ -126,25 +130,38 @@ class Bench:
     def _draft(self, steps: tuple[Step, ...]) -> Draft:
         question = self.question
         degradation = self.degradation(steps)
-        self._check_calibrating(gentler(steps))
+        packing = self._packing_bytes(gentler(steps))
         form = self._promised(steps)
         loose = form.weights.unpacked
         need(not loose, f"no step says in which format {', '.join(loose[:3])} are kept", NotApplicable)
-        part = question.model.part(NATIVE_PART)
-        work = select_early(family(part.family).work(part.config, form, question.budget.workload))
+        work = self._work(form)
         for step in steps:
             work = step.rewrite(work, form)
         fixed, streaming = self._fixed(work, form)
         loading, prices = self._loading_bytes, self.prices(form)
-        packing = self._calibrating[gentler(steps)]
         return Draft(steps, form, work, question.budget, fixed, streaming, loading, degradation, prices, packing)
 
-    def _check_calibrating(self, steps: tuple[Step, ...]) -> None:
+    def _packing_bytes(self, steps: tuple[Step, ...]) -> int:
         if steps not in self._calibrating:
-            self._calibrating[steps] = check_calibrating(self.question, steps)
+            self._calibrating[steps] = calibrating_bytes(self.question, steps)
+        return self._calibrating[steps]
 
-    def _fixed(self, work: Work, form: Form) -> tuple[tuple[Holder, ...], tuple[Holder, ...]]:
+    def _work(self, form: Form) -> Work:
+        """The work of a form before any step has rewritten it."""
+        found = self._works.get(form)
+        if found is None:
+            part, workload = self.question.model.part(NATIVE_PART), self.question.budget.workload
+            found = self._works[form] = select_early(family(part.family).work(part.config, form, workload))
+        return found
+
+    def _fixed(self, work: Work, form: Form) -> Fixed:
         """What a process holds beside the weights: with everything in RAM, and where rows are read from disk."""
+        found = self._held.get(id(work))
+        if found is None:
+            found = self._held[id(work)] = (work, self._holders(work, form))
+        return found[1]
+
+    def _holders(self, work: Work, form: Form) -> Fixed:
         question, sizes = self.question, self._layout_sizes(work)
         needs = [self._scratch(program) for program in work.programs()]
         whole, streaming = (max(need.total(question.threads, looks) for need in needs) for looks in (False, True))
@@ -159,26 +176,22 @@ class Bench:
             return self._source
         found = self._forms.get(steps)
         if found is None:
-            before = self._promised(steps[:-1])
-            steps[-1].check(self.question.model, before)
-            found = self._forms[steps] = steps[-1].promise(before)
+            before, last = self._promised(steps[:-1]), steps[-1]
+            last.check(self.question.model, before)
+            promised = self.question.expects.promised(last) if len(steps) == 1 else last.promise(before)
+            found = self._forms[steps] = promised
         return found
 
     def _scratch(self, program: Program) -> Scratch:
         # Groups are the same object for programs of the same ops and buffers, and kept so that none takes their place.
         groups = alike(program)
         key = (id(groups), program.bounds)
-        found = self._needs.get(key)
+        found = self._scratches.get(key)
         if found is None:
-            needs = [self._op_scratch(item, program) for item in groups]
-            found = self._needs[key] = (groups, Scratch.largest(needs))
-        return found[1]
-
-    def _op_scratch(self, item: Alike, program: Program) -> Scratch:
-        key = (item.signature, program.bounds)
-        found = self._op_needs.get(key)
-        if found is None:
-            found = self._op_needs[key] = scratch(item.op, program, self.question.threads)
+            if id(groups) not in self._needs:
+                self._needs[id(groups)] = (groups, Needs.of(program, self._op_needs))
+            needs = self._needs[id(groups)][1]
+            found = self._scratches[key] = needs.scratch(program, self.question.threads)
         return found
 
     def _layout_sizes(self, work: Work) -> Mapping[str, int]:
@@ -226,7 +239,9 @@ def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
 def _walk(question: Question, steps: tuple[Step, ...]) -> Plan:
     bench = Bench(question)
     place = next((step for step in steps if isinstance(step, Streamed)), None)
-    return bench.plan(bench.price(bench.draft(steps), place))
+    made, memory = bench.draft(steps), question.budget.memory_bytes
+    need(made.packing_bytes <= memory, no_room(made.packing_bytes, memory), DoesNotFit)
+    return bench.plan(bench.price(made, place))
 
 
 def _check_native(work: Work) -> None:

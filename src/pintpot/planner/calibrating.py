@@ -120,23 +120,25 @@ def spacious_bytes(form: Form, steps: Iterable[Step], threads: int, lengths: lis
     return least_bytes(form, steps, threads, max(lengths)) + 4 * rows * (2 * sizes.hidden + sizes.widest)
 
 
-def check_calibrating(question: Question, steps: Iterable[Step]) -> int:
-    """The memory that it takes. Raises NotApplicable where the budget rules it out, DoesNotFit where it has no room."""
+def calibrating_bytes(question: Question, steps: Iterable[Step]) -> int:
+    """The memory that it takes, 0 where nothing asks for it. Raises NotApplicable where the budget rules it out."""
     gentle = tuple(step for step in steps if step.facet in CALIBRATED)
-    if gentle:
-        budget, source = question.budget, question.expects.source
-        need(not budget.uncalibrated, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
-        longest = min(LENGTH, question.model.context)
-        return need_room(source, gentle, question.threads, budget.memory_bytes, longest)
-    return 0
+    if not gentle:
+        return 0
+    allowed = not question.budget.uncalibrated
+    need(allowed, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
+    return least_bytes(question.expects.source, gentle, question.threads, min(LENGTH, question.model.context))
 
 
-def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> int:
-    """The memory in which these steps can be calibrated. Raises DoesNotFit where a budget has no room for it."""
+def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> None:
+    """Raises DoesNotFit where a budget has no room to calibrate these steps."""
     least = least_bytes(form, steps, threads, longest)
-    short = f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(memory_bytes)}"
-    need(least <= memory_bytes, short, DoesNotFit)
-    return least
+    need(least <= memory_bytes, no_room(least, memory_bytes), DoesNotFit)
+
+
+def no_room(least: int, memory_bytes: int) -> str:
+    """Why nothing is calibrated in so much memory."""
+    return f"calibrating needs {format_bytes(least)} of memory, the budget is {format_bytes(memory_bytes)}"
 
 
 def _wanted(what: str, steps: Iterable[Step]) -> bool:

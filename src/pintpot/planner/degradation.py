@@ -16,7 +16,7 @@ from importlib.resources import files
 
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.step import CALIBRATED, Facet, Step
-from pintpot.errors import NotApplicable, need
+from pintpot.errors import NotApplicable
 from pintpot.formats import is_lossless
 from pintpot.planner.plan import Degradation
 from pintpot.planner.sensitivity import Nats, Sensitivities, share
@@ -56,7 +56,12 @@ def gentler(steps: Iterable[Step | None]) -> tuple[Step, ...]:
 
 def rounding_key(steps: Iterable[Step | None]) -> str:
     """Identifies how a plan rounds, whatever its formats; "" is to nearest."""
-    return "; ".join(str(step) for step in gentler(steps))
+    return _told(gentler(steps))
+
+
+@cache
+def _told(steps: tuple[Step, ...]) -> str:
+    return "; ".join(map(str, steps))
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,14 @@ class Expectations:
     source: Form
     proved: Mapping[str, Nats] = field(default_factory=dict)
     _known: dict[tuple[Step, tuple[Step, ...], str], Nats] = field(default_factory=dict, repr=False, compare=False)
+    _promised: dict[Step, Form] = field(default_factory=dict, repr=False, compare=False)
+
+    def promised(self, step: Step) -> Form:
+        """The form of the model after nothing but this step."""
+        found = self._promised.get(step)
+        if found is None:
+            found = self._promised[step] = step.promise(self.source)
+        return found
 
     def of(self, step: Step | None, gentle: tuple[Step, ...] = ()) -> Nats:
         """For the words of answers, low..high, where the steps of `gentle` round what this one promises."""
@@ -84,7 +97,7 @@ class Expectations:
         """The sum over the model's own weights; None without a table, or where it lacks one of them."""
         if self.table is None or step.facet != Facet.FORMAT:
             return None
-        return self.table.span(step, self.source, gentle)
+        return self.table.span(step, self.promised, gentle)
 
     def of_weight(self, weight: WeightForm, kept: str, span: Nats, gentle: tuple[Step, ...]) -> Nats:
         """What of a weight's span in the table a plan with it in this format is expected to lose."""
@@ -108,7 +121,7 @@ class Expectations:
         low, high = self.priors.of(key)
         left = [
             share(gentle, weight)
-            for weight in step.promise(self.source).weights
+            for weight in self.promised(step).weights
             if weight.is_matrix and matches(step.target, weight.name) and not is_lossless(weight.source, weight.format)
         ]
         least, most = min((one[0] for one in left), default=1.0), max((one[1] for one in left), default=1.0)
@@ -135,11 +148,8 @@ def expected(
         own = known.summed(step) is not None
         summed |= own
         bits = getattr(step, "bits", 8)
-        need(
-            bits >= 4 or below_4_bits or own,
-            f"{bits} bits rest on a prior alone; ask for it with --below-4-bits",
-            NotApplicable,
-        )
+        if bits < 4 and not (below_4_bits or own):
+            raise NotApplicable(f"{bits} bits rest on a prior alone; ask for it with --below-4-bits")
     gentle = gentler(steps)
     low, high = _sum(known.of(step, gentle) for step in steps)
     prefill_low, prefill_high = _sum(known.of_prompts(step, gentle) for step in steps)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pintpot.contract.form import Form, source_form
+from pintpot.contract.form import Form
 from pintpot.contract.step import Step
 from pintpot.formats import encoding
 from pintpot.machine.spec import MATMUL_ROWS, WORKING_SETS
@@ -23,14 +23,15 @@ from pintpot.planner.rates import CACHED, Rates, Speed
 from pintpot.units import format_bytes, format_seconds
 
 ROW_KINDS = ("", "x0", "x2")
+Kind = tuple[str, bool, int]
+"""How a matrix is kept: its format, whether it is packed, and its columns."""
 _AMPLE = 0.4
 """Of the memory left for weights: where blocks and vocabulary take no more each, a fifth is for everything else."""
 
 
 def undominated(question: Question, options: Sequence[Step], ways: Ways = ((),)) -> list[Step | None]:
     """The options but those that another one beats however is rounded; of two equal in everything, the first stays."""
-    source = source_form(question.model)
-    forms = [option.promise(source) for option in options]
+    kinds = _kinds([question.expects.promised(option) for option in options])
     rates = _rates(question)
     beaten: set[int] = set()
     for worse, option in enumerate(options):
@@ -39,7 +40,7 @@ def undominated(question: Question, options: Sequence[Step], ways: Ways = ((),))
         for better, other in enumerate(options):
             if better == worse or better in beaten or not _is_as_good(question, other, option, ways):
                 continue
-            if _is_as_small_and_fast(rates, forms[better], forms[worse]):
+            if _is_as_small_and_fast(rates, {(kind[better], kind[worse]) for kind in kinds}):
                 beaten.add(worse)
                 break
     return [option for index, option in enumerate(options) if index not in beaten]
@@ -53,8 +54,8 @@ def outpaced(question: Question, options: Sequence[Step | None], ways: Ways = ((
     if question.budget.prefer == "memory":
         return {}
     room = question.budget.memory_bytes - question.machine.process_bytes
-    source = source_form(question.model)
-    forms = {option: option.promise(source) for option in options if option is not None}
+    source = question.expects.source
+    forms = {option: question.expects.promised(option) for option in options if option is not None}
     num_bytes = {option: _changed_bytes(source, form) for option, form in forms.items()}
     found: dict[Step, str] = {}
     for option in forms:
@@ -100,8 +101,7 @@ def _changed_bytes(source: Form, form: Form) -> int:
 
 def _rates(question: Question) -> list[Rates]:
     """One for each working set at which the machine's RAM was measured."""
-    sizes = sorted({rate.size for rate in question.machine.rates if rate.what == "read"})
-    return [Rates(question.machine, question.threads, size) for size in sizes or [0]]
+    return [Rates(question.machine, question.threads, size) for size in question.machine.sizes("read") or [0]]
 
 
 def _is_as_good(question: Question, step: Step, other: Step, ways: Ways) -> bool:
@@ -113,15 +113,21 @@ def _is_better(question: Question, step: Step, other: Step, ways: Ways) -> bool:
     return _is_as_good(question, step, other, ways) and question.priors.of(step.key) != question.priors.of(other.key)
 
 
-def _is_as_small_and_fast(rates: list[Rates], form: Form, other: Form) -> bool:
-    pairs = {(a.format, b.format, a.shape[1]) for a, b in zip(form.weights, other.weights, strict=True) if a != b}
-    if any(encoding(a).strip_bytes(columns) > encoding(b).strip_bytes(columns) for a, b, columns in pairs):
+def _kinds(forms: Sequence[Form]) -> set[tuple[Kind, ...]]:
+    """How these forms keep the matrices; most are kept alike."""
+    columns = zip(*(form.weights for form in forms), strict=True)
+    return {tuple([(w.format, w.packed, w.shape[1]) for w in weights]) for weights in columns if weights[0].is_matrix}
+
+
+def _is_as_small_and_fast(rates: list[Rates], kinds: set[tuple[Kind, Kind]]) -> bool:
+    changed = [(one, other) for one, other in kinds if one != other]
+    if any(encoding(a).strip_bytes(n) > encoding(b).strip_bytes(n) for (a, _, n), (b, _, _) in changed):
         return False
     # Fewer bytes may lie nearer, which must not be slower either.
     reading = [item.speed("read", item.footprint) for item in rates]
     if any(not _at_least(near, far) for near, far in pairwise(reading)):
         return False
-    return all(_is_as_fast(item, a, b) for a, b in {pair[:2] for pair in pairs} for item in rates)
+    return all(_is_as_fast(item, a, b) for a, b in {(one[0], other[0]) for one, other in changed} for item in rates)
 
 
 def _is_as_fast(rates: Rates, name: str, other: str) -> bool:

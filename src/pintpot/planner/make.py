@@ -22,7 +22,7 @@ from pintpot.planner.question import Question
 from pintpot.planner.refine import refined
 from pintpot.planner.search import Search, joint, rank
 from pintpot.planner.sensitivity import Sensitivities
-from pintpot.planner.space import Choice, build_space
+from pintpot.planner.space import Choice, all_offers, build_space
 from pintpot.units import format_bytes
 
 Strategy = Callable[[Search], tuple[Choice, Plan] | None]
@@ -50,37 +50,51 @@ def make_plan(
     """
     question = _question(model, machine, budget, priors, measured, measured_bytes)
     question = replace(question, sensitivities=sensitivities, proved=proved or {})
-    search = _search(question)
-    smallest, in_least = _smallest(search)
+    searches = _Searches(question)
+    smallest, in_least = searches.smallest()
     if smallest is None or smallest > budget.memory_bytes:
-        raise DoesNotFit(why_not(search, smallest))
-    if budget.prefer == "memory":
-        search = in_least.within(smallest)
+        raise DoesNotFit(why_not(in_least, smallest))
+    search = in_least.within(smallest) if budget.prefer == "memory" else searches.of(budget.memory_bytes)
     strategy(search)
     found = refined(search)
     if found is None:
         raise DoesNotFit(why_not(search, smallest))
     choice, plan, how = found
-    rejected = (*_neighbours(search, choice, plan), *search.space.ruled_out)
+    rejected = (*_neighbours(search, choice, plan), *search.space.ruled_out(search.memory_bytes))
     notes = _idle_cards(machine) + plan.notes + _notes(machine, plan) + ((how,) if how else ())
     hints = advice(search, choice, plan)
     return replace(plan, rejected=rejected, advice=hints, smallest_bytes=smallest, notes=notes)
 
 
-def _search(question: Question) -> Search:
-    return Search(Bench(question), build_space(question), question.budget.memory_bytes)
+class _Searches:
+    """Searches of one question; more memory has more ways of rounding, for calibrating takes some."""
 
+    def __init__(self, question: Question) -> None:
+        self._bench, self._offers = Bench(question), all_offers(question)
+        self._rooms = sorted({offer.packing_bytes for offer in self._offers} | {0})
+        self._found: dict[int, Search] = {}
 
-def _smallest(search: Search) -> tuple[int | None, Search]:
-    """The smallest budget, and a search that finds its plan: calibrating takes memory that packing alone does not."""
-    smallest, question = smallest_budget(search), search.bench.question
-    if len(search.space.ways) == 1:
-        return smallest, search
-    plain = _search(replace(question, budget=replace(question.budget, uncalibrated=True)))
-    found = smallest_budget(plain)
-    if found is not None and (smallest is None or found < smallest):
-        return found, plain
-    return smallest, search
+    def of(self, memory_bytes: int) -> Search:
+        """A search among the ways of rounding that there are in so much memory."""
+        room = max(room for room in self._rooms if room <= memory_bytes)
+        if room not in self._found:
+            question = self._bench.question
+            space = build_space(question, self._offers, room)
+            self._found[room] = Search(self._bench, space, question.budget.memory_bytes)
+        return self._found[room]
+
+    def smallest(self) -> tuple[int | None, Search]:
+        """The smallest budget, and a search that finds its plan; without a budget that would do, the widest search."""
+        best: int | None = None
+        at = self.of(0)
+        for room in self._rooms:
+            if best is not None and best <= room:
+                break
+            search = self.of(room)
+            found = smallest_budget(search)
+            if best is None or (found is not None and found < best):
+                best, at = found, search
+        return best, at
 
 
 def alternative(plan: Plan, rejected: Rejected) -> tuple[Step, ...]:
@@ -93,7 +107,7 @@ def reassess(question: Question, plan: Plan, rejected: Rejected) -> Plan:
     """The plan that an alternative would have been, whatever limits it breaks. Raises as `assess` does."""
     bench = Bench(question)
     memory = plan.smallest_bytes if plan.budget.prefer == "memory" else plan.budget.memory_bytes
-    steps, space = alternative(plan, rejected), build_space(question)
+    steps, space = alternative(plan, rejected), build_space(question, memory_bytes=memory)
     if rejected.step is not None and rejected.step.facet == Facet.FORMAT:
         formats = [step for step in steps if step.facet == Facet.FORMAT]
         way = gentlest(question.expects, formats, space.ways)

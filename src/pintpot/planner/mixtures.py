@@ -82,8 +82,8 @@ def mixed(formats: dict[str, str]) -> Mixed:
 
 def usual_work(question: Question) -> Work:
     """With activations as they mostly are, and weights that no cache holds."""
-    sizes = [rate.size for rate in question.machine.rates if rate.what == "read"]
-    return work_of(question, Rates(question.machine, question.threads, max(sizes, default=0)), USUAL)
+    sizes = question.machine.sizes("read") or [0]
+    return work_of(question, Rates(question.machine, question.threads, sizes[-1]), USUAL)
 
 
 def work_of(question: Question, rates: Rates, activation: ActivationForm) -> Work:

@@ -75,7 +75,7 @@ class Prices:
     """
 
     rates: Rates
-    _ops: dict[tuple[Hashable, Extent], OpPrice] = field(default_factory=dict, repr=False, compare=False)
+    _ops: dict[tuple[Hashable, Hashable], OpPrice] = field(default_factory=dict, repr=False, compare=False)
     _replays: dict[tuple[int, Extent], tuple[object, ReplayPrice]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -128,8 +128,13 @@ class Prices:
         key = (item.signature, extent)
         found = self._ops.get(key)
         if found is None:
-            demand = op_module(item.op.kind).demand(item.op, program, extent)
-            found = self._ops[key] = self._price(demand, item.op.lane == "compute")
+            module = op_module(item.op.kind)
+            narrow = (item.signature, module.depends(item.op, program, extent))
+            found = self._ops.get(narrow)
+            if found is None:
+                demand = module.demand(item.op, program, extent)
+                found = self._ops[narrow] = self._price(demand, item.op.lane == "compute")
+            self._ops[key] = found
         return found
 
     def _price(self, demand: Demand, computes: bool) -> OpPrice:

@@ -101,7 +101,7 @@ class Rates:
             elif kind == "prologue":
                 self._found[key] = self.speed(what, min(size, PROLOGUE_ROWS[-1]))
             else:
-                sizes = sorted({rate.size for rate in self.machine.rates if rate.what == what}) or [size]
+                sizes = self.machine.sizes(what) or [size]
                 self._found[key] = _between(size, [(one, self.speed(what, one)) for one in sizes])
         speed = self._found[key]
         return ZERO if speed is None or not amount else speed.over(amount)
@@ -111,7 +111,7 @@ class Rates:
         key = ("product", name, rows)
         if key not in self._found:
             base = f"matmul/{name.removesuffix('x0').removesuffix('x2')}"
-            sizes = sorted({rate.size for rate in self.machine.rates if rate.what == base}) or [rows]
+            sizes = self.machine.sizes(base) or [rows]
             known = [(1, self.speed(f"matvec/{name}", self.footprint))]
             self._found[key] = _between(rows, known + [(size, self.speed(f"matmul/{name}", size)) for size in sizes])
         return self._found[key]

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,14 @@ class Sensitivities:
             return 0.0, 0.0
         return self.weights.get(weight.name, {}).get(kept)
 
-    def span(self, step: Step, source: Form, gentle: tuple[Step, ...] = ()) -> Nats | None:
-        """What a step of formats costs in all where `gentle` round; None where a weight was never measured so."""
+    def span(self, step: Step, promised: Callable[[Step], Form], gentle: tuple[Step, ...] = ()) -> Nats | None:
+        """What a step of formats costs in all where `gentle` round; None where a weight was never measured so.
+
+        `promised` gives the form of the model after the step.
+        """
         key = (step, gentle)
         if key not in self._spans:
-            weights = (w for w in step.promise(source).weights if matches(step.target, w.name))
+            weights = (w for w in promised(step).weights if matches(step.target, w.name))
             self._spans[key] = self.sum(weights, gentle)
         return self._spans[key]
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-from pintpot.contract.form import source_form
 from pintpot.contract.step import GENTLER, Facet, Step
-from pintpot.errors import DoesNotFit, NotApplicable
-from pintpot.planner.calibrating import check_calibrating
+from pintpot.errors import NotApplicable
+from pintpot.planner.calibrating import calibrating_bytes, no_room
 from pintpot.planner.degradation import expected
 from pintpot.planner.dominance import undominated
 from pintpot.planner.gentle import Ways, gentlest, ways_of
@@ -41,21 +40,40 @@ class Dimension:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """A step that a technique offers: `reason` against it, "" for none, and the least memory in which it is packed."""
+
+    step: Step
+    reason: str = ""
+    packing_bytes: int = 0
+
+    def reason_in(self, memory_bytes: int) -> str:
+        """Why it cannot be had in so much memory; "" where it can."""
+        short = self.packing_bytes > memory_bytes
+        return self.reason or (no_room(self.packing_bytes, memory_bytes) if short else "")
+
+
+@dataclass(frozen=True)
 class Space:
-    """All dimensions but the place, which the allocation solves; and what was ruled out before any pricing.
+    """All dimensions but the place, which the allocation solves, of the offers that can be had.
 
     `ways` are the ways to round: of all choices that differ in nothing else, one is looked at.
     """
 
     dimensions: tuple[Dimension, ...]
     places: tuple[Step, ...]
-    ruled_out: tuple[Rejected, ...]
+    offers: tuple[Offer, ...]
     ways: Ways = ((),)
 
     @property
     def size(self) -> int:
         """The number of hopeful choices."""
         return prod(len(dimension.hopeful) for dimension in self.dimensions)
+
+    def ruled_out(self, memory_bytes: int) -> tuple[Rejected, ...]:
+        """What was ruled out before any pricing, with the reason in so much memory."""
+        reasons = ((offer.step, offer.reason_in(memory_bytes)) for offer in self.offers)
+        return tuple(Rejected(str(step), reason, step=step) for step, reason in reasons if reason)
 
     def rounded(self, choice: Choice, way: Sequence[Step]) -> Choice:
         """A choice with this way of rounding in place of its own."""
@@ -76,28 +94,33 @@ class Space:
         return tuple(dimension.mildest for dimension in self.dimensions)
 
 
-def build_space(question: Question) -> Space:
-    """Every offer of every technique that applies to the model."""
-    offers: dict[tuple[Facet, str], list[Option]] = {}
+def all_offers(question: Question) -> tuple[Offer, ...]:
+    """Every offer of every technique, those that do not apply to the model with their reason."""
+    return tuple(
+        _offer(question, step)
+        for cls in classes().values()
+        for step in whole(question, cls.offers(question.model, question.machine, question.budget))
+    )
+
+
+def build_space(question: Question, offers: Sequence[Offer] | None = None, memory_bytes: int | None = None) -> Space:
+    """What can be had in so much memory: in that of the budget, of all offers."""
+    memory = question.budget.memory_bytes if memory_bytes is None else memory_bytes
+    offers = all_offers(question) if offers is None else offers
+    found: dict[tuple[Facet, str], list[Option]] = {}
     places: list[Step] = []
-    ruled_out: list[Rejected] = []
-    for cls in classes().values():
-        for step in whole(question, cls.offers(question.model, question.machine, question.budget)):
-            if step.facet == Facet.PLACE:
-                places.append(step)
-                continue
-            reason = _reason_against(question, step)
-            if reason is None:
-                offers.setdefault((step.facet, step.target), []).append(step)
-            else:
-                ruled_out.append(Rejected(str(step), reason, step=step))
-    ways = ways_of(found for (facet, _), found in offers.items() if facet in GENTLER)
+    for step in (offer.step for offer in offers if not offer.reason_in(memory)):
+        if step.facet == Facet.PLACE:
+            places.append(step)
+        else:
+            found.setdefault((step.facet, step.target), []).append(step)
+    ways = ways_of(options for (facet, _), options in found.items() if facet in GENTLER)
     if question.sensitivities is not None:
-        formats = offers.setdefault((Facet.FORMAT, "all"), [])
+        formats = found.setdefault((Facet.FORMAT, "all"), [])
         way = gentlest(question.expects, (step for step in formats if step is not None), ways)
         formats.extend(mixtures(question, way))
-    dimensions = tuple(dimension_of(question, *key, offers[key], ways) for key in sorted(offers))
-    return Space(dimensions, tuple(places), tuple(ruled_out), ways)
+    dimensions = tuple(dimension_of(question, *key, found[key], ways) for key in sorted(found))
+    return Space(dimensions, tuple(places), tuple(offers), ways)
 
 
 def dimension_of(
@@ -117,16 +140,17 @@ def dimension_of(
     return Dimension(facet, target, options, tuple(hopeful), mildest)
 
 
-def _reason_against(question: Question, step: Step) -> str | None:
+def _offer(question: Question, step: Step) -> Offer:
+    if step.facet == Facet.PLACE:
+        return Offer(step)
     try:
         if step.facet == Facet.FORMAT:
-            step.check(question.model, source_form(question.model))
-        if step.facet in GENTLER:
-            check_calibrating(question, (step,))
+            step.check(question.model, question.expects.source)
+        packing = calibrating_bytes(question, (step,)) if step.facet in GENTLER else 0
         expected((step,), question.expects, question.measured, question.budget.below_4_bits)
-    except (NotApplicable, DoesNotFit) as reason:
-        return str(reason)
-    return None
+    except NotApplicable as reason:
+        return Offer(step, str(reason))
+    return Offer(step, packing_bytes=packing)
 
 
 def _prior(question: Question, option: Option) -> float:

@@ -23,10 +23,7 @@ def select_early(work: Work) -> Work:
 
 
 def _early(program: Program) -> Program:
-    at = next((index for index, op in enumerate(program.ops) if op.kind == "select"), 0)
-    first = at
-    while first and program.ops[first - 1].kind in _BY_ROW:
-        first -= 1
+    first, at = _leading(program.ops)
     if first == at:
         return program
     ops, buffers = _moved(program.ops, program.buffers, first, at)
@@ -38,35 +35,59 @@ def _early(program: Program) -> Program:
     return Program(program.name, program.bounds, buffers, ops, segments)
 
 
+@lru_cache(maxsize=64)
+def _leading(ops: Table[Op]) -> tuple[int, int]:
+    """The first of the row-wise ops that lead to the select, and the select; equal where there are none."""
+    at = next((index for index, op in enumerate(ops) if op.kind == "select"), 0)
+    first = at
+    while first and ops[first - 1].kind in _BY_ROW:
+        first -= 1
+    return first, at
+
+
 @lru_cache(maxsize=512)
 def _moved(ops: Table[Op], buffers: Buffers, first: int, at: int) -> tuple[Table[Op], Buffers]:
     """Ops and buffers with the select of index `at` before op `first`."""
     by_name = buffers.by_name
     suffix, last = ops[first:at], ops[at]
-    written = {name for op in suffix for _, name in op.writes}
+    written = tuple(dict.fromkeys(name for op in suffix for _, name in op.writes))
     needed = [name for op in suffix for _, name in op.reads if name not in written]
-    narrow = [name for name in dict.fromkeys(needed) if by_name[name].shape[0] == "tokens"]
-    names = {name: f"{name}.rows" for name in narrow}
+    narrow = tuple([name for name in dict.fromkeys(needed) if by_name[name].shape[0] == "tokens"])
+    parts = [_changed(part, written, str(last.write("out"))) for part in buffers.parts or (buffers,)]
+    fresh = _fresh(tuple([by_name[name] for name in narrow]))
+    return _moved_ops(ops, first, at, narrow), Buffers.join(*parts, fresh)
+
+
+# What follows is one object for all programs that share what it is made of, for others know what they found out of it.
+
+
+@lru_cache(maxsize=64)
+def _moved_ops(ops: Table[Op], first: int, at: int, narrow: tuple[str, ...]) -> Table[Op]:
+    """Ops with the select of index `at` before op `first`, from where on `narrow` are read by rows."""
+    names, last = {name: _of_rows(name) for name in narrow}, ops[at]
     selects = [Op("select", (("x", name),), (("out", of_rows),)) for name, of_rows in names.items()]
     names[str(last.write("out"))] = str(last.read("x"))
     behind = [replace(op, reads=tuple((role, names.get(name, name)) for role, name in op.reads)) for op in ops[first:]]
     del behind[at - first]
-    changed = {name: replace(by_name[name], shape=("rows", *by_name[name].shape[1:])) for name in written}
-    fresh = [replace(by_name[name], name=names[name], shape=("rows", *by_name[name].shape[1:])) for name in narrow]
-    return Table((*ops[:first], *selects, *behind)), _with(buffers, changed, str(last.write("out")), fresh)
+    return Table((*ops[:first], *selects, *behind))
 
 
-def _with(buffers: Buffers, changed: dict[str, Buffer], gone: str, fresh: list[Buffer]) -> Buffers:
-    """Parts that keep all their buffers stay the tables that they are, for others know what was found out of them."""
-    parts = [
-        part if changed.keys().isdisjoint(part.by_name) else _changed(part, changed, gone) for part in _parts(buffers)
-    ]
-    return Buffers.join(*parts, Buffers(fresh))
+@lru_cache(maxsize=64)
+def _changed(part: Buffers, written: tuple[str, ...], gone: str) -> Buffers:
+    """A table with rows in what is written; one that keeps all its buffers stays what it is."""
+    if part.by_name.keys().isdisjoint(written):
+        return part
+    return Buffers(_by_row(b.name, b) if b.name in written else b for b in part if b.name != gone)
 
 
-def _parts(buffers: Buffers) -> tuple[Buffers, ...]:
-    return buffers.parts or (buffers,)
+@lru_cache(maxsize=64)
+def _fresh(narrow: tuple[Buffer, ...]) -> Buffers:
+    return Buffers(_by_row(_of_rows(buffer.name), buffer) for buffer in narrow)
 
 
-def _changed(part: Buffers, changed: dict[str, Buffer], gone: str) -> Buffers:
-    return Buffers(changed.get(buffer.name, buffer) for buffer in part if buffer.name != gone)
+def _of_rows(name: str) -> str:
+    return f"{name}.rows"
+
+
+def _by_row(name: str, buffer: Buffer) -> Buffer:
+    return replace(buffer, name=name, shape=("rows", *buffer.shape[1:]))

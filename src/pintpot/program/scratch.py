@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pintpot.formats import encoding
-from pintpot.program.alike import alike
-from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, bound_rows, num_apart, prepares
+from pintpot.program.alike import Alike, alike
+from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES, num_apart, over_rows, prepares
 from pintpot.program.spec import Op, Program
 
 BLOCK = 4096
@@ -45,16 +45,55 @@ class Scratch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What linear ops need: `copies` of their rows in float32, `row_bytes` a row, and panels of some rows a thread."""
+
+    axis: str
+    columns: int
+    copies: int
+    row_bytes: int
+    panel: bool
+
+    def scratch(self, program: Program) -> Scratch:
+        rows = program.bound(self.axis)
+        shared = _aligned(4 * rows * self.columns, LINE) * self.copies + rows * self.row_bytes
+        return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * self.columns if self.panel else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the ops of programs need that differ in their bounds alone: linear ops, most of which need the same."""
+
+    linear: frozenset[Rows]
+    others: tuple[Op, ...]
+
+    @classmethod
+    def of(cls, program: Program, known: dict[Hashable, Rows]) -> Needs:
+        """`known` are those of ops that were looked at before, by signature; what is found is added."""
+        linear, others = set(), []
+        for item in alike(program):
+            if item.op.kind != "linear":
+                others.append(item.op)
+                continue
+            if item.signature not in known:
+                known[item.signature] = _rows(item, program)
+            linear.add(known[item.signature])
+        return cls(frozenset(linear), tuple(others))
+
+    def scratch(self, program: Program, threads: int) -> Scratch:
+        """The most of each sort that any op asks for at the bounds of a program."""
+        linear = [rows.scratch(program) for rows in self.linear]
+        return Scratch.largest([*linear, *(_scratch(op, program, threads) for op in self.others)])
+
+
 def scratch_bytes(program: Program, threads: int) -> int:
     """Bytes that any op of this program may use."""
     lookups = any(op.get("per_token") for op in program.ops if op.kind == "fetch")
-    return Scratch.largest([scratch(item.op, program, threads) for item in alike(program)]).total(threads, lookups)
+    return Needs.of(program, {}).scratch(program, threads).total(threads, lookups)
 
 
-def scratch(op: Op, program: Program, threads: int) -> Scratch:
-    """What an op of a program needs; ops that are alike need the same."""
-    if op.kind == "linear":
-        return _linear(op, program)
+def _scratch(op: Op, program: Program, threads: int) -> Scratch:
     if op.kind == "attend":
         segments = -(-program.bound("context") // SEGMENT_TOKENS)
         splits = threads > 1 and segments > 1 and op.get("kv_heads") < HEADS_OF_THREAD * threads
@@ -69,22 +108,20 @@ def scratch(op: Op, program: Program, threads: int) -> Scratch:
     return Scratch()
 
 
-def _linear(op: Op, program: Program) -> Scratch:
+def _rows(item: Alike, program: Program) -> Rows:
+    op = item.op
     names = op.read_all("weight")
-    columns = program.shape(names[0])[1]
-    rows, planes = bound_rows(op, program), PLANES[op.get("activation", "float32")]
+    columns, planes = program.shape(names[0])[1], PLANES[op.get("activation", "float32")]
     is_float, apart = [program.by_name[name].format in FLOAT_FORMATS for name in names], num_apart(op, program)
-    low_bit = not all(is_float)
     floats, rest, int8 = (
         any(is_float) or (planes == 0 and apart == 0),
         planes == 0 and apart > 0,
-        planes > 0 and low_bit,
+        planes > 0 and not all(is_float),
     )
     prepared = prepares(op)
-    shared = _aligned(4 * rows * columns, LINE) * ((floats and prepared) + rest) + 4 * rows * apart
-    shared += rows * -(-columns // 32) * QUANTIZED_BYTES[planes] if int8 else 0
+    row_bytes = 4 * apart + (-(-columns // 32) * QUANTIZED_BYTES[planes] if int8 else 0)
     panel = int8 and (apart > 0 or (prepared and not floats))
-    return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * columns if panel else 0)
+    return Rows("rows" if over_rows(op, program) else "tokens", columns, (floats and prepared) + rest, row_bytes, panel)
 
 
 def _aligned(num_bytes: int, to: int) -> int:

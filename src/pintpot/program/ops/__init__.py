@@ -1,14 +1,14 @@
 """One file per op: which shapes it takes and what it asks of a machine. The file name is the op's kind.
 
-Each module has `check(op, program)`, which raises UsageError when shapes disagree, and
-`demand(op, program, extent) -> Demand`.
+Each module has `check(op, program)`, which raises UsageError when shapes disagree,
+`demand(op, program, extent) -> Demand`, and `depends(op, program, extent)`: what of an extent the demand depends on.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cache
 from typing import Protocol, cast
 
@@ -23,6 +23,8 @@ class OpModule(Protocol):
     def check(self, op: Op, program: Program) -> None: ...
 
     def demand(self, op: Op, program: Program, extent: Extent) -> Demand: ...
+
+    def depends(self, op: Op, program: Program, extent: Extent) -> Hashable: ...
 
 
 def kinds() -> Iterator[str]:

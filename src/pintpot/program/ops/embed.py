@@ -15,6 +15,10 @@ def check(op: Op, program: Program) -> None:
     need(out[-1] == width, f"embed writes rows of {out[-1]}, the weight has {width}", UsageError)
 
 
+def depends(op: Op, program: Program, extent: Extent) -> int:
+    return extent.tokens
+
+
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     weight = program.by_name[_name(op.read("weight"))]
     _, width = program.shape(weight.name)

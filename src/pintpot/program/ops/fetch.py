@@ -12,6 +12,10 @@ def check(op: Op, program: Program) -> None:
     need(op.get("bytes", 0) >= 0, "fetch reads a number of bytes", UsageError)
 
 
+def depends(op: Op, program: Program, extent: Extent) -> Extent:
+    return extent
+
+
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     per_pass = float(op.get("bytes"))
     # Rows looked up by token are read once for each token; the head's not where no logits are wanted.

@@ -52,6 +52,10 @@ def _encodings(op: Op, program: Program) -> list[Encoding]:
     return [encoding(program.by_name[name].format) for name in op.read_all("weight")]
 
 
+def depends(op: Op, program: Program, extent: Extent) -> int:
+    return num_rows(op, program, extent)
+
+
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     rows = num_rows(op, program, extent)
     if rows == 0:
@@ -103,11 +107,6 @@ def suffix(name: str, planes: int) -> str:
 def num_rows(op: Op, program: Program, extent: Extent) -> int:
     """Activation rows of this op: all new tokens, or only those whose logits are wanted."""
     return extent.rows if over_rows(op, program) else extent.tokens
-
-
-def bound_rows(op: Op, program: Program) -> int:
-    """The most activation rows that this op ever has."""
-    return program.bound("rows" if over_rows(op, program) else "tokens")
 
 
 def over_rows(op: Op, program: Program) -> bool:

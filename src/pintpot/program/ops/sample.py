@@ -17,5 +17,9 @@ def check(op: Op, program: Program) -> None:
     need(logits is not None and op.write("next") is not None, "sample reads logits and writes next", UsageError)
 
 
+def depends(op: Op, program: Program, extent: Extent) -> int:
+    return extent.rows
+
+
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     return Demand(ram_bytes=12.0 * extent.rows * program.shape(str(op.read("logits")))[-1], phases=1)

@@ -12,5 +12,9 @@ def check(op: Op, program: Program) -> None:
     need(x[-1] == out[-1], "select keeps the width of its rows", UsageError)
 
 
+def depends(op: Op, program: Program, extent: Extent) -> int:
+    return extent.rows
+
+
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     return Demand(ram_bytes=8.0 * extent.rows * program.shape(str(op.read("x")))[-1], phases=1)

@@ -7,34 +7,25 @@ kernel (Q2_K, Q3_K, Q5_K) are expanded to 8 bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm
-from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.contract.form import Form
+from pintpot.contract.rounding import Converting
+from pintpot.contract.step import Step
 from pintpot.formats import encoding
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 @dataclass(frozen=True)
-class AsStored(Step):
+class AsStored(Converting):
     """Keep each weight in the format it came in."""
 
     paper: ClassVar[str] = "GGUF: the ggml file format specification"
-    facet: ClassVar[Facet] = Facet.FORMAT
 
     def promise(self, form: Form) -> Form:
         return form.packed(self.target, lambda source: encoding(source).packed_as)
-
-    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.convert import convert
-
-        return convert(rows.raw, rows.source, weight.format, rows.columns)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:

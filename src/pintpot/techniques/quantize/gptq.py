@@ -8,17 +8,19 @@ errors of the layers before (asymmetric calibration, GPTAQ: Li et al. 2025, arXi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm, matches
+from pintpot.contract.form import Form, WeightForm
+from pintpot.contract.rounding import GentlerRounding
 from pintpot.contract.statistics import CROSSED, MOMENTS, InputStatistics
-from pintpot.contract.step import Facet, Step
+from pintpot.contract.step import Step
 from pintpot.errors import NotApplicable, PintpotError, need
-from pintpot.formats import has_grid, is_lossless
+from pintpot.formats import has_grid
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 
@@ -42,12 +44,12 @@ _HESSIANS: WeakKeyDictionary[InputStatistics, tuple[float, bool, Hessian]] = Wea
 
 
 @dataclass(frozen=True)
-class Gptq(Step):
+class Gptq(GentlerRounding):
     """Weights of formats with scaled groups, rounded with compensation; `damping` is a share of the mean diagonal."""
 
     paper: ClassVar[str] = "GPTQ, Frantar et al. 2022, arXiv:2210.17323"
-    facet: ClassVar[Facet] = Facet.ROUNDING
     needs: ClassVar[frozenset[str]] = frozenset({MOMENTS, CROSSED})
+    remaining: ClassVar[Mapping[str, tuple[float, float]]] = REMAINS
     damping: float = 0.01
     act_order: bool = True
     sweeps: int = 3
@@ -62,20 +64,10 @@ class Gptq(Step):
     def visits(self) -> int:
         return 1 + self.sweeps
 
-    def remains(self, weight: WeightForm) -> tuple[float, float]:
-        low, high = REMAINS.get(weight.format, (1.0, 1.0))
-        # Of a table that words are looked up in, rows meet nothing; it may be the head as well.
-        return (low, 1.0) if weight.role == "embed" else (low, high)
-
     def check(self, model: Model, form: Form) -> None:
         need(0 < self.damping < 10, f"a damping of {self.damping} is no share of the diagonal", NotApplicable)
         need(0 <= self.sweeps <= 100, f"{self.sweeps} sweeps of descent cannot be made", NotApplicable)
-        rounded = any(
-            w.packed and matches(self.target, w.name) and not is_lossless(w.source, w.format)
-            for w in form.weights
-            if w.is_matrix
-        )
-        need(rounded, f"no weight in {self.target!r} is rounded, each is kept as its file has it", NotApplicable)
+        super().check(model, form)
 
     def round(
         self, weight: WeightForm, values: NDArray[np.float32], inputs: InputStatistics

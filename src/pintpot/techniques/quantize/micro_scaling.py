@@ -6,45 +6,29 @@ MXFP4 has a power of two for 32 columns; NVFP4 a float of 8 bits (E4M3) for 16, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm
-from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.contract.form import Form
+from pintpot.contract.rounding import InOneFormat
+from pintpot.contract.step import Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 FORMATS = ("mxfp4", "nvfp4")
 
 
 @dataclass(frozen=True)
-class MicroScaling(Step):
+class MicroScaling(InOneFormat):
     """Each block rounded to `format`, its scale chosen by the squared error."""
 
     paper: ClassVar[str] = "OCP Microscaling Formats v1.0; Rouhani et al. 2023, arXiv:2310.10537"
-    facet: ClassVar[Facet] = Facet.FORMAT
     format: str = "mxfp4"
-
-    @property
-    def key(self) -> str:
-        return f"{self.target}/{self.format}"
 
     def check(self, model: Model, form: Form) -> None:
         need(self.format in FORMATS, f"a micro-scaling format is one of {FORMATS}, not {self.format}", NotApplicable)
-        form.need_rounding(self.target, self.format)
-
-    def promise(self, form: Form) -> Form:
-        return form.rounded(self.target, self.format)
-
-    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.convert import convert
-
-        return convert(rows.raw, rows.source, weight.format, rows.columns)
+        super().check(model, form)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:

@@ -11,17 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.contract.form import Form, matches
+from pintpot.contract.rounding import Converting
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import KERNEL_FORMATS, can_pack
 from pintpot.model.spec import Model
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _OF_A_LAYER = re.compile(r"layers\.(\d+)\.(\w+)")
 _LAYERS = re.compile(r"layers\.([\d,-]+)\.(\w+)")
@@ -29,11 +25,10 @@ _MOST_LAYERS = 100_000
 
 
 @dataclass(frozen=True)
-class Mixed(Step):
+class Mixed(Converting):
     """`formats` lists each format with the weights that it keeps: "sym4 layers.0-3,7.q layers.2.o; sym8 embed"."""
 
     paper: ClassVar[str] = "Malinovskii et al. 2024, arXiv:2411.17525"
-    facet: ClassVar[Facet] = Facet.FORMAT
     formats: str = ""
 
     @property
@@ -53,11 +48,6 @@ class Mixed(Step):
 
     def promise(self, form: Form) -> Form:
         return form.packed_each(read_formats(self.formats))
-
-    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.convert import convert
-
-        return convert(rows.raw, rows.source, weight.format, rows.columns)
 
     def __str__(self) -> str:
         """How many weights each format keeps, and a mark of which they are."""

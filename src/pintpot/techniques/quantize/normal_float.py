@@ -7,49 +7,33 @@ scale of a group takes 8 bits, and 256 scales share a float32 (double quantizati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm
-from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.contract.form import Form
+from pintpot.contract.rounding import InOneFormat
+from pintpot.contract.step import Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 GROUPS = {64: "nf4", 32: "nf4_32"}
 
 
 @dataclass(frozen=True)
-class NormalFloat(Step):
+class NormalFloat(InOneFormat):
     """Each group of `group` columns rounded to NF4; 64 is the paper's, 32 take an eighth of a bit more."""
 
     paper: ClassVar[str] = "QLoRA, Dettmers et al. 2023, arXiv:2305.14314"
-    facet: ClassVar[Facet] = Facet.FORMAT
     group: int = 64
 
     @property
     def format(self) -> str:
         return GROUPS.get(self.group, f"nf4_{self.group}")
 
-    @property
-    def key(self) -> str:
-        return f"{self.target}/{self.format}"
-
     def check(self, model: Model, form: Form) -> None:
         need(self.group in GROUPS, f"NF4 comes in groups of {tuple(GROUPS)} columns, not {self.group}", NotApplicable)
-        form.need_rounding(self.target, self.format)
-
-    def promise(self, form: Form) -> Form:
-        return form.rounded(self.target, self.format)
-
-    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.convert import convert
-
-        return convert(rows.raw, rows.source, weight.format, rows.columns)
+        super().check(model, form)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:

@@ -7,28 +7,24 @@ scale for each group of columns (Shen et al. 2020, arXiv:1909.05840).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm
-from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.contract.form import Form
+from pintpot.contract.rounding import InOneFormat
+from pintpot.contract.step import Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 BITS = (8, 6, 5, 4, 3, 2)
 
 
 @dataclass(frozen=True)
-class RoundToNearest(Step):
+class RoundToNearest(InOneFormat):
     """Each group of 32 columns rounded to `bits` bits; `minimum` spends 16 more bits a group on an offset."""
 
     paper: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877"
-    facet: ClassVar[Facet] = Facet.FORMAT
     bits: int = 4
     minimum: bool = False
 
@@ -36,22 +32,10 @@ class RoundToNearest(Step):
     def format(self) -> str:
         return f"{'aff' if self.minimum else 'sym'}{self.bits}"
 
-    @property
-    def key(self) -> str:
-        return f"{self.target}/{self.format}"
-
     def check(self, model: Model, form: Form) -> None:
         need(self.bits in BITS, f"weights of {self.bits} bits are not to be had; {BITS} are", NotApplicable)
         need(not (self.minimum and self.bits == 8), "8 bits need no minimum", NotApplicable)
-        form.need_rounding(self.target, self.format)
-
-    def promise(self, form: Form) -> Form:
-        return form.rounded(self.target, self.format)
-
-    def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
-        from pintpot.formats.convert import convert
-
-        return convert(rows.raw, rows.source, weight.format, rows.columns)
+        super().check(model, form)
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
