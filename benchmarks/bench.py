@@ -8,8 +8,10 @@ case, so that a second start goes on where the first one ended), models, packs, 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
+import mmap
 import os
 import platform
 import shlex
@@ -36,6 +38,11 @@ os.environ.setdefault("PINTPOT_HOME", str(OUT / "home"))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 Case = dict[str, Any]
 DROPS, DROP_AGAIN_S = 30, 0.1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_LIBC.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Record:
@@ -276,11 +283,17 @@ def drop_pages(paths: Iterable[Path]) -> None:
 
 
 def _cached(descriptor: int) -> bool:
-    """Whether the file's first page is at hand: a read that may not wait for the disk gets it."""
-    try:
-        return os.preadv(descriptor, [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
-    except BlockingIOError:
+    """Whether any page of the file is in memory. Asking by a read that may not wait would begin to read ahead."""
+    size = os.fstat(descriptor).st_size
+    if size == 0:
         return False
+    pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    need(address != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno()), UsageError)
+    code = _LIBC.mincore(address, size, pages)
+    _LIBC.munmap(address, size)
+    need(code == 0, os.strerror(ctypes.get_errno()), UsageError)
+    return any(page & 1 for page in pages)
 
 
 def remove(path: Path) -> None:
