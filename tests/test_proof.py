@@ -123,7 +123,6 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     assert (known.mean, known.num_tokens) == (proof.answers.kl.mean, proof.answers.num_tokens)
     assert known.prefill_low <= proof.prompts.kl.mean <= known.prefill_high
     assert "interpreter and libraries" in found.holders
-    assert {"prefill", "decode"} == set(next(iter(found.seconds.values())))
     assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
 
 
