@@ -9,10 +9,10 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pintpot.errors import UsageError, need
+from pintpot.errors import BadPack, InUse, UsageError, need
 from pintpot.packer.locks import alone, is_still
 
 _DRAFT = re.compile(r"\..+\.pintpot-draft-[0-9a-f]{16}")
@@ -74,19 +74,14 @@ def discard(folder: Path) -> None:
 def sweep(parent: Path) -> None:
     """Remove what killed processes left in a folder; what a living one still fills is locked, and stays."""
     for path in parent.iterdir():
-        if not _DRAFT.fullmatch(path.name) or path.is_symlink():
-            continue
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
+        if is_draft(path) and not path.is_symlink():
+            remove_free(path)
+
+
+def remove_free(folder: Path) -> None:
+    """Remove a folder, unless a process holds it or it is gone already."""
+    with suppress(InUse, BadPack), alone(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_draft(path: Path) -> bool:
