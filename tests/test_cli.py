@@ -174,7 +174,9 @@ def test_the_shelf(pintpot_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
     done = invoke("list")
     assert (done.exit_code, done.stdout) == (0, "")
     assert str(tmp_path) in done.stderr
-    assert json.loads(invoke("list", "--json").stdout) == {"folder": str(tmp_path / "packs"), "packs": []}
+    assert json.loads(invoke("list", "--json").stdout) == {
+        "folder": str(tmp_path / "packs"), "packs": [], "unfinished": [],
+    }  # fmt: skip
 
 
 def test_doctor_tells_everything_and_ends_with_2_where_something_is_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tiny import Tiny, write_hf
 
 from pintpot.errors import BadPack, InUse, UsageError
 from pintpot.model.read import describe
-from pintpot.packer.draft import draft_of, is_draft, settle
+from pintpot.packer.draft import draft_of, is_draft, settle, sweep
 from pintpot.packer.locks import alone, in_use
 from pintpot.packer.manifest import read_manifest
 from pintpot.packer.pack import write_pack
@@ -147,6 +147,51 @@ def test_a_draft_settles_over_another_that_came_first(tmp_path: Path) -> None:
         settle(three, folder)
     assert (folder / "a").read_text() == "three"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+SETTLING = """
+import os, signal, sys
+from pathlib import Path
+from pintpot.packer import draft
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+die = lambda *given, **more: os.kill(os.getpid(), signal.SIGKILL)
+draft._EXCHANGE = 1 << 30  # of a filesystem that cannot swap two folders
+rename, renamed = os.rename, []
+def counted(one, other):
+    if len(renamed) == stop:
+        die()
+    renamed.append(one)
+    rename(one, other)
+with draft.draft_of(folder) as made:
+    (made / "a").write_text("new")
+    draft.os.rename, draft.shutil.rmtree = counted, die
+    draft.settle(made, folder)
+"""
+
+
+@pytest.mark.parametrize(("stop", "there", "kept"), [(1, True, "old"), (2, False, "old"), (3, True, "new")])
+def test_a_pack_that_stepped_aside_is_not_lost(tmp_path: Path, stop: int, there: bool, kept: str) -> None:
+    """Killed before it stepped aside, between the two renames, and before what it was went."""
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", SETTLING, str(folder), str(stop)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert folder.exists() == there
+    assert all(is_draft(path) for path in tmp_path.iterdir() if path != folder)
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert (folder / "a").read_text() == kept
+
+
+def test_what_steps_aside_for_a_living_process_stays_there(tmp_path: Path) -> None:
+    aside = tmp_path / f".pack.pintpot-aside-{0:016x}"
+    aside.mkdir()
+    with alone(aside):
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [aside]
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "pack"]
 
 
 def test_readers_share_and_who_would_move_it_is_alone(tmp_path: Path) -> None:

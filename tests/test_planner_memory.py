@@ -33,13 +33,27 @@ def plan() -> Plan:
 def test_what_was_remembered_is_recalled(plan: Plan, tmp_path: Path) -> None:
     digest, key = plan.model_digest, steps_key(plan.steps)
     nothing = recall(digest, "here", folder=tmp_path)
-    assert (nothing.degradation, nothing.holders, nothing.seconds) == ({}, {}, {})
+    assert (nothing.degradation, nothing.holders) == ({}, {})
     remember(plan, "here", degradation=FOUND, holders={PROCESS: 50, WEIGHTS: 7}, folder=tmp_path)
-    remember(plan, "here", holders={PROCESS: 60, TOKENIZER: 9}, seconds={"decode": 0.5}, folder=tmp_path)
+    remember(plan, "here", holders={PROCESS: 60, TOKENIZER: 9}, folder=tmp_path)
     known = recall(digest, "here", folder=tmp_path)
     assert known.degradation == {key: FOUND}
     assert known.holders == {PROCESS: (50, 60), TOKENIZER: (9, 9)}, "what is computed exactly is not kept"
-    assert known.seconds == {key: {"decode": (0.5, 0.5)}}
+
+
+def test_records_that_also_hold_seconds_are_read_and_written(plan: Plan, tmp_path: Path) -> None:
+    """As records were while the seconds of plans were kept."""
+    file = tmp_path / "measured" / f"{plan.model_digest}.json"
+    file.parent.mkdir()
+    here = {"holders": {PROCESS: [50]}, "seconds": {steps_key(plan.steps): {"decode": [0.5]}}}
+    machines = {f"here {program_mark()}": here}
+    file.write_text(json.dumps({"version": 1, "degradation": {}, "machines": machines}))
+    assert recall(plan.model_digest, "here", folder=tmp_path).holders == {PROCESS: (50, 50)}
+    remember(plan, "here", holders={PROCESS: 60}, folder=tmp_path)
+    assert recall(plan.model_digest, "here", folder=tmp_path).holders == {PROCESS: (50, 60)}
+    remember(plan, "there", holders={PROCESS: 70}, folder=tmp_path)
+    kept = json.loads(file.read_text())["machines"]
+    assert set(kept[f"there {program_mark()}"]) == {"holders"}, "nobody reads seconds, so nobody writes them"
 
 
 def test_quality_belongs_to_the_model_and_bytes_to_the_machine(plan: Plan, tmp_path: Path) -> None:
@@ -123,7 +137,7 @@ def test_processes_that_write_at_once_lose_nothing(plan: Plan, tmp_path: Path) -
         ("[]", "not a record"),
         ('{"version": 9, "degradation": {}, "machines": {}}', "version 9, this program reads 1"),
         ('{"version": 1, "degradation": {"x": 3}, "machines": {}}', "not a record"),
-        ('{"version": 1, "degradation": {}, "machines": {"HERE": {"holders": 3, "seconds": {}}}}', "not a record"),
+        ('{"version": 1, "degradation": {}, "machines": {"HERE": {"holders": 3}}}', "not a record"),
     ],
 )
 def test_files_of_others_are_refused(plan: Plan, tmp_path: Path, text: str, reason: str) -> None:
@@ -143,8 +157,8 @@ def test_a_home_that_cannot_be_written_says_so(plan: Plan, tmp_path: Path) -> No
 def test_what_another_program_measured_is_not_recalled(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remember(plan, "here", degradation=FOUND, holders={PROCESS: 50}, seconds={"decode": 1.0}, folder=tmp_path)
+    remember(plan, "here", degradation=FOUND, holders={PROCESS: 50}, folder=tmp_path)
     monkeypatch.setattr(memory, "program_mark", lambda: "an upgrade")
     found = recall(plan.model_digest, "here", folder=tmp_path)
-    assert (found.holders, found.seconds) == ({}, {})
+    assert found.holders == {}
     assert list(found.degradation.values()) == [FOUND]

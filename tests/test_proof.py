@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -36,6 +37,9 @@ from pintpot.proof.quality import Answerer as Judging
 from pintpot.proof.reference import hidden_states, texts_per_pass
 from pintpot.proof.steps import strides
 from pintpot.proof.worker import Worker, ask
+from pintpot.runtime.engine import Engine
+from pintpot.runtime.request import Request
+from pintpot.runtime.scheduler import Drawn
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.cache.eight_bit import EightBitCache
 from pintpot.techniques.cache.sink_window import SinkWindow
@@ -119,7 +123,6 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     assert (known.mean, known.num_tokens) == (proof.answers.kl.mean, proof.answers.num_tokens)
     assert known.prefill_low <= proof.prompts.kl.mean <= known.prefill_high
     assert "interpreter and libraries" in found.holders
-    assert {"prefill", "decode"} == set(next(iter(found.seconds.values())))
     assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
 
 
@@ -374,13 +377,14 @@ def test_more_budget_more_texts_in_a_pass(source: Path) -> None:
 def measured_of(plan: Plan, *, slower: float = 1.0, larger: float = 1.0, direct: bool = True) -> Measured:
     """What would be measured where everything is as promised, but for these factors."""
     cost = plan.cost
-    step = slower / cost.stage("decode").tokens_per_s.mid
+    step = slower * cost.per_token_s.mid
     first = slower * cost.first_token_s.mid
     workload = plan.budget.workload
     disk = cost.stage("decode").disk_bytes / min(workload.output, workload.context // 2)
     run = {
         "first_token_s": first, "prompt_tokens": first * cost.stage("prefill").tokens_per_s.mid / slower,
-        "step_s": step, "median_step_s": step, "disk_bytes_per_step": disk * larger, "grown_bytes": 0,
+        "step_s": step, "step_tokens": workload.batch, "median_step_s": step,
+        "disk_bytes_per_step": disk * larger, "grown_bytes": 0,
     }  # fmt: skip
     outlier = {**run, "step_s": 100 * step, "first_token_s": 100 * first}
     limit = {"ram_bytes_per_s": 1e11, "int8_per_s": 1e12, "disk_bytes_per_s": 1e10}
@@ -423,6 +427,54 @@ def test_each_promise_can_be_broken(plan: Plan, factors: dict[str, float], mean:
     assert not proof.holds
     assert {row.what for row in proof.rows if row.holds is False} == broken
     assert len(proof.shortfalls) >= len(broken)
+
+
+@pytest.fixture(scope="module")
+def batched(source: Path) -> Plan:
+    made = plan_of(describe(str(source)), (*BLOCKS, STREAMED), batch=4)
+    return replace(made, degradation=Degradation(0.0, 0.01, False, 0.0, 0.03))
+
+
+def test_sequences_side_by_side_are_judged_by_the_words_that_a_step_made(batched: Plan) -> None:
+    """What one sequence reached is not multiplied by four."""
+    measured = measured_of(batched)
+    four = verdict(batched, measured, agreement(0.005))
+    assert four.holds
+    alone = tuple({**run, "step_tokens": 1.0} for run in measured.runs)
+    one = verdict(batched, replace(measured, runs=alone), agreement(0.005))
+    assert {row.what for row in one.rows if row.holds is False} == {"decode"}
+    assert one.row("decode").measured == pytest.approx(four.row("decode").measured / 4)
+
+
+def test_the_limit_of_a_step_is_that_of_all_its_sequences(batched: Plan) -> None:
+    measured = measured_of(batched)
+    step_s = batched.form.ram_bytes / 1e3
+    limit = {"ram_bytes_per_s": 1e3, "int8_per_s": 1e12, "disk_bytes_per_s": 1e10}
+    read = verdict(batched, replace(measured, limits=(limit,)), agreement(0.005)).row("decode")
+    assert read.limit == pytest.approx(4 / step_s)
+    decode = batched.cost.stage("decode")
+    limit = {"ram_bytes_per_s": 1e11, "int8_per_s": 1e3, "disk_bytes_per_s": 1e10}
+    multiplied = verdict(batched, replace(measured, limits=(limit,)), agreement(0.005)).row("decode")
+    assert multiplied.limit == pytest.approx(4e3 * decode.replays / decode.multiply_adds)
+
+
+def test_the_measured_run_is_of_all_sequences(
+    source: Path, batched: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Request, ...]] = []
+    generate_many = Engine.generate_many
+
+    def noted(self: Engine, requests: Iterable[Request], end: frozenset[int]) -> Iterator[Drawn]:
+        asked.append(tuple(requests))
+        return generate_many(self, asked[-1], end)
+
+    monkeypatch.setattr(Engine, "generate_many", noted)
+    answerer = Answerer(write_pack(describe(str(source)), batched, tmp_path / "pack"), "1")
+    run = answerer.run(list(range(3, 103)))
+    assert len({request.tokens for request in asked[0]}) == 4, "no prompt is found in the cache of another"
+    assert (run["prompt_tokens"], run["step_tokens"]) == (4 * 32, 4.0)
+    promised = batched.cost.stage("decode").disk_bytes_per_replay
+    assert run["disk_bytes_per_step"] == pytest.approx(promised, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ def doctor_command(terminal: Terminal) -> None:
     from pintpot.machine.doctor import doctor
 
     found = doctor()
+    if found[0].ok:
+        from pintpot.packer.unfinished import kept_finding
+
+        found = (*found, kept_finding())
     wrong = [one.name for one in found if one.ok is False]
     if terminal.as_json:
         terminal.data({"ready": not wrong, "findings": found})

@@ -11,14 +11,15 @@ from pintpot.cli.terminal import Terminal
 @click.command("list", short_help="The packs that are kept.", epilog=example("pintpot list --json"))
 @common
 def list_command(terminal: Terminal) -> None:
-    """The packs that are kept, with the memory that each needs."""
+    """The packs that are kept, with the memory that each needs, and what packing and calibrating left unfinished."""
     from pintpot.packer.shelf import kept_packs, shelf
+    from pintpot.packer.unfinished import unfinished
 
-    packs = kept_packs()
+    packs, waiting = kept_packs(), unfinished()
     if terminal.as_json:
-        terminal.data({"folder": shelf(), "packs": packs})
+        terminal.data({"folder": shelf(), "packs": packs, "unfinished": waiting})
         return
-    if not packs:
+    if not packs and not waiting:
         terminal.say(f"no pack is kept in {shelf()}; `pintpot run MODEL` makes one")
         return
     from pintpot.cli.tables import table
@@ -29,16 +30,19 @@ def list_command(terminal: Terminal) -> None:
     for one in packs:
         steps = ", ".join(dict.fromkeys(one.steps))
         made.add_row(safe(one.folder.name), format_bytes(one.num_bytes), format_bytes(one.memory_bytes), safe(steps))
+    for left in waiting:
+        what = f"unfinished {left.what}" + (", under way" if left.in_use else "")
+        made.add_row(safe(left.name), format_bytes(left.num_bytes), "", what)
     console = terminal.console()
     console.print(made)
-    terminal.say(f"{format_bytes(sum(one.num_bytes for one in packs))} in {shelf()}")
+    terminal.say(f"{format_bytes(sum(one.num_bytes for one in (*packs, *waiting)))} in {shelf().parent}")
 
 
 @click.command("rm", short_help="Remove kept packs.", epilog=example("pintpot rm SmolLM2-135M-Instruct-0123456789ab"))
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @common
 def rm_command(terminal: Terminal, names: tuple[str, ...]) -> None:
-    """Remove kept packs by name, as `pintpot list` shows them. One that is in use stays."""
+    """Remove kept packs, and what is unfinished, by name, as `pintpot list` shows them. What is in use stays."""
     from pintpot.packer.shelf import remove_pack
 
     removed = []

@@ -9,13 +9,15 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pintpot.errors import UsageError, need
+from pintpot.errors import BadPack, InUse, UsageError, need
 from pintpot.packer.locks import alone, is_still
 
 _DRAFT = re.compile(r"\..+\.pintpot-draft-[0-9a-f]{16}")
+_ASIDE = re.compile(r"\.(.+)\.pintpot-aside-[0-9a-f]{16}")
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2
 
 
@@ -44,7 +46,7 @@ def settle(draft: Path, folder: Path) -> None:
     try:
         os.rename(draft, folder)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in _TAKEN:
             raise
         with alone(folder):
             _exchange(draft, folder)
@@ -72,30 +74,42 @@ def discard(folder: Path) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what killed processes left in a folder; what a living one still fills is locked, and stays."""
+    """Remove what killed processes left in a folder; what a living one still fills or moves is locked, and stays.
+
+    What stepped aside for a draft that never came gets its name back.
+    """
     for path in parent.iterdir():
-        if not _DRAFT.fullmatch(path.name) or path.is_symlink():
+        if path.is_symlink():
             continue
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
+        if aside := _ASIDE.fullmatch(path.name):
+            _put_back(path, path.with_name(aside[1]))
+        elif _DRAFT.fullmatch(path.name):
+            remove_free(path)
+
+
+def remove_free(folder: Path) -> None:
+    """Remove a folder, unless a process holds it or it is gone already."""
+    with suppress(InUse, BadPack), alone(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_draft(path: Path) -> bool:
-    """Whether a name is that of a draft."""
-    return _DRAFT.fullmatch(path.name) is not None
+    """Whether a name is that of a draft, or of what stepped aside for one."""
+    return any(names.fullmatch(path.name) for names in (_DRAFT, _ASIDE))
 
 
 def _draft_name(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.pintpot-draft-{secrets.token_hex(8)}")
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    """Give a folder that nobody holds its name again; where that is taken, its successor came, and it goes."""
+    with suppress(InUse, BadPack), alone(aside):
+        try:
+            os.rename(aside, folder)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(draft: Path, folder: Path) -> None:
@@ -106,7 +120,7 @@ def _exchange(draft: Path, folder: Path) -> None:
     names = os.fsencode(draft), os.fsencode(folder)
     if libc.renameat2(_AT_CWD, names[0], _AT_CWD, names[1], _EXCHANGE) == 0:
         return
-    aside = _draft_name(folder)
+    aside = folder.with_name(f".{folder.name}.pintpot-aside-{secrets.token_hex(8)}")
     os.rename(folder, aside)
     os.rename(draft, folder)
     shutil.rmtree(aside, ignore_errors=True)

@@ -15,6 +15,7 @@ from pintpot.errors import BadInput, BadPack, UsageError, need
 from pintpot.meter.home import home
 from pintpot.packer.draft import discard, is_draft, sweep
 from pintpot.packer.raw import KEPT, OWN_FILES, is_pack, read_raw
+from pintpot.packer.unfinished import unfinished
 
 if TYPE_CHECKING:
     from pintpot.model.spec import Model
@@ -60,17 +61,27 @@ def kept_packs() -> tuple[Kept, ...]:
 
 
 def remove_pack(name: str) -> Path:
-    """Remove a kept pack by its folder's name. Raises UsageError when there is none, InUse while it is open."""
+    """Remove a kept pack by its folder's name, and what waits unfinished under that name (`unfinished` tells).
+
+    Raises UsageError when there is neither, InUse while a process uses it.
+    """
     plain = name == Path(name).name and name not in ("", ".", "..")
     need(plain, f"{name!r} is not the name of a kept pack", UsageError)
     folder = shelf() / name
-    if not folder.is_dir() or not is_pack(folder):
-        names = ", ".join(kept.folder.name for kept in kept_packs()) or "none are kept"
-        raise UsageError(f"no pack is kept under the name {name!r}; there are: {names}")
-    discard(folder)
-    forget_damage(folder)
-    sweep(shelf())
-    return folder
+    kept, waiting = folder.is_dir() and is_pack(folder), [one for one in unfinished() if one.name == name]
+    if not kept and not waiting:
+        known = [*(pack.folder.name for pack in kept_packs()), *dict.fromkeys(one.name for one in unfinished())]
+        raise UsageError(f"no pack is kept under the name {name!r}; there are: {', '.join(known) or 'none are kept'}")
+    if kept:
+        discard(folder)
+        forget_damage(folder)
+        sweep(shelf())
+    for one in waiting:
+        # Another process may be packing the same anew.
+        if not (kept and one.in_use):
+            discard(one.folder)
+            sweep(one.folder.parent)
+    return folder if kept else waiting[0].folder
 
 
 def note_damage(folder: Path, why: str) -> None:

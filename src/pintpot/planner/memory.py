@@ -28,14 +28,13 @@ HOLDERS = (PROCESS, TOKENIZER, LOADER)
 
 @dataclass(frozen=True)
 class Recalled:
-    """What is known of a model: degradation and seconds by the key of the steps, bytes by holder.
+    """What is known of a model: degradation by the key of the steps, bytes by holder.
 
     `proved` is what degradations were found to be over what the table of its weights had said, by how was rounded.
     """
 
     degradation: Mapping[str, Degradation] = field(default_factory=dict)
     holders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    seconds: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     proved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -45,16 +44,15 @@ def remember(
     *,
     degradation: Degradation | None = None,
     holders: Mapping[str, int] | None = None,
-    seconds: Mapping[str, float] | None = None,
     proved: tuple[float, float] | None = None,
     folder: Path | None = None,
 ) -> None:
     """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
 
     `proved` is what the degradation of its formats was found to be over the middle of what a table had said, low..high.
-    Quality belongs to model and steps, whatever the machine, and what was measured on more words stays; bytes and
-    seconds belong to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be
-    written or holds a file that is none of ours.
+    Quality belongs to model and steps, whatever the machine, and what was measured on more words stays; bytes belong
+    to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be written or holds
+    a file that is none of ours.
     """
     key = steps_key(plan.steps)
     with locked(_path(plan.model_digest, folder)) as path:
@@ -65,12 +63,10 @@ def remember(
             seen = data.setdefault("proved", {})
             rounding = rounding_key(plan.steps)
             seen[rounding] = [*seen.get(rounding, []), list(proved)][-KEPT:]
-        here = data["machines"].setdefault(_here(fingerprint), {"holders": {}, "seconds": {}})
+        here = data["machines"].setdefault(_here(fingerprint), {"holders": {}})
         for name, num_bytes in (holders or {}).items():
             if name in HOLDERS:
                 _append(here["holders"], name, num_bytes)
-        for stage, value in (seconds or {}).items():
-            _append(here["seconds"].setdefault(key, {}), stage, value)
         write_record(path, data)
 
 
@@ -79,11 +75,10 @@ def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -
     path = _path(model_digest, folder)
     data = _read(path)
     try:
-        here = data["machines"].get(_here(fingerprint), {"holders": {}, "seconds": {}})
+        here = data["machines"].get(_here(fingerprint), {"holders": {}})
         return Recalled(
             {key: _degradation(*spans) for key, spans in data["degradation"].items()},
             {name: (min(seen), max(seen)) for name, seen in here["holders"].items()},
-            {key: {s: (min(seen), max(seen)) for s, seen in found.items()} for key, found in here["seconds"].items()},
             {key: _outer(spans) for key, spans in data.get("proved", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

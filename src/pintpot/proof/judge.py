@@ -98,8 +98,8 @@ def _memory(plan: Plan, measured: Measured) -> Row:
 def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
     promised = plan.cost.stage(stage).tokens_per_s
     if stage == "decode":
-        seen = [plan.budget.workload.batch / run["step_s"] for run in measured.runs]
-        limits = [1 / _decode_floor_s(plan, limit) for limit in measured.limits]
+        seen = [run["step_tokens"] / run["step_s"] for run in measured.runs]
+        limits = [plan.budget.workload.batch / _decode_floor_s(plan, limit) for limit in measured.limits]
     else:
         seen = [run["prompt_tokens"] / run["first_token_s"] for run in measured.runs]
         limits = [_prefill_limit(plan, limit) for limit in measured.limits]
@@ -118,10 +118,12 @@ def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
 
 
 def _decode_floor_s(plan: Plan, limit: dict[str, Any]) -> float:
-    """The longer of reading what rests in RAM and reading what streams, at what plain loops reached."""
+    """Of a step, the longest of reading what rests in RAM, reading what streams, and multiplying, at loops' rates."""
+    stage = plan.cost.stage("decode")
     ram = plan.form.ram_bytes / float(limit["ram_bytes_per_s"])
-    disk = plan.cost.stage("decode").disk_bytes_per_replay
-    return max(ram, disk / float(limit["disk_bytes_per_s"]) if disk else 0.0)
+    arithmetic = stage.multiply_adds / stage.replays / float(limit["int8_per_s"])
+    disk = stage.disk_bytes_per_replay
+    return max(ram, arithmetic, disk / float(limit["disk_bytes_per_s"]) if disk else 0.0)
 
 
 def _prefill_limit(plan: Plan, limit: dict[str, Any]) -> float:

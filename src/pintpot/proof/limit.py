@@ -1,6 +1,7 @@
 """The hardware's own limit, by a small separate program: a plain loop that reads as many bytes, with as many threads.
 
-For prefill: multiply-adds at the int8 peak. For streamed weights: direct reads of the same bytes, nothing else.
+For prefill and for steps of many sequences: multiply-adds at the int8 peak. For streamed weights: direct reads of the
+same bytes, nothing else.
 """
 
 from __future__ import annotations

@@ -36,32 +36,43 @@ class Answerer:
         return {"open_s": self._open_s, "held": session.held, "notes": session.notes, "direct": direct}
 
     def run(self, tokens: list[int]) -> dict[str, Any]:
-        """One prompt and answer of the plan's workload: seconds, bytes from disk, and the peak so far."""
+        """All prompts and answers of the plan's workload, side by side: seconds, bytes from disk, and the peak so far.
+
+        `first_token_s` is when every answer has its first word; a step makes `step_tokens` words in `step_s`.
+        """
         session, ring = self._session, self._session.ring
         session.engine.reset()
-        prompt = tuple(islice(cycle(tokens), self._prompt))
+        requests = self._requests(tokens)
         if ring is not None:
             ring.reset_stats()
-        request = Request(prompt, self._output, Sampling(temperature=0.0), (), ignore_end=True)
-        disk, read_bytes = 0, 0
-        started, first = time.perf_counter(), 0.0
-        for index, _ in enumerate(session.engine.generate(request, frozenset())):
-            if index == 0:
+        disk, started, first = 0, time.perf_counter(), 0.0
+        for number, _ in enumerate(session.engine.generate_many(requests, frozenset()), 1):
+            # All prompts are read before the first step.
+            if number == len(requests):
                 first = time.perf_counter() - started
                 disk = traffic().read_bytes
-            read_bytes = traffic().read_bytes - disk if index == self._output - 1 else read_bytes
+        read_bytes = traffic().read_bytes - disk
         timing = session.engine.timing
         steady = timing.step_s[STEADY_STEPS:] or timing.step_s
         return {
             "first_token_s": first,
-            "prompt_tokens": len(prompt),
+            "prompt_tokens": sum(len(request.tokens) for request in requests),
             "step_s": sum(steady) / len(steady),
+            "step_tokens": timing.decode_tokens / len(timing.step_s),
             "median_step_s": median(steady),
-            "disk_bytes_per_step": read_bytes / max(1, timing.decode_tokens),
+            "disk_bytes_per_step": read_bytes / len(timing.step_s),
             "ring": None if ring is None else ring.stats(),
             "peak_bytes": peak_bytes(),
             "grown_bytes": resident_bytes() - self._resident,
         }
+
+    def _requests(self, tokens: list[int]) -> tuple[Request, ...]:
+        """As many as the plan has sequences; their prompts begin at even distances in the tokens, which go round."""
+        num_sequences = self._session.plan.budget.workload.batch
+        begins = (index * len(tokens) // num_sequences for index in range(num_sequences))
+        prompts = (tuple(islice(cycle(tokens), begin, begin + self._prompt)) for begin in begins)
+        greedy = Sampling(temperature=0.0)
+        return tuple(Request(prompt, self._output, greedy, (), ignore_end=True) for prompt in prompts)
 
     def hidden(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
         """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file.

@@ -7,7 +7,6 @@ from math import isfinite
 from pintpot.contract.step import CALIBRATED, Facet
 from pintpot.machine.remember import record_run
 from pintpot.machine.spec import Machine, Rate
-from pintpot.meter.clock import median
 from pintpot.packer.manifest import Manifest
 from pintpot.planner.degradation import gentler, shipped_priors
 from pintpot.planner.memory import remember
@@ -22,7 +21,7 @@ LEAST_NATS = 1e-3
 
 
 def remember_proof(machine: Machine, manifest: Manifest, proof: Proof, measured: Measured) -> None:
-    """Keep the limits measured beside the runs, and the bytes, seconds and degradation of these very steps."""
+    """Keep the limits measured beside the runs, and the bytes and the degradation of these very steps."""
     plan = manifest.plan
     if machine.origin != "catalog":
         record_run(machine.fingerprint, _rates(machine, plan, measured))
@@ -33,10 +32,6 @@ def remember_proof(machine: Machine, manifest: Manifest, proof: Proof, measured:
         degradation=degradation,
         proved=None if degradation is None else over_table(plan, _table(manifest), degradation),
         holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
-        seconds={
-            "prefill": median([run["first_token_s"] for run in measured.runs]),
-            "decode": median([run["step_s"] for run in measured.runs]),
-        },
     )
 
 

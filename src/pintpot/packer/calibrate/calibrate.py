@@ -30,6 +30,7 @@ from pintpot.packer.calibrate.plain import HEAD, convert_blocks, convert_embeddi
 from pintpot.packer.calibrate.prepared import Prepared
 from pintpot.packer.calibrate.rounded import Vocabulary
 from pintpot.packer.locks import is_still
+from pintpot.packer.unfinished import place_of_calibration, remove_others
 from pintpot.planner.calibrating import need_room, spacious_bytes
 from pintpot.planner.plan import Plan
 from pintpot.units import format_seconds
@@ -171,13 +172,13 @@ def _key(model: Model, plan: Plan, texts: Texts) -> str:
 
 @contextmanager
 def _held(folder: Path, key: str) -> Iterator[Path]:
-    """The folder of this calibration, which no other process then uses; those for other plans of the pack go."""
-    prefix = f".{folder.name}.pintpot-calibrated-"
+    """The folder of this calibration, which no other process then uses; those for other plans of the pack go.
+
+    What another process works in stays.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for path in folder.parent.glob(f"{prefix}*"):
-        if path.name != prefix + key:
-            shutil.rmtree(path, ignore_errors=True)
-    place = folder.with_name(prefix + key)
+    place = place_of_calibration(folder, key)
+    remove_others(place)
     while True:
         place.mkdir(exist_ok=True)
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
