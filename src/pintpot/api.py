@@ -126,7 +126,8 @@ def plan(
         windowed=windowed,
         uncalibrated=uncalibrated,
     )
-    known, table = recall(described.digest, here.fingerprint), recall_sensitivities(table_key(described))
+    key = table_key(described)
+    known, table = recall(key, here.fingerprint), recall_sensitivities(key)
     seen, held = known.degradation, known.holders
     return make_plan(
         described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved

@@ -170,6 +170,7 @@ def _fill(
             (offset, builder.write_slot(sink, slot), slot)
             for offset, slot in zip(layout.slot_offsets, layout.slots, strict=True)
         )
+        sample_digest = store.sample_digest()
     manifest = Manifest(
         plan=plan.without_reasons(),
         source=model.source,
@@ -184,6 +185,7 @@ def _fill(
         slots=slots,
         num_passing=layout.num_passing,
         packing=Packing(time.monotonic() - started, peak_bytes()),
+        sample_digest=sample_digest,
     )
     (draft / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
     for path in draft.iterdir():
