@@ -179,9 +179,9 @@ def test_what_a_proof_found_of_one_mixture_is_known_of_the_next(tmp_path: Path) 
     plan = planned()
     key = rounding_key(plan.steps)
     assert key == str(Gptq())
-    remember(plan, "here", proved=(0.5, 0.6), folder=tmp_path)
-    remember(plan, "here", proved=(0.45, 0.55), folder=tmp_path)
-    known = recall(plan.model_digest, "here", folder=tmp_path)
+    remember("key", "here", plan, proved=(0.5, 0.6), folder=tmp_path)
+    remember("key", "here", plan, proved=(0.45, 0.55), folder=tmp_path)
+    known = recall("key", "here", folder=tmp_path)
     assert known.proved == {key: (0.45, 0.6)}
     better = planned(proved=dict(known.proved))
     assert better.form.weight_bytes < plan.form.weight_bytes
@@ -210,8 +210,8 @@ def test_a_proof_is_held_against_what_the_table_says() -> None:
 
 def test_a_record_without_proofs_of_sums_is_read(tmp_path: Path) -> None:
     plan = planned()
-    remember(plan, "here", holders={"tokenizer": 9}, folder=tmp_path)
-    assert recall(plan.model_digest, "here", folder=tmp_path).proved == {}
+    remember("key", "here", plan, holders={"tokenizer": 9}, folder=tmp_path)
+    assert recall("key", "here", folder=tmp_path).proved == {}
 
 
 def test_what_was_measured_of_nearest_rounding_is_not_told_of_gptq() -> None:

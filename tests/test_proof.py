@@ -27,14 +27,16 @@ from pintpot.model.read import describe
 from pintpot.packer.manifest import read_manifest, with_digest
 from pintpot.packer.pack import write_pack
 from pintpot.packer.raw import MANIFEST
-from pintpot.planner.memory import recall
+from pintpot.planner.memory import Recalled, recall
 from pintpot.planner.plan import Degradation, Plan
+from pintpot.planner.sensitivity import table_key
 from pintpot.proof.judge import Measured, Quality, judge
 from pintpot.proof.measured import Answerer
 from pintpot.proof.proof import Proof
 from pintpot.proof.prove import _texts, prove
 from pintpot.proof.quality import Answerer as Judging
 from pintpot.proof.reference import hidden_states, texts_per_pass
+from pintpot.proof.source import source_model
 from pintpot.proof.steps import strides
 from pintpot.proof.worker import Worker, ask
 from pintpot.runtime.engine import Engine
@@ -114,8 +116,8 @@ def test_quality_is_measured_against_the_unpacked_model(proof: Proof) -> None:
 
 
 def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
-    plan = read_manifest(pack)[0].plan
-    found = recall(plan.model_digest, this_machine().fingerprint)
+    manifest, _ = read_manifest(pack)
+    found = recall(table_key(source_model(manifest)), this_machine().fingerprint)
     assert proof.answers is not None
     assert proof.prompts is not None
     known, *_ = found.degradation.values()
@@ -124,6 +126,16 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     assert known.prefill_low <= proof.prompts.kl.mean <= known.prefill_high
     assert "interpreter and libraries" in found.holders
     assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
+
+
+def test_what_was_measured_of_one_training_is_not_told_of_another(proof: Proof, source: Path, tmp_path: Path) -> None:
+    other = write_gguf(tmp_path / "model.gguf", replace(TINY, seed=TINY.seed + 1), "q8_0")
+    one, two = describe(str(source)), describe(str(other))
+    assert one.digest == two.digest, "the headers say the same"
+    known, unknown = (recall(table_key(model), this_machine().fingerprint) for model in (one, two))
+    assert proof.answers is not None
+    assert known.degradation
+    assert not unknown.degradation
 
 
 def test_a_proof_is_json_and_a_page(proof: Proof) -> None:
@@ -176,12 +188,29 @@ def test_what_a_window_forgets_is_measured_on_longer_texts_or_not_at_all(tmp_pat
     assert long.answers.num_tokens / long.answers.num_sequences > 500
 
 
-def test_another_model_in_its_place_is_no_reference(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"layers": 2}, {"seed": TINY.seed + 1}])
+def test_another_model_in_its_place_is_no_reference(change: dict[str, int], source: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(source, tmp_path / "model.gguf"))
     folder = pack_of(copy, tmp_path / "pack", BLOCKS)
-    write_gguf(copy, replace(TINY, layers=2), "q8_0")
+    write_gguf(copy, replace(TINY, **change), "q8_0")
     with Worker("quality", folder) as worker, pytest.raises(BadInput, match="no longer the model"):
         worker.ask("reference", texts=[[1, 2, 3]], key="x")
+
+
+def test_a_pack_that_does_not_know_its_training_is_proved_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As packs of earlier versions are."""
+    copy = write_gguf(tmp_path / "model.gguf", replace(TINY, seed=TINY.seed + 2), "q8_0")
+    folder = pack_of(copy, tmp_path / "pack", BLOCKS)
+    data = json.loads((folder / MANIFEST).read_text())
+    del data["digest"], data["sample_digest"]
+    (folder / MANIFEST).write_text(with_digest(data))
+    proof = prove(folder, runs=1)
+    assert proof.answers is not None
+    assert proof.answers.kl.mean < 0.05
+    assert "packed by an earlier version" in caplog.text
+    assert recall(table_key(describe(str(copy))), this_machine().fingerprint) == Recalled()
 
 
 # --- The weights alone, and step by step ---------------------------------------------------------------------------

@@ -179,10 +179,20 @@ def test_texts_that_are_none_are_refused_in_a_word(
     assert recall_sensitivities(table_key(describe(str(model)))) is None
 
 
-def test_a_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "text").write_text("tea " * 9)
-    monkeypatch.setattr(of_texts, "MOST_BYTES", 30)
-    with pytest.raises(BadInput, match="is plenty"):
+def test_of_a_long_text_whole_characters_are_read_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "".join(chr(code) for code in (*range(0x4E00, 0x9000), *range(0x1F400, 0x1F500)))
+    (tmp_path / "text").write_text(words, encoding="utf-8")
+    monkeypatch.setattr(of_texts, "MOST_BYTES", 3200)
+    found = read_text(tmp_path / "text").split("\n\n")
+    assert len(found) == of_texts.PIECES
+    assert all(piece in words and len(piece.encode()) > 90 for piece in found)
+    starts = [words.index(piece) for piece in found]
+    assert starts[0] == 0
+    assert words.endswith(found[-1])
+    gaps = np.diff(starts)
+    assert gaps.max() - gaps.min() < 100
+    (tmp_path / "text").write_bytes(bytes(range(256)) * 40)
+    with pytest.raises(BadInput, match="cannot be read as text"):
         read_text(tmp_path / "text")
 
 

@@ -126,7 +126,8 @@ def plan(
         windowed=windowed,
         uncalibrated=uncalibrated,
     )
-    known, table = recall(described.digest, here.fingerprint), recall_sensitivities(table_key(described))
+    key = table_key(described)
+    known, table = recall(key, here.fingerprint), recall_sensitivities(key)
     seen, held = known.degradation, known.holders
     return make_plan(
         described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved
@@ -138,13 +139,15 @@ def pack(
     plan: Plan | None = None,
     folder: str | Path | None = None,
     *,
+    text: str | Path | None = None,
     progress: Progress | None = None,
     **asked: Any,
 ) -> Path:
     """Pack a model by a plan (made from `asked`, as `plan` takes it, when there is none) and return the folder.
 
     Without `folder` the pack is kept under PINTPOT_HOME and found again by the same question. It is packed in a process
-    of its own, inside the plan's budget.
+    of its own, inside the plan's budget. A plan whose rounding looks at what meets the weights takes `text` for it,
+    without one that of `calibrate`, if its file is there unchanged, else the one that comes with Pintpot.
     """
     from pintpot.packer.apart import pack_apart
     from pintpot.packer.place import place_asked, place_of
@@ -152,15 +155,15 @@ def pack(
     described = _local(describe(model) if isinstance(model, str | Path) else model)
     made = plan or _plan(described, asked, progress)
     if folder is not None:
-        return pack_apart(described, made, Path(folder), progress)
-    place = place_asked(described, asked) if plan is None else place_of(described, made)
-    return _keep(described, made, place, progress)
+        return pack_apart(described, made, Path(folder), progress, None if text is None else Path(text))
+    place = place_asked(described, {**asked, "text": text}) if plan is None else place_of(described, made, text)
+    return _keep(described, made, place, progress, text)
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
 
-    A kept pack may be given by the name that `pintpot list` shows.
+    A kept pack may be given by the name that `pintpot list` shows. `asked` is what `pack` takes, its `text` too.
 
     Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
     refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
@@ -225,15 +228,15 @@ def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None, a
         made, folder = _plan(described, asked, progress), place_asked(described, asked)
         if again:
             clear_damaged(folder)
-        folder = _keep(described, made, folder, progress)
+        folder = _keep(described, made, folder, progress, asked.get("text"))
     return folder
 
 
-def _keep(model: Model, made: Plan, folder: Path, progress: Progress | None) -> Path:
+def _keep(model: Model, made: Plan, folder: Path, progress: Progress | None, text: str | Path | None) -> Path:
     from pintpot.packer.apart import pack_apart
     from pintpot.packer.shelf import forget_damage
 
-    packed = pack_apart(model, made, folder, progress)
+    packed = pack_apart(model, made, folder, progress, None if text is None else Path(text))
     forget_damage(packed)
     return packed
 
@@ -277,7 +280,7 @@ def _local(model: Model) -> Model:
 
 
 def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Plan:
-    return plan(model, progress=progress, **asked)
+    return plan(model, progress=progress, **{key: value for key, value in asked.items() if key != "text"})
 
 
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

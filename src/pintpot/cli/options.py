@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -63,6 +64,11 @@ MACHINE = click.option(
     "--machine", metavar="NAME", help="Plan for a machine of the catalog (like h100), or a TOML file of your own."
 )
 MODEL = click.argument("model")
+ROUNDED_ON: dict[str, Any] = {
+    "metavar": "PATH",
+    "type": click.Path(path_type=Path),
+    "help": "The text that weights are rounded on.  [that of `pintpot calibrate`, or one that comes with Pintpot]",
+}
 _RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pintpot.cli.options import MACHINE, MODEL, common, example, planning
+from pintpot.cli.options import MACHINE, MODEL, ROUNDED_ON, common, example, planning
 from pintpot.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OUTPUT = click.option(
     "-o", "--folder", type=click.Path(path_type=Path), help="The pack's folder.  [kept under PINTPOT_HOME]"
 )
+TEXT = click.option("--text", "--calibration-text", "text", **ROUNDED_ON)
 
 
 @click.command(
@@ -24,17 +25,18 @@ OUTPUT = click.option(
     epilog=example("pintpot pack model.gguf --memory 300MB -o packed"),
 )
 @MODEL
-@planning(OUTPUT, MACHINE)
+@planning(OUTPUT, TEXT, MACHINE)
 @common
-def pack_command(terminal: Terminal, model: str, folder: Path | None, asked: dict[str, Any]) -> None:
+def pack_command(terminal: Terminal, model: str, folder: Path | None, text: Path | None, asked: dict[str, Any]) -> None:
     """Plan, and write the weights in the plan's form. Never above the budget; the folder appears whole or not at all.
 
+    Where a plan rounds weights by what meets them, up to 32768 tokens of a text go through the model, 512 at a time.
     Prints the folder.
     """
     import pintpot
 
     with terminal.progress() as progress:
-        made = pintpot.pack(model, folder=folder, progress=progress, **asked)
+        made = pintpot.pack(model, folder=folder, text=text, progress=progress, **asked)
     from pintpot.packer.manifest import read_manifest
 
     manifest, digest = read_manifest(made)

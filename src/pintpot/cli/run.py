@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pintpot.cli.options import COUNT, common, example, planning
+from pintpot.cli.options import COUNT, ROUNDED_ON, common, example, planning
 from pintpot.cli.terminal import Terminal
 from pintpot.errors import BadInput, BadPack, Interrupted, UsageError, need
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SPEAKING = (
     click.option("-p", "--text", "text", help="The prompt."),
     click.option("--prompt-file", type=click.Path(), help="A file that holds the prompt; - is standard input."),
+    click.option("--calibration-text", **ROUNDED_ON),
     click.option("--system", help="What the model is told before the conversation."),
     click.option("--raw", is_flag=True, help="Continue the text as it stands, without the chat template."),
     click.option("--max-tokens", **COUNT, default=256, show_default=True, help="The longest answer."),
@@ -63,6 +64,7 @@ def run_command(
     asked: dict[str, Any],
     text: str | None,
     prompt_file: str | None,
+    calibration_text: Path | None,
     raw: bool,
     system: str | None,
     **speaking: Any,
@@ -75,6 +77,7 @@ def run_command(
     prompt = _prompt(text, prompt_file)
     need(prompt is not None or not (terminal.as_json or raw), "--json and --raw need a prompt: -p TEXT", UsageError)
     answer = _answering(speaking, raw, system)
+    asked |= {} if calibration_text is None else {"text": calibration_text}
     if prompt is not None:
         return _ask(terminal, model_or_pack, asked, lambda session: answer(session, prompt))
     from pintpot.cli.talk import converse

@@ -32,9 +32,16 @@ _STOPPED = (Interrupted.exit_code, *(-number for number in _STOPPING))
 _log = logging.getLogger(__name__)
 
 
-def pack_apart(model: Model, plan: Plan, folder: Path, progress: Progress | None = None) -> Path:
+def pack_apart(
+    model: Model, plan: Plan, folder: Path, progress: Progress | None = None, text: Path | None = None
+) -> Path:
     """As `write_pack`, elsewhere. Raises what it raises, and DoesNotFit where the process was killed."""
-    request = {"model": model.source.path, "plan": plan.without_reasons().to_json(), "folder": str(folder.absolute())}
+    request = {
+        "model": model.source.path,
+        "plan": plan.without_reasons().to_json(),
+        "folder": str(folder.absolute()),
+        "text": None if text is None else str(text.expanduser().absolute()),
+    }
     return Path(apart("pintpot.packer.apart", request, progress)["folder"])
 
 
@@ -165,7 +172,7 @@ def _pack(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from pintpot.packer.pack import write_pack
 
     model, plan = describe(request["model"]), Plan.from_json(request["plan"])
-    folder = Path(request["folder"])
+    folder, text = Path(request["folder"]), None if request["text"] is None else Path(request["text"])
     begun = [0.0]
 
     def calibrating(share: float, what: str) -> None:
@@ -175,7 +182,7 @@ def _pack(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     def packing(done: int, total: int) -> None:
         progress(begun[0] + (1 - begun[0]) * done / max(total, 1), "packing")
 
-    write_pack(model, plan, folder, packing, calibrating=calibrating)
+    write_pack(model, plan, folder, packing, text=text, calibrating=calibrating)
     return {"folder": str(folder)}
 
 

@@ -29,7 +29,7 @@ class Manifest:
     """Everything about a pack but the weights' bytes.
 
     `slots` come with their file offset and CRC-32C; the first `num_passing` are read by every pass. `files` are the
-    tokenizer's.
+    tokenizer's. `sample_digest` is that of the source's data (`Store.sample_digest`), "" in packs of earlier versions.
     """
 
     plan: Plan
@@ -45,6 +45,7 @@ class Manifest:
     slots: tuple[tuple[int, int, Slot], ...]
     num_passing: int
     packing: Packing
+    sample_digest: str = ""
 
     def dumps(self) -> str:
         """The manifest as text, its own digest in it."""
@@ -56,6 +57,7 @@ class Manifest:
             "plan": self.plan.to_json(),
             **{key: asdict(getattr(self, key)) for key in ("source", "tokenizer", "packing")},
             **{key: getattr(self, key) for key in _NUMBERS},
+            "sample_digest": self.sample_digest,
             "resident_crcs": self.resident_crcs,
             "files": [(item.name, item.num_bytes, item.crc) for item in self.files],
             "residents": [(item.name, item.offset, item.num_bytes) for item in self.residents],
@@ -100,6 +102,7 @@ def manifest_of(folder: Path, data: dict[str, Any]) -> Manifest:
             ),
             packing=Packing(**data["packing"]),
             resident_crcs=tuple(data["resident_crcs"]),
+            sample_digest=data.get("sample_digest", ""),
             **{key: data[key] for key in _NUMBERS},
         )
         check_sound(manifest, CHECK_BYTES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 Texts = Sequence[Sequence[int]]
 Told = Callable[[float, str], None]
+_log = logging.getLogger(__name__)
 BESIDE_BYTES = 48 << 20
 """Room asked for the tokenizer and the manifest beside the weights."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,13 +57,15 @@ def write_pack(
     progress: Progress | None = None,
     *,
     texts: Texts | None = None,
+    text: Path | None = None,
     calibrating: Told | None = None,
 ) -> Path:
     """Pack a model by a plan into `folder`, reading and converting a few strips at a time.
 
     `progress(done, total)` is told bytes of the weight file. A plan whose rounding has to know what meets the weights
-    is calibrated first, over `texts` (token ids; those of the text that comes with the package where there are none),
-    which `calibrating(share, what)` is told. A pack that is there is replaced, unless somebody uses it.
+    is calibrated first, which `calibrating(share, what)` is told: over `texts` (token ids), else over those of the file
+    `text`, else of the text on which the model's sensitivities were measured, else of the one that comes with the
+    package. A pack that is there is replaced, unless somebody uses it.
 
     Raises UsageError where the folder holds something else, InUse, DiskTooSmall before or while writing, BadInput for
     weights that cannot be converted; what was there is then there still.
@@ -74,7 +78,7 @@ def write_pack(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         ask_room(folder.parent, layout.num_bytes + BESIDE_BYTES)
-        with _prepared(model, plan, folder, texts, calibrating) as prepared, draft_of(folder) as draft:
+        with _prepared(model, plan, folder, texts, text, calibrating) as prepared, draft_of(folder) as draft:
             manifest = _fill(draft, model, plan, layout, progress, prepared)
             _settle(draft, folder, manifest)
     except OSError as error:
@@ -85,19 +89,26 @@ def write_pack(
 
 
 def _prepared(
-    model: Model, plan: Plan, folder: Path, texts: Texts | None, told: Told | None
+    model: Model, plan: Plan, folder: Path, texts: Texts | None, text: Path | None, told: Told | None
 ) -> AbstractContextManager[Prepared | None]:
-    if not any(step.facet in CALIBRATED for step in plan.steps):
-        return nullcontext()
-    from pintpot.packer.calibrate.calibrate import calibrated, gathers, preparing
-    from pintpot.packer.calibrate.texts import cut, read_text
+    prepares = reads = False
+    if any(step.facet in CALIBRATED for step in plan.steps):
+        from pintpot.packer.calibrate.calibrate import calibrated, gathers, preparing
 
-    if not calibrated(plan):
+        prepares = calibrated(plan)
+        reads = prepares and gathers(plan)
+    if text is not None and not reads:
+        _log.warning("no step of this plan looks at texts: %s is not read", text)
+    if not prepares:
         return nullcontext()
-    known: Texts = ()
-    if gathers(plan):
-        known = texts or cut(tokenizer_of(model), read_text(), model.context)
-    return preparing(model, plan, folder, known, told)
+    return preparing(model, plan, folder, (texts or _texts(model, text)) if reads else (), told)
+
+
+def _texts(model: Model, text: Path | None) -> Texts:
+    from pintpot.packer.calibrate.texts import chosen_texts
+    from pintpot.planner.sensitivity import table_key
+
+    return chosen_texts(tokenizer_of(model), model.context, text, table_key(model))
 
 
 def tokenizer_of(model: Model) -> TokenizerSource:
@@ -170,6 +181,7 @@ def _fill(
             (offset, builder.write_slot(sink, slot), slot)
             for offset, slot in zip(layout.slot_offsets, layout.slots, strict=True)
         )
+        sample_digest = store.sample_digest()
     manifest = Manifest(
         plan=plan.without_reasons(),
         source=model.source,
@@ -184,6 +196,7 @@ def _fill(
         slots=slots,
         num_passing=layout.num_passing,
         packing=Packing(time.monotonic() - started, peak_bytes()),
+        sample_digest=sample_digest,
     )
     (draft / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
     for path in draft.iterdir():

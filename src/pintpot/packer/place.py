@@ -20,9 +20,9 @@ def place_asked(model: Model, asked: dict[str, Any]) -> Path:
     """
     from pintpot.planner.sensitivity import table_mark
 
-    amounts = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds}
+    meant = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds, "text": _said}
     given = {
-        key: amounts.get(key, lambda same: same)(value)
+        key: meant.get(key, lambda same: same)(value)
         for key, value in sorted(asked.items())
         if value is not None and value is not False
     }
@@ -31,9 +31,17 @@ def place_asked(model: Model, asked: dict[str, Any]) -> Path:
     return place_for(model.name, {**question, "sensitivities": table} if table else question)
 
 
-def place_of(model: Model, made: Plan) -> Path:
-    """For a plan."""
-    return place_for(model.name, {"model": identity(model), "steps": [step.to_json() for step in made.steps]})
+def place_of(model: Model, made: Plan, text: str | Path | None = None) -> Path:
+    """For a plan, rounded on a text of its own or on the one that all take."""
+    told = {} if text is None else {"text": _said(text)}
+    return place_for(model.name, {"model": identity(model), "steps": [step.to_json() for step in made.steps], **told})
+
+
+def _said(text: str | Path) -> str:
+    """What is in a file, whatever it is called."""
+    from pintpot.packer.calibrate.texts import text_digest
+
+    return text_digest(Path(text).expanduser())
 
 
 def found_asked(model: Model, asked: dict[str, Any]) -> Path | None:

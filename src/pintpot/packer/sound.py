@@ -29,6 +29,8 @@ _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size
 def check_sound(manifest: Manifest, check_bytes: int) -> None:
     """Raises BadInput with what cannot be; `check_bytes` of the resident region share a checksum."""
     check_types(manifest, "manifest")
+    known = manifest.sample_digest
+    need(not known or (known.isascii() and known.isalnum()), f"a digest of data of {known!r:.60}")
     _check_plan(manifest.plan, manifest.context)
     _check_form(manifest.plan.form)
     weights = {weight.name: weight for weight in manifest.plan.form.weights}

@@ -1,6 +1,7 @@
 """What `prove` measured, kept by model in `<home>/measured`, so that the next plan is nearer to the truth.
 
-A file is read and replaced whole under a lock of its own, so that two processes on one home lose nothing.
+A record belongs to the weights that were packed: every training of a network has its own. A file is read and replaced
+whole under a lock of its own, so that two processes on one home lose nothing.
 """
 
 from __future__ import annotations
@@ -39,26 +40,27 @@ class Recalled:
 
 
 def remember(
-    plan: Plan,
+    key: str,
     fingerprint: str,
+    plan: Plan,
     *,
     degradation: Degradation | None = None,
     holders: Mapping[str, int] | None = None,
     proved: tuple[float, float] | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Keep what was measured of a plan on the machine of this fingerprint; None: not measured.
+    """Keep what was measured of a plan on the machine of this fingerprint, under the `table_key` of its model.
 
-    `proved` is what the degradation of its formats was found to be over the middle of what a table had said, low..high.
-    Quality belongs to model and steps, whatever the machine, and what was measured on more words stays; bytes belong
-    to the machine and to the program as it is installed, too. Raises BadInput where the home cannot be written or holds
-    a file that is none of ours.
+    What is None was not measured. `proved` is what the degradation of its formats was found to be over the middle of
+    what a table had said, low..high. Quality belongs to the weights and steps, whatever the machine, and what was
+    measured on more words stays; bytes belong to the machine and to the program as it is installed, too.
+    Raises BadInput where the home cannot be written or holds a file that is none of ours.
     """
-    key = steps_key(plan.steps)
-    with locked(_path(plan.model_digest, folder)) as path:
+    steps = steps_key(plan.steps)
+    with locked(_path(key, folder)) as path:
         data = _read(path)
-        if degradation is not None and degradation.num_tokens >= _num_tokens(data["degradation"].get(key)):
-            data["degradation"][key] = _record(degradation)
+        if degradation is not None and degradation.num_tokens >= _num_tokens(data["degradation"].get(steps)):
+            data["degradation"][steps] = _record(degradation)
         if proved is not None:
             seen = data.setdefault("proved", {})
             rounding = rounding_key(plan.steps)
@@ -70,9 +72,14 @@ def remember(
         write_record(path, data)
 
 
-def recall(model_digest: str, fingerprint: str, *, folder: Path | None = None) -> Recalled:
-    """Everything known of a model on a machine; nothing where nothing was measured. Raises BadInput for a bad file."""
-    path = _path(model_digest, folder)
+def recall(key: str, fingerprint: str, *, folder: Path | None = None) -> Recalled:
+    """Everything known of a model, by its `table_key`, on a machine; nothing where nothing was measured.
+
+    Raises BadInput for a bad file.
+    """
+    if not key:
+        return Recalled()
+    path = _path(key, folder)
     data = _read(path)
     try:
         here = data["machines"].get(_here(fingerprint), {"holders": {}})
@@ -115,9 +122,9 @@ def _append(table: dict[str, list[float]], name: str, value: float) -> None:
     table[name] = [*table.get(name, []), value][-KEPT:]
 
 
-def _path(model_digest: str, folder: Path | None) -> Path:
-    need(model_digest.isalnum(), f"{model_digest!r} is no digest")
-    return (home() if folder is None else folder) / "measured" / f"{model_digest}.json"
+def _path(key: str, folder: Path | None) -> Path:
+    need(key.isalnum(), f"{key!r} is no key of a model")
+    return (home() if folder is None else folder) / "measured" / f"{key}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

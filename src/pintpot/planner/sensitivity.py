@@ -90,7 +90,10 @@ def share(gentle: Iterable[Step], weight: WeightForm) -> Nats:
 
 
 def table_key(model: Model) -> str:
-    """Under what a model's table is kept: tells trainings of one network apart. "" for one that is not here yet."""
+    """Under what is kept what was measured of a model's weights: tells trainings of one network apart.
+
+    "" for a model that is not here yet.
+    """
     if model.source.kind == "hub":
         return ""
     with Store(model) as store:

@@ -66,4 +66,4 @@ def _asked(folder: Path, name: str) -> tuple[Model, dict[str, Any]]:
     manifest, _ = read_manifest(folder)
     plan, work = manifest.plan, manifest.plan.budget.workload
     asked = {"context": work.context, "batch": work.batch, "prompt": work.prompt, "output": work.output}
-    return source_model(manifest.source, plan.model_digest), {**asked, "threads": plan.budget.threads}
+    return source_model(manifest), {**asked, "threads": plan.budget.threads}

@@ -200,8 +200,8 @@ def _planned(
             return {tuple(budgets): Plan.from_json(plan) for budgets, plan in kept}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{path} is not a list of plans ({error}); remove it") from error
-    known = recall(model.digest, machine.fingerprint)
-    table = recall_sensitivities(table_key(model))
+    key = table_key(model)
+    known, table = recall(key, machine.fingerprint), recall_sensitivities(key)
     plans = plans_along(model, machine, budget, asked.num_budgets, known, tell, table)
     need(bool(plans), f"no plan for {model.name} has all its weights in RAM", DoesNotFit)
     write_record(path, {"plans": [[budgets, plan.to_json()] for budgets, plan in plans.items()]})

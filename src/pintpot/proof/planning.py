@@ -27,11 +27,11 @@ class Answerer:
         What was measured since may leave the budget too small; the peak is what is asked for, and no steps are told.
         """
         plan = self._manifest.plan
-        model = source_model(self._manifest.source, plan.model_digest)
-        here = this_machine()
-        known = recall(model.digest, here.fingerprint)
+        model = source_model(self._manifest)
+        here, key = this_machine(), table_key(model)
+        known = recall(key, here.fingerprint)
         try:
-            table = recall_sensitivities(table_key(model))
+            table = recall_sensitivities(key)
             made = make_plan(
                 model,
                 here,

@@ -35,7 +35,7 @@ class Answerer:
     def __init__(self, pack: Path) -> None:
         self._pack = pack
         self._manifest, _ = read_manifest(pack)
-        self._model = source_model(self._manifest.source, self._manifest.plan.model_digest)
+        self._model = source_model(self._manifest)
         self._states: Floats | None = None
         self._alone: list[TokenScores] | None = None
 

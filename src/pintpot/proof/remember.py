@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import isfinite
 
 from pintpot.contract.step import CALIBRATED, Facet
@@ -11,11 +12,11 @@ from pintpot.packer.manifest import Manifest
 from pintpot.planner.degradation import gentler, shipped_priors
 from pintpot.planner.memory import remember
 from pintpot.planner.plan import Degradation, Plan
-from pintpot.planner.sensitivity import Sensitivities, recall_sensitivities, table_key
+from pintpot.planner.sensitivity import Sensitivities, recall_sensitivities
 from pintpot.proof.judge import Measured
 from pintpot.proof.proof import Proof
-from pintpot.proof.source import source_model
 
+_log = logging.getLogger(__name__)
 LEAST_NATS = 1e-3
 """Of a table's sum, from which on a proof says how far it is off."""
 
@@ -25,12 +26,16 @@ def remember_proof(machine: Machine, manifest: Manifest, proof: Proof, measured:
     plan = manifest.plan
     if machine.origin != "catalog":
         record_run(machine.fingerprint, _rates(machine, plan, measured))
-    degradation = _degradation(proof)
+    key, degradation = manifest.sample_digest, _degradation(proof)
+    if not key:
+        _log.warning("%s was packed by an earlier version; the next plan knows nothing of this proof", plan.model_name)
+        return
     remember(
-        plan,
+        key,
         machine.fingerprint,
+        plan,
         degradation=degradation,
-        proved=None if degradation is None else over_table(plan, _table(manifest), degradation),
+        proved=None if degradation is None else over_table(plan, recall_sensitivities(key), degradation),
         holders={name: num_bytes for name, num_bytes in measured.held.items() if num_bytes > 0},
     )
 
@@ -44,10 +49,6 @@ def _degradation(proof: Proof) -> Degradation | None:
         return None
     spans = (max(0.0, prompts.low), prompts.high)
     return Degradation(max(0.0, answers.low), answers.high, True, *spans, answers.mean, proof.answers.num_tokens)
-
-
-def _table(manifest: Manifest) -> Sensitivities | None:
-    return recall_sensitivities(table_key(source_model(manifest.source, manifest.plan.model_digest)))
 
 
 def over_table(plan: Plan, table: Sensitivities | None, found: Degradation) -> tuple[float, float] | None:

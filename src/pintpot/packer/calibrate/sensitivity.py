@@ -31,7 +31,7 @@ from pintpot.packer.calibrate.fisher import add_squares, losses, worth_measuring
 from pintpot.packer.calibrate.forward import PART, BlockOps, Forward, Texts
 from pintpot.packer.calibrate.scale import TOGETHER, Checked, Checks, fitted
 from pintpot.packer.calibrate.vocabulary import Drawn, add_looked_up, draw, residuals, to_states
-from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities, recall_sensitivities
+from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities, recall_sensitivities, table_key
 
 VERSION = 1
 TOKENS, LENGTH = 4096, 128
@@ -257,14 +257,15 @@ def _groups(texts: Texts, together: int) -> Iterator[tuple[slice, list[int]]]:
 
 def _answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from pintpot.model.read import describe
-    from pintpot.packer.calibrate.texts import cut, read_text
+    from pintpot.packer.calibrate.texts import cut, read_text, remember_text
     from pintpot.packer.pack import tokenizer_of
 
     model = describe(request["model"])
     need(model.digest == request["digest"], f"{request['model']} changed meanwhile", BadInput)
-    words = read_text(None if request["text"] is None else Path(request["text"]))
-    texts = cut(tokenizer_of(model), words, model.context, TOKENS, LENGTH)
+    text = None if request["text"] is None else Path(request["text"])
+    texts = cut(tokenizer_of(model), read_text(text), model.context, TOKENS, LENGTH)
     table = measure_sensitivities(model, texts, progress, again=request["again"])
+    remember_text(table_key(model), text)
     return {"tokens": table.tokens, "wanted": TOKENS}
 
 
