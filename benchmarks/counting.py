@@ -51,9 +51,14 @@ class Shape:
         return self.d_model * (attention + 3 * self.ffn)
 
     def multiply_adds(self, tokens: int, rows: int, seen: float) -> float:
-        """Of a replay of so many tokens, with logits of some rows, where all tokens together see `seen` positions."""
+        """Of a replay of so many tokens, with logits of some rows, where all tokens together see `seen` positions.
+
+        Behind the last attention only those rows go on.
+        """
         attention = 2.0 * self.heads * self.head_dim * seen * self.layers
-        return tokens * self.layers * self.block_values + rows * self.vocab * self.d_model + attention
+        behind = self.d_model * (self.heads * self.head_dim + 3 * self.ffn)
+        before = self.layers * self.block_values - behind
+        return tokens * before + rows * (behind + self.vocab * self.d_model) + attention
 
     def cache_bytes(self, positions: float, name: str) -> float:
         """Keys and values of so many positions, in all layers."""
