@@ -144,6 +144,18 @@ def test_an_interrupted_start_goes_on(
     assert len(shares) > 5
 
 
+def test_a_point_serves_frontiers_of_any_number_of_budgets(
+    model: Path, found: Frontier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[str] = []
+    monkeypatch.setattr(room, "pack_apart", _counting(packed))
+    one = pintpot.frontier(model, **{**HOW, "budgets": 1})
+    assert packed == []
+    assert [point.steps for point in one.points] == [found.points[0].steps]
+    assert one.points[0].answers == found.points[0].answers
+    assert one.report_path != found.report_path, "each has its page"
+
+
 def test_a_frontier_is_json_and_a_page(found: Frontier, tmp_path: Path) -> None:
     data = json.loads(json.dumps(found.to_json()))
     assert data["pintpot_frontier"] == 1

@@ -51,7 +51,7 @@ def frontier(
         **{key: value for key, value in given.items() if value is not None},
     )
     found = measure_frontier(model, budget, how, progress)
-    path = found.folder / "frontier.html" if html is None else Path(html)
+    path = found.folder / f"frontier-{how.num_budgets}.html" if html is None else Path(html)
     return replace(found, report_path=write_frontier_report(found, path))
 
 

@@ -1,7 +1,8 @@
 """PROOF: what quality costs: the plans that would be chosen at budgets from the smallest on, each packed and measured.
 
 At each budget it is asked for the least degradation with all weights in RAM, and for the fastest plan that is next to
-as good. A measured point is kept under PINTPOT_HOME; equal plans are measured once.
+as good. A measured point is kept under PINTPOT_HOME; equal plans are measured once, also for frontiers of other numbers
+of budgets.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def _planned(
     folder: Path, model: Model, machine: Machine, budget: Budget, asked: Asked, tell: Progress
 ) -> dict[tuple[int, ...], Plan]:
     """The plans of an earlier start, for what was measured since would change them, or new ones."""
-    path = folder / "plans.json"
+    path = folder / f"plans-{asked.num_budgets}.json"
     if path.exists():
         try:
             kept = json.loads(path.read_text())["plans"]
@@ -212,7 +213,7 @@ def _clear(folder: Path, everything: bool) -> None:
     """Remove what a start that was killed left behind; `everything`: what was measured, too."""
     for left in folder.glob("pack-*"):
         shutil.rmtree(left)
-    for kept in (*folder.glob("point-*"), *folder.glob("plans.json")) if everything else ():
+    for kept in (*folder.glob("point-*"), *folder.glob("plans-*.json")) if everything else ():
         kept.unlink()
 
 
@@ -277,7 +278,10 @@ def _key(plan: Plan) -> str:
 
 
 def _name(model: Model, machine: Machine, budget: Budget, asked: Asked) -> str:
-    """A folder for what was asked of this model, this machine and this program."""
+    """A folder for points measured in the same way of this model, on this machine, by this program.
+
+    Frontiers of other numbers of budgets have points in common.
+    """
     identity = table_key(model)
     try:
         words = None if asked.text is None else hashlib.sha256(asked.text.read_bytes()).hexdigest()
@@ -291,7 +295,7 @@ def _name(model: Model, machine: Machine, budget: Budget, asked: Asked) -> str:
         asdict(budget.workload),
         budget.threads,
     ]
-    how = [asked.num_budgets, asked.runs, words, asked.tokens]
+    how = [asked.runs, words, asked.tokens]
     return hashlib.sha256(json.dumps([here, how]).encode()).hexdigest()[:16]
 
 
