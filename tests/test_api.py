@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pintpot.machine.here import this_machine
 from pintpot.machine.remember import remember
 from pintpot.meter.memory import peak_bytes
 from pintpot.packer.manifest import read_manifest
+from pintpot.packer.place import place_of
 from pintpot.packer.shelf import kept_packs
 from pintpot.runtime.request import Sampling
 
@@ -74,6 +76,27 @@ def test_a_kept_pack_is_run_by_its_name(home: Path, source: Path, monkeypatch: p
     assert proved == [folder, Path("elsewhere")]
     with pytest.raises(BadInput, match="no such file"):
         pintpot.run(f"{folder.name}x")
+
+
+def test_plans_of_equal_steps_for_other_work_are_kept_apart(home: Path, source: Path) -> None:
+    made = pintpot.plan(source, memory="300MB", context=128)
+    budget, work = made.budget, made.budget.workload
+    wider = [replace(work, **other) for other in ({"context": 256}, {"batch": 4}, {"prompt": 40}, {"output": 40})]
+    others = [
+        *(replace(made, budget=replace(budget, workload=one)) for one in wider),
+        replace(made, budget=replace(budget, memory_bytes=310_000_000)),
+        replace(made, budget=replace(budget, degradation=0.2)),
+        replace(made, threads=made.threads + 1),
+    ]
+    model = pintpot.describe(source)
+    assert len({place_of(model, one) for one in (made, *others)}) == 1 + len(others)
+    assert place_of(model, replace(made, rejected=())) == place_of(model, made)
+
+
+def test_what_was_free_is_no_part_of_a_plans_place(home: Path, source: Path) -> None:
+    made, model = pintpot.plan(source, context=128), pintpot.describe(source)
+    later = replace(made, budget=replace(made.budget, memory_bytes=made.budget.memory_bytes + 4096))
+    assert place_of(model, later) == place_of(model, made)
 
 
 def test_a_pack_for_another_machine_says_so(home: Path, source: Path, tmp_path: Path) -> None:

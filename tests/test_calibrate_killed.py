@@ -149,7 +149,7 @@ def test_what_a_kill_leaves_is_shown_and_removed_by_name(model: Model, home: Pat
     assert found["0123abcd.begun"].num_bytes == 5000
     assert found["model[1]"].num_bytes == sum(p.stat().st_size for p in found["model[1]"].folder.iterdir()) > 10_000
     assert kept_finding().ok is None
-    assert "sensitivities 5 kB; " in kept_finding().what
+    assert ", sensitivities 5.00 kB; " in kept_finding().what
     listed = CliRunner().invoke(cli, ["list"])
     assert "unfinished calibration of a pack" in listed.stdout
     told = json.loads(CliRunner().invoke(cli, ["list", "--json"]).stdout)["unfinished"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,16 @@ def place_asked(model: Model, asked: dict[str, Any]) -> Path:
 
 
 def place_of(model: Model, made: Plan, text: str | Path | None = None) -> Path:
-    """For a plan, rounded on a text of its own or on the one that all take."""
-    told = {} if text is None else {"text": _said(text)}
-    return place_for(model.name, {"model": identity(model), "steps": [step.to_json() for step in made.steps], **told})
+    """For a plan, by its steps and what they were priced for, rounded on a text of its own or on the one that all take.
+
+    Memory that nobody chose is what was free, and no part of it.
+    """
+    budget = asdict(made.budget)
+    if "memory_bytes" not in budget.pop("chosen"):
+        del budget["memory_bytes"]
+    steps = [step.to_json() for step in made.steps]
+    asked = {"model": identity(model), "steps": steps, "budget": budget, "threads": made.threads}
+    return place_for(model.name, asked if text is None else {**asked, "text": _said(text)})
 
 
 def _said(text: str | Path) -> str:
