@@ -35,7 +35,8 @@ def list_command(terminal: Terminal) -> None:
         made.add_row(safe(left.name), format_bytes(left.num_bytes), "", what)
     console = terminal.console()
     console.print(made)
-    terminal.say(f"{format_bytes(sum(one.num_bytes for one in (*packs, *waiting)))} in {shelf().parent}")
+    total = sum(one.num_bytes for one in packs) + sum(left.num_bytes for left in waiting)
+    terminal.say(f"{format_bytes(total)} in {shelf().parent}")
 
 
 @click.command("rm", short_help="Remove kept packs.", epilog=example("pintpot rm SmolLM2-135M-Instruct-0123456789ab"))
