@@ -18,8 +18,9 @@ from pintpot.errors import BadInput, UsageError
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.packer.calibrate import sensitivity
-from pintpot.packer.calibrate.texts import remember_text, text_of_table
-from pintpot.packer.pack import write_pack
+from pintpot.packer.calibrate.texts import chosen_texts, remember_text, text_of_table
+from pintpot.packer.pack import tokenizer_of, write_pack
+from pintpot.packer.place import place_asked, place_of
 from pintpot.packer.raw import WEIGHTS
 from pintpot.planner import calibrating
 from pintpot.planner.sensitivity import table_key
@@ -51,30 +52,36 @@ def weights(model: Model, folder: Path, text: Path | None = None) -> bytes:
     return (write_pack(model, plan_of(model, STEPS), folder, text=text) / WEIGHTS).read_bytes()
 
 
-@pytest.fixture(scope="module")
-def plain(model: Model, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights rounded on the text that comes along."""
-    return weights(model, tmp_path_factory.mktemp("plain") / "pack")
+def tokens(model: Model, asked: Path | None = None) -> list[list[int]]:
+    return chosen_texts(tokenizer_of(model), model.context, asked, table_key(model))
 
 
-def test_weights_are_rounded_on_the_text_of_the_table(
-    model: Model, plain: bytes, text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_text_of_the_table_is_taken_while_its_file_stays(
+    model: Model, text: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = weights(model, tmp_path / "asked", text)
+    plain, asked = tokens(model), tokens(model, text)
     assert asked != plain
     assert pintpot.calibrate(model, text=text).tokens > 0
     assert text_of_table(table_key(model)) == text
-    assert weights(model, tmp_path / "remembered") == asked
-    assert pintpot.pack(model, plan_of(model, STEPS), tmp_path / "apart").joinpath(WEIGHTS).read_bytes() == asked
+    assert tokens(model) == asked
     assert "and 32768 are usual" in caplog.text
     text.write_text(TEXT.replace("tea", "beer"))
-    assert weights(model, tmp_path / "changed") == plain
+    assert tokens(model) == plain
     assert f"{text}, on which `pintpot calibrate` measured, has changed" in caplog.text
     text.unlink()
-    assert weights(model, tmp_path / "gone") == plain
+    assert tokens(model) == plain
     assert f"{text}, on which `pintpot calibrate` measured, is gone" in caplog.text
-    pintpot.calibrate(model, again=True)
+    remember_text(table_key(model), None)
     assert text_of_table(table_key(model)) is None
+
+
+def test_packs_are_rounded_on_the_text_of_the_table(model: Model, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.replace("tea", "beer"))
+    asked = weights(model, tmp_path / "asked", text)
+    assert asked != weights(model, tmp_path / "other", other)
+    remember_text(table_key(model), text)
+    assert pintpot.pack(model, plan_of(model, STEPS), tmp_path / "apart").joinpath(WEIGHTS).read_bytes() == asked
 
 
 def test_where_the_text_moved_it_is_found_again_without_measuring(model: Model, text: Path, tmp_path: Path) -> None:
@@ -85,14 +92,14 @@ def test_where_the_text_moved_it_is_found_again_without_measuring(model: Model, 
 
 
 def test_a_remembered_text_that_is_too_short_is_told_and_one_asked_for_refused(
-    model: Model, plain: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     short = tmp_path / "short.txt"
     short.write_text("One pint.")
     with pytest.raises(UsageError, match="too short to calibrate on"):
-        weights(model, tmp_path / "asked", short)
+        tokens(model, short)
     remember_text(table_key(model), short)
-    assert weights(model, tmp_path / "remembered") == plain
+    assert sum(map(len, tokens(model))) > 20_000
     assert "is of no use for it" in caplog.text
 
 
@@ -107,11 +114,16 @@ def test_a_text_that_no_step_looks_at_is_told(
 
 def test_packs_on_two_texts_are_kept_apart(model: Model, text: Path, tmp_path: Path) -> None:
     plan = plan_of(model, STEPS)
-    first = pintpot.pack(model, plan, text=text)
-    same = tmp_path / "same.txt"
+    same, other = tmp_path / "same.txt", tmp_path / "other.txt"
     same.write_text(TEXT)
-    assert pintpot.pack(model, plan, text=same) == first
-    assert pintpot.pack(model, plan) != first
+    other.write_text(TEXT.replace("tea", "beer"))
+    first, again, apart, none = (place_of(model, plan, path) for path in (text, same, other, None))
+    assert first == again
+    assert len({first, apart, none}) == 3
+    asked = {"memory": "200MB"}
+    questions = [place_asked(model, {**asked, "text": path}) for path in (text, str(same), other, None)]
+    assert questions[0] == questions[1]
+    assert len(set(questions)) == 3
 
 
 def test_a_note_of_a_text_that_is_none_is_refused_by_name(own_home: None) -> None:
