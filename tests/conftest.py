@@ -23,6 +23,8 @@ try:
 except ModuleNotFoundError:
     pass
 
+# Output of commands is as wide as in a pipe, also in a process that tests beside others and was told a width.
+os.environ.pop("COLUMNS", None)
 IN_CI = os.environ.get("CI") == "true"
 HAS_CUDA = Path("/dev/nvidiactl").exists()
 

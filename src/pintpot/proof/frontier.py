@@ -153,17 +153,10 @@ def plans_along(
     """
     # Read from disk, the best quality fits any memory: it would be the only plan.
     in_ram = replace(machine, rates=tuple(rate for rate in machine.rates if rate.what not in ("disk", "lookup")))
+    told: dict[str, Any] = {"sensitivities": table, "proved": known.proved}
 
     def chosen(budget: Budget) -> Plan:
-        return make_plan(
-            model,
-            in_ram,
-            budget,
-            measured=known.degradation,
-            measured_bytes=known.holders,
-            sensitivities=table,
-            proved=known.proved,
-        )
+        return make_plan(model, in_ram, budget, measured=known.degradation, measured_bytes=known.holders, **told)
 
     best = replace(budget, prefer="quality", degradation=NO_LIMIT, below_4_bits=True)
     tell(0.0, "frontier: planning")
@@ -176,8 +169,7 @@ def plans_along(
         least = chosen(here).degradation.high
         fast = replace(here, prefer="speed", degradation=least * NEXT_TO + NATS)
         steps = chosen(fast).steps
-        question = Question(model, machine, fast, shipped_priors(), known.degradation, known.holders)
-        question = replace(question, sensitivities=table, proved=known.proved)
+        question = Question(model, machine, fast, shipped_priors(), known.degradation, known.holders, **told)
         plan = assess(question, steps)
         found.setdefault(tuple(map(str, steps)), ([], plan))[0].append(size)
     return {tuple(budgets): plan for budgets, plan in found.values()}

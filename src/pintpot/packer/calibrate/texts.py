@@ -40,8 +40,8 @@ def read_text(path: Path | None = None) -> str:
         if size <= MOST_BYTES:
             return path.read_text(encoding="utf-8")
         with path.open("rb") as file:
-            step = (size - MOST_BYTES // PIECES) // (PIECES - 1)
-            return "\n\n".join(_piece(file, index * step) for index in range(PIECES))
+            last = size - MOST_BYTES // PIECES
+            return "\n\n".join(_piece(file, index * last // (PIECES - 1)) for index in range(PIECES))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read as text: {error}") from error
 
