@@ -166,9 +166,13 @@ def plans_along(
     for index, size in enumerate(sizes):
         tell(0.0, f"frontier: planning, {index + 1} of {len(sizes)}")
         here = replace(best, memory_bytes=size)
-        least = chosen(here).degradation.high
-        fast = replace(here, prefer="speed", degradation=least * NEXT_TO + NATS)
-        steps = chosen(fast).steps
+        gentlest = chosen(here)
+        fast = replace(here, prefer="speed", degradation=gentlest.degradation.high * NEXT_TO + NATS)
+        try:
+            steps = chosen(fast).steps
+        except DoesNotFit:
+            # What a proof found of a whole plan can be less than what is expected of a part of its steps alone.
+            steps = gentlest.steps
         question = Question(model, machine, fast, shipped_priors(), known.degradation, known.holders, **told)
         plan = assess(question, steps)
         found.setdefault(tuple(map(str, steps)), ([], plan))[0].append(size)
