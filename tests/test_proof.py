@@ -159,6 +159,22 @@ def test_the_process_that_is_measured_is_that_of_a_run(pack: Path) -> None:
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
+def test_states_are_written_without_numpy(pack: Path, tmp_path: Path) -> None:
+    """It would be sixteen megabytes more than was promised of a run, and these processes keep to the same budget."""
+    script = (
+        "import sys; from pathlib import Path; from pintpot.proof.measured import Answerer; "
+        "answerer = Answerer(Path(sys.argv[1]), '1', 'every row'); "
+        "answerer.hidden([[5, 6, 7, 8], [9, 10, 11, 12]], sys.argv[2], 3); print('numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(pack), str(tmp_path / "states.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr
+    states = np.load(tmp_path / "states.npy", allow_pickle=False)
+    assert (states.shape, states.dtype) == ((6, TINY.hidden), np.float32)
+    assert np.isfinite(states).all()
+    assert states.any(axis=1).all()
+
+
 def test_what_was_measured_of_one_training_is_not_told_of_another(proof: Proof, source: Path, tmp_path: Path) -> None:
     other = write_gguf(tmp_path / "model.gguf", replace(TINY, seed=TINY.seed + 1), "q8_0")
     one, two = describe(str(source)), describe(str(other))

@@ -66,7 +66,7 @@ def test_words_are_read_one_by_one_as_answers_are(source: Path, pack: Path, tmp_
     for name, folder in folders.items():
         with opened(folder, every_row=True) as session:
             for num_words in (0, 20):
-                parts = [part.copy() for part in session.engine.hidden(text, num_words)]
+                parts = [np.array(part) for part in session.engine.hidden(text, num_words)]
                 assert [len(part) for part in parts] == ([16, 16, 8, *[1] * 20] if num_words else [16, 16, 16, 12])
                 found[name, num_words] = np.concatenate(parts)
     assert np.array_equal(found["both", 0], found["both", 20]), "the same arithmetic, one way or the other"

@@ -20,6 +20,8 @@ COMMAND = "pintpot.cli.run"
 """What `pintpot run` has in memory before it opens a pack; by its name, for no room knows those after it."""
 SPOKEN_TOKENS = 8
 """Of an answer in words."""
+NPY_BYTES, NPY_PREFIX_BYTES = 64, 10
+"""What a header's size is a multiple of, and what comes before its text (version 1.0 of the format)."""
 STEADY_STEPS = 2
 """Decode steps at the start of a run that are not counted: the readers run ahead of the first."""
 
@@ -97,18 +99,15 @@ class Answerer:
 
         With `num_words` those of the last words of every text only, read one by one after the rest as their prompt.
         """
-        import numpy as np  # here, for a run has none, and its memory was promised
-
         width = self._session.plan.config["hidden_size"]
         num_states = [num_words or len(text) for text in texts]
-        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(num_states), width)}
         with Path(path).open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+            file.write(_npy_header(sum(num_states), width))
             for text, wanted in zip(texts, num_states, strict=True):
                 left = len(text)
                 for states in self._session.engine.hidden(tuple(text), num_words):
                     if left <= wanted:
-                        file.write(states.data)
+                        file.write(states)
                     left -= len(states)
         return {"peak_bytes": peak_bytes()}
 
@@ -120,3 +119,10 @@ class Answerer:
         stats = replay.stats()
         replay.profile(False)
         return {"kinds": stats.kinds, "seconds": [s / max(1, stats.calls) for s in stats.seconds], "calls": stats.calls}
+
+
+def _npy_header(num_rows: int, width: int) -> bytes:
+    """Of a .npy file of float32 [num_rows, width]. Without numpy, for a run has none, and its memory was promised."""
+    about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({num_rows}, {width}), }}".encode()
+    room = -(-(len(about) + NPY_PREFIX_BYTES + 1) // NPY_BYTES) * NPY_BYTES - NPY_PREFIX_BYTES
+    return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + about.ljust(room - 1) + b"\n"
