@@ -135,7 +135,7 @@ def test_a_calibrated_pack_holds_what_was_prepared_and_opens(
     assert expected["layers.2.bin"][-down.num_bytes :] in data
     with opened(folder, every_row=True) as session:
         states = session.engine.hidden(tuple(TEXTS[0]), 4)
-        assert np.isfinite(np.concatenate([part.copy() for part in states])).all()
+        assert np.isfinite(np.concatenate([np.array(part) for part in states])).all()
 
 
 def test_rounding_that_knows_its_inputs_answers_more_like_the_source(model: Model, tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_what_a_transform_leaves_alone_is_kept_without_loss(tmp_path: Path) -> N
     plan = plan_of(model, (AsStored("all"), Awq(), PrefillChunk(tokens=16)))
     plain = plan_of(model, (AsStored("all"), PrefillChunk(tokens=16)))
     with opened(write_pack(model, plan, tmp_path / "pack", texts=TEXTS), every_row=True) as session:
-        found = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
+        found = np.concatenate([np.array(part) for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
     with opened(write_pack(model, plain, tmp_path / "plain"), every_row=True) as session:
-        expected = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
+        expected = np.concatenate([np.array(part) for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
     np.testing.assert_array_equal(found, expected)
 
 

@@ -145,7 +145,7 @@ def test_activations_in_8_bits_stay_near(
     with opened(packs["int8"], every_row=True) as session:
         for prompt, answer in zip(prompts, int8_answers, strict=True):
             text = (*prompt, *answer)
-            states = np.concatenate([part.copy() for part in session.engine.hidden(text)])
+            states = np.concatenate([np.array(part) for part in session.engine.hidden(text)])
             ours = np.concatenate([part for _, part in head.logits(states)], axis=1)
             theirs = torch_logits(reference, [list(text)])[0]
             divergences.append(kl(theirs, ours))
@@ -167,7 +167,9 @@ def test_words_of_answers_stay_nearer_by_default(
             text = (*prompt, *answer)
             theirs = torch_logits(reference, [list(text)])[0]
             for num_words, divergences in found.items():
-                states = np.concatenate([part.copy() for part in session.engine.hidden(text, num_words)])[-num_words:]
+                states = np.concatenate([np.array(part) for part in session.engine.hidden(text, num_words)])[
+                    -num_words:
+                ]
                 ours = np.concatenate([part for _, part in head.logits(np.ascontiguousarray(states))], axis=1)
                 divergences.append(kl(theirs[-num_words:], ours))
     answers, whole = (float(np.mean(found[num_words])) for num_words in (LENGTH, 0))

@@ -74,7 +74,7 @@ def model(source: Path) -> Model:
 
 def states_of_pack(folder: Path) -> Floats:
     with opened(folder, every_row=True) as session:
-        return np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
+        return np.concatenate([np.array(part) for part in session.engine.hidden(tuple(TEXTS[0]), 4)])
 
 
 def source_states(model: Model) -> Floats:

@@ -27,7 +27,9 @@ from pintpot.model.read import describe
 from pintpot.packer.manifest import read_manifest, with_digest
 from pintpot.packer.pack import write_pack
 from pintpot.packer.raw import MANIFEST
+from pintpot.planner.make import make_plan
 from pintpot.planner.memory import Recalled, recall
+from pintpot.planner.names import LOADER
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.sensitivity import table_key
 from pintpot.proof.judge import Measured, Quality, judge
@@ -126,6 +128,51 @@ def test_what_was_measured_flows_back(proof: Proof, pack: Path) -> None:
     assert known.prefill_low <= proof.prompts.kl.mean <= known.prefill_high
     assert "interpreter and libraries" in found.holders
     assert len([rate for rate in this_machine().rates if rate.what == "read"]) >= 1
+
+
+def test_a_plan_after_a_proof_promises_what_a_run_takes(proof: Proof, pack: Path) -> None:
+    """The holders as they were measured, those that are computed as they are: no less than the program's own peak."""
+    manifest, _ = read_manifest(pack)
+    plan, source = manifest.plan, source_model(manifest)
+    known = recall(table_key(source), this_machine().fingerprint)
+    again = make_plan(source, this_machine(), plan.budget, measured_bytes=known.holders)
+    spans = {holder.name: holder.high for holder in again.cost.holders}
+    promised = sum(spans[h.name] if h.name in known.holders else h.high for h in plan.cost.holders)
+    words = " ".join(f"word{index}" for index in range(20))
+    for asked in ("hi", words):
+        command = [sys.executable, "-m", "pintpot", "run", str(pack), "-p", asked, "--max-tokens", "60", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        taken = json.loads(done.stdout)["summary"]["memory_bytes"]
+        assert known.holders[LOADER][0] > 0
+        assert taken <= promised, asked
+
+
+def test_the_process_that_is_measured_is_that_of_a_run(pack: Path) -> None:
+    """What the command has imported and an answer in words takes is in what `opened` and `run` tell."""
+    script = (
+        "import sys; from pathlib import Path; from pintpot.proof.measured import Answerer; "
+        "answerer = Answerer(Path(sys.argv[1]), '1'); answerer.speak(list(range(3, 60))); "
+        "print('pintpot.cli.run' in sys.modules, answerer.run([5, 6, 7])['grown_bytes'] > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(pack)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_states_are_written_without_numpy(pack: Path, tmp_path: Path) -> None:
+    """It would be sixteen megabytes more than was promised of a run, and these processes keep to the same budget."""
+    script = (
+        "import sys; from pathlib import Path; from pintpot.proof.measured import Answerer; "
+        "answerer = Answerer(Path(sys.argv[1]), '1', 'every row'); "
+        "answerer.hidden([[5, 6, 7, 8], [9, 10, 11, 12]], sys.argv[2], 3); print('numpy' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(pack), str(tmp_path / "states.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr
+    states = np.load(tmp_path / "states.npy", allow_pickle=False)
+    assert (states.shape, states.dtype) == ((6, TINY.hidden), np.float32)
+    assert np.isfinite(states).all()
+    assert states.any(axis=1).all()
 
 
 def test_what_was_measured_of_one_training_is_not_told_of_another(proof: Proof, source: Path, tmp_path: Path) -> None:

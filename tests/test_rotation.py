@@ -85,7 +85,7 @@ def answers(folder: Path, isa: str = "") -> Floats:
     """Logits [T, V] as the native kernels give them."""
     manifest, _ = read_manifest(folder)
     with opened(folder, isa=isa, every_row=True) as session:
-        states = np.concatenate([part.copy() for part in session.engine.hidden(tuple(TEXT), 4)])
+        states = np.concatenate([np.array(part) for part in session.engine.hidden(tuple(TEXT), 4)])
     return np.concatenate([part for _, part in PackedHead(folder, manifest).logits(states)], axis=1)
 
 

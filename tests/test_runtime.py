@@ -29,7 +29,7 @@ from pintpot.model.read import describe
 from pintpot.planner.make import make_plan
 from pintpot.runtime.opening import BUFFERED, open_session
 from pintpot.runtime.request import Request, Sampling
-from pintpot.runtime.session import Session
+from pintpot.runtime.session import Session, Summary
 from pintpot.techniques.quantize.int8_activations import Int8Activations
 
 GREEDY = Sampling(temperature=0.0)
@@ -66,7 +66,7 @@ def test_words_are_read_one_by_one_as_answers_are(source: Path, pack: Path, tmp_
     for name, folder in folders.items():
         with opened(folder, every_row=True) as session:
             for num_words in (0, 20):
-                parts = [part.copy() for part in session.engine.hidden(text, num_words)]
+                parts = [np.array(part) for part in session.engine.hidden(text, num_words)]
                 assert [len(part) for part in parts] == ([16, 16, 8, *[1] * 20] if num_words else [16, 16, 16, 12])
                 found[name, num_words] = np.concatenate(parts)
     assert np.array_equal(found["both", 0], found["both", 20]), "the same arithmetic, one way or the other"
@@ -318,6 +318,15 @@ def test_a_session_that_does_not_open_leaves_nothing(pack: Path, monkeypatch: py
         opened(pack)
     with alone(pack):
         pass
+
+
+def test_a_summary_says_where_more_memory_was_taken_than_was_promised() -> None:
+    kept = Summary(80_000_000, 79_000_000, 10.0, 20.0, 15.0, 100.0, 0.1, 8, 8, "end")
+    assert kept.holds
+    assert str(kept).startswith("memory 79.0 MB of 80.0 MB promised; ")
+    broken = replace(kept, memory_bytes=81_500_000)
+    assert not broken.holds
+    assert str(broken).startswith("memory 81.5 MB of 80.0 MB promised, 1.50 MB too much; ")
 
 
 HELD = """

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pintpot.budget import Workload
 from pintpot.contract.form import RingForm
 from pintpot.formats import num_strips
-from pintpot.model.tokens.memory import loaded_bytes, loading_peak_bytes
+from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.names import BUFFERS, CACHE, LOADER, PROCESS, RING, TABLES, TOKENIZER, WEIGHTS
 from pintpot.planner.question import Question
@@ -87,15 +87,18 @@ def _process(question: Question) -> Holder:
 
 def _tokenizer(question: Question) -> Holder:
     info = question.model.tokenizer
-    return _measured(question, TOKENIZER, loaded_bytes(info.vocab_size, info.num_merges))
+    return _measured(question, TOKENIZER, loaded_bytes(info.vocab_size, info.num_merges), REMEMBERED_BYTES)
 
 
-def _measured(question: Question, name: str, estimate: tuple[int, int]) -> Holder:
-    """A holder as it was measured, a little more to either side; as it is estimated where it never was."""
+def _measured(question: Question, name: str, estimate: tuple[int, int], growth_bytes: int = 0) -> Holder:
+    """A holder as it was measured, a little more to either side; as it is estimated where it never was.
+
+    By `growth_bytes` it may grow for as long as it is used, which no measurement waits for and the estimate holds.
+    """
     if name not in question.measured_bytes:
         return Holder(name, *estimate)
     low, high = question.measured_bytes[name]
-    return Holder(name, max(0, low - MEASURED_SPREAD_BYTES), high + MEASURED_SPREAD_BYTES)
+    return Holder(name, max(0, low - MEASURED_SPREAD_BYTES), high + growth_bytes + MEASURED_SPREAD_BYTES)
 
 
 def _exactly(name: str, num_bytes: int) -> Holder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,25 @@ from pintpot.planner.workload import lengths
 from pintpot.runtime.opening import open_session
 from pintpot.runtime.request import Request, Sampling
 
+COMMAND = "pintpot.cli.run"
+"""What `pintpot run` has in memory before it opens a pack; by its name, for no room knows those after it."""
+SPOKEN_TOKENS = 8
+"""Of an answer in words."""
+NPY_BYTES, NPY_PREFIX_BYTES = 64, 10
+"""What a header's size is a multiple of, and what comes before its text (version 1.0 of the format)."""
 STEADY_STEPS = 2
 """Decode steps at the start of a run that are not counted: the readers run ahead of the first."""
 
 
 class Answerer:
-    """Requests: `opened`, `run`, `hidden`, `profile`."""
+    """Requests: `opened`, `speak`, `run`, `hidden`, `profile`."""
 
     def __init__(self, pack: Path, threads: str, every_row: str = "") -> None:
+        import_module(COMMAND)
         started = time.perf_counter()
         self._session = open_session(pack, this_machine(), threads=int(threads), every_row=bool(every_row))
         self._open_s = time.perf_counter() - started
-        self._resident = resident_bytes()
+        self._resident, self._peak = resident_bytes(), peak_bytes()
         self._prompt, self._output = lengths(self._session.plan.budget.workload)
 
     def opened(self) -> dict[str, Any]:
@@ -34,6 +42,13 @@ class Answerer:
         session = self._session
         direct = session.ring is None or session.ring.direct
         return {"open_s": self._open_s, "held": session.held, "notes": session.notes, "direct": direct}
+
+    def speak(self, tokens: list[int]) -> dict[str, Any]:
+        """One answer in words, as `pintpot run` gives it: its template, tokenizer and text take memory that stays."""
+        text = self._session.tokenizer.decode(tokens[: self._prompt // 2])
+        # Many, for a text that with its template does not fit a small context is then refused and nothing else.
+        said = [piece.text for piece in self._session.chat_many((text,), max_tokens=SPOKEN_TOKENS)]
+        return {"text": "".join(said), "memory_bytes": self._session.summary().memory_bytes}
 
     def run(self, tokens: list[int]) -> dict[str, Any]:
         """All prompts and answers of the plan's workload, side by side: seconds, bytes from disk, and the peak so far.
@@ -63,8 +78,13 @@ class Answerer:
             "disk_bytes_per_step": read_bytes / len(timing.step_s),
             "ring": None if ring is None else ring.stats(),
             "peak_bytes": peak_bytes(),
-            "grown_bytes": resident_bytes() - self._resident,
+            "grown_bytes": self._grown_bytes(),
         }
+
+    def _grown_bytes(self) -> int:
+        """What came since the opening: up to the peak, where that was not the opening's own."""
+        peak = peak_bytes()
+        return (peak if peak > self._peak else resident_bytes()) - self._resident
 
     def _requests(self, tokens: list[int]) -> tuple[Request, ...]:
         """As many as the plan has sequences; their prompts begin at even distances in the tokens, which go round."""
@@ -79,18 +99,15 @@ class Answerer:
 
         With `num_words` those of the last words of every text only, read one by one after the rest as their prompt.
         """
-        import numpy as np  # here, for a run has none, and its memory was promised
-
         width = self._session.plan.config["hidden_size"]
         num_states = [num_words or len(text) for text in texts]
-        header = {"descr": "<f4", "fortran_order": False, "shape": (sum(num_states), width)}
         with Path(path).open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+            file.write(_npy_header(sum(num_states), width))
             for text, wanted in zip(texts, num_states, strict=True):
                 left = len(text)
                 for states in self._session.engine.hidden(tuple(text), num_words):
                     if left <= wanted:
-                        file.write(states.data)
+                        file.write(states)
                     left -= len(states)
         return {"peak_bytes": peak_bytes()}
 
@@ -102,3 +119,10 @@ class Answerer:
         stats = replay.stats()
         replay.profile(False)
         return {"kinds": stats.kinds, "seconds": [s / max(1, stats.calls) for s in stats.seconds], "calls": stats.calls}
+
+
+def _npy_header(num_rows: int, width: int) -> bytes:
+    """Of a .npy file of float32 [num_rows, width]. Without numpy, for a run has none, and its memory was promised."""
+    about = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({num_rows}, {width}), }}".encode()
+    room = -(-(len(about) + NPY_PREFIX_BYTES + 1) // NPY_BYTES) * NPY_BYTES - NPY_PREFIX_BYTES
+    return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + about.ljust(room - 1) + b"\n"

@@ -178,6 +178,7 @@ def _measure(
     with Worker("measured", pack, str(plan.threads)) as worker:
         opened = worker.ask("opened")
         with Worker("limit", pack, str(plan.form.ram_bytes), str(plan.threads)) as limit:
+            worker.ask("speak", tokens=prompt)
             worker.ask("run", tokens=prompt)
             for index in range(asked.runs):
                 tell(0.05 + 0.3 * index / asked.runs, f"run {index + 1} of {asked.runs}")

@@ -6,7 +6,6 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from pintpot.contract.slots import Slots
 from pintpot.errors import UsageError, need
@@ -19,10 +18,6 @@ from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler
 from pintpot.runtime.sequence import Sequence
-
-if TYPE_CHECKING:
-    from numpy import float32
-    from numpy.typing import NDArray
 
 
 @dataclass
@@ -130,8 +125,8 @@ class Engine:
             raise UsageError("the session is closed")
         return self._stages[name]
 
-    def hidden(self, tokens: tuple[int, ...], num_words: int = 0) -> Iterator[NDArray[float32]]:
-        """States after the last block of a text that fits the context, replay by replay: float32 [n, D].
+    def hidden(self, tokens: tuple[int, ...], num_words: int = 0) -> Iterator[memoryview[float]]:
+        """States after the last block of a text that fits the context, replay by replay: views of float32 [n, D].
 
         The last `num_words` tokens are read one by one as words of an answer are, those before them as a prompt. The
         cache is lost. Each part is valid until the next one is asked for. Raises UsageError for a session that was not
@@ -156,7 +151,7 @@ class Engine:
                 sequence.table.extend(first, stop)
                 arguments.fill((Part(text, first, stop, last=stage == "decode"),))
                 bound.run(arguments.call)
-                yield bound.floats(final)[: stop - first]
+                yield bound.rows(final, stop - first)
         self.reset()
 
     def cancel(self) -> None:

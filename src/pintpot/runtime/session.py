@@ -52,12 +52,18 @@ class Summary:
             return "the answer was cut off where the context is full; plan with a larger --context"
         return ""
 
+    @property
+    def holds(self) -> bool:
+        """Whether the memory that was promised sufficed."""
+        return self.memory_bytes <= self.promised_memory_bytes
+
     def __str__(self) -> str:
         several, of = "", ""
         if self.promised_sequences > 1:
             several, of = f" with {self.num_sequences:.3g} sequences a step", f" with {self.promised_sequences}"
+        above = "" if self.holds else f", {format_bytes(self.memory_bytes - self.promised_memory_bytes)} too much"
         return (
-            f"memory {format_bytes(self.memory_bytes)} of {format_bytes(self.promised_memory_bytes)} promised; "
+            f"memory {format_bytes(self.memory_bytes)} of {format_bytes(self.promised_memory_bytes)} promised{above}; "
             f"first word after {format_seconds(self.first_token_s)}; "
             f"decode {format_rate(self.decode_tokens_per_s, 'tok/s')}{several} "
             f"({self.promised_decode_low:.3g} to {self.promised_decode_high:.3g} promised{of})"

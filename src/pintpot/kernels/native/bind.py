@@ -120,6 +120,12 @@ class Replay:
         shape = self.program.shape(name)
         return np.frombuffer(self._view(name), np.float32, count=_count(shape)).reshape(shape)
 
+    def rows(self, name: str, num_rows: int) -> memoryview[float]:
+        """The first rows of a float32 buffer [rows, width] of the program, as a view that needs no numpy."""
+        width = self.program.shape(name)[1]
+        # A cast to two axes exists from bytes only, and such a view cannot be cut.
+        return self._view(name)[: 4 * num_rows * width].cast("f", (num_rows, width))
+
     def integers(self, name: str) -> memoryview[int]:
         """An int32 buffer of the program as a flat view (next, say)."""
         return self._view(name)[: 4 * _count(self.program.shape(name))].cast("i")

@@ -10,7 +10,7 @@ _MERGES_PER_WORD = (0.95, 2.2)
 """Byte-level vocabularies have about one merge a word; Llama 3 and SentencePiece about two."""
 _LIBRARY_BYTES = 7_100_000
 """What importing the library adds to a process."""
-_REMEMBERED_BYTES = 3_000_000
+REMEMBERED_BYTES = 3_000_000
 """The library remembers up to ten thousand words that it has cut; this much after 2,000 lines of text."""
 
 
@@ -39,7 +39,7 @@ def _kept(vocab_size: int, num_merges: int | None, library_bytes: int) -> tuple[
     low, high = (
         library_bytes + table_bytes(vocab_size, merges) + 120 * vocab_size + 8 * merges for merges in (fewest, most)
     )
-    return round(0.93 * low), round(1.05 * high) + _REMEMBERED_BYTES
+    return round(0.93 * low), round(1.05 * high) + REMEMBERED_BYTES
 
 
 def loading_peak_bytes(vocab_size: int, num_merges: int | None = None) -> int:
