@@ -1,0 +1,68 @@
+"""What the commands tell somebody who is new to them: names that can be copied, and mistakes said in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny import DEFAULT, write_gguf
+
+from pintpot.cli import cli
+from pintpot.packer.shelf import Kept
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", DEFAULT, "q4_0")
+
+
+def invoke(*args: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(arg) for arg in args], input=stdin)
+
+
+def program(*arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pintpot", *map(str, arguments)]
+    environment = {**os.environ, "PINTPOT_HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("columns", [None, 100, 80, 40])
+def test_names_of_packs_can_be_copied(monkeypatch: pytest.MonkeyPatch, columns: int | None) -> None:
+    long = f"{'A-model-of-a-very-long-name-' * 3}"[:60] + "-0123456789ab"
+    steps = tuple(f"technique_{index}" for index in range(20))
+    packs = (
+        Kept(Path("/x") / long, "A", 97_300_000, 300_000_000, 8192, steps),
+        Kept(Path("/x/b-1"), "B", 1, 2, 64, ("only",)),
+    )
+    monkeypatch.setattr("pintpot.packer.shelf.kept_packs", lambda: packs)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    shown = invoke("list").stdout.splitlines()
+    rows = [line for line in shown if line.strip() and "─" not in line]
+    assert len(rows) == 3, "a line each, below the heads of the columns"
+    assert rows[0].split() == ["name", "disk", "memory", "context", "steps"]
+    assert rows[1].split()[:7] == [long, "97.3", "MB", "300", "MB", "8,192", *rows[1].split()[6:7]]
+    assert rows[1].rstrip().endswith("…"), "it is the steps that are shortened"
+    assert "techniqu" in rows[1]
+    assert rows[2].split() == ["b-1", "1", "B", "2", "B", "64", "only"]
+    assert json.loads(invoke("list", "--json").stdout)["packs"][0]["context"] == 8192
+
+
+@pytest.mark.parametrize("below", ["file", "proc"])
+def test_a_home_that_cannot_be_used_is_told_in_one_line(model: Path, tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    home = {"file": tmp_path / "file" / "home", "proc": Path("/proc/nohome")}[below]
+    done = program("plan", model, "--memory", "300MB", home=home)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"pintpot: {home}/machines")
+    assert "set PINTPOT_HOME to another folder" in done.stderr
+    asked = program("doctor", home=home)
+    assert (asked.returncode, "✗" in asked.stdout) == (2, True)
+    assert asked.stderr == "pintpot: in the way: home\n"
