@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from described import described
 from tiny import DEFAULT, write_gguf
 
 from pintpot.cli import cli
+from pintpot.errors import UsageError
+from pintpot.machine.null import null_machine
 from pintpot.packer.shelf import Kept
+from pintpot.planner.defaults import make_budget
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,38 @@ def test_a_home_that_cannot_be_used_is_told_in_one_line(model: Path, tmp_path: P
     asked = program("doctor", home=home)
     assert (asked.returncode, "✗" in asked.stdout) == (2, True)
     assert asked.stderr == "pintpot: in the way: home\n"
+
+
+def test_a_prompt_given_as_a_number_of_tokens_is_told_how() -> None:
+    done = invoke("run", "packed", "--prompt", "Why?")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "-p TEXT" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, (2048, 512, 128)),
+        ({"prompt": 3000}, (3128, 3000, 128)),
+        ({"prompt": 1500, "output": 1500}, (3000, 1500, 1500)),
+        ({"prompt": 4090}, (4096, 4090, 6)),
+        ({"prompt": 90, "context": 100}, (100, 90, 10)),
+        ({"context": 2}, (2, 1, 1)),
+    ],
+)
+def test_the_context_holds_the_prompt_and_the_output(asked: dict[str, int], found: tuple[int, ...]) -> None:
+    work = make_budget(described(context=4096), null_machine(), 10**9, **asked).workload
+    assert (work.context, work.prompt, work.output) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ({"prompt": 90, "output": 20, "context": 100}, "use --context 110"),
+        ({"prompt": 4000, "output": 1000}, "do not fit a context of 4096; ask for fewer"),
+        ({"prompt": 4096}, "ask for fewer"),
+    ],
+)
+def test_work_that_fits_no_context_is_usage(asked: dict[str, int], remedy: str) -> None:
+    with pytest.raises(UsageError, match=remedy):
+        make_budget(described(context=4096), null_machine(), 10**9, **asked)
