@@ -105,3 +105,12 @@ def test_the_context_holds_the_prompt_and_the_output(asked: dict[str, int], foun
 def test_work_that_fits_no_context_is_usage(asked: dict[str, int], remedy: str) -> None:
     with pytest.raises(UsageError, match=remedy):
         make_budget(described(context=4096), null_machine(), 10**9, **asked)
+
+
+@pytest.mark.parametrize("verb", [("prove",), ("export",), ("export", "--to", "out.gguf")])
+def test_what_is_no_pack_is_told_alike(model: Path, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    for place, why in ((model, "is no pack; if it is a model, first `pintpot pack "), (tmp_path / "x", "nothing is")):
+        done = invoke(*verb, place)
+        assert (done.exit_code, done.stdout) == (4, "")
+        assert done.stderr.startswith(f"pintpot: {place} is no pack")
+        assert why in done.stderr
