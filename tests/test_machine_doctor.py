@@ -53,11 +53,17 @@ def test_no_compiler_is_no_trouble_for_who_has_the_wheel(monkeypatch: pytest.Mon
     assert "install" in found.advice
 
 
-def test_a_home_of_someone_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room.os, "access", lambda place, mode: False)
-    found = home_finding()
-    assert found.ok is False
-    assert "PINTPOT_HOME" in found.advice
+def test_a_home_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert home_finding().ok is True
+    assert list(tmp_path.iterdir()) == [], "what was tried leaves nothing"
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "home", tmp_path / "file", Path("/proc/nohome")):
+        monkeypatch.setenv("PINTPOT_HOME", str(place))
+        found = home_finding()
+        assert found.ok is False
+        assert f"{place} cannot be written (" in found.what
+        assert "PINTPOT_HOME" in found.advice
+        assert any(one == found for one in doctor()), "the other looks bear with such a home"
 
 
 def test_huge_pages(tmp_path: Path) -> None:

@@ -196,3 +196,10 @@ def test_what_an_earlier_release_measured_is_measured_anew(tmp_path: Path) -> No
     assert load("abc", tmp_path) is None
     remember(probe(), tmp_path)
     assert load("abc", tmp_path) is not None
+
+
+def test_a_record_that_cannot_be_read_is_not_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"cannot be read \(Not a directory\).*PINTPOT_HOME") as told:
+        load("abc", tmp_path / "file")
+    assert "remove" not in str(told.value)

@@ -12,7 +12,7 @@ from pintpot.machine.catalog import load_machine
 from pintpot.machine.null import null_machine
 from pintpot.machine.spec import Machine
 from pintpot.planner.explain import Explanation, explain
-from pintpot.planner.make import make_plan
+from pintpot.planner.make import _why_worse, make_plan
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.units import format_bytes, format_bytes_up
 
@@ -105,6 +105,20 @@ def test_quality_says_whether_it_was_measured(streaming: Plan) -> None:
     here = null_machine(process_bytes=10 * MB, spread=0.2)
     known = make_plan(described(layers=3, matrix="q4_0", vocabulary="q8_0"), here, budget, measured=measured)
     assert explain(known).quality.endswith("measured")
+
+
+def test_nothing_lost_is_told_as_that() -> None:
+    plan = planned(90 * MB, prefer="quality")
+    assert plan.degradation.high == 0
+    assert explain(plan).quality.startswith("no degradation, ")
+    reasons = [one.reason for one in plan.rejected]
+    assert any(reason.endswith("nats a token, against none") for reason in reasons)
+    assert not any("inf times" in reason or " 0 B more" in reason for reason in reasons)
+
+
+def test_what_ties_in_everything_is_told_as_that() -> None:
+    plan = planned(90 * MB)
+    assert _why_worse(plan, plan) == "equally fast, equally good, but nothing is gained by it"  # type: ignore[arg-type]
 
 
 def test_machines_that_were_not_measured_say_so() -> None:

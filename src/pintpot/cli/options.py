@@ -17,6 +17,17 @@ Decorated = TypeVar("Decorated", bound=Function)
 COUNT: dict[str, Any] = {"type": click.IntRange(min=1), "metavar": "N"}
 
 
+class _Tokens(click.IntRange):
+    """A count of tokens, where somebody may have meant the text itself."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            hint = "it is a number of tokens to plan for; `pintpot run` takes the prompt itself with -p TEXT"
+            raise click.BadParameter(f"{error.message.rstrip('.')}: {hint}", ctx, param) from error
+
+
 def _amount(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """Reads bytes or seconds as people write them, by a function of `pintpot.units`."""
 
@@ -36,13 +47,14 @@ def _amount(parse: str) -> Callable[[click.Context, click.Parameter, str | None]
     return read
 
 
+TOKENS: dict[str, Any] = {"type": _Tokens(min=1), "metavar": "N"}
 SIZE: dict[str, Any] = {"metavar": "SIZE", "callback": _amount("parse_bytes")}
 TIME: dict[str, Any] = {"metavar": "TIME", "callback": _amount("parse_seconds")}
 PLANNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 300MB or 2GiB.  [80% of what is free]"),
     click.option("--context", **COUNT, help="Tokens that a sequence may hold.  [2048, or the model's]"),
     click.option("--batch", **COUNT, help="Sequences side by side.  [1]"),
-    click.option("--prompt", "prompt_tokens", **COUNT, help="Tokens that come in, to plan for."),
+    click.option("--prompt", "prompt_tokens", **TOKENS, help="Tokens that come in, to plan for."),
     click.option("--output", "output_tokens", **COUNT, help="Tokens that go out, to plan for."),
     click.option("--first-token", **TIME, help="At most so long to the first word, like 2 or 500ms."),
     click.option("--per-token", **TIME, help="At most so long for each further word, like 50ms."),

@@ -11,7 +11,10 @@ from pintpot.cli.terminal import Terminal
 @click.command("list", short_help="The packs that are kept.", epilog=example("pintpot list --json"))
 @common
 def list_command(terminal: Terminal) -> None:
-    """The packs that are kept, with the memory that each needs, and what packing and calibrating left unfinished."""
+    """The packs that are kept, with the memory that each needs and the tokens that a sequence may hold in it.
+
+    What packing and calibrating left unfinished is listed too.
+    """
     from pintpot.packer.shelf import kept_packs, shelf
     from pintpot.packer.unfinished import unfinished
 
@@ -22,19 +25,18 @@ def list_command(terminal: Terminal) -> None:
     if not packs and not waiting:
         terminal.say(f"no pack is kept in {shelf()}; `pintpot run MODEL` makes one")
         return
-    from pintpot.cli.tables import table
+    from pintpot.cli.tables import shortened, show_whole, table
     from pintpot.cli.terminal import safe
     from pintpot.units import format_bytes
 
-    made = table("name", "disk", "memory", "steps", right=(1, 2), wide=3)
+    made = table("name", "disk", "memory", "context", "steps", right=(1, 2, 3), whole=(0,))
     for one in packs:
-        steps = ", ".join(dict.fromkeys(one.steps))
-        made.add_row(safe(one.folder.name), format_bytes(one.num_bytes), format_bytes(one.memory_bytes), safe(steps))
+        sizes = format_bytes(one.num_bytes), format_bytes(one.memory_bytes), f"{one.context:,}"
+        made.add_row(safe(one.folder.name), *sizes, shortened(", ".join(dict.fromkeys(one.steps))))
     for left in waiting:
         what = f"unfinished {left.what}" + (", under way" if left.in_use else "")
-        made.add_row(safe(left.name), format_bytes(left.num_bytes), "", what)
-    console = terminal.console()
-    console.print(made)
+        made.add_row(safe(left.name), format_bytes(left.num_bytes), "", "", what)
+    show_whole(made, terminal.console())
     total = sum(one.num_bytes for one in packs) + sum(left.num_bytes for left in waiting)
     terminal.say(f"{format_bytes(total)} in {shelf().parent}")
 

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -107,10 +108,14 @@ def memory_finding() -> Finding:
 
 
 def home_finding() -> Finding:
+    """Whether folders can be made where packs are kept, by making one: what permissions say is not all."""
     place = home()
-    if os.access(existing(place), os.W_OK):
-        return Finding("home", True, f"packs and measurements are kept in {place}")
-    return Finding("home", False, f"{place} cannot be written", "set PINTPOT_HOME to a folder of your own")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing(place), prefix=".pintpot-"):
+            return Finding("home", True, f"packs and measurements are kept in {place}")
+    except OSError as error:
+        why = f"{place} cannot be written ({error.strerror})"
+        return Finding("home", False, why, "set PINTPOT_HOME to a folder of your own")
 
 
 def disk_finding() -> Finding:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pintpot.errors import BadInput, Interrupted
+from pintpot.errors import BadInput, Interrupted, PintpotError, error_named
 from pintpot.machine.features import fingerprint
 from pintpot.machine.process import process_bytes
 from pintpot.machine.remember import knows_program, load, record_process, remember
@@ -27,16 +27,15 @@ _log = logging.getLogger(__name__)
 def this_machine(path: Path | None = None, progress: Progress | None = None) -> Machine:
     """What is known of this machine with the disk of `path` (of PINTPOT_HOME where it is None).
 
-    Where the program was installed anew since the probe, what its process weighs is measured again.
+    Where the program was installed anew since the probe, what its process weighs is measured again. Raises BadInput
+    where a first probe cannot be kept.
     """
     place = path or home()
     known = load(fingerprint(place))
     if known is None:
         if progress is not None:
             progress(0.0, "a quick probe of this machine")
-        subprocess.run(
-            [sys.executable, "-m", "pintpot.machine.here", str(place)], check=False, stdin=subprocess.DEVNULL
-        )
+        _probe_apart(place)
         known = load(fingerprint(place))
     if known is None:
         return _probe(place)
@@ -60,6 +59,15 @@ def _weighed(known: Machine, progress: Progress | None) -> Machine:
         return replace(known, process_bytes=num_bytes)
 
 
+def _probe_apart(place: Path) -> None:
+    """A probe in a process of its own. Raises the error of ours that it ended with."""
+    command = [sys.executable, "-m", "pintpot.machine.here", str(place)]
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    kind, _, why = done.stdout.partition(": ")
+    if why:
+        raise error_named(kind)(why)
+
+
 def _probe(place: Path) -> Machine:
     from pintpot.machine.probe import probe
 
@@ -69,5 +77,7 @@ def _probe(place: Path) -> Machine:
 if __name__ == "__main__":
     try:
         _probe(Path(sys.argv[1]))
+    except PintpotError as error:  # for whoever asked for this, who tells it once
+        sys.stdout.write(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:  # of a terminal, and then whoever asked for this has it too
         sys.exit(Interrupted.exit_code)

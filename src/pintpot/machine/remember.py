@@ -154,7 +154,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        why = f"{path} cannot be read ({error.strerror}); make it readable, or set PINTPOT_HOME to another folder"
+        raise BadInput(why) from error
+    except ValueError as error:
         raise BadInput(f"{path} is not a machine record ({error}); remove it and probe again") from error
     whole = isinstance(data, dict) and isinstance(data.get("machine"), dict) and isinstance(data.get("history"), list)
     need(whole, f"{path} is not a machine record; remove it and probe again")

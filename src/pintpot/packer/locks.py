@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pintpot.errors import BadPack, InUse
+from pintpot.packer.raw import no_pack
 
 
 @contextmanager
@@ -39,8 +40,10 @@ def _locked(folder: Path, kind: int) -> int:
     while True:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise no_pack(folder) from error
         except OSError as error:
-            raise BadPack(f"{folder} is no pack: {error.strerror}") from error
+            raise BadPack(f"{folder} cannot be opened: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, kind)
             if is_still(folder, descriptor):

@@ -59,6 +59,13 @@ def pack_named(path_or_name: str | Path) -> Path:
     return kept if str(path) == path.name and not path.exists() and is_pack(kept) else path
 
 
+def no_pack(folder: Path) -> BadPack:
+    """What is told where a pack was expected: whether anything is there, and how a model becomes a pack."""
+    if not folder.exists():
+        return BadPack(f"{folder} is no pack, for nothing is there; `pintpot list` tells which are kept")
+    return BadPack(f"{folder} is no pack; if it is a model, first `pintpot pack {folder}`")
+
+
 def read_raw(folder: Path) -> dict[str, Any]:
     """The manifest as JSON, its version checked. Raises BadPack."""
     path = folder / MANIFEST
@@ -67,10 +74,11 @@ def read_raw(folder: Path) -> dict[str, Any]:
         need(size <= MAX_MANIFEST_BYTES, f"{path} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read", BadPack)
         data: Any = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BadPack(f"{folder} is no pack: it has no {MANIFEST}") from error
+        raise no_pack(folder) from error
     except (OSError, ValueError, RecursionError) as error:
         raise BadPack(f"{path} cannot be read: {error}") from error
-    need(isinstance(data, dict) and "pintpot_pack" in data, f"{folder} is no pack", BadPack)
+    if not isinstance(data, dict) or "pintpot_pack" not in data:
+        raise no_pack(folder)
     version = data["pintpot_pack"]
     newer = isinstance(version, int) and version > VERSION
     need(

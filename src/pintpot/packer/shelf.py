@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A pack under PINTPOT_HOME: its folder, its model, its bytes on disk and in memory, and the steps of its plan."""
+    """A pack under PINTPOT_HOME: folder, model, bytes on disk and in memory, context in tokens, its plan's steps."""
 
     folder: Path
     model: str
     num_bytes: int
     memory_bytes: int
+    context: int
     steps: tuple[str, ...]
 
 
@@ -127,6 +128,7 @@ def _kept(folder: Path) -> Kept | None:
         memory = sum(holder["high"] for holder in plan["cost"]["holders"])
         steps = tuple(str(step["name"]) for step in plan["steps"])
         size = sum(path.stat().st_size for path in folder.iterdir())
-        return Kept(folder, str(plan["model_name"]), size, memory, steps)
+        context = int(plan["budget"]["workload"]["context"])
+        return Kept(folder, str(plan["model_name"]), size, memory, context, steps)
     except (BadInput, KeyError, TypeError, OSError):
         return None

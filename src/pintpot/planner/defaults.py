@@ -6,20 +6,23 @@ from dataclasses import replace
 from typing import Any
 
 from pintpot.budget import DEFAULT_CONTEXT, DEFAULT_MEMORY_SHARE, Budget, Workload
-from pintpot.errors import DoesNotFit, need
+from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 from pintpot.units import format_bytes
 
 PROMPT_SHARE = 0.25
-"""Of the context, for prompts (up to 512) and for answers (up to 128) of which nobody says how long they are."""
+"""Of the context, for prompts and for answers of which nobody says how long they are."""
+_MOST = {"prompt": 512, "output": 128}
+"""Tokens of such prompts and answers at most."""
 
 
 def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: Any) -> Budget:
     """A budget from what was asked (None: not), the rest by default; what was asked is remembered in `chosen`.
 
     Defaults: memory 80% of what is available, context min(2048, the model's), batch 1, degradation 0.05 nats, prefer
-    speed. Raises DoesNotFit for a memory budget above what this machine has left.
+    speed; a context that was not asked for holds the prompt and the output that were. Raises DoesNotFit for a memory
+    budget above what this machine has left, UsageError for a prompt and an output beyond the context.
     """
     chosen = {key: value for key, value in asked.items() if value is not None and value is not False}
     memory = chosen.get("memory_bytes")
@@ -44,7 +47,14 @@ _BUDGET_KEYS = (
 
 
 def _workload(model: Model, chosen: dict[str, Any]) -> Workload:
-    context = chosen.get("context") or min(DEFAULT_CONTEXT, model.context)
-    prompt = chosen.get("prompt") or max(1, min(512, int(context * PROMPT_SHARE)))
-    output = chosen.get("output") or max(1, min(128, int(context * PROMPT_SHARE)))
-    return Workload(context=context, batch=chosen.get("batch") or 1, prompt=prompt, output=output)
+    """Prompt and output fit the context together: one that nobody chose is raised for them. Raises UsageError."""
+    given = {key: chosen[key] for key in _MOST if chosen.get(key)}
+    context, most = chosen.get("context") or min(DEFAULT_CONTEXT, model.context), chosen.get("context") or model.context
+    left, share = most - sum(given.values()), int(context * PROMPT_SHARE)
+    work = {key: given.get(key) or max(1, min(_MOST[key], share, left)) for key in _MOST}
+    wanted = sum(work.values())
+    remedy = f"use --context {wanted}" if wanted <= model.context else "ask for fewer"
+    tokens = " and ".join(f"{count} tokens of {key}" for key, count in work.items())
+    need(wanted <= most or not given, f"{tokens} do not fit a context of {most}; {remedy}", UsageError)
+    context = context if "context" in chosen else max(context, wanted)
+    return Workload(context=context, batch=chosen.get("batch") or 1, **work)

@@ -147,10 +147,17 @@ def _quality(plan: Plan) -> str:
     found = plan.degradation
     words = f" on {found.num_tokens} words" if found.num_tokens else ""
     known = f"measured{words}" if found.measured else EXPECTED[found.summed]
-    answers = f"{found.low:.2g} to {found.high:.2g} nats a token of degradation"
+    if not max(found.high, found.prefill_high):
+        return f"no degradation, {known}"
+    answers = f"{_nats(found.low, found.high)} nats a token of degradation"
     if (found.prefill_low, found.prefill_high) == (found.low, found.high):
         return f"{answers}, {known}"
-    return f"{answers} in answers, {found.prefill_low:.2g} to {found.prefill_high:.2g} while a prompt is read, {known}"
+    return f"{answers} in answers, {_nats(found.prefill_low, found.prefill_high)} while a prompt is read, {known}"
+
+
+def _nats(low: float, high: float) -> str:
+    least, most = f"{low:.2g}", f"{high:.2g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _packing(plan: Plan) -> str:

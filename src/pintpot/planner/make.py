@@ -169,7 +169,9 @@ def _why_worse(other: Priced, plan: Plan) -> str:
     labels = {"speed": "slower", "quality": "worse", "memory": "larger"}
     mine, theirs = rank(plan, prefer), rank(other, prefer)
     if theirs[0] > mine[0]:
-        ratio = theirs[0] / mine[0] if mine[0] else float("inf")
+        if not mine[0]:
+            return f"{labels[prefer]}: {theirs[0]:.2g} nats a token, against none"  # seconds and bytes are never 0
+        ratio = theirs[0] / mine[0]
         return f"{labels[prefer]}: {ratio:.3g} times" if ratio >= 1.005 else f"{labels[prefer]}, by less than 0.5%"
     seconds = ("equally fast", other.cost.total_s.mid, plan.cost.total_s.mid)
     quality = ("equally good", other.degradation.high, plan.degradation.high)
@@ -178,8 +180,10 @@ def _why_worse(other: Priced, plan: Plan) -> str:
         worse = f"{other.degradation.high - plan.degradation.high:.2g} nats worse"
     elif other.cost.total_s.mid > plan.cost.total_s.mid:
         worse = "slower"
-    else:
+    elif other.cost.memory_high > plan.cost.memory_high:
         worse = f"{format_bytes(other.cost.memory_high - plan.cost.memory_high)} more memory"
+    else:
+        worse = "nothing is gained by it"
     return f"{same}, but {worse}" if same else worse
 
 
