@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -239,6 +240,19 @@ def test_a_proof_says_what_so_few_words_do_not_decide(monkeypatch: pytest.Monkey
     assert told["steps"][0]["added"] == {"low": -0.001, "mean": 0.02, "high": 0.03}
 
 
+def test_a_proof_by_one_short_text_names_a_number_of_tokens_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    found = Agreement(31, 1, Interval(0.0, 0.02, math.inf), 0.1, 0.2, 0.99, 10.0, 10.1)
+    row = Row("degradation", "nats", 0.0, 0.025, 0.02, 0.0, math.inf)
+    step = StepQuality(("EightBitCache()",), found, found, Interval(-math.inf, 0.02, math.inf))
+    short = replace(PROOF, rows=(row,), answers=found, prompts=found, text_tokens=64, steps=(step,))
+    monkeypatch.setattr(pintpot, "prove", lambda pack, **how: short, raising=False)
+    shown = invoke("prove", "packed", "--steps").stdout
+    assert "inf" not in shown
+    assert "by 64 tokens of text; about 1536 would decide (--text FILE --tokens 1536)" in " ".join(shown.split())
+
+
 def test_a_proof_that_does_not_hold_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
@@ -247,7 +261,7 @@ def test_a_proof_that_does_not_hold_ends_with_1(monkeypatch: pytest.MonkeyPatch)
     done = invoke("prove", "packed", "--json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["shortfalls"] == list(broken.shortfalls)
-    assert "measured 20 tokens/s" in done.stderr
+    assert "decode: measured 20.0 tok/s, promised 40.0 to 60.0 tok/s" in done.stderr, "as the table has it"
     assert "✗" in invoke("prove", "packed").stdout
 
 

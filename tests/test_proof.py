@@ -52,7 +52,8 @@ from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 TINY = Tiny(hidden=128, intermediate=256, layers=3, heads=4, kv_heads=2, vocab=768, seed=61)
 PROCESSES = {
-    "planning", "packing", "cutting the texts", "measured run", "limit", "answers of the pack", "reference",
+    "planning", "packing", "reading the text", "measured run", "timing the hardware", "answering the text",
+    "judging quality",
 }  # fmt: skip
 
 
@@ -216,7 +217,9 @@ def test_without_its_source_speed_and_memory_are_proved(source: Path, tmp_path: 
     assert proof.row("memory").holds
     assert any("quality was not measured" in note for note in proof.notes)
     assert any("planning was not measured" in note for note in proof.notes)
-    assert {peak.process for peak in proof.peaks} == PROCESSES - {"planning", "reference"}
+    few = prove(folder, runs=1, tokens=64)
+    assert "quality was judged by 128 tokens, for texts of 128 are read whole" in few.notes
+    assert {peak.process for peak in proof.peaks} == PROCESSES - {"planning", "judging quality"}
 
 
 def test_what_a_window_forgets_is_measured_on_longer_texts_or_not_at_all(tmp_path: Path) -> None:
@@ -635,7 +638,8 @@ def test_a_process_above_the_budget_breaks_the_proof(plan: Plan) -> None:
     measured.peaks["packing"] = plan.budget.memory_bytes + 1
     proof = verdict(plan, measured, agreement(0.005))
     assert not proof.holds
-    assert "packing" in proof.shortfalls[0]
+    assert proof.shortfalls[0].startswith("memory of packing: ")
+    assert ", 1 B more than the budget of " in proof.shortfalls[0]
 
 
 def test_disk_reads_are_not_judged_behind_a_page_cache(plan: Plan) -> None:

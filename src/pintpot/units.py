@@ -72,6 +72,29 @@ def format_rate(per_second: float, unit: str) -> str:
     return f"{_digits(per_second)} {unit}"
 
 
+def format_span(low: float, high: float, unit: str) -> str:
+    """A promise from low to high, the unit once where both have the same."""
+    first, last = format_amount(low, unit), format_amount(high, unit)
+    if first == last:
+        return last
+    same = first.split()[-1] == last.split()[-1]
+    return f"{first.rsplit(' ', 1)[0] if same else first} to {last}"
+
+
+def format_amount(value: float | None, unit: str) -> str:
+    """A quantity as people read it: bytes and seconds in the size that fits."""
+    if value is None:
+        return "-"
+    match unit:
+        case "bytes":
+            return format_bytes(value)
+        case "seconds":
+            return format_seconds(value)
+        case "tokens/s":
+            return format_rate(value, "tok/s")
+    return f"{value:.3g} {unit}"
+
+
 def _digits(value: float) -> str:
     if value >= 99.95:
         return f"{value:.0f}"

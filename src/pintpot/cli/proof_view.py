@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from pintpot.cli.terminal import safe
+from pintpot.units import format_amount, format_span
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,13 +15,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from pintpot.cli.terminal import Terminal
-    from pintpot.meter.agreement import Agreement
+    from pintpot.meter.agreement import Agreement, Interval
     from pintpot.proof.frontier import Frontier
     from pintpot.proof.proof import Proof
 
 # Cells of the bar, and whether the share of the limit has a column: from the most room to the least.
 _LAYOUTS = ((18, True), (12, True), (12, False), (0, False))
 _MOST_OPS = 24
+amount, span = format_amount, format_span
 
 
 def show_proof(proof: Proof, terminal: Terminal) -> None:
@@ -52,7 +55,7 @@ def show_frontier(found: Frontier, terminal: Terminal) -> None:
     for point in found.points:
         kl, alone = point.answers.kl, point.answers_of_weights.kl
         sizes = (amount(point.weight_bytes, "bytes"), f"{point.bits:.3g}", amount(point.memory_bytes, "bytes"))
-        interval = f"{_nats(kl.low)} to {_nats(kl.high)}"
+        interval = _interval(kl)
         speed = amount(point.decode, "tokens/s")
         made.add_row(mark(not point.shortfalls), *sizes, _nats(kl.mean), interval, _nats(alone.mean), speed)
     made.caption = f"mean KL divergence on {found.points[0].answers.num_tokens} words of answers; alone: the weights"
@@ -151,7 +154,7 @@ def _steps(proof: Proof) -> Table:
     made = table("step", "alone", "added", "95% interval", "so far", title="quality, step by step", right=range(1, 5))
     for step in proof.steps:
         alone = "-" if step.alone is None else _nats(step.alone.kl.mean)
-        interval = f"{_nats(step.added.low)} to {_nats(step.added.high)}"
+        interval = _interval(step.added)
         made.add_row(safe(", ".join(step.steps)), alone, _nats(step.added.mean), interval, _nats(step.after.kl.mean))
     made.caption = "mean KL divergence on the words of answers, in float32 arithmetic"
     made.caption_justify = "left"
@@ -162,9 +165,13 @@ _FIGURES = ("KL, nats", "95% interval", "p99", "max", "same word", "perplexity")
 
 
 def _figures(found: Agreement) -> tuple[str, ...]:
-    interval = f"{_nats(found.kl.low)} to {_nats(found.kl.high)}"
+    interval = _interval(found.kl)
     cost = "-" if found.perplexity_test is None else f"{found.perplexity_test:.2f}"
     return _nats(found.kl.mean), interval, f"{found.kl_p99:.3g}", f"{found.kl_max:.3g}", f"{found.top1:.1%}", cost
+
+
+def _interval(found: Interval) -> str:
+    return f"{_nats(found.low)} to {_nats(found.high)}" if isfinite(found.high) else "too few words"
 
 
 def _nats(value: float) -> str:
@@ -191,28 +198,3 @@ def _profile(proof: Proof) -> Table:
     made.caption = f"all other ops together: {amount(rest, 'seconds')}"
     made.caption_justify = "left"
     return made
-
-
-def span(low: float, high: float, unit: str) -> str:
-    """A promise from low to high, the unit once where both have the same."""
-    first, last = amount(low, unit), amount(high, unit)
-    if first == last:
-        return last
-    same = first.split()[-1] == last.split()[-1]
-    return f"{first.rsplit(' ', 1)[0] if same else first} to {last}"
-
-
-def amount(value: float | None, unit: str) -> str:
-    """A quantity as people read it: bytes and seconds in the size that fits."""
-    from pintpot.units import format_bytes, format_rate, format_seconds
-
-    if value is None:
-        return "-"
-    match unit:
-        case "bytes":
-            return format_bytes(value)
-        case "seconds":
-            return format_seconds(value)
-        case "tokens/s":
-            return format_rate(value, "tok/s")
-    return f"{value:.3g} {unit}"

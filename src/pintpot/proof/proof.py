@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 from pintpot.meter.agreement import Agreement, Interval
+from pintpot.units import format_amount, format_bytes, format_span
 
 Unit = Literal["bytes", "seconds", "tokens/s", "nats"]
 Verdict = Literal["held", "not held", "not decided", "not judged"]
 VERSION = 2
+TEXT_TOKENS = 256
+MAX_TEXTS = 6
+USUAL_TOKENS = TEXT_TOKENS * MAX_TEXTS
+"""Texts that quality is judged by: their length, how many of them, and both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +121,15 @@ class Proof:
     def shortfalls(self) -> tuple[str, ...]:
         """The promises that were not held, each with its numbers."""
         broken = [
-            f"{row.what}: measured {row.measured:.4g} {row.unit}, "
-            f"promised {row.promised_low:.4g} to {row.promised_high:.4g}"
+            f"{row.what}: measured {format_amount(row.measured, row.unit)}, "
+            f"promised {format_span(row.promised_low, row.promised_high, row.unit)}"
             for row in self.rows
             if row.holds is False and row.measured is not None
         ]
         broken += [
-            f"memory of {peak.process}: {peak.peak_bytes} bytes, the budget is {peak.budget_bytes}"
+            f"memory of {peak.process}: {format_bytes(peak.peak_bytes)}, "
+            f"{format_bytes(peak.peak_bytes - peak.budget_bytes)} more than the budget of "
+            f"{format_bytes(peak.budget_bytes)}"
             for peak in self.peaks
             if not peak.holds
         ]
@@ -137,10 +145,16 @@ class Proof:
         return tuple(row for row in self.rows if row.verdict == "not decided")
 
     def tokens_needed(self, row: Row) -> int | None:
-        """How many tokens of text would decide a row; None where nobody can tell."""
+        """How many tokens of text would decide a row; None where nobody can tell.
+
+        Where so few were read that nothing is known of how they vary, it is as many as a proof reads unasked.
+        """
         found = self.prompts if row.what.startswith("prompt") else self.answers
-        if row.needed is None or found is None:
+        if found is None:
             return None
+        if row.needed is None:
+            unknown = found.kl.mean < inf and found.kl.high == inf and self.text_tokens < USUAL_TOKENS
+            return USUAL_TOKENS if unknown else None
         return -(-row.needed * self.text_tokens // found.num_tokens)
 
     def row(self, what: str) -> Row:

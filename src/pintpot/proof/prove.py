@@ -20,7 +20,7 @@ from pintpot.meter.clock import median
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
 from pintpot.proof.judge import Measured, Quality, judge
-from pintpot.proof.proof import Proof, StepQuality
+from pintpot.proof.proof import MAX_TEXTS, TEXT_TOKENS, USUAL_TOKENS, Proof, StepQuality
 from pintpot.proof.remember import remember_proof
 from pintpot.proof.report import write_proof_report
 from pintpot.proof.worker import Worker
@@ -28,8 +28,6 @@ from pintpot.runtime.pricing import here_of, priced_here
 
 Progress = Callable[[float, str], None]
 DEFAULT_RUNS = 5
-TEXT_TOKENS = 256
-MAX_TEXTS = 6
 ANSWER_SECONDS, FEWEST_WORDS = 30.0, 4
 """Words of answers are compared for so long, half of each text at most, and a few of each however slow the model is."""
 Texts = list[list[int]]
@@ -68,6 +66,8 @@ def prove(
     found = sum(map(len, texts))
     if tokens is not None and found < tokens:
         notes.append(f"quality was judged by {found} tokens, for the text has no {tokens}; give a longer one")
+    elif tokens is not None and found > tokens:
+        notes.append(f"quality was judged by {found} tokens, for texts of {len(texts[0])} are read whole")
     window = manifest.plan.form.cache.window
     tested = not window or len(texts[0]) > window
     if not tested:
@@ -131,7 +131,7 @@ def _plan_again(pack: Path, peaks: dict[str, int], notes: list[str]) -> None:
 
 def _answer_seconds(tokens: int | None) -> float:
     """Whoever asks for more tokens has more time."""
-    return ANSWER_SECONDS * max(1.0, (tokens or 0) / (TEXT_TOKENS * MAX_TEXTS))
+    return ANSWER_SECONDS * max(1.0, (tokens or 0) / USUAL_TOKENS)
 
 
 def _texts(pack: Path, text: Path | None, plan: Plan, tokens: int | None, peaks: dict[str, int]) -> Texts:
@@ -152,7 +152,7 @@ def _texts(pack: Path, text: Path | None, plan: Plan, tokens: int | None, peaks:
             if found["texts"]:
                 break
     need(found["texts"], f"the text has {found['num_tokens']} tokens; at least {length} are needed", UsageError)
-    peaks["cutting the texts"] = found["peak_bytes"]
+    peaks["reading the text"] = found["peak_bytes"]
     return cast(Texts, found["texts"])
 
 
@@ -184,13 +184,13 @@ def _measure(
                 tell(0.05 + 0.3 * index / asked.runs, f"run {index + 1} of {asked.runs}")
                 limits.append(limit.ask("measure", **disk))
                 found.append(worker.ask("run", tokens=prompt))
-        peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
+        peaks["measured run"], peaks["timing the hardware"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
         ops = worker.ask("profile", tokens=prompt) if asked.profile else None
     with Worker("measured", pack, str(plan.threads), "every row") as worker:
         tell(0.35, "answers of the pack")
         worker.ask("hidden", **answers.prompts)
         answers.num_words = _num_words(answers, median([run["step_s"] for run in found]))
-        peaks["answers of the pack"] = worker.ask("hidden", **answers.words)["peak_bytes"]
+        peaks["answering the text"] = worker.ask("hidden", **answers.words)["peak_bytes"]
     return Measured(opened, tuple(found), tuple(limits), peaks, ops)
 
 
@@ -217,7 +217,7 @@ def _quality(
     except BadInput as error:
         notes.append(f"quality was not measured: {error}")
         return Quality()
-    peaks["reference"] = (each if steps else alone)["peak_bytes"]
+    peaks["judging quality"] = (each if steps else alone)["peak_bytes"]
     return Quality(
         answers=_agreement(words["agreement"]),
         prompts=_agreement(prompts["agreement"]),
