@@ -211,7 +211,8 @@ def test_few_tokens_are_told_and_another_text_replaces_the_table(
 
 
 def test_told_to_stop_it_stops_and_goes_on_later(own_home: Path, tmp_path: Path) -> None:
-    folder = write_hf(tmp_path / "model", Tiny(layers=8))
+    # Layers enough that most of the work is still to be done when the second one's states are seen.
+    folder = write_hf(tmp_path / "model", Tiny(layers=32))
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     command = [sys.executable, "-m", "pintpot", "calibrate", str(folder), "--text", str(text), "-v"]

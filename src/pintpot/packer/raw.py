@@ -63,7 +63,8 @@ def no_pack(folder: Path) -> BadPack:
     """What is told where a pack was expected: whether anything is there, and how a model becomes a pack."""
     if not folder.exists():
         return BadPack(f"{folder} is no pack, for nothing is there; `pintpot list` tells which are kept")
-    return BadPack(f"{folder} is no pack; if it is a model, first `pintpot pack {folder}`")
+    lacks = f", for it has no {MANIFEST}" if folder.is_dir() else ""
+    return BadPack(f"{folder} is no pack{lacks}; if it is a model, first `pintpot pack {folder}`")
 
 
 def read_raw(folder: Path) -> dict[str, Any]:
