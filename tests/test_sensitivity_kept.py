@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -211,13 +212,15 @@ def test_few_tokens_are_told_and_another_text_replaces_the_table(
 
 
 def test_told_to_stop_it_stops_and_goes_on_later(own_home: Path, tmp_path: Path) -> None:
-    # Layers enough that most of the work is still to be done when the second one's states are seen.
-    folder = write_hf(tmp_path / "model", Tiny(layers=32))
+    folder = write_hf(tmp_path / "model", Tiny(layers=8))
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     command = [sys.executable, "-m", "pintpot", "calibrate", str(folder), "--text", str(text), "-v"]
     begun = own_home / "sensitivities" / f"{table_key(describe(str(folder)))}.begun"
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    # Tests that run in the background of a shell inherit that this signal is ignored.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, preexec_fn=heard) as child:
         while child.poll() is None and not (begun / "states.1.npy").exists():
             time.sleep(0.005)
         child.send_signal(signal.SIGINT)
