@@ -92,6 +92,12 @@ def test_every_promise_has_its_row(proof: Proof) -> None:
     assert rows["memory"].measured == next(peak.peak_bytes for peak in proof.peaks if peak.process == "measured run")
 
 
+def test_an_answer_of_one_word_still_has_a_step(source: Path, tmp_path: Path) -> None:
+    found = Answerer(pack_of(source, tmp_path / "pack", output=1), "1").run(list(range(32)))
+    assert found["step_s"] > 0
+    assert found["step_tokens"] == 1
+
+
 def test_every_process_has_its_line_inside_the_budget(proof: Proof) -> None:
     assert {peak.process for peak in proof.peaks} == PROCESSES
     for peak in proof.peaks:

@@ -2,7 +2,7 @@
 //
 // Each call takes an arena whose bytes the caller has filled, works through it `rounds` times and gives the seconds.
 
-#include "engine/attend_plan.h"
+#include "engine/attend.h"
 #include "engine/bind.h"
 #include "engine/clock.h"
 #include "engine/errors.h"
@@ -161,44 +161,74 @@ double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, in
     });
 }
 
-// Attention of `sequences` sequences, `tokens` new positions each after `context` - tokens cached ones. The arena holds as
-// many layers as fit into it, which take turns by round; of each, k and then v.
+// Attention ops one after the other, as a replay runs them.
+struct Attends final : Job {
+    Attends(std::vector<std::unique_ptr<Attend>>& ops_, Context& context_, int64_t number)
+        : ops(ops_), context(context_), left(number) {}
+    int64_t next() override {
+        while (left > 0) {
+            if (++phase == op().num_phases()) {
+                ++done, --left, phase = -1;
+                continue;
+            }
+            if (int64_t chunks = op().begin(context, phase); chunks > 0) return chunks;
+        }
+        return 0;
+    }
+    void work(int thread, int64_t chunk) override { op().work(context, phase, chunk, thread); }
+    Attend& op() { return *ops[size_t(done) % ops.size()]; }
+    std::vector<std::unique_ptr<Attend>>& ops;
+    Context& context;
+    int64_t left, done = 0;
+    int phase = -1;
+};
+
+struct Anywhere final : Memory {
+    void check(const void*, int64_t, size_t, const char*) const override {}
+};
+
+// Attention of `sequences` sequences, `tokens` new positions each after `context` - tokens cached ones, rotating and
+// storing what is new. The arena holds as many layers as fit into it, which take turns by round; of each, k and then v.
 double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int heads, int kv_heads, int head_dim,
                       int tokens, int64_t context, int rounds, int sequences, bool rounded) {
     need(format == "f16" || format == "sym8c", "the cache is f16 or sym8c");
     need(kv_heads >= 1 && heads % kv_heads == 0 && head_dim % 32 == 0 && head_dim >= 32 && head_dim <= kMaxHeadDim,
          "heads are a multiple of kv_heads, head_dim a multiple of 32 up to 256");
     need(tokens >= 1 && context >= tokens && context <= INT32_MAX && sequences >= 1, "the context holds the new tokens");
-    int64_t num_pages = (context + kPageTokens - 1) / kPageTokens;
+    int64_t num_pages = sequences * ((context + kPageTokens - 1) / kPageTokens);
     int64_t page = kPageTokens * (format == "f16" ? 2 * head_dim : head_dim + head_dim / 32 * 2) * kv_heads;
-    int64_t half = sequences * num_pages * page, layers = int64_t(arena.size()) / (2 * half);
+    int64_t half = num_pages * page, layers = std::min<int64_t>(int64_t(arena.size()) / (2 * half), rounds);
     need(layers >= 1, "the arena is smaller than the cache");
-    std::vector<int32_t> pages(size_t(sequences * num_pages));
-    for (size_t i = 0; i < pages.size(); ++i) pages[i] = int32_t(i);
-    std::vector<float> q(size_t(sequences) * size_t(tokens) * size_t(heads * head_dim), 0.01f), out(q.size());
-    std::vector<Run> runs;
-    for (int i = 0; i < sequences; ++i) runs.push_back({i, i * tokens, tokens, int32_t(context) - tokens});
+
     Bounds bounds{sequences * tokens, 1, sequences, int32_t(context)};
-    AttendShape shape{heads, kv_heads, head_dim, 0};
-    AttendPlan plan(shape, bounds, pool.size());
-    plan.cut(runs);
-    std::vector<float> partials(AttendPlan::scratch_bytes(shape, bounds, pool.size()) / sizeof(float));
-    std::vector<Rounds::Phase> phases;
-    for (int64_t layer = 0; layer < std::min<int64_t>(layers, rounds); ++layer)
-        phases.push_back({plan.num_chunks(), [&, layer](int64_t chunk) {
-            const AttendTask& task = plan.task_of(chunk);
-            int64_t first = runs[size_t(task.run)].first_token + task.first;
-            AttendCall call = {};
-            call.cache = {arena.data() + 2 * layer * half, arena.data() + (2 * layer + 1) * half,
-                          format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
-            call.heads = heads, call.scale = 0.1f, call.rounded = rounded;
-            call.pages = pages.data() + task.run * num_pages;
-            call.q_stride = call.out_stride = heads * head_dim;
-            call.num_tokens = task.tokens, call.first_position = runs[size_t(task.run)].first_position + task.first;
-            call.q = q.data() + first * call.q_stride, call.out = out.data() + first * call.out_stride;
-            plan.work(kernels(), call, chunk, partials.data());
-        }});
-    return seconds_of(pool, rounds, std::move(phases));
+    Call call(bounds, 0);
+    call.num_tokens = bounds.tokens, call.num_sequences = sequences;
+    for (int32_t i = 0; i < bounds.tokens; ++i)
+        call.sequence[size_t(i)] = i / tokens, call.positions[size_t(i)] = int32_t(context) - tokens + i % tokens;
+    for (size_t i = 0; i < call.pages.size(); ++i) call.pages[i] = int32_t(i);
+    call.prepare(1, {{0, 0, int32_t(num_pages)}});
+
+    std::vector<float> qkv(size_t(bounds.tokens) * size_t((heads + 2 * kv_heads) * head_dim), 0.01f);
+    std::vector<float> out(size_t(bounds.tokens) * size_t(heads * head_dim)), table(size_t(context * head_dim), 0.7071f);
+    std::vector<std::unique_ptr<Attend>> ops;
+    size_t shared = 0;
+    for (int64_t layer = 0; layer < layers; ++layer) {
+        CacheView cache{arena.data() + 2 * layer * half, arena.data() + (2 * layer + 1) * half,
+                        format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
+        RopeCall rope{cache, heads, head_dim, 0, 0.0f, nullptr, nullptr, table.data()};
+        AttendRecord record{qkv.data(), out.data(), rope, 0.1f, int32_t(num_pages), 0, 0, rounded};
+        ops.push_back(std::make_unique<Attend>(record));
+        ops.back()->bind(Anywhere(), bounds, nullptr, pool.size());
+        shared = std::max(shared, ops.back()->scratch(bounds, pool.size()).shared);
+    }
+    std::vector<float> partials(shared / sizeof(float));
+    Context around;
+    around.kernels = &kernels(), around.pool = &pool, around.call = &call;
+    around.shared = reinterpret_cast<uint8_t*>(partials.data());
+    Attends job(ops, around, rounds);
+    int64_t start = now_ns();
+    pool.run(job);
+    return double(now_ns() - start) * 1e-9;
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ def _rank(rate: Rate) -> tuple[int, float]:
 
 def _speeds(rate: Rate) -> tuple[str, str, str, str]:
     """Low, mid and high in the unit of the middle, and that unit."""
-    if rate.what in ("barrier", "call"):
+    if rate.what in ("barrier", "call", "turn"):
         low, mid, high = (f"{1e6 / value:.3g}" if value else "-" for value in (rate.low, rate.mid, rate.high))
         return low, mid, high, "µs each"
     unit = next((unit for begin, unit in _UNITS if rate.what.startswith(begin)), "/s")

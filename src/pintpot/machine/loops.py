@@ -43,7 +43,7 @@ _FILL = 0x3C
 """Read as float16, float32 or bfloat16 it is an ordinary number, so no loop meets a slow one."""
 
 _QUICK_FORMATS = ("sym8", "sym4", "q4_k", "q6_k", "f16")
-_KV_HEADS, _HEAD_DIM = 4, 64
+_KV_HEADS, _HEAD_DIM, _PAGE_TOKENS = 4, 64, 32
 _DECODE_CONTEXT = {True: 4_096, False: 16_384}
 _MANY_CONTEXTS, _MANY_TOKENS = {True: (512,), False: (128, 1_024)}, 128
 
@@ -84,7 +84,7 @@ def cpu_loops(bench: Bench) -> Iterator[Loop]:
     """Everything that is timed with threads, most important first."""
     for pool in bench.pools:
         yield from _memory_loops(bench, pool)
-        yield from _pool_loops(pool)
+        yield from _pool_loops(bench, pool)
         yield from _prologue_loops(bench, pool)
         for name in bench.formats_of(pool):
             yield from _weight_loops(bench, pool, name)
@@ -108,7 +108,7 @@ def _memory_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
         yield Loop("copy", pool.size, size, copy)
 
 
-def _pool_loops(pool: Pool) -> Iterator[Loop]:
+def _pool_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
     from pintpot._native import measure
 
     def calls(rounds: int) -> tuple[float, float]:
@@ -121,7 +121,11 @@ def _pool_loops(pool: Pool) -> Iterator[Loop]:
         many = 20_000 * rounds  # waking the pool, and finding out how long to look, must weigh nothing
         return float(many), many * pool.barrier_seconds(many)
 
+    def turns(rounds: int) -> tuple[float, float]:
+        return float(rounds), measure.strips(pool, bench.arena, "sym8", COLUMNS, pool.size, 1, 1, False, rounds)
+
     yield Loop("barrier", pool.size, 0, barriers)
+    yield Loop("turn", pool.size, 0, turns)
     yield Loop("call", pool.size, 0, calls)
     yield Loop("int8_peak", pool.size, 0, lambda rounds: measure.peak(pool, False, 1000 * rounds))
     yield Loop("float_peak", pool.size, 0, lambda rounds: measure.peak(pool, True, 1000 * rounds))
@@ -185,7 +189,12 @@ def _attention_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
             seconds = measure.attend(pool, bench.arena, *shape, 1, context, rounds)
             return float(rounds * context * position_bytes), seconds
 
+        def begin(rounds: int, group: int = group) -> tuple[float, float]:
+            shape = (name, group * _KV_HEADS, _KV_HEADS, _HEAD_DIM)
+            return float(rounds * _KV_HEADS), measure.attend(pool, bench.arena, *shape, 1, _PAGE_TOKENS, rounds)
+
         yield Loop(f"attend/{name}", pool.size, group, one)
+        yield Loop(f"attend_start/{name}", pool.size, group, begin)
     for wide in _MANY_CONTEXTS[bench.quick]:
         shape = (name, 4 * _KV_HEADS, _KV_HEADS, _HEAD_DIM, _MANY_TOKENS, wide)
         seen = wide - _MANY_TOKENS + (_MANY_TOKENS + 1) / 2

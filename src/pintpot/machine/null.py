@@ -70,6 +70,7 @@ def _values(threads: int, ram_bw: float, disk_bw: float) -> Iterator[tuple[str, 
             yield f"prologue/{what}", NEVER_COUNTS, count, 1
         for name in CACHE_FORMATS:
             yield f"attend/{name}", ram_bw / 2, count, 0
+            yield f"attend_start/{name}", 1e6, count, 0
             for kind in ("attend_many", "attend_rounded"):
                 yield f"{kind}/{name}", count * MULTIPLY_ADDS_PER_S / 10, count, 0
     yield "call", 1e6, 1, 0

@@ -39,8 +39,13 @@ class Rate:
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
         lookup                   the same for `LOOKUP_BYTES`, which wait for the disk to answer and not for it to send
         barrier, call            barriers of the thread pool; empty native calls
+        turn                     phases of the least product that all threads share, with weights from RAM: what an op
+                                 costs however small it is
         attend/FORMAT            bytes of cache read by decode attention, `size` query heads on each key head
-        attend_many/FORMAT       multiply-adds of attention over many new tokens, that see `size` positions in the mean
+        attend_start/FORMAT      key heads of a sequence that decode attention begins, `size` query heads on each: the
+                                 new token is rotated and stored, and a page of the cache read
+        attend_many/FORMAT       multiply-adds of attention over many new tokens, that see `size` positions in the mean,
+                                 with rotating and storing them
         attend_rounded/FORMAT    the same with products in integers
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own

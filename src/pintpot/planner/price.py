@@ -21,9 +21,10 @@ RAM, ARITHMETIC, DISK, OVERHEAD = "RAM bandwidth", "arithmetic", "disk", "barrie
 RESOURCES = (RAM, ARITHMETIC, DISK, OVERHEAD)
 NO_RING = RingForm(4 << 20, 0, 4)
 """How the disk is read where no ring is: in large pieces, while opening."""
-HINDRANCE = 0.1
-"""Of the shorter of two lanes, what the longer one loses to it: the readers need the processor and memory too.
-Measured with models of 135M and 0.5B weights, parts of which are read beside the rest: 0.07 to 0.13."""
+HINDRANCE = 0.3
+"""Of the shorter of two lanes, what the longer one loses to it: the readers need the processor and memory too, and
+where lanes are about as long, now one waits and now the other. Measured with models of 135M to 1.5B weights, parts of
+which are read beside the rest: 0.2 to 0.4 fits prompts and answers alike."""
 FAR = 1.1
 """A product that takes so much longer from RAM than from the caches waits for the RAM."""
 
@@ -141,7 +142,7 @@ class Prices:
         rates, num_bytes = self.rates, demand.ram_bytes
         if not computes:
             return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.lookup_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
-        traffic, waiting = rates.ram(num_bytes), rates.over("barrier", demand.phases)
+        traffic, waiting = rates.ram(num_bytes), rates.over("turn", demand.phases)
         work, before, near = ZERO, ZERO, 0.0
         for one in demand.work:
             seconds = rates.work(one.what, one.amount, one.size)

@@ -118,6 +118,8 @@ class Rates:
 
     def _look_up(self, what: str, size: int) -> Speed | None:
         rate = _speed(self.machine.rate(what, threads=self.threads, size=size))
+        if rate is None and what == "turn":
+            return self.speed("barrier", size)
         if rate is not None or "/" not in what:
             return rate
         kind, _, name = what.partition("/")

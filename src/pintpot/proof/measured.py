@@ -35,7 +35,11 @@ class Answerer:
         self._session = open_session(pack, this_machine(), threads=int(threads), every_row=bool(every_row))
         self._open_s = time.perf_counter() - started
         self._resident, self._peak = resident_bytes(), peak_bytes()
-        self._prompt, self._output = lengths(self._session.plan.budget.workload)
+        workload = self._session.plan.budget.workload
+        prompt, output = lengths(workload)
+        # The first word comes with the prompt; without a second one no step would be measured.
+        self._output = max(2, output)
+        self._prompt = min(prompt, workload.context - self._output)
 
     def opened(self) -> dict[str, Any]:
         """Seconds and memory of the opening, by holder."""

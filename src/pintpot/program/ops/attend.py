@@ -14,6 +14,8 @@ from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
 SEGMENT_TOKENS = 128
+MOST_PIECES = 12
+"""Parts of decode attention beyond which long contexts are not cut further, about."""
 HEAD_STEP, MOST_HEAD_COLUMNS = 32, 256
 """Native kernels scale the cache in groups of 32, and keep one head's sums at hand."""
 
@@ -53,14 +55,19 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     blocks = extent.sequences if extent.tokens == extent.sequences else -(-extent.tokens // 16)
     cache_bytes = position_bytes * (blocks * seen + extent.tokens)
     multiply_adds = 2.0 * heads * head_dim * seen * extent.tokens
-    decode = extent.tokens == extent.sequences
-    if decode:
-        work, pieces = Work(f"attend/{cache.format}", cache_bytes, heads // kv_heads), _pieces(op, extent)
-    else:
-        kind = "attend_rounded" if op.get("rounded", False) else "attend_many"
-        work, pieces = Work(f"{kind}/{cache.format}", multiply_adds, round(seen)), 0
     traffic = cache_bytes + 4.0 * extent.tokens * (2 * heads + 2 * kv_heads) * head_dim
-    return Demand((work,), pieces, multiply_adds, traffic, phases=1 if decode else 2)
+    # The rates of attention are those of whole ops, so its barriers are among them.
+    if extent.tokens == extent.sequences:
+        pieces, group = _pieces(op, extent), heads // kv_heads
+        begun = min(pieces, max(extent.sequences * kv_heads, MOST_PIECES))
+        further = cache_bytes - position_bytes * extent.sequences * min(seen, program.shape(cache.name)[2])
+        start = Work(f"attend_start/{cache.format}", begun, group)
+        work = (start, Work(f"attend/{cache.format}", further, group))
+        return Demand(work, pieces, multiply_adds, traffic)
+    kind = "attend_rounded" if op.get("rounded", False) else "attend_many"
+    # What the product before it wrote lies half in the other threads' caches.
+    moved = Work("read", traffic - cache_bytes)
+    return Demand((Work(f"{kind}/{cache.format}", multiply_adds, round(seen)), moved), 0, multiply_adds, traffic)
 
 
 def _pieces(op: Op, extent: Extent) -> int:

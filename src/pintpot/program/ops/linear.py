@@ -77,6 +77,8 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
         if program.by_name[name].life == "step":
             ram_bytes += 4.0 * rows * program.shape(name)[-1]
     work = (*_before(op, program, rows), *(Work(key, amount, rows) for key, amount in amounts.items()))
+    if rows > FEW_ROWS and op.read("residual") is not None:
+        work = (*work, Work("read", 4.0 * rows * program.shape(str(op.write("out")))[-1]))
     phases = 1 if rows <= FEW_ROWS else 2
     return Demand(work, multiply_adds=sum(amounts.values()), ram_bytes=ram_bytes, phases=phases)
 
