@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,37 @@ def test_rope_parameters_in_both_forms() -> None:
     assert (plain["rope_theta"], plain["rope_scaling"]) == (5e5, None)
     yarn = normalize(_raw(rope_scaling={"rope_type": "yarn", "factor": 4.0, "beta_fast": 24}), "c")["rope_scaling"]
     assert yarn == {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "beta_fast": 24.0}
+
+
+def test_longrope_in_all_its_spellings() -> None:
+    short = [1.5] * 16
+    phi = {
+        "model_type": "phi3", "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+        "head_dim": "REMOVE",
+    }  # fmt: skip
+    rope: Callable[..., Any] = lambda **scaling: normalize(  # noqa: E731
+        _raw(**phi, rope_scaling={"short_factor": short, "long_factor": short, **scaling}), "c"
+    )["rope_scaling"]
+    found = rope(type="longrope")
+    assert found.pop("attention_factor") == pytest.approx((1 + math.log(32) / math.log(4096)) ** 0.5)
+    assert found == {"rope_type": "longrope", "original_max_position_embeddings": 4096, "short_factor": short}
+    assert rope(type="su") == rope(rope_type="longrope")
+    assert rope(rope_type="longrope", attention_factor=1.25)["attention_factor"] == 1.25
+    assert rope(rope_type="longrope", factor=1)["attention_factor"] == 1.0
+    with pytest.raises(BadFile, match=r"short_factor is .*; a list of 16 numbers is needed"):
+        rope(type="longrope", short_factor=short[1:])
+    with pytest.raises(BadFile, match="short_factor is 0"):
+        rope(type="longrope", short_factor=[0, *short[1:]])
+    with pytest.raises(UnsupportedModel, match="'linear' does not run here; longrope does"):
+        rope(type="linear", factor=2.0)
+
+
+def test_the_part_of_a_head_that_is_rotated() -> None:
+    partial = normalize(_raw(model_type="phi3", partial_rotary_factor=0.75), "c")
+    assert partial["partial_rotary_factor"] == 0.75
+    assert "partial_rotary_factor" not in normalize(_raw(model_type="phi3", partial_rotary_factor=1.0), "c")
+    with pytest.raises(BadFile, match="9 of a head's 32 columns cannot be rotated in pairs"):
+        normalize(_raw(model_type="phi3", partial_rotary_factor=0.3), "c")
 
 
 def test_sliding_windows() -> None:

@@ -37,14 +37,28 @@ def _edit(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def _taken_apart(shapes: dict[str | None, tuple[int, ...]], tiny: Tiny) -> dict[str, tuple[int, ...]]:
+    queries, keys = tiny.heads * tiny.head_dim, tiny.kv_heads * tiny.head_dim
+    parts = {
+        "qkv": {"q": queries, "k": keys, "v": keys}, "gate_up": {"gate": tiny.intermediate, "up": tiny.intermediate}
+    }  # fmt: skip
+    found = {}
+    for name, shape in shapes.items():
+        layer, _, role = str(name).rpartition(".")
+        sides = {f"{layer}.{one}": (rows, *shape[1:]) for one, rows in parts.get(role, {}).items()}
+        found.update(sides or {str(name): shape})
+    return found
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("tiny", FAMILIES, ids=_IDS)
 def test_folder(tmp_path: Path, tiny: Tiny, shards: int) -> None:
     model = describe(str(write_hf(tmp_path / "m", tiny, shards=shards)))
     part = model.part("language")
-    assert (part.family, model.kind, model.context, model.name) == (tiny.family, "llm", tiny.context, "m")
-    expected = {canonical_hf(name): shape for name, shape in hf_shapes(tiny).items()}
-    assert {weight.name: weight.shape for weight in part.weights()} == expected
+    context = tiny.context // 2 if tiny.rope == "longrope" else tiny.context
+    assert (part.family, model.kind, model.context, model.name) == (tiny.family, "llm", context, "m")
+    expected = {canonical_hf(name, tiny.family): shape for name, shape in hf_shapes(tiny).items()}
+    assert {weight.name: weight.shape for weight in part.weights()} == _taken_apart(expected, tiny)
     assert [block.name for block in part.blocks] == ["embed", "layers.0", "layers.1", "head"]
     assert model.ties == ((("head", "embed"),) if tiny.tied else ())
     assert part.config["rope_layout"] == "half"
@@ -67,10 +81,10 @@ def test_gguf_is_the_same_model(tmp_path: Path, tiny: Tiny, splits: int) -> None
     assert {key: ours[key] for key in ours.keys() - changed} == {key: theirs[key] for key in theirs.keys() - changed}
     assert ours["rms_norm_eps"] == pytest.approx(theirs["rms_norm_eps"], rel=1e-6)
     assert ours["model_type"] == ("llama" if tiny.family == "mistral" else tiny.family)
-    assert ours["rope_layout"] == ("half" if tiny.family.startswith("qwen") else "interleaved")
+    assert ours["rope_layout"] == ("interleaved" if tiny.family in ("llama", "mistral") else "half")
     shapes = {weight.name: weight.shape for weight in folder.part("language").weights()}
-    if tiny.rope == "llama3":
-        shapes["rope_freqs"] = (tiny.head_dim // 2,)
+    if tiny.rope in ("llama3", "longrope"):
+        shapes["rope_freqs"] = (tiny.rope_dim // 2,)
     assert {weight.name: weight.shape for weight in model.part("language").weights()} == shapes
     assert model.ties == folder.ties
     assert len(model.source.files) == splits
@@ -90,6 +104,20 @@ def test_every_encoding_has_the_bytes_that_gguf_says(tmp_path: Path, quantizatio
             assert (ours.dtype, ours.num_bytes) == (theirs.tensor_type.name.lower(), theirs.n_bytes)
             assert ours.offset == theirs.data_offset
             assert store.read(ours).tobytes() == theirs.data.tobytes()
+
+
+def test_tensors_that_hold_several_weights_are_told_apart_by_their_rows(tmp_path: Path) -> None:
+    tiny = Tiny(family="phi3", heads=4, kv_heads=2, hidden=128)
+    folder = write_hf(tmp_path / "m", tiny)
+    whole = hf_weights(tiny)
+    model = describe(str(folder))
+    with Store(model) as store:
+        found = {name: store.read(name).view(np.float32) for name in ("layers.1.k", "layers.1.v", "layers.0.up")}
+    np.testing.assert_array_equal(found["layers.1.k"], whole["model.layers.1.self_attn.qkv_proj.weight"][128:192])
+    np.testing.assert_array_equal(found["layers.1.v"], whole["model.layers.1.self_attn.qkv_proj.weight"][192:])
+    np.testing.assert_array_equal(found["layers.0.up"], whole["model.layers.0.mlp.gate_up_proj.weight"][160:])
+    with pytest.raises(BadFile, match=r"layers.0.gate_up is 320x128, but the configuration makes it 384x128"):
+        describe(str(_edit(folder, intermediate_size=192)))
 
 
 def test_digest_follows_configuration_and_table(tmp_path: Path) -> None:
@@ -150,7 +178,7 @@ def test_families_are_the_files_of_nets() -> None:
     from pintpot import nets
 
     assert set(families()) == set(nets.families())
-    assert {"llama", "mistral", "qwen2", "qwen3"} <= set(families())
+    assert {"llama", "mistral", "qwen2", "qwen3", "phi3"} <= set(families())
 
 
 @pytest.mark.parametrize("name", ["model.layers.01.mlp.up_proj.weight", "model.layers.x.mlp.up_proj.weight", "foo", ""])

@@ -10,6 +10,7 @@ import pytest
 from reference_model import ReferenceModel
 from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
 
+from pintpot.errors import UnsupportedModel
 from pintpot.model.read import describe
 from pintpot.nets import families
 from pintpot.nets._rope import fill_rope_table, rope_table
@@ -40,6 +41,21 @@ def test_rope_scaling_equals_that_of_transformers(scaling: str, tmp_path: Path) 
     folder = write_hf(tmp_path / scaling, Tiny(rope=scaling))
     logits = ReferenceModel(describe(str(folder))).logits(TOKENS)
     assert relative(logits, torch_logits(torch_model(folder), TOKENS)) < 1e-4
+
+
+LONG = Tiny(family="phi3", heads=4, kv_heads=2, hidden=128, rope="longrope", rotary=0.75, window=9, seed=6)
+
+
+def test_longrope_equals_that_of_transformers_within_the_original_context(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "hf", LONG)
+    model = describe(str(folder))
+    assert (model.context, model.parts[0].config["max_position_embeddings"]) == (128, 256)
+    assert relative(ReferenceModel(model).logits(TOKENS), torch_logits(torch_model(folder), TOKENS)) < 1e-4
+    file = write_gguf(tmp_path / "m.gguf", LONG, "q8_0")
+    theirs = torch_logits(torch_model_of_gguf(file, LONG), TOKENS)
+    assert relative(ReferenceModel(describe(str(file))).logits(TOKENS), theirs) < 1e-4
+    with pytest.raises(UnsupportedModel, match="129 positions; past 128 LongRoPE"):
+        rope_table(model.parts[0].config, 129)
 
 
 @pytest.mark.parametrize("name", families())

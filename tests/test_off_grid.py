@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_gguf import write_gguf
-from tiny_hf import DEFAULT, FAMILIES, Tiny, write_hf
+from tiny_hf import DEFAULT, EXPORTED, Tiny, write_hf
 
 from pintpot.model.read import describe
 from pintpot.model.store import Store
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TEXTS = [list(range(3, 40)), [7, 9, 7, 300, 41]]
-MODELS = (*FAMILIES, replace(DEFAULT, bias=True, seed=9))
+MODELS = (*EXPORTED, replace(DEFAULT, bias=True, seed=9))
 
 
 @pytest.fixture(scope="module")

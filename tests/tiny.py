@@ -26,6 +26,7 @@ from tiny_gguf import (
 from tiny_hf import (
     CHAT_TEMPLATE,
     DEFAULT,
+    EXPORTED,
     FAMILIES,
     K_QUANT,
     SPECIAL,
@@ -41,9 +42,10 @@ from tiny_hf import (
 )
 
 __all__ = [
-    "CHAT_TEMPLATE", "DEFAULT", "FAMILIES", "GGUF_TYPES", "K_QUANT", "SPECIAL", "VOCAB_SIZE", "Tiny", "deinterleave",
-    "encode_gguf", "gguf_name", "gguf_weights", "hf_config", "hf_shapes", "hf_weights", "interleave", "rope_factors",
-    "rope_scaling", "tokenizer_json", "torch_model", "torch_model_of_gguf", "write_gguf", "write_hf", "write_tokenizer",
+    "CHAT_TEMPLATE", "DEFAULT", "EXPORTED", "FAMILIES", "GGUF_TYPES", "K_QUANT", "SPECIAL", "VOCAB_SIZE", "Tiny",
+    "deinterleave", "encode_gguf", "gguf_name", "gguf_weights", "hf_config", "hf_shapes", "hf_weights", "interleave",
+    "rope_factors", "rope_scaling", "tokenizer_json", "torch_model", "torch_model_of_gguf", "write_gguf", "write_hf",
+    "write_tokenizer",
 ]  # fmt: skip
 
 

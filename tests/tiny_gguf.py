@@ -16,6 +16,7 @@ _GGUF_NAMES = {
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
 }  # fmt: skip
 _GGUF_TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -35,7 +36,7 @@ def gguf_name(hf_name: str) -> str:
 
 def _heads_to_permute(tiny: Tiny, hf_name: str) -> int:
     """How many heads of rows llama.cpp interleaves in this tensor; 0 for none."""
-    if tiny.family.startswith("qwen"):
+    if tiny.family not in ("llama", "mistral"):
         return 0
     return tiny.heads if ".q_proj." in hf_name else tiny.kv_heads if ".k_proj." in hf_name else 0
 
@@ -60,6 +61,17 @@ def rope_factors(tiny: Tiny) -> np.ndarray:
     smooth = np.clip((original / waves - low) / (high - low), 0, 1)
     factors: np.ndarray = 1 / ((1 - smooth) / scaling["factor"] + smooth)
     return factors.astype(np.float32)
+
+
+def extra_tensors(tiny: Tiny) -> dict[str, np.ndarray]:
+    """What divides the rotary frequencies, where a GGUF file says so with tensors."""
+    scaling = rope_scaling(tiny) or {}
+    if tiny.rope == "llama3":
+        return {"rope_freqs.weight": rope_factors(tiny)}
+    return {
+        f"rope_factors_{name}.weight": np.array(scaling[f"{name}_factor"], np.float32)
+        for name in (("short", "long") if tiny.rope == "longrope" else ())
+    }
 
 
 def encode_gguf(value: np.ndarray, quantization: str, rng: np.random.Generator) -> tuple[np.ndarray, Any]:
@@ -101,14 +113,18 @@ def add_metadata(writer: Any, tiny: Tiny) -> None:
     writer.add_head_count_kv(tiny.kv_heads)
     writer.add_key_length(tiny.head_dim)
     writer.add_value_length(tiny.head_dim)
-    writer.add_rope_dimension_count(tiny.head_dim)
+    writer.add_rope_dimension_count(tiny.rope_dim)
     writer.add_rope_freq_base(tiny.rope_theta)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(tiny.vocab)
     if tiny.window is not None:
         writer.add_sliding_window(tiny.window)
     scaling = rope_scaling(tiny)
-    if scaling is not None and tiny.rope != "llama3":
+    if tiny.rope == "longrope":
+        original = tiny.context // 2
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(tiny.context / original) / math.log(original)))
+    elif scaling is not None and tiny.rope != "llama3":
         writer.add_rope_scaling_type(gguf.RopeScalingType(tiny.rope))
         writer.add_rope_scaling_factor(scaling["factor"])
         if tiny.rope == "yarn":
@@ -144,7 +160,7 @@ def write_gguf(
     architecture = "llama" if tiny.family == "mistral" else tiny.family
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = hf_weights(tiny)
-    factors = {"rope_freqs.weight": rope_factors(tiny)} if tiny.rope == "llama3" else {}
+    factors = extra_tensors(tiny)
     per_file = math.ceil((len(weights) + len(factors)) / splits) if splits > 1 else 0
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_file)
     add_metadata(writer, tiny)

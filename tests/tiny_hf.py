@@ -22,6 +22,7 @@ _ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
 }
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
@@ -51,7 +52,8 @@ class Tiny:
     context: int = 256
     tied: bool = False
     bias: bool = False
-    rope: str = "default"  # default | linear | llama3 | yarn
+    rope: str = "default"  # default | linear | llama3 | yarn | longrope
+    rotary: float = 1.0  # the share of each head that is rotated
     rope_theta: float = 10000.0
     window: int | None = None
     seed: int = 0
@@ -65,6 +67,10 @@ class Tiny:
     def qkv_bias(self) -> bool:
         return self.bias or self.family == "qwen2"
 
+    @property
+    def rope_dim(self) -> int:
+        return round(self.head_dim * self.rotary)
+
 
 DEFAULT = Tiny()
 """A llama with nothing special."""
@@ -75,8 +81,14 @@ FAMILIES = (
     Tiny(family="mistral", heads=4, kv_heads=2, window=64, seed=2),
     Tiny(family="qwen2", tied=True, heads=4, kv_heads=2, hidden=128, seed=3),
     Tiny(family="qwen3", heads=4, kv_heads=2, seed=4),
+    Tiny(
+        family="phi3", heads=4, kv_heads=2, hidden=128, rope="longrope", rotary=0.75, window=100, context=384, seed=5
+    ),
 )
 """One of each family, with different options; enough for a test that walks all."""
+
+EXPORTED = tuple(tiny for tiny in FAMILIES if tiny.family in ("llama", "mistral", "qwen2", "qwen3"))
+"""Those whose packs become files again."""
 
 K_QUANT = Tiny(hidden=256, intermediate=512, heads=4, kv_heads=2, head_dim=64, seed=5)
 """Columns of a multiple of 256, as the formats Q2_K to Q6_K need."""
@@ -92,6 +104,9 @@ def rope_scaling(tiny: Tiny) -> dict[str, Any] | None:
         }  # fmt: skip
     if tiny.rope == "yarn":
         return {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": tiny.context // 4}
+    if tiny.rope == "longrope":
+        short = [1.0 + index / tiny.rope_dim for index in range(tiny.rope_dim // 2)]
+        return {"type": "longrope", "short_factor": short, "long_factor": [4 * factor for factor in short]}
     return None
 
 
@@ -107,8 +122,13 @@ def hf_config(tiny: Tiny) -> dict[str, Any]:
     }  # fmt: skip
     if tiny.family in ("llama", "qwen3"):
         config["attention_bias"] = tiny.bias
-    if tiny.family == "mistral":
+    if tiny.family in ("mistral", "phi3"):
         config["sliding_window"] = tiny.window
+    if tiny.family == "phi3":
+        if tiny.heads * tiny.head_dim == tiny.hidden:
+            del config["head_dim"]  # as published
+        config["partial_rotary_factor"] = tiny.rotary
+        config["original_max_position_embeddings"] = tiny.context // 2
     if tiny.rope != "default":
         config["rope_scaling"] = rope_scaling(tiny)
     return config
@@ -121,7 +141,8 @@ def hf_shapes(tiny: Tiny) -> dict[str, tuple[int, ...]]:
     for layer in range(tiny.layers):
         at = f"model.layers.{layer}."
         shapes[at + "input_layernorm.weight"] = (tiny.hidden,)
-        for name, rows in (("q", queries), ("k", keys), ("v", keys)):
+        sides = {"q": queries, "k": keys, "v": keys} if tiny.family != "phi3" else {"qkv": queries + 2 * keys}
+        for name, rows in sides.items():
             shapes[f"{at}self_attn.{name}_proj.weight"] = (rows, tiny.hidden)
             if tiny.qkv_bias:
                 shapes[f"{at}self_attn.{name}_proj.bias"] = (rows,)
@@ -131,7 +152,10 @@ def hf_shapes(tiny: Tiny) -> dict[str, tuple[int, ...]]:
         if tiny.family == "qwen3":
             shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (tiny.head_dim,)
         shapes[at + "post_attention_layernorm.weight"] = (tiny.hidden,)
-        shapes[at + "mlp.gate_proj.weight"] = shapes[at + "mlp.up_proj.weight"] = (tiny.intermediate, tiny.hidden)
+        if tiny.family == "phi3":
+            shapes[at + "mlp.gate_up_proj.weight"] = (2 * tiny.intermediate, tiny.hidden)
+        else:
+            shapes[at + "mlp.gate_proj.weight"] = shapes[at + "mlp.up_proj.weight"] = (tiny.intermediate, tiny.hidden)
         shapes[at + "mlp.down_proj.weight"] = (tiny.hidden, tiny.intermediate)
     shapes["model.norm.weight"] = (tiny.hidden,)
     if not tiny.tied:

@@ -1,9 +1,10 @@
 """config.json as Hugging Face writes it -> one normalized dict, with every key that the rest of Pintpot reads.
 
 Keys of the result: model_type, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
-num_key_value_heads, head_dim, rms_norm_eps, rope_theta, rope_scaling (None, or a dict with rope_type linear, llama3 or
-yarn), rope_layout ("half" or "interleaved"), max_position_embeddings, vocab_size, tie_word_embeddings, attention_bias,
-sliding_window (None or a number), bos_token_id and eos_token_id (lists).
+num_key_value_heads, head_dim, rms_norm_eps, rope_theta, rope_scaling (None, or a dict with rope_type linear, llama3,
+yarn or longrope), rope_layout ("half" or "interleaved"), partial_rotary_factor (where it is not 1),
+max_position_embeddings, vocab_size, tie_word_embeddings, attention_bias, sliding_window (None or a number),
+bos_token_id and eos_token_id (lists).
 """
 
 from __future__ import annotations
@@ -14,21 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.model.config_rope import rope_settings
 from pintpot.model.fields import flag, integer, real, show, token_ids
 
 _NESTED: Final = ("text_config", "llm_config", "language_config", "language_model_config", "thinker_config")
 _SHARED: Final = ("tie_word_embeddings", "bos_token_id", "eos_token_id")
-_ROPE_KEYS: Final[dict[str, tuple[str, ...]]] = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings"),
-}
-_YARN_OPTIONS: Final = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "llama": {"max_position_embeddings": 2048},
     "mistral": {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
     "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32},
     "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
+    "phi3": {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
 }
 """What transformers' configuration classes take where config.json is silent; sizes that shape the weights have none."""
 
@@ -79,6 +76,7 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     defaults = _DEFAULTS.get(model_type, {})
     hidden, heads = integer(config, "hidden_size", where), integer(config, "num_attention_heads", where)
     vocab_size = integer(config, "vocab_size", where)
+    head_dim = integer(config, "head_dim", where, default=defaults.get("head_dim", hidden // heads))
     normal: dict[str, Any] = {
         "model_type": model_type,
         "hidden_size": hidden,
@@ -86,8 +84,8 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         "num_hidden_layers": integer(config, "num_hidden_layers", where),
         "num_attention_heads": heads,
         "num_key_value_heads": _key_value_heads(config, heads, defaults, where),
-        "head_dim": integer(config, "head_dim", where, default=defaults.get("head_dim", hidden // heads)),
-        "rms_norm_eps": real(config, "rms_norm_eps", where, default=1e-6),
+        "head_dim": head_dim,
+        "rms_norm_eps": real(config, "rms_norm_eps", where, default=defaults.get("rms_norm_eps", 1e-6)),
         "max_position_embeddings": integer(
             config, "max_position_embeddings", where, default=defaults.get("max_position_embeddings")
         ),
@@ -98,7 +96,7 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         "bos_token_id": token_ids(config.get("bos_token_id"), vocab_size),
         "eos_token_id": token_ids(config.get("eos_token_id"), vocab_size),
         "rope_layout": "half",
-        **_rope(config, where),
+        **rope_settings(config, defaults, head_dim, where),
     }
     check_heads(normal, where)
     return normal
@@ -129,8 +127,6 @@ def _refuse_unknown(raw: Mapping[str, Any], config: Mapping[str, Any], where: st
     act = config.get("hidden_act", "silu")
     need(act in ("silu", "swish"), f"{where}: hidden_act {show(act)} does not run here; silu does", UnsupportedModel)
     need(not flag(config, "mlp_bias", where), f"{where}: mlp_bias does not run here", UnsupportedModel)
-    rotary = config.get("partial_rotary_factor", 1)
-    need(rotary in (None, 1), f"{where}: partial_rotary_factor {show(rotary)} does not run here", UnsupportedModel)
 
 
 def _window(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> int | None:
@@ -152,37 +148,3 @@ def _window(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) 
     why = f"{where}: a sliding window on {sliding} of {layers} layers does not run here; on all or on none does"
     need(sliding in (0, layers), why, UnsupportedModel)
     return window if sliding else None
-
-
-def _rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """rope_theta and rope_scaling, from the new form (rope_parameters) or the old (rope_theta, rope_scaling)."""
-    new, old = config.get("rope_parameters"), config.get("rope_scaling")
-    given = new if new is not None else old if old is not None else {}
-    if not isinstance(given, dict):
-        raise BadFile(f"{where}: the rope parameters are {show(given)}, not an object")
-    theta = {"rope_theta": given.get("rope_theta", config.get("rope_theta"))}
-    result: dict[str, Any] = {"rope_theta": real(theta, "rope_theta", where, default=10000.0), "rope_scaling": None}
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind == "default":
-        nested = next((key for key, value in given.items() if isinstance(value, dict)), None)
-        need(nested is None, f"{where}: rope parameters for {nested!r} alone do not run here", UnsupportedModel)
-        return result
-    if not isinstance(kind, str) or kind not in _ROPE_KEYS:
-        raise UnsupportedModel(f"{where}: rope scaling {show(kind)} does not run here; {', '.join(_ROPE_KEYS)} do")
-    need(
-        given.get("partial_rotary_factor", 1) == 1,
-        f"{where}: partial rotary positions do not run here",
-        UnsupportedModel,
-    )
-    filled = {"original_max_position_embeddings": config.get("max_position_embeddings"), **given}
-    scaling: dict[str, Any] = {"rope_type": kind}
-    for key in _ROPE_KEYS[kind]:
-        scaling[key] = integer(filled, key, where) if key.startswith("original") else real(filled, key, where)
-    if kind == "yarn":
-        for key in _YARN_OPTIONS:
-            if given.get(key) is not None:
-                scaling[key] = flag(given, key, where) if key == "truncate" else real(given, key, where)
-    if kind == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        need(low < high, f"{where}: low_freq_factor {low} is not below high_freq_factor {high}", BadFile)
-    return {**result, "rope_scaling": scaling}

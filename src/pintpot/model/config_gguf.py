@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
 from pintpot.model.config import check_family, check_heads
+from pintpot.model.config_rope import PARTIAL_ROTARY, check_rotary
 from pintpot.model.fields import integer, real, show, token_ids
 from pintpot.model.gguf import Gguf, GgufArray
 
 _INTERLEAVED: Final = ("llama",)
 """Architectures whose rows of q and k llama.cpp's converter reorders from halves to pairs."""
+_SHORT: Final = "rope_factors_short.weight"
 _END_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
 _YARN: Final = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 
@@ -32,6 +34,7 @@ def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
     hidden, heads = integer(own, "embedding_length", where), integer(own, "attention.head_count", where)
     head_dim = integer(own, "attention.key_length", where, default=max(1, hidden // heads))
     _check_own(own, head_dim, where)
+    partial = _partial_rotary(own, architecture, head_dim, where)
     words = gguf.metadata.get("tokenizer.ggml.tokens")
     vocab_size = integer(own, "vocab_size", where, default=words.count if isinstance(words, GgufArray) else None)
     ids = {key: gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("bos_token_id", *_END_KEYS)}
@@ -53,7 +56,8 @@ def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
         "eos_token_id": token_ids([ids[key] for key in _END_KEYS], vocab_size),
         "rope_layout": "interleaved" if architecture in _INTERLEAVED else "half",
         "rope_theta": real(own, "rope.freq_base", where, default=10000.0),
-        "rope_scaling": _rope_scaling(own, where),
+        "rope_scaling": _longrope(own, where) if _SHORT in names else _rope_scaling(own, where),
+        **partial,
     }
     check_heads(config, where)
     return config
@@ -80,15 +84,31 @@ def _own(gguf: Gguf, architecture: str, where: str) -> dict[str, Any]:
 
 
 def _check_own(own: Mapping[str, Any], head_dim: int, where: str) -> None:
-    for key in ("attention.value_length", "rope.dimension_count"):
-        value = integer(own, key, where, default=head_dim)
-        need(
-            value == head_dim,
-            f"{where}: {key} is {value}, but heads have {head_dim}; both must be equal here",
-            UnsupportedModel,
-        )
+    _check_equal("attention.value_length", own, head_dim, where)
     experts = integer(own, "expert_count", where, least=0, default=0)
     need(experts == 0, f"{where}: {experts} experts per layer do not run here", UnsupportedModel)
+
+
+def _check_equal(key: str, own: Mapping[str, Any], head_dim: int, where: str) -> None:
+    value = integer(own, key, where, default=head_dim)
+    why = f"{where}: {key} is {value}, but heads have {head_dim}; both must be equal here"
+    need(value == head_dim, why, UnsupportedModel)
+
+
+def _partial_rotary(own: Mapping[str, Any], architecture: str, head_dim: int, where: str) -> dict[str, float]:
+    """The share of each head that is rotated, where it is not all of it."""
+    if architecture not in PARTIAL_ROTARY:
+        _check_equal("rope.dimension_count", own, head_dim, where)
+    columns = integer(own, "rope.dimension_count", where, default=head_dim)
+    check_rotary(columns, head_dim, where)
+    return {} if columns == head_dim else {"partial_rotary_factor": columns / head_dim}
+
+
+def _longrope(own: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """LongRoPE, whose short factors are a tensor: what turns sequences up to the original length."""
+    original = integer(own, "rope.scaling.original_context_length", where)
+    factor = real(own, "rope.scaling.attn_factor", where, default=1.0)
+    return {"rope_type": "longrope", "original_max_position_embeddings": original, "attention_factor": factor}
 
 
 def _rope_scaling(own: Mapping[str, Any], where: str) -> dict[str, Any] | None:

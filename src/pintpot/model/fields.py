@@ -27,6 +27,15 @@ def real(config: Mapping[str, Any], key: str, where: str, *, default: float | No
     return float(value)
 
 
+def reals(config: Mapping[str, Any], key: str, where: str, *, count: int) -> list[float]:
+    """So many finite numbers above 0. Raises BadFile naming the key where they are missing, more or fewer, or none."""
+    values = config.get(key)
+    if not isinstance(values, list) or len(values) != count:
+        found = "is missing" if values is None else f"is {show(values)}"
+        raise BadFile(f"{where}: {key} {found}; a list of {count} numbers is needed")
+    return [real({key: value}, key, where) for value in values]
+
+
 def flag(config: Mapping[str, Any], key: str, where: str, *, default: bool = False) -> bool:
     """True or false. Raises BadFile naming the key for anything else."""
     value = _given(config, key, where, default)

@@ -1,7 +1,8 @@
 """Tensor names of Hugging Face and of GGUF <-> canonical names, and the order in which a block uses them.
 
 embed    layers.N.{attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, ffn_norm, gate, up, down}
-norm     head     rope_freqs (what llama3's scaling divides each rotary frequency by)
+norm     head     rope_freqs (what each rotary frequency is divided by, where the file says so)
+Tensors that hold several of them are `layers.N.{qkv, gate_up}` until `pintpot.model.fused` takes them apart.
 """
 
 from __future__ import annotations
@@ -38,23 +39,35 @@ _GGUF_TOP: Final = {
     "token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head",
     "rope_freqs.weight": "rope_freqs",
 }  # fmt: skip
+_OWN_HF: Final[dict[str, dict[str, str]]] = {
+    "phi3": {"self_attn.qkv_proj.weight": "qkv", "mlp.gate_up_proj.weight": "gate_up"},
+}
+_OWN_GGUF: Final[dict[str, dict[str, str]]] = {
+    "phi3": {"attn_qkv.weight": "qkv", "ffn_up.weight": "gate_up"},
+}
+"""What a family's files call the weights of a layer where it is not what the others call them."""
+_OWN_GGUF_TOP: Final[dict[str, dict[str, str]]] = {"phi3": {"rope_factors_short.weight": "rope_freqs"}}
 _LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)")
 _HF_PREFIX = re.compile(r"(model\.)?(language_model\.)?(model\.)?")
-_IGNORED = re.compile(r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)|blk\.\d+\.attn_rot_embd\.weight")
+_IGNORED = re.compile(
+    r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)|blk\.\d+\.attn_rot_embd\.weight|rope_factors_long\.weight"
+)
 _OTHER_PARTS = re.compile(
     r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|image_newline|vision)\b.*"
 )
 
 
-def canonical_hf(name: str) -> str | None:
-    """`model.layers.3.mlp.up_proj.weight` -> `layers.3.up`; None for a name that is not known."""
-    return _canonical(_HF_PREFIX.sub("", name, count=1), _HF_TOP, _LAYER, _HF)
+def canonical_hf(name: str, family: str = "") -> str | None:
+    """`model.layers.3.mlp.up_proj.weight` -> `layers.3.up`; None for a name that this family's files do not have."""
+    roles = {**_HF, **_OWN_HF.get(family, {})}
+    return _canonical(_HF_PREFIX.sub("", name, count=1), _HF_TOP, _LAYER, roles)
 
 
-def canonical_gguf(name: str) -> str | None:
-    """`blk.3.ffn_up.weight` -> `layers.3.up`; None for a name that is not known."""
-    return _canonical(name, _GGUF_TOP, _GGUF_LAYER, _GGUF)
+def canonical_gguf(name: str, family: str = "") -> str | None:
+    """`blk.3.ffn_up.weight` -> `layers.3.up`; None for a name that this family's files do not have."""
+    top, roles = {**_GGUF_TOP, **_OWN_GGUF_TOP.get(family, {})}, {**_GGUF, **_OWN_GGUF.get(family, {})}
+    return _canonical(name, top, _GGUF_LAYER, roles)
 
 
 def hf_name(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from pintpot.errors import BadFile, BadInput, UnsupportedModel, need
 from pintpot.model.config import language_config, normalize
 from pintpot.model.config_gguf import normalize_gguf
 from pintpot.model.fields import token_ids
+from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
 from pintpot.model.names import blocks_of, canonical_gguf, canonical_hf, canonical_weights
 from pintpot.model.safetensors import parse_safetensors, read_index
@@ -78,7 +80,7 @@ def describe_gguf(gguf: Gguf, source: Source) -> Model:
     """The model of a parsed GGUF header; `source` says where its files are, in the order of `gguf.sources`."""
     where = gguf.sources[0].name
     config = normalize_gguf(gguf)
-    weights = canonical_weights(gguf.tensors, canonical_gguf, where)
+    weights = canonical_weights(gguf.tensors, partial(canonical_gguf, family=config["model_type"]), where)
     words, merges = (gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges"))
     kind = gguf.metadata.get("tokenizer.ggml.model")
     if not isinstance(words, GgufArray) or not isinstance(kind, str):
@@ -106,7 +108,8 @@ def describe_folder(folder: Folder, source: Source, name: str) -> Model:
     tensors, files = _tensors(folder)
     inner, _ = language_config(raw, where)
     other_parts = inner is not raw
-    weights = canonical_weights(tensors, canonical_hf, folder.name, other_parts=other_parts)
+    canonical = partial(canonical_hf, family=config["model_type"])
+    weights = canonical_weights(tensors, canonical, folder.name, other_parts=other_parts)
     if config["tie_word_embeddings"]:
         weights.pop("head", None)
     config["tie_word_embeddings"] = "head" not in weights
@@ -121,14 +124,21 @@ def _model(
     name: str, kind: str, config: dict[str, Any], weights: dict[str, Weight], source: Source, tokenizer: TokenizerInfo,
     chat_template: str | None, where: str,
 ) -> Model:  # fmt: skip
+    weights = taken_apart(weights, config, where)
     check_shapes(weights, config, where)
     blocks = blocks_of(weights, config["num_hidden_layers"])
     ties = (("head", "embed"),) if "head" not in weights else ()
     part = Part("language", config["model_type"], config, blocks)
     table = [[w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes] for block in blocks for w in block.weights]
     digest = hashlib.sha256(json.dumps([config, ties, table], sort_keys=True).encode()).hexdigest()[:16]
-    context = config["max_position_embeddings"]
-    return Model(name, kind, (part,), ties, context, source, tokenizer, digest, chat_template)
+    return Model(name, kind, (part,), ties, _context(config), source, tokenizer, digest, chat_template)
+
+
+def _context(config: dict[str, Any]) -> int:
+    """The positions that run here: past its original ones LongRoPE takes other factors, which would turn old keys."""
+    scaling, most = config["rope_scaling"] or {}, config["max_position_embeddings"]
+    longer = scaling.get("rope_type") == "longrope"
+    return int(min(most, scaling["original_max_position_embeddings"]) if longer else most)
 
 
 def _needed(folder: Folder, name: str) -> str:

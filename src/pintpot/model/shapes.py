@@ -26,6 +26,11 @@ def layer_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
 
 
+def rope_dim(config: Mapping[str, Any]) -> int:
+    """The columns of each head that are rotated."""
+    return round(config["head_dim"] * config.get("partial_rotary_factor", 1.0))
+
+
 def required_roles(config: Mapping[str, Any]) -> frozenset[str]:
     """The roles that every layer of this configuration must have."""
     roles = {"attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "up", "down"}
@@ -66,7 +71,7 @@ def check_shapes(weights: Mapping[str, Weight], config: Mapping[str, Any], where
 def _expected(name: str, per_layer: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> tuple[int, ...]:
     top = {
         "embed": (config["vocab_size"], config["hidden_size"]), "head": (config["vocab_size"], config["hidden_size"]),
-        "norm": (config["hidden_size"],), "rope_freqs": (config["head_dim"] // 2,),
+        "norm": (config["hidden_size"],), "rope_freqs": (rope_dim(config) // 2,),
     }  # fmt: skip
     return top[name] if name in top else per_layer[name.rpartition(".")[2]]
 

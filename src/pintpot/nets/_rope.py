@@ -1,6 +1,7 @@
 """Rotary angles as a table (Su et al. 2021), with the scalings that published models use.
 
-Linear (Chen et al. 2023, arXiv:2306.15595), YaRN (Peng et al. 2023, arXiv:2309.00071), and Llama 3.1's by wavelength.
+Linear (Chen et al. 2023, arXiv:2306.15595), YaRN (Peng et al. 2023, arXiv:2309.00071), LongRoPE within the original
+context (Ding et al. 2024, arXiv:2402.13753), and Llama 3.1's by wavelength.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def rope_table(config: Mapping[str, Any], context: int, factors: NDArray[float32] | None = None) -> NDArray[float32]:
     """Cosines, then sines, of every position: float32 [context, rope_dim].
 
-    `factors` [rope_dim / 2] divide the frequencies (a GGUF file stores Llama 3.1's scaling so).
+    `factors` [rope_dim / 2] divide the frequencies (a GGUF file stores Llama 3.1's scaling so, and LongRoPE's).
+    Raises UnsupportedModel for scalings that are not computed here, and for positions past LongRoPE's original ones.
     """
     import numpy as np
 
@@ -30,11 +32,31 @@ def rope_table(config: Mapping[str, Any], context: int, factors: NDArray[float32
     return table
 
 
+def rope_tables(
+    config: Mapping[str, Any], context: int, factors: NDArray[float32] | None = None
+) -> dict[str, NDArray[float32]]:
+    """Every table of a network, by the buffer that its attention reads."""
+    return {name: rope_table(own, context, factors) for name, own in rope_configs(config).items()}
+
+
+def rope_configs(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The buffers that hold rotary tables, and the configuration that each is made of.
+
+    Layers that see only a window may turn by a base of their own, without scaling (`rope_local_base_freq`).
+    """
+    found: dict[str, Mapping[str, Any]] = {"rope": config}
+    local = config.get("rope_local_base_freq")
+    if local is not None:
+        found["rope_local"] = {**config, "rope_theta": local, "rope_scaling": None}
+    return found
+
+
 def fill_rope_table(
     out: Buffer, config: Mapping[str, Any], context: int, factors: Sequence[float] | None = None
 ) -> None:
     """The same table at the beginning of a buffer."""
     dim, base = _rope_dim(config), float(config.get("rope_theta", 10000.0))
+    _check_length(config, context)
     frequencies, gain = _scaled([base ** (-index / dim) for index in range(0, dim, 2)], base, dim, config)
     if factors is not None:
         frequencies = [frequency / factor for frequency, factor in zip(frequencies, factors, strict=True)]
@@ -58,7 +80,18 @@ def _scaled(frequencies: list[float], base: float, dim: int, config: Mapping[str
         return [_llama3(frequency, scaling) for frequency in frequencies], 1.0
     if kind == "yarn":
         return _yarn(frequencies, base, dim, scaling, config)
-    raise UnsupportedModel(f"rope scaling {kind!r} is not read here; linear, llama3 and yarn are")
+    if kind == "longrope":
+        short = scaling.get("short_factor") or [1.0] * len(frequencies)
+        return [f / factor for f, factor in zip(frequencies, short, strict=True)], float(scaling["attention_factor"])
+    raise UnsupportedModel(f"rope scaling {kind!r} is not read here; linear, llama3, yarn and longrope are")
+
+
+def _check_length(config: Mapping[str, Any], context: int) -> None:
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, Mapping) and scaling.get("rope_type") == "longrope":
+        most = scaling["original_max_position_embeddings"]
+        why = f"{context} positions; past {most} LongRoPE turns all keys by other factors, which does not run here"
+        need(context <= most, why, UnsupportedModel)
 
 
 def _llama3(frequency: float, scaling: Mapping[str, Any]) -> float:

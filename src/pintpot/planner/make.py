@@ -124,9 +124,11 @@ def _question(
     measured_bytes: Mapping[str, tuple[int, int]] | None,
 ) -> Question:
     context = budget.workload.context
+    most = model.parts[0].config.get("max_position_embeddings", 0)
+    why = f" (its {most} take rotary factors that do not run here)" if model.context < most else ""
     need(
         context <= model.context,
-        f"a context of {context} is beyond the model's {model.context}; use --context {model.context} or less",
+        f"a context of {context} is beyond the model's {model.context}{why}; use --context {model.context} or less",
         UsageError,
     )
     return Question(model, machine, budget, priors or shipped_priors(), measured or {}, measured_bytes or {})
