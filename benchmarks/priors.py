@@ -44,7 +44,7 @@ from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.model.tokens import Tokenizer, from_gguf
 from pintpot.nets import family
-from pintpot.nets._rope import rope_table
+from pintpot.nets._rope import rope_tables
 from pintpot.program.ops.linear import PLANES
 from pintpot.program.spec import Program, Work
 from pintpot.proof.reference import hidden_states
@@ -124,7 +124,7 @@ class Answers:
         early, late = (self._work(how, kind).stage("prefill").programs[0] for kind in kinds)
         program = early
         pages = program.bound("context") // how.cache.page_tokens
-        memory: dict[str, Any] = {**weights, "rope": rope_table(self._part.config, program.bound("context"), None)}
+        memory: dict[str, Any] = {**weights, **rope_tables(self._part.config, program.bound("context"))}
         stop = next(i for i, op in enumerate(program.ops) if op.kind == "select")
         call = _call(self._texts, pages)
         is_early = call.positions < len(self._texts[0]) // 2
@@ -189,7 +189,7 @@ def _step(program: Program, index: int, memory: dict[str, Any], call: Call, page
     run(program, memory, call, index, index + 1)
     later = {name for other in program.ops[index + 1 :] for _, name in other.reads}
     for _, name in (*op.reads, *op.writes):
-        if name not in later and program.by_name[name].life != "pack" and name != "rope":
+        if name not in later and program.by_name[name].life != "pack" and program.by_name[name].holder != "tables":
             memory.pop(name, None)
 
 

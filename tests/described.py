@@ -40,6 +40,9 @@ def described(net: Net | None = None, **changes: Any) -> Model:
         "num_attention_heads": net.heads, "num_key_value_heads": net.kv_heads, "head_dim": net.head_dim,
         "vocab_size": net.vocab, "rms_norm_eps": 1e-5, "sliding_window": net.window,
     }  # fmt: skip
+    if net.family == "gemma3":
+        kinds = ["full_attention" if index % 2 else "sliding_attention" for index in range(net.layers)]
+        config |= {"layer_types": kinds, "query_pre_attn_scalar": 24.0, "rope_local_base_freq": 1e4}
     part = Part("language", net.family, config, (*blocks, Block("head", tuple(last))))
     tokenizer = TokenizerInfo("gpt2", net.vocab, net.vocab, 1)
     ties = (("head", "embed"),) if net.tied else ()
@@ -63,12 +66,16 @@ def _block(net: Net, at: str) -> Block:
         weights.append(_weight(at + role, net.matrix, rows, net.hidden))
         if net.family == "qwen2":
             weights.append(_weight(f"{at}{role}_bias", "f32", rows))
-    if net.family == "qwen3":
+    if net.family in ("qwen3", "gemma3"):
         weights += [_weight(at + name, "f32", net.head_dim) for name in ("q_norm", "k_norm")]
     weights.append(_weight(at + "o", net.matrix, net.hidden, queries))
+    if net.family == "gemma3":
+        weights.append(_weight(at + "attn_post_norm", "f32", net.hidden))
     weights.append(_weight(at + "ffn_norm", "f32", net.hidden))
     weights += [_weight(at + role, net.matrix, net.ffn, net.hidden) for role in ("gate", "up")]
     weights.append(_weight(at + "down", net.matrix, net.hidden, net.ffn))
+    if net.family == "gemma3":
+        weights.append(_weight(at + "ffn_post_norm", "f32", net.hidden))
     return Block(at.rstrip("."), tuple(weights))
 
 

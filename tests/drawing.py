@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pintpot.formats.registry import KERNEL_FORMATS, apart, encoding, num_strips
+from pintpot.program.ops.linear import GATES
 from pintpot.program.spec import Buffer, Op, Program, Segment
 
 PAGE = 32
@@ -176,6 +177,8 @@ def draw(seed: int) -> Case:
         _head(pool, every_row)
     turned = random.Random(f"rotations of {seed}")
     pool.steps = [_rotated(turned, step) for step in pool.steps]
+    later = random.Random(f"gates and norms of {seed}")
+    pool.steps = [_normed(later, _other_gate(later, step)) for step in pool.steps]
     narrow = rng.randint(1, min(tokens, rng.choice((1, 4, 80))))
     rows = tokens if every_row else rng.randint(1, min(tokens, 8))
     return Case(
@@ -193,6 +196,24 @@ def _rotated(rng: random.Random, step: Step) -> Step:
     sizes = [2**power for power in range(1, 10) if int(columns[0]) % 2**power == 0]
     chosen = rng.choice((0, *sizes))
     return replace(step, op=replace(step.op, attributes=(*step.op.attributes, ("rotate", chosen))))
+
+
+def _other_gate(rng: random.Random, step: Step) -> Step:
+    """Half of the gates are those of the other family."""
+    chosen = rng.choice(GATES)
+    knobs = ((key, chosen if key == "prologue" and value in GATES else value) for key, value in step.op.attributes)
+    return replace(step, op=replace(step.op, attributes=tuple(knobs)))
+
+
+def _normed(rng: random.Random, step: Step) -> Step:
+    """Some linears norm what they have multiplied."""
+    if step.op.kind != "linear" or rng.random() < 0.7:
+        return step
+    width = next(b.shape[-1] for b in step.buffers if b.name == step.op.write("out"))
+    name = f"post_norm of {step.op.write('out')}"
+    op = replace(step.op, reads=(*step.op.reads, ("post_norm", name)))
+    flat = Buffer(name, (width,), "f32", "weights", "pack")
+    return replace(step, op=op, buffers=(*step.buffers, flat), vectors=(*step.vectors, (name, (int(width),))))
 
 
 def _turns(rng: random.Random, tokens: int, sequences: int) -> list[Turn]:

@@ -9,7 +9,9 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
   and minima counted apart since they may cancel, and one u more for each column kept apart. An x within rounding errors
   of the middle between two codes may go either way: one step of its group, or 1/254 of one with two planes.
 - prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU,
-  whose exponential is good to 4 u. A rotated value is a sum of `size` values over sqrt(size) after log2(size) sums and
+  whose exponential is good to 4 u; GeGLU's exponent z loses 6 u of itself, and what it is the exponent of |z| times
+  that. A norm after a product loses the same, and hands on what was lost before, of the value and of the mean that it
+  is divided by. A rotated value is a sum of `size` values over sqrt(size) after log2(size) sums and
   a product: (log2(size) + 2) u, and what was lost before, of the sum of their sizes over sqrt(size). Bias and
   residual: 2 u of all that is added.
 - attend: rotations 4 u of the pair's length, and of a head norm what is said above. A key in the cache was rounded from
@@ -122,18 +124,40 @@ def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Va
     bound = np.concatenate(parts, axis=-1)
     if op.read_all("bias"):
         bound = bound + 4 * U * np.abs(np.concatenate([memory[name] for name in op.read_all("bias")]))
+    if op.read("post_norm"):
+        bound = _normed_bound(op, linear.multiplied(op, program, memory), memory, bound)
     residual = op.read("residual")
     return np.asarray(bound if residual is None else bound + 4 * U * np.abs(memory[residual]))
+
+
+def _normed_bound(op: Op, out: Wide, memory: reference.Memory, lost: Wide) -> Wide:
+    """What a norm makes of products `out` [T, N] that may be off by `lost`, and what it loses itself."""
+    eps, off = op.get("eps"), np.sqrt(np.mean(lost * lost, axis=-1, keepdims=True))
+    length = np.sqrt(np.mean(out * out, axis=-1, keepdims=True) + eps)
+    least = np.maximum(length - off, np.sqrt(eps))
+    own = (out.shape[-1] / 32 + 10) * U * (np.abs(out) + lost) / least
+    handed_on = lost / least + np.abs(out) * off / (length * least)
+    return np.asarray((handed_on + own) * np.abs(memory[str(op.read("post_norm"))]))
 
 
 def _lost(op: Op, memory: reference.Memory) -> Wide:
     """What prologue and rotation may have lost of each x [T, K] that meets the weights."""
     size, before = op.get("rotate", 0), np.abs(linear.prologue(replace(op, attributes=_unrotated(op)), memory))
-    relative = {"none": 0.0, "rmsnorm": (before.shape[-1] / 32 + 10) * U, "swiglu": 10 * U}[op.get("prologue")]
+    lost = _lost_before(op, memory, before)
     if not size:
-        return np.asarray(relative * before)
-    sums = before.reshape(-1, size).sum(axis=1, keepdims=True) / size**0.5
-    return np.broadcast_to((relative + (np.log2(size) + 2) * U) * sums, (len(sums), size)).reshape(before.shape)
+        return lost
+    sums, inside = (x.reshape(-1, size).sum(axis=1, keepdims=True) / size**0.5 for x in (before, lost))
+    return np.broadcast_to(inside + (np.log2(size) + 2) * U * sums, (len(sums), size)).reshape(before.shape)
+
+
+def _lost_before(op: Op, memory: reference.Memory, before: Wide) -> Wide:
+    """What the prologue alone may have lost of its results, whose sizes are `before`."""
+    kind = op.get("prologue")
+    if kind == "geglu":
+        gate = np.split(memory[str(op.read("x"))], 2, axis=-1)[0]
+        return np.asarray((10 + 6 * np.minimum(np.abs(linear.opened(gate, kind)), 87)) * U * before)
+    relative = {"none": 0.0, "rmsnorm": (before.shape[-1] / 32 + 10) * U, "swiglu": 10 * U}[kind]
+    return np.asarray(relative * before)
 
 
 def _unrotated(op: Op) -> tuple[tuple[str, Any], ...]:

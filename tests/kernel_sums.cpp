@@ -103,6 +103,7 @@ void vectors(const KernelTable& table) {
         Floats y(static_cast<size_t>(n)), likely(static_cast<size_t>(n));
         table.rmsnorm(x.data(), w.data(), n, 1e-5f, y.data()), tell("rmsnorm" + size, y);
         table.swiglu(gates.data(), n, y.data()), tell("swiglu" + size, y);
+        table.geglu(gates.data(), n, y.data()), tell("geglu" + size, y);
         table.add(x.data(), n, y.data()), tell("add" + size, y);
         table.scale(x.data(), n, 0.3f, y.data()), tell("scale" + size, y);
         float total = table.exp_sum(gates.data(), n, 100.0f, 0.7f, likely.data());

@@ -11,7 +11,7 @@ from pintpot.kernels.reference import Call, Memory, run
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets import family
-from pintpot.nets._rope import rope_table
+from pintpot.nets._rope import rope_tables
 
 
 def source_memory(model: Model) -> Memory:
@@ -20,7 +20,7 @@ def source_memory(model: Model) -> Memory:
     with Store(model) as store:
         for weight in model.part("language").weights():
             values = decode(store.read(weight), weight.dtype, weight.shape[-1])
-            memory[weight.name] = values.reshape(weight.shape).astype(np.float64)
+            memory[weight.name] = values.reshape(weight.shape).astype(np.float64) + weight.plus
     return memory
 
 
@@ -36,7 +36,8 @@ class ReferenceModel:
         self.work = family(part.family).work(part.config, form, Workload(context=context))
         self.memory = source_memory(model)
         factors = self.memory.get("rope_freqs")
-        self.memory["rope"] = rope_table(part.config, context, factors).astype(np.float64)
+        for name, table in rope_tables(part.config, context, factors).items():
+            self.memory[name] = table.astype(np.float64)
         self.program = self.work.stage("prefill").programs[0]
         for buffer in self.program.buffers:
             if buffer.holder == "cache":

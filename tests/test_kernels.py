@@ -208,6 +208,12 @@ def test_norms_and_gates(isa: str) -> None:
         native.swiglu(isa, gate_up, y)
         gate, up = gate_up[:n].astype(np.float64), gate_up[n:]
         np.testing.assert_allclose(y, gate / (1 + np.exp(-gate)) * up, rtol=1e-6, atol=1e-30)
+        native.geglu(isa, gate_up, y)
+        inner = np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)
+        np.testing.assert_allclose(y, 0.5 * gate * (1 + np.tanh(inner)) * up, rtol=1e-6, atol=1e-5)
+        near = np.abs(2 * inner) < 80
+        exact = gate[near] / (1 + np.exp(-2 * inner[near])) * up[near]
+        np.testing.assert_allclose(y[near], exact, rtol=4e-5, atol=1e-35)
         total = w.copy()
         native.add(isa, x, total)
         np.testing.assert_array_equal(total, w + x)
@@ -252,10 +258,11 @@ def test_elementwise_kernels_are_the_same_bits_everywhere() -> None:
     x, w, gate_up = drawn(9, 1000), drawn(10, 1000), drawn(11, 2000) * 10
 
     def results(isa: str) -> list[Any]:
-        out = [poisoned(1000) for _ in range(3)]
+        out = [poisoned(1000) for _ in range(4)]
         native.rmsnorm(isa, x, w, 1e-6, out[0])
         native.swiglu(isa, gate_up, out[1])
-        return [*out[:2], native.exp_sum(isa, x, 3.0, 0.7, out[2]), out[2]]
+        native.geglu(isa, gate_up, out[3])
+        return [*out[:2], out[3], native.exp_sum(isa, x, 3.0, 0.7, out[2]), out[2]]
 
     wanted = results("portable")
     for isa in ISAS:

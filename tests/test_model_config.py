@@ -63,6 +63,59 @@ def test_the_part_of_a_head_that_is_rotated() -> None:
         normalize(_raw(model_type="phi3", partial_rotary_factor=0.3), "c")
 
 
+GEMMA = {
+    "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 13,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+}  # fmt: skip
+"""What the language part of a published vision-language model says, and no more."""
+
+
+def test_gemma_is_read_from_few_words() -> None:
+    found = normalize({"model_type": "gemma3", "text_config": GEMMA, "eos_token_id": [1, 106]}, "c")
+    due = {
+        "model_type": "gemma3", "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "vocab_size": 262208, "sliding_window": 1024, "tie_word_embeddings": True, "rope_theta": 1e6,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 1e4,
+        "query_pre_attn_scalar": 256.0, "max_position_embeddings": 131072, "eos_token_id": [1, 106],
+    }  # fmt: skip
+    assert {key: found[key] for key in due} == due
+    sees_everything = [index for index, kind in enumerate(found["layer_types"]) if kind == "full_attention"]
+    assert sees_everything == [5, 11]
+
+
+def test_gemma_in_the_form_that_tells_each_kind_of_layer() -> None:
+    own = {key: value for key, value in GEMMA.items() if key != "rope_scaling"}
+    new = {
+        "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+        "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+    }
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    assert normalize({**own, "rope_parameters": new}, "c") == normalize(GEMMA, "c")
+    assert normalize({**own, "num_hidden_layers": 6, "layer_types": kinds}, "c")["layer_types"] == kinds
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"final_logit_softcapping": 30.0}, UnsupportedModel, "final_logit_softcapping 30.0 does not run"),
+        ({"attn_logit_softcapping": 50.0}, UnsupportedModel, "attn_logit_softcapping 50.0"),
+        ({"use_bidirectional_attention": True}, UnsupportedModel, "use_bidirectional_attention True"),
+        ({"hidden_activation": "gelu"}, UnsupportedModel, "'gelu' does not run here; gelu_pytorch_tanh does"),
+        ({"layer_types": ["full_attention"]}, BadFile, "13 of sliding_attention and full_attention are needed"),
+        ({"layer_types": ["chunked"] * 13}, BadFile, "layer_types"),
+        (
+            {"rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_type": "yarn"}}},
+            UnsupportedModel,
+            "'yarn' of windows",
+        ),
+        ({"query_pre_attn_scalar": 0}, BadFile, "query_pre_attn_scalar is 0"),
+    ],
+)
+def test_gemmas_that_do_not_run(changes: dict[str, Any], kind: type[PintpotError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        normalize({**GEMMA, **changes}, "c")
+
+
 def test_sliding_windows() -> None:
     window: Callable[..., Any] = lambda **changes: normalize(_raw(**changes), "c")["sliding_window"]  # noqa: E731
     assert window(model_type="mistral", sliding_window="REMOVE") == 4096

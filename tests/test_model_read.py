@@ -16,6 +16,7 @@ from tiny import FAMILIES, GGUF_TYPES, K_QUANT, Tiny, gguf_name, hf_config, hf_s
 
 from pintpot.errors import BadFile
 from pintpot.model.config import families
+from pintpot.model.config_gguf import normalize_gguf
 from pintpot.model.gguf import open_gguf
 from pintpot.model.names import canonical_gguf, canonical_hf
 from pintpot.model.read import describe
@@ -77,7 +78,7 @@ def test_gguf_is_the_same_model(tmp_path: Path, tiny: Tiny, splits: int) -> None
     folder = describe(str(write_hf(tmp_path / "m", tiny)))
     model = describe(str(write_gguf(tmp_path / "g" / "m.gguf", tiny, "q8_0", splits=splits)))
     ours, theirs = dict(model.part("language").config), dict(folder.part("language").config)
-    changed = {"model_type", "rope_layout", "rope_scaling", "eos_token_id", "rms_norm_eps"}
+    changed = {"model_type", "rope_layout", "rope_scaling", "eos_token_id", "rms_norm_eps", "query_pre_attn_scalar"}
     assert {key: ours[key] for key in ours.keys() - changed} == {key: theirs[key] for key in theirs.keys() - changed}
     assert ours["rms_norm_eps"] == pytest.approx(theirs["rms_norm_eps"], rel=1e-6)
     assert ours["model_type"] == ("llama" if tiny.family == "mistral" else tiny.family)
@@ -118,6 +119,51 @@ def test_tensors_that_hold_several_weights_are_told_apart_by_their_rows(tmp_path
     np.testing.assert_array_equal(found["layers.0.up"], whole["model.layers.0.mlp.gate_up_proj.weight"][160:])
     with pytest.raises(BadFile, match=r"layers.0.gate_up is 320x128, but the configuration makes it 384x128"):
         describe(str(_edit(folder, intermediate_size=192)))
+
+
+def test_gains_that_a_file_keeps_as_their_distance_from_1_are_whole_when_they_are_read(tmp_path: Path) -> None:
+    tiny = Tiny(family="gemma3")
+    folder, file = write_hf(tmp_path / "m", tiny), write_gguf(tmp_path / "g.gguf", tiny)
+    names = ("norm", "layers.0.attn_norm", "layers.1.ffn_post_norm", "layers.1.k_norm")
+    kept = hf_weights(tiny)["model.layers.1.self_attn.k_norm.weight"]
+    with Store(describe(str(folder))) as one, Store(describe(str(file))) as other:
+        for name in names:
+            np.testing.assert_array_equal(one.vector(name), other.vector(name))
+        np.testing.assert_array_equal(one.vector("layers.1.k_norm"), kept + np.float32(1))
+        np.testing.assert_array_equal(one.read("layers.1.k_norm").view(np.float32)[0], kept)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pattern", "far", "scalar"),
+    [(6, None, [5], 32.0), (3, [True, False, True], [1], 32.0), (4, 0, [0, 1, 2, 3], 32.0), (62, None, 10, 64.0)],
+)
+def test_what_gemmas_leave_to_llama_cpp(tmp_path: Path, layers: int, pattern: Any, far: Any, scalar: float) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma3")
+    tiny = Tiny(family="gemma3", layers=layers, hidden=128)
+    for key, value in gemma_metadata(tiny).items():
+        writer.add_key_value(f"gemma3.{key}", value, gguf.GGUFValueType.get_type(value))
+    if pattern is not None:
+        key = "gemma3.attention.sliding_window_pattern"
+        writer.add_array(key, pattern) if isinstance(pattern, list) else writer.add_uint32(key, pattern)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config = normalize_gguf(open_gguf(tmp_path / "m.gguf"))
+    seeing = [index for index, kind in enumerate(config["layer_types"]) if kind == "full_attention"]
+    assert seeing == far if isinstance(far, list) else len(seeing) == far
+    assert (config["query_pre_attn_scalar"], config["rope_local_base_freq"]) == (scalar, 1e4)
+    assert config["sliding_window"] == 512
+
+
+def gemma_metadata(tiny: Tiny) -> dict[str, Any]:
+    """What a converter writes of a gemma3, and no more."""
+    return {
+        "block_count": tiny.layers, "context_length": 1024, "embedding_length": tiny.hidden, "feed_forward_length": 64,
+        "attention.head_count": tiny.heads, "attention.head_count_kv": 1, "attention.key_length": tiny.head_dim,
+        "attention.value_length": tiny.head_dim, "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1e6,
+        "attention.sliding_window": 512, "vocab_size": 100,
+    }  # fmt: skip
 
 
 def test_digest_follows_configuration_and_table(tmp_path: Path) -> None:
@@ -178,7 +224,7 @@ def test_families_are_the_files_of_nets() -> None:
     from pintpot import nets
 
     assert set(families()) == set(nets.families())
-    assert {"llama", "mistral", "qwen2", "qwen3", "phi3"} <= set(families())
+    assert {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3"} <= set(families())
 
 
 @pytest.mark.parametrize("name", ["model.layers.01.mlp.up_proj.weight", "model.layers.x.mlp.up_proj.weight", "foo", ""])

@@ -22,6 +22,7 @@ from pintpot.program.early import select_early
 from pintpot.program.fetch import ALIGN, lay_slots
 from pintpot.program.layout import Layout, buffer_bytes, lay_out
 from pintpot.program.ops import check, op_module
+from pintpot.program.ops.attend import positions_seen
 from pintpot.program.scratch import scratch_bytes
 from pintpot.program.spec import Buffer, Buffers, Extent, Op, Program, Segment, Stage, Work
 from pintpot.techniques.place.streamed import Streamed
@@ -60,8 +61,36 @@ def test_programs_of_every_family_and_width_pass_the_check(net: Net, chunk: int,
         check(program)
         assert program.segments[-1].stop == len(program.ops)
         norms = {name for op in program.ops for role, name in op.reads if role in ("q_norm", "k_norm", "bias")}
-        assert bool(norms) == (net.family in ("qwen2", "qwen3"))
+        assert bool(norms) == (net.family in ("qwen2", "qwen3", "gemma3"))
     assert work.stage("decode").program(batch).bound("tokens") == batch
+
+
+def test_layers_that_differ_have_their_own_windows_and_rotary_tables() -> None:
+    net = Net(family="gemma3", layers=4, window=48)
+    work = work_of(net, form_of(net), Workload(256))
+    assert {"rope", "rope_local"} <= set(lay_out(work).session)
+    for program in work.programs():
+        attends = [op for op in program.ops if op.kind == "attend"]
+        assert [op.get("window") for op in attends] == [48, 0, 48, 0]
+        assert [op.read("rope") for op in attends] == ["rope_local", "rope"] * 2
+        assert {op.get("scale") for op in attends} == {24**-0.5}
+        far, near = (positions_seen(op, Extent(1, context=200)) for op in attends[1::-1])
+        assert (far, near) == (201, 48)
+        embed = next(op for op in program.ops if op.kind == "embed")
+        assert embed.get("scale") == 16.0
+    windowed = form_of(net, cache=CacheForm("f16", window=32, sinks=4))
+    attends = [op for op in work_of(net, windowed).stage("decode").programs[0].ops if op.kind == "attend"]
+    assert {op.get("window") for op in attends} == {32}
+
+
+def test_a_norm_after_a_product_has_the_width_of_what_it_norms() -> None:
+    net = Net(family="gemma3")
+    program = work_of(net, form_of(net)).stage("decode").programs[0]
+    at = next(index for index, op in enumerate(program.ops) if op.read("post_norm"))
+    reads = tuple((role, "layers.0.q_norm" if role == "post_norm" else name) for role, name in program.ops[at].reads)
+    ops = (*program.ops[:at], replace(program.ops[at], reads=reads), *program.ops[at + 1 :])
+    with pytest.raises(UsageError, match="a norm after 256 columns has as many"):
+        check(replace(program, ops=ops))
 
 
 def test_a_broken_program_does_not_pass() -> None:

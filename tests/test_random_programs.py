@@ -58,6 +58,10 @@ def test_the_seeds_reach_everything_that_is_drawn() -> None:
     rotated = {(op.get("prologue"), op.get("activation") != "float32") for op in linears if op.get("rotate")}
     assert rotated == set(product(PROLOGUES, (True, False)))
     assert {op.get("rotate", 0) > 32 for op in linears} == {True, False}
+    normed = [op for op in linears if op.read("post_norm")]
+    added = {(op.read("residual") is None, bool(op.read_all("bias"))) for op in normed}
+    assert added == set(product((True, False), repeat=2))
+    assert {len(op.read_all("weight")) > 1 for op in normed} == {True, False}
     attends = [step for step in steps if step.op.kind == "attend"]
     assert {b.format for step in attends for b in step.buffers if b.holder == "cache"} == {"f16", "f32", "sym8c"}
     assert {step.op.get("rope") for step in attends} == {"half", "interleaved"}

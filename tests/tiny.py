@@ -65,6 +65,8 @@ def torch_model_of_gguf(path: Path, tiny: Tiny) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = hf_config(tiny)
+    if tiny.family == "gemma3":
+        settings["query_pre_attn_scalar"] = tiny.head_dim  # what llama.cpp takes, for GGUF files do not say it
     auto: Any = AutoModelForCausalLM
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     model: Any = auto.from_config(config, dtype=torch.float32, attn_implementation="eager")

@@ -16,7 +16,8 @@ _GGUF_NAMES = {
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
 _GGUF_TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -25,13 +26,20 @@ _GGUF_TOP = {
 }
 
 
-def gguf_name(hf_name: str) -> str:
+def gguf_name(hf_name: str, family: str = "") -> str:
     """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`."""
     if hf_name in _GGUF_TOP:
         return _GGUF_TOP[hf_name]
     _, _, layer, rest = hf_name.split(".", 3)
     stem, end = rest.rsplit(".", 1)
+    if family == "gemma3" and stem == "post_attention_layernorm":
+        return f"blk.{layer}.post_attention_norm.{end}"
     return f"blk.{layer}.{_GGUF_NAMES[stem]}.{end}"
+
+
+def left_out(tiny: Tiny, value: np.ndarray) -> float:
+    """What Hugging Face's files leave out of a tensor and GGUF files have: the 1 of gemma's norms."""
+    return 1.0 if tiny.family == "gemma3" and value.ndim == 1 else 0.0
 
 
 def _heads_to_permute(tiny: Tiny, hf_name: str) -> int:
@@ -117,8 +125,11 @@ def add_metadata(writer: Any, tiny: Tiny) -> None:
     writer.add_rope_freq_base(tiny.rope_theta)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(tiny.vocab)
-    if tiny.window is not None:
-        writer.add_sliding_window(tiny.window)
+    if tiny.window is not None or tiny.family == "gemma3":
+        writer.add_sliding_window(tiny.window or 8)
+    if tiny.family == "gemma3":
+        writer.add_uint32("gemma3.attention.sliding_window_pattern", 2)
+        writer.add_float32("gemma3.rope.freq_base_swa", 100.0)
     scaling = rope_scaling(tiny)
     if tiny.rope == "longrope":
         original = tiny.context // 2
@@ -171,8 +182,9 @@ def write_gguf(
         wanted = (
             embed if embed is not None and name in ("model.embed_tokens.weight", "lm_head.weight") else quantization
         )
-        data, kind = encode_gguf(interleave(value, heads) if heads else value, wanted, rng)
-        writer.add_tensor(gguf_name(name), data, raw_dtype=kind)
+        whole = value + np.float32(left_out(tiny, value))
+        data, kind = encode_gguf(interleave(whole, heads) if heads else whole, wanted, rng)
+        writer.add_tensor(gguf_name(name, tiny.family), data, raw_dtype=kind)
     for name, value in factors.items():
         writer.add_tensor(name, value)
     writer.write_header_to_file()
@@ -192,8 +204,9 @@ def gguf_weights(path: Path, tiny: Tiny) -> dict[str, np.ndarray]:
     tensors = {tensor.name: tensor for file in files for tensor in gguf.GGUFReader(file).tensors}
     weights = {}
     for name, shape in hf_shapes(tiny).items():
-        tensor = tensors[gguf_name(name)]
+        tensor = tensors[gguf_name(name, tiny.family)]
         value = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
+        value = value - np.float32(left_out(tiny, value))
         heads = _heads_to_permute(tiny, name)
         weights[name] = deinterleave(value, heads) if heads else value
     return weights

@@ -23,7 +23,10 @@ _ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
 }
+_PATTERN, _LOCAL_BASE, _SCALAR = 2, 100.0, 24
+"""Of tiny gemmas every second layer sees everything; what published ones have would show little in so few tokens."""
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -68,6 +71,10 @@ class Tiny:
         return self.bias or self.family == "qwen2"
 
     @property
+    def model_type(self) -> str:
+        return "gemma3_text" if self.family == "gemma3" else self.family
+
+    @property
     def rope_dim(self) -> int:
         return round(self.head_dim * self.rotary)
 
@@ -81,9 +88,8 @@ FAMILIES = (
     Tiny(family="mistral", heads=4, kv_heads=2, window=64, seed=2),
     Tiny(family="qwen2", tied=True, heads=4, kv_heads=2, hidden=128, seed=3),
     Tiny(family="qwen3", heads=4, kv_heads=2, seed=4),
-    Tiny(
-        family="phi3", heads=4, kv_heads=2, hidden=128, rope="longrope", rotary=0.75, window=100, context=384, seed=5
-    ),
+    Tiny(family="phi3", heads=4, kv_heads=2, hidden=128, rope="longrope", rotary=0.75, window=100, context=384, seed=5),
+    Tiny(family="gemma3", heads=4, rope="linear", window=16, tied=True, seed=6),
 )
 """One of each family, with different options; enough for a test that walks all."""
 
@@ -113,7 +119,7 @@ def rope_scaling(tiny: Tiny) -> dict[str, Any] | None:
 def hf_config(tiny: Tiny) -> dict[str, Any]:
     """What config.json holds."""
     config: dict[str, Any] = {
-        "architectures": [_ARCHITECTURES[tiny.family]], "model_type": tiny.family, "torch_dtype": "float32",
+        "architectures": [_ARCHITECTURES[tiny.family]], "model_type": tiny.model_type, "torch_dtype": "float32",
         "hidden_size": tiny.hidden, "intermediate_size": tiny.intermediate, "num_hidden_layers": tiny.layers,
         "num_attention_heads": tiny.heads, "num_key_value_heads": tiny.kv_heads, "head_dim": tiny.head_dim,
         "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": tiny.rope_theta, "vocab_size": tiny.vocab,
@@ -129,6 +135,12 @@ def hf_config(tiny: Tiny) -> dict[str, Any]:
             del config["head_dim"]  # as published
         config["partial_rotary_factor"] = tiny.rotary
         config["original_max_position_embeddings"] = tiny.context // 2
+    if tiny.family == "gemma3":
+        del config["hidden_act"]
+        config |= {
+            "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": _SCALAR,
+            "sliding_window": tiny.window or 8, "sliding_window_pattern": _PATTERN, "rope_local_base_freq": _LOCAL_BASE,
+        }  # fmt: skip
     if tiny.rope != "default":
         config["rope_scaling"] = rope_scaling(tiny)
     return config
@@ -149,9 +161,12 @@ def hf_shapes(tiny: Tiny) -> dict[str, tuple[int, ...]]:
         shapes[at + "self_attn.o_proj.weight"] = (tiny.hidden, queries)
         if tiny.bias and tiny.family in ("llama", "qwen3"):
             shapes[at + "self_attn.o_proj.bias"] = (tiny.hidden,)
-        if tiny.family == "qwen3":
+        if tiny.family in ("qwen3", "gemma3"):
             shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (tiny.head_dim,)
         shapes[at + "post_attention_layernorm.weight"] = (tiny.hidden,)
+        if tiny.family == "gemma3":
+            for name in ("pre", "post"):
+                shapes[f"{at}{name}_feedforward_layernorm.weight"] = (tiny.hidden,)
         if tiny.family == "phi3":
             shapes[at + "mlp.gate_up_proj.weight"] = (2 * tiny.intermediate, tiny.hidden)
         else:
@@ -170,7 +185,7 @@ def hf_weights(tiny: Tiny) -> dict[str, np.ndarray]:
     for name, shape in hf_shapes(tiny).items():
         drawn = rng.standard_normal(shape, dtype=np.float32)
         if len(shape) == 1:
-            drawn = 0.1 * drawn + (0.0 if name.endswith("bias") else 1.0)
+            drawn = 0.1 * drawn + (0.0 if name.endswith("bias") or tiny.family == "gemma3" else 1.0)
         elif tiny.tied or "embed" not in name:
             drawn *= 1.5 / math.sqrt(shape[1])
         weights[name] = drawn.astype(np.float16).astype(np.float32)

@@ -132,11 +132,11 @@ double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64
     return seconds_of(pool, rounds, std::move(phases));
 }
 
-// What a linear does to `tokens` rows of `columns` values before its product: "rmsnorm", "swiglu", "rotate" in blocks of
-// 64, or the rounding to "int8" or "int8x2". Few rows are one thread's, many are shared in panels.
+// What a linear does to `tokens` rows of `columns` values before its product: "rmsnorm", "swiglu", "geglu", "rotate" in
+// blocks of 64, or the rounding to "int8" or "int8x2". Few rows are one thread's, many are shared in panels.
 double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, int tokens, int rounds) {
     need(columns >= 1 && tokens >= 1, "columns and tokens are 1 or more");
-    bool norm = what == "rmsnorm", gated = what == "swiglu", turned = what == "rotate";
+    bool norm = what == "rmsnorm", gelu = what == "geglu", gated = gelu || what == "swiglu", turned = what == "rotate";
     int planes = what == "int8" ? 1 : 2;
     need(!turned || columns % 64 == 0, "blocks of 64 are rotated");
     need(norm || gated || turned || what == "int8" || what == "int8x2", "no prologue is called '" + what + "'");
@@ -152,6 +152,7 @@ double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, in
             float* to = out.data() + row * columns;
             if (norm) kernels().rmsnorm(x.data() + row * columns, weight.data(), columns, 1e-5f, to);
             else if (turned) kernels().rotate(to, columns, 64);
+            else if (gelu) kernels().geglu(x.data() + row * 2 * columns, columns, to);
             else kernels().swiglu(x.data() + row * 2 * columns, columns, to);
         }
     };

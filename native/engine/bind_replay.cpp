@@ -67,22 +67,30 @@ struct Builder {
     std::unique_ptr<OpList> list;
 };
 
+Prologue prologue_of(const std::string& name) {
+    if (name == "rmsnorm") return Prologue::kRmsNorm;
+    if (name == "swiglu") return Prologue::kSwiGlu;
+    if (name == "geglu") return Prologue::kGeGlu;
+    need(name == "none", "no prologue '" + name + "'");
+    return Prologue::kNone;
+}
+
 void add_linear(Builder& self, bool over_rows, bool selected, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
                 const std::string& prologue, uintptr_t norm, float eps, int64_t rotate, int32_t planes,
-                const std::vector<uintptr_t>& biases, uintptr_t residual) {
+                const std::vector<uintptr_t>& biases, uintptr_t post_norm, uintptr_t residual) {
     LinearRecord record{};
     record.over_rows = over_rows;
     record.selected = selected;
     record.x = pointer<const float>(x);
     record.out = pointer<float>(out);
     record.weights = weights;
-    need(prologue == "none" || prologue == "rmsnorm" || prologue == "swiglu", "no prologue '" + prologue + "'");
-    record.prologue = prologue == "none" ? Prologue::kNone : prologue == "rmsnorm" ? Prologue::kRmsNorm : Prologue::kSwiGlu;
+    record.prologue = prologue_of(prologue);
     record.norm = pointer<const float>(norm);
     record.eps = eps;
     record.rotate = rotate;
     record.planes = planes;
     for (uintptr_t bias : biases) record.biases.push_back(pointer<const float>(bias));
+    record.post_norm = pointer<const float>(post_norm);
     record.residual = pointer<const float>(residual);
     self.add<Linear>(std::move(record), self.kernels);
 }
@@ -192,7 +200,7 @@ void bind_builder(nb::module_& module) {
             nb::arg("weight"), nb::arg("scale"), nb::arg("out"))
         .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("x"),
              nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
-             nb::arg("residual"))
+             nb::arg("post_norm"), nb::arg("residual"))
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
              nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
              nb::arg("k_norm"), nb::arg("eps"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),

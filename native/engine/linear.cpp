@@ -67,7 +67,7 @@ Linear::Regions Linear::regions(uint8_t* shared, int64_t rows) const {
 }
 
 void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) {
-    int64_t rows = count(bounds), in_width = columns_ * (record_.prologue == Prologue::kSwiGlu ? 2 : 1);
+    int64_t rows = count(bounds), in_width = columns_ * (is_gate(record_.prologue) ? 2 : 1);
     auto floats = [&](const float* address, int64_t number, const char* what) {
         memory.check(address, number * int64_t(sizeof(float)), sizeof(float), what);
     };
@@ -75,6 +75,7 @@ void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int th
     floats(record_.out, rows * width_, "the output of a linear");
     need((record_.prologue == Prologue::kRmsNorm) == (record_.norm != nullptr), "rmsnorm and its weight come together");
     if (record_.norm != nullptr) floats(record_.norm, columns_, "a norm");
+    if (record_.post_norm != nullptr) floats(record_.post_norm, width_, "a norm after a product");
     if (record_.residual != nullptr) floats(record_.residual, rows * width_, "a residual");
     need(!overlap(record_.out, rows * width_, record_.x, rows * in_width) &&
              !overlap(record_.out, rows * width_, record_.residual, rows * width_),
@@ -134,6 +135,11 @@ int64_t Linear::begin(Context& context, int phase) {
     int64_t rows = count(context);
     if (rows == 0) return 0;
     if (phase == 1) return int64_t(apart_.size()) == num_apart_ ? int64_t(chunks(rows).size()) : 0;
+    if (phase == 2) {
+        if (rows > kFewTokens) return (rows + kPanelTokens - 1) / kPanelTokens;
+        finish(*context.kernels, 0, rows);
+        return 0;
+    }
     if (!keeps_floats() && !uses_rest_ && !uses_int8_) return 0;
     find_apart(context);
     if (int64_t(apart_.size()) != num_apart_) return 0;
@@ -149,6 +155,10 @@ void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
         multiply(context, chunks(rows)[size_t(chunk)], thread);
         return;
     }
+    if (phase == 2) {
+        finish(*context.kernels, first, std::min(first + kPanelTokens, rows));
+        return;
+    }
     prepare_panel(context, first, std::min(first + kPanelTokens, rows), rows, context.scratch_of(thread));
 }
 
@@ -157,6 +167,8 @@ void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) 
         kernels.rmsnorm(record_.x + row * columns_, record_.norm, columns_, record_.eps, to);
     else if (record_.prologue == Prologue::kSwiGlu)
         kernels.swiglu(record_.x + row * 2 * columns_, columns_, to);
+    else if (record_.prologue == Prologue::kGeGlu)
+        kernels.geglu(record_.x + row * 2 * columns_, columns_, to);
     else
         std::copy_n(record_.x + row * columns_, columns_, to);
     if (record_.rotate != 0) kernels.rotate(to, columns_, record_.rotate);
@@ -249,12 +261,22 @@ void Linear::multiply(Context& context, const Chunk& chunk, int thread) const {
     for (int64_t row = 0; row < rows; ++row) {
         float* out = call.out + row * width_;
         if (chunk.bias != nullptr) context.kernels->add(chunk.bias + chunk.first_strip * kStripRows, call.num_rows, out);
-        if (record_.residual != nullptr) context.kernels->add(record_.residual + row * width_ + chunk.column, call.num_rows, out);
+        if (record_.residual != nullptr && record_.post_norm == nullptr)
+            context.kernels->add(record_.residual + row * width_ + chunk.column, call.num_rows, out);
     }
     if (chunk.piece == nullptr) return;
     std::atomic<int32_t>& left = (*context.strips_left)[chunk.piece->position];
     if (left.fetch_sub(int32_t(chunk.num_strips), std::memory_order_acq_rel) == chunk.num_strips)
         context.ring->release(chunk.piece->position);
+}
+
+// Rows [first, last) of what was multiplied, which are whole now: their norm, and what it is added to.
+void Linear::finish(const KernelTable& kernels, int64_t first, int64_t last) const {
+    for (int64_t row = first; row < last; ++row) {
+        float* out = record_.out + row * width_;
+        kernels.rmsnorm(out, record_.post_norm, width_, record_.eps, out);
+        if (record_.residual != nullptr) kernels.add(record_.residual + row * width_, width_, out);
+    }
 }
 
 }  // namespace pintpot

@@ -1,4 +1,4 @@
-// linear: out = W rotation(prologue(x)) + bias + residual, for one or several weights whose outputs lie side by side.
+// linear: out = post_norm(W rotation(prologue(x)) + bias) + residual, for one or several weights whose outputs lie side by side.
 #pragma once
 
 #include <algorithm>
@@ -21,12 +21,13 @@ struct Cut {
 constexpr Cut kFewTokensCut = {128 << 10, 1};
 constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
 
-enum class Prologue { kNone, kRmsNorm, kSwiGlu };
+enum class Prologue { kNone, kRmsNorm, kSwiGlu, kGeGlu };
+inline bool is_gate(Prologue prologue) { return prologue == Prologue::kSwiGlu || prologue == Prologue::kGeGlu; }
 
 struct LinearRecord {
     bool over_rows;  // x and out have one row for each row with logits, not for each token
     bool selected;   // over rows: x holds only those (after a select), not one for each token
-    const float* x;  // [n][columns], [n][2 columns] before a swiglu
+    const float* x;  // [n][columns], [n][2 columns] before a gate
     Prologue prologue;
     const float* norm;  // [columns] for rmsnorm
     float eps;
@@ -34,6 +35,7 @@ struct LinearRecord {
     int32_t planes;  // of int8 activations; 0: float32
     std::vector<Weight> weights;
     std::vector<const float*> biases;  // one for each weight, or none
+    const float* post_norm;            // [width] or null: the RMS norm of what was multiplied, before the residual
     const float* residual;             // [n][width] or null
     float* out;                        // [n][width], width = the sum of rows
 };
@@ -45,7 +47,7 @@ class Linear final : public Op {
     const char* kind() const override { return "linear"; }
     ScratchNeed scratch(const Bounds& bounds, int threads) const override;
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
-    int num_phases() const override { return 2; }
+    int num_phases() const override { return record_.post_norm == nullptr ? 2 : 3; }
     int64_t begin(Context& context, int phase) override;
     void work(Context& context, int phase, int64_t chunk, int thread) override;
 
@@ -81,6 +83,7 @@ class Linear final : public Op {
     void find_apart(const Context& context);
     void take_apart(float* row, float* to) const;
     void multiply(Context& context, const Chunk& chunk, int thread) const;
+    void finish(const KernelTable& kernels, int64_t first, int64_t last) const;
     std::vector<Chunk> cut(Cut cut, int threads) const;
     static void share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks);
     const std::vector<Chunk>& chunks(int64_t rows) const { return rows > kFewTokens ? many_chunks_ : few_chunks_; }

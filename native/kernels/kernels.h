@@ -15,7 +15,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 4;
+constexpr int32_t kAbiVersion = 5;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
 constexpr int64_t kGroup = 32;
@@ -162,6 +162,8 @@ struct KernelTable {
   void (*rmsnorm)(const float* x, const float* w, int64_t n, float eps, float* y);
   // y[i] = g / (1 + exp(-g)) * u, g = gate_up[i], u = gate_up[n + i]: with e = exp(-|g|), (g < 0 ? g * e : g) / (1 + e) * u.
   void (*swiglu)(const float* gate_up, int64_t n, float* y);
+  // The same with z = g * (1.59576912 + 0.0713548163 * g^2) in place of g in the exponent: GELU(g) * u, its tanh form.
+  void (*geglu)(const float* gate_up, int64_t n, float* y);
   // Each block of `size` values (a power of two, at least 2, that divides n) times the Hadamard matrix of +1 and -1, over
   // its norm: sums a + b and differences a - b of values 1, 2, 4 ... apart, and then one product with float(sqrt(1 / size)).
   void (*rotate)(float* x, int64_t n, int64_t size);

@@ -112,6 +112,10 @@ void swiglu(const std::string& isa, Row gate_up, OutRow y) {
   need(gate_up.shape(0) == 2 * y.shape(0), "gate_up must be twice as long as y");
   table(isa).swiglu(gate_up.data(), (int64_t)y.shape(0), y.data());
 }
+void geglu(const std::string& isa, Row gate_up, OutRow y) {
+  need(gate_up.shape(0) == 2 * y.shape(0), "gate_up must be twice as long as y");
+  table(isa).geglu(gate_up.data(), (int64_t)y.shape(0), y.data());
+}
 void rotate(const std::string& isa, OutRow x, int64_t size) {
   const int64_t n = (int64_t)x.shape(0);
   need(size > 1 && (size & (size - 1)) == 0 && n % size == 0, "blocks are a power of two that divides the length of x");
@@ -252,6 +256,7 @@ void bind_kernels(nb::module_& parent) {
   m.def("expand_strip", expand_strip, "isa"_a, "format"_a, "strip"_a, "out"_a);
   m.def("rmsnorm", rmsnorm, "isa"_a, "x"_a, "w"_a, "eps"_a, "y"_a);
   m.def("swiglu", swiglu, "isa"_a, "gate_up"_a, "y"_a);
+  m.def("geglu", geglu, "isa"_a, "gate_up"_a, "y"_a);
   m.def("rotate", rotate, "isa"_a, "x"_a, "size"_a);
   m.def("add", add, "isa"_a, "x"_a, "y"_a);
   m.def("scale", scale, "isa"_a, "x"_a, "factor"_a, "y"_a);

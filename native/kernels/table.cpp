@@ -58,7 +58,7 @@ constexpr const char* kIsa = "portable";
 const KernelTable kTable = {
     kAbiVersion, kIsa,
     strip_bytes, quantize, strips, expand_row, expand_strip,
-    rmsnorm, swiglu, rotate, add, scale,
+    rmsnorm, swiglu, geglu, rotate, add, scale,
     rope_store, attend, attend_segments, attend_merge,
     argmax, exp_sum, kth_largest, mass_threshold, sum_from, pick,
     crc32c, read_loop, copy_loop, int8_peak, float_peak,

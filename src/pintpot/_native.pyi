@@ -174,6 +174,7 @@ class Builder:
         rotate: int,
         planes: int,
         biases: Sequence[int],
+        post_norm: int,
         residual: int,
     ) -> None: ...
     def attend(

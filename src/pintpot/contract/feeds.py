@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pintpot.contract.statistics import Block
+from pintpot.program.ops.linear import gated
 from pintpot.program.spec import Op
 
 
@@ -27,12 +28,12 @@ class Feed:
 
 
 def feed_of(block: Block, op: Op) -> Feed | None:
-    """What feeds a linear op past SwiGLU or attention; None where its channels come out of the residual stream."""
+    """What feeds a linear op past a gate or attention; None where its channels come out of the residual stream."""
     makers = {other.write("out"): other for other in block.ops}
     maker = makers.get(op.read("x"))
     if op.kind != "linear" or maker is None:
         return None
-    if op.get("prologue", "none") == "swiglu":
+    if gated(op):
         return Feed(maker.read_all("weight"), maker.read_all("bias"))
     if op.get("prologue", "none") != "none" or maker.kind != "attend":
         return None

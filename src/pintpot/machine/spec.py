@@ -14,7 +14,7 @@ from pintpot.errors import BadInput, need
 CACHE_FORMATS = ("f16", "sym8c")
 MATMUL_ROWS = (16, 64, 256)
 ATTENTION_GROUPS = (1, 2, 4, 8)
-PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2", "rotate")
+PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2", "rotate", "geglu")
 PROLOGUE_ROWS = (1, 64)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
 LOOKUP_BYTES = 16 << 10
@@ -33,8 +33,8 @@ class Rate:
                                  first with more than the caches hold, then with less
         matmul/FORMAT            multiply-adds, at `size` activation rows; weights come from RAM
                                  (in both, FORMATx2: rows in two int8 planes, FORMATx0: low-bit weights and float rows)
-        prologue/WHAT            values normalized, gated, rotated or rounded (rmsnorm, swiglu, rotate, int8, int8x2)
-                                 before a product, at `size` rows: one row is the work of one thread
+        prologue/WHAT            values normalized, gated, rotated or rounded before a product (rmsnorm, swiglu, geglu,
+                                 rotate, int8, int8x2), at `size` rows: one row is the work of one thread
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
         lookup                   the same for `LOOKUP_BYTES`, which wait for the disk to answer and not for it to send

@@ -4,7 +4,7 @@ Keys of the result: model_type, hidden_size, intermediate_size, num_hidden_layer
 num_key_value_heads, head_dim, rms_norm_eps, rope_theta, rope_scaling (None, or a dict with rope_type linear, llama3,
 yarn or longrope), rope_layout ("half" or "interleaved"), partial_rotary_factor (where it is not 1),
 max_position_embeddings, vocab_size, tie_word_embeddings, attention_bias, sliding_window (None or a number),
-bos_token_id and eos_token_id (lists).
+bos_token_id and eos_token_id (lists); where layers differ, layer_types, query_pre_attn_scalar, rope_local_base_freq.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.model.config_layers import PATTERNS, global_rope, layer_settings
 from pintpot.model.config_rope import rope_settings
 from pintpot.model.fields import flag, integer, real, show, token_ids
 
@@ -26,8 +27,18 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32},
     "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
     "phi3": {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
-}
-"""What transformers' configuration classes take where config.json is silent; sizes that shape the weights have none."""
+    "gemma3": {
+        "max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "vocab_size": 262208, "sliding_window": 4096, "rope_theta": 1e6, "tie_word_embeddings": True,
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+}  # fmt: skip
+"""What transformers' configuration classes take where config.json is silent; sizes that shape the weights have none,
+unless published files leave them out."""
+_OTHER_NAMES: Final = {"gemma3_text": "gemma3"}
+"""Model types of a family's language model alone."""
+_SILU: Final = ("silu", "swish")
+_ACTIVATIONS: Final = {"gemma3": ("gelu_pytorch_tanh",)}
 
 
 def families() -> tuple[str, ...]:
@@ -71,11 +82,14 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise BadFile(f"{where}: model_type is missing")
+    model_type = _OTHER_NAMES.get(model_type, model_type)
     check_family(model_type, where)
+    config = {**config, "model_type": model_type}
     _refuse_unknown(raw, config, where)
     defaults = _DEFAULTS.get(model_type, {})
-    hidden, heads = integer(config, "hidden_size", where), integer(config, "num_attention_heads", where)
-    vocab_size = integer(config, "vocab_size", where)
+    hidden = integer(config, "hidden_size", where)
+    heads = integer(config, "num_attention_heads", where, default=defaults.get("num_attention_heads"))
+    vocab_size = integer(config, "vocab_size", where, default=defaults.get("vocab_size"))
     head_dim = integer(config, "head_dim", where, default=defaults.get("head_dim", hidden // heads))
     normal: dict[str, Any] = {
         "model_type": model_type,
@@ -90,13 +104,16 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             config, "max_position_embeddings", where, default=defaults.get("max_position_embeddings")
         ),
         "vocab_size": vocab_size,
-        "tie_word_embeddings": flag(config, "tie_word_embeddings", where),
+        "tie_word_embeddings": flag(
+            config, "tie_word_embeddings", where, default=defaults.get("tie_word_embeddings", False)
+        ),
         "attention_bias": model_type == "qwen2" or flag(config, "attention_bias", where),
         "sliding_window": _window(config, defaults, where),
         "bos_token_id": token_ids(config.get("bos_token_id"), vocab_size),
         "eos_token_id": token_ids(config.get("eos_token_id"), vocab_size),
         "rope_layout": "half",
-        **rope_settings(config, defaults, head_dim, where),
+        **rope_settings(global_rope(config), defaults, head_dim, where),
+        **layer_settings(config, where),
     }
     check_heads(normal, where)
     return normal
@@ -124,8 +141,10 @@ def _refuse_unknown(raw: Mapping[str, Any], config: Mapping[str, Any], where: st
         raise UnsupportedModel(
             f"{where}: the weights are stored quantized by {show(method)}; give the original or a GGUF file"
         )
-    act = config.get("hidden_act", "silu")
-    need(act in ("silu", "swish"), f"{where}: hidden_act {show(act)} does not run here; silu does", UnsupportedModel)
+    family = str(config["model_type"])
+    usual = _DEFAULTS.get(family, {}).get("hidden_activation", "silu")
+    act, runs = config.get("hidden_activation") or config.get("hidden_act", usual), _ACTIVATIONS.get(family, _SILU)
+    need(act in runs, f"{where}: hidden_act {show(act)} does not run here; {runs[0]} does", UnsupportedModel)
     need(not flag(config, "mlp_bias", where), f"{where}: mlp_bias does not run here", UnsupportedModel)
 
 
@@ -136,6 +155,8 @@ def _window(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) 
     if value is None or model_type == "llama" or flag(config, "use_sliding_window", where, default=True) is False:
         return None
     window = integer({"sliding_window": value}, "sliding_window", where)
+    if model_type in PATTERNS:
+        return window
     layers = integer(config, "num_hidden_layers", where)
     first = 0
     if model_type.startswith("qwen"):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
 from pintpot.model.config import check_family, check_heads
+from pintpot.model.config_layers import GLOBAL, LOCAL, PATTERNS, alternating
 from pintpot.model.config_rope import PARTIAL_ROTARY, check_rotary
 from pintpot.model.fields import integer, real, show, token_ids
 from pintpot.model.gguf import Gguf, GgufArray
@@ -15,6 +16,7 @@ from pintpot.model.gguf import Gguf, GgufArray
 _INTERLEAVED: Final = ("llama",)
 """Architectures whose rows of q and k llama.cpp's converter reorders from halves to pairs."""
 _SHORT: Final = "rope_factors_short.weight"
+_LARGEST_GEMMA3: Final = 62
 _END_KEYS: Final = ("eos_token_id", "eot_token_id", "eom_token_id")
 _YARN: Final = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 
@@ -58,6 +60,7 @@ def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
         "rope_theta": real(own, "rope.freq_base", where, default=10000.0),
         "rope_scaling": _longrope(own, where) if _SHORT in names else _rope_scaling(own, where),
         **partial,
+        **_layers(gguf, own, hidden // heads, head_dim, where),
     }
     check_heads(config, where)
     return config
@@ -81,6 +84,26 @@ def _own(gguf: Gguf, architecture: str, where: str) -> dict[str, Any]:
             value = values.pop()
         own[name] = value
     return own
+
+
+def _layers(gguf: Gguf, own: Mapping[str, Any], width: int, head_dim: int, where: str) -> dict[str, Any]:
+    """What `pintpot.model.config_layers` reads of config.json; GGUF files leave most of it to llama.cpp."""
+    architecture = str(gguf.metadata["general.architecture"])
+    if architecture not in PATTERNS:
+        return {}
+    for key in ("final_logit_softcapping", "attn_logit_softcapping"):
+        need(not own.get(key), f"{where}: {key} {show(own.get(key))} does not run here", UnsupportedModel)
+    layers, key = integer(own, "block_count", where), "attention.sliding_window_pattern"
+    if isinstance(own.get(key), GgufArray):
+        windowed = gguf.read_array(f"{architecture}.{key}")
+        need(len(windowed) == layers, f"{where}: {key} is of {len(windowed)} layers, not of {layers}", BadFile)
+        kinds = [LOCAL if one else GLOBAL for one in windowed]
+    else:
+        kinds = alternating(layers, integer(own, key, where, least=0, default=PATTERNS[architecture]))
+    # The largest published model divides by the root of its width for each head, and files do not say so.
+    scalar = width if layers == _LARGEST_GEMMA3 else head_dim
+    base = real(own, "rope.freq_base_swa", where, default=10000.0)
+    return {"layer_types": kinds, "query_pre_attn_scalar": float(scalar), "rope_local_base_freq": base}
 
 
 def _check_own(own: Mapping[str, Any], head_dim: int, where: str) -> None:

@@ -38,7 +38,7 @@ def rope_settings(config: Mapping[str, Any], defaults: Mapping[str, Any], head_d
     nested = next((key for key, value in given.items() if isinstance(value, dict)), None)
     need(nested is None, f"{where}: rope parameters for {nested!r} alone do not run here", UnsupportedModel)
     theta = {"rope_theta": given.get("rope_theta", config.get("rope_theta"))}
-    found = {"rope_theta": real(theta, "rope_theta", where, default=10000.0)}
+    found = {"rope_theta": real(theta, "rope_theta", where, default=defaults.get("rope_theta", 10000.0))}
     rope_dim = _rotary_columns(config, given, head_dim, where)
     partial = {} if rope_dim == head_dim else {"partial_rotary_factor": rope_dim / head_dim}
     return {**found, "rope_scaling": _scaling(config, given, defaults, rope_dim, where), **partial}

@@ -1,6 +1,7 @@
 """Tensor names of Hugging Face and of GGUF <-> canonical names, and the order in which a block uses them.
 
-embed    layers.N.{attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, ffn_norm, gate, up, down}
+embed    layers.N.{attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, attn_post_norm,
+                   ffn_norm, gate, up, down, ffn_post_norm}
 norm     head     rope_freqs (what each rotary frequency is divided by, where the file says so)
 Tensors that hold several of them are `layers.N.{qkv, gate_up}` until `pintpot.model.fused` takes them apart.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
@@ -16,9 +18,13 @@ from pintpot.model.spec import Block, Weight
 
 LAYER_ROLES: Final = (
     "attn_norm", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm", "o", "o_bias",
-    "ffn_norm", "gate", "up", "down",
+    "attn_post_norm", "ffn_norm", "gate", "up", "down", "ffn_post_norm",
 )  # fmt: skip
 """A layer's weights in the order in which they are used."""
+POST_NORMS: Final = frozenset({"attn_post_norm", "ffn_post_norm"})
+"""Norms between a product and the residual stream."""
+_NORMS_FROM_ONE: Final = frozenset({"gemma3"})
+"""Families whose files in Hugging Face's form have the gains of norms as their distance from 1."""
 
 _HF: Final = {
     "input_layernorm.weight": "attn_norm", "post_attention_layernorm.weight": "ffn_norm",
@@ -41,9 +47,14 @@ _GGUF_TOP: Final = {
 }  # fmt: skip
 _OWN_HF: Final[dict[str, dict[str, str]]] = {
     "phi3": {"self_attn.qkv_proj.weight": "qkv", "mlp.gate_up_proj.weight": "gate_up"},
-}
+    "gemma3": {
+        "post_attention_layernorm.weight": "attn_post_norm", "pre_feedforward_layernorm.weight": "ffn_norm",
+        "post_feedforward_layernorm.weight": "ffn_post_norm",
+    },
+}  # fmt: skip
 _OWN_GGUF: Final[dict[str, dict[str, str]]] = {
     "phi3": {"attn_qkv.weight": "qkv", "ffn_up.weight": "gate_up"},
+    "gemma3": {"post_attention_norm.weight": "attn_post_norm", "post_ffw_norm.weight": "ffn_post_norm"},
 }
 """What a family's files call the weights of a layer where it is not what the others call them."""
 _OWN_GGUF_TOP: Final[dict[str, dict[str, str]]] = {"phi3": {"rope_factors_short.weight": "rope_freqs"}}
@@ -68,6 +79,12 @@ def canonical_gguf(name: str, family: str = "") -> str | None:
     """`blk.3.ffn_up.weight` -> `layers.3.up`; None for a name that this family's files do not have."""
     top, roles = {**_GGUF_TOP, **_OWN_GGUF_TOP.get(family, {})}, {**_GGUF, **_OWN_GGUF.get(family, {})}
     return _canonical(name, top, _GGUF_LAYER, roles)
+
+
+def plus_of(family: str) -> Callable[[str], float]:
+    """What a family's files in Hugging Face's form leave out of every value of a weight, by its canonical name."""
+    left_out = 1.0 if family in _NORMS_FROM_ONE else 0.0
+    return lambda name: left_out if name.endswith("norm") else 0.0
 
 
 def hf_name(name: str) -> str:
@@ -99,9 +116,15 @@ def _canonical(name: str, top: dict[str, str], layer: re.Pattern[str], roles: di
 
 
 def canonical_weights(
-    tensors: Iterable[Weight], canonical: Callable[[str], str | None], where: str, *, other_parts: bool = False
+    tensors: Iterable[Weight],
+    canonical: Callable[[str], str | None],
+    where: str,
+    *,
+    other_parts: bool = False,
+    plus: Callable[[str], float] = lambda name: 0.0,
 ) -> dict[str, Weight]:
-    """Weights by canonical name; `other_parts` leaves out what belongs to a vision-language model's other networks.
+    """Weights by canonical name; `other_parts` leaves out what belongs to a vision-language model's other networks,
+    `plus` says what the file leaves out of a weight's values.
 
     Raises UnsupportedModel listing a few names that mean nothing here, BadFile where two names mean the same weight.
     """
@@ -115,7 +138,7 @@ def canonical_weights(
             unknown.append(tensor.name)
             continue
         need(name not in weights, f"{where}: {tensor.name!r} is {name}, which comes twice", BadFile)
-        weights[name] = Weight(name, tensor.shape, tensor.dtype, tensor.file, tensor.offset, tensor.num_bytes)
+        weights[name] = replace(tensor, name=name, plus=plus(name))
     listed = ", ".join(repr(name) for name in unknown[:4]) + (", ..." if len(unknown) > 4 else "")
     need(not unknown, f"{where}: {len(unknown)} tensors mean nothing to this architecture: {listed}", UnsupportedModel)
     return weights

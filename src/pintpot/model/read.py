@@ -15,7 +15,7 @@ from pintpot.model.config_gguf import normalize_gguf
 from pintpot.model.fields import token_ids
 from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
-from pintpot.model.names import blocks_of, canonical_gguf, canonical_hf, canonical_weights
+from pintpot.model.names import blocks_of, canonical_gguf, canonical_hf, canonical_weights, plus_of
 from pintpot.model.safetensors import parse_safetensors, read_index
 from pintpot.model.shapes import check_shapes
 from pintpot.model.source import Folder, LocalFile, LocalFolder, parse_json
@@ -108,8 +108,9 @@ def describe_folder(folder: Folder, source: Source, name: str) -> Model:
     tensors, files = _tensors(folder)
     inner, _ = language_config(raw, where)
     other_parts = inner is not raw
-    canonical = partial(canonical_hf, family=config["model_type"])
-    weights = canonical_weights(tensors, canonical, folder.name, other_parts=other_parts)
+    family = config["model_type"]
+    canonical, plus = partial(canonical_hf, family=family), plus_of(family)
+    weights = canonical_weights(tensors, canonical, folder.name, other_parts=other_parts, plus=plus)
     if config["tie_word_embeddings"]:
         weights.pop("head", None)
     config["tie_word_embeddings"] = "head" not in weights

@@ -8,9 +8,15 @@ from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
 from pintpot.formats import SOURCE_FORMATS
+from pintpot.model.names import POST_NORMS
 from pintpot.model.spec import Weight
 
 _FLOATS: Final = ("f32", "f16", "bf16")
+_MORE_ROLES: Final = {
+    "qwen3": frozenset({"q_norm", "k_norm"}),
+    "gemma3": frozenset({"q_norm", "k_norm", *POST_NORMS}),
+}
+"""What every layer of a family has beside what all have."""
 _LAYER = re.compile(r"layers\.(\d+)\..+")
 
 
@@ -22,13 +28,14 @@ def layer_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "attn_norm": (hidden,), "q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden),
         "o": (hidden, queries), "q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,), "o_bias": (hidden,),
         "q_norm": (head_dim,), "k_norm": (head_dim,), "ffn_norm": (hidden,),
+        "attn_post_norm": (hidden,), "ffn_post_norm": (hidden,),
         "gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn),
     }  # fmt: skip
 
 
 def rope_dim(config: Mapping[str, Any]) -> int:
     """The columns of each head that are rotated."""
-    return round(config["head_dim"] * config.get("partial_rotary_factor", 1.0))
+    return round(float(config["head_dim"]) * float(config.get("partial_rotary_factor", 1.0)))
 
 
 def required_roles(config: Mapping[str, Any]) -> frozenset[str]:
@@ -36,9 +43,7 @@ def required_roles(config: Mapping[str, Any]) -> frozenset[str]:
     roles = {"attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "up", "down"}
     if config["attention_bias"]:
         roles |= {"q_bias", "k_bias", "v_bias"}
-    if config["model_type"] == "qwen3":
-        roles |= {"q_norm", "k_norm"}
-    return frozenset(roles)
+    return frozenset(roles | _MORE_ROLES.get(config["model_type"], frozenset()))
 
 
 def check_shapes(weights: Mapping[str, Weight], config: Mapping[str, Any], where: str) -> None:

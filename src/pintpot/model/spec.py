@@ -13,7 +13,8 @@ class Weight:
 
     `name` is canonical (`embed`, `layers.3.q`, `layers.3.ffn_norm`, `head`), the same for every file format;
     `shape` is (rows = outputs, columns = inputs), or one axis for norms and biases; `dtype` names an encoding of
-    `pintpot.formats`; the bytes lie at `offset` of `files[file]`, `num_bytes` long.
+    `pintpot.formats`; the bytes lie at `offset` of `files[file]`, `num_bytes` long. `plus` is added to every value of a
+    vector when it is read.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Weight:
     file: int
     offset: int
     num_bytes: int
+    plus: float = 0.0
 
     @property
     def num_values(self) -> int:

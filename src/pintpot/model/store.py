@@ -64,6 +64,16 @@ class Store:
         self._read_into(found, found.offset + first_row * row_bytes, rows.reshape(-1).data)
         return rows
 
+    def vector(self, weight: Weight | str) -> np.ndarray:
+        """A weight of one axis: float32 [K], with what its file leaves out added."""
+        import numpy as np
+
+        from pintpot.formats.source import decode
+
+        found = self._weights[weight] if isinstance(weight, str) else weight
+        values = decode(self.read(found), found.dtype, found.shape[0]).reshape(-1).astype(np.float32)
+        return values + np.float32(found.plus) if found.plus else values
+
     def sample_digest(self) -> str:
         """A digest of the description and of 64 spots of the data: tells two trainings of one network apart."""
         digest = hashlib.sha256(self.model.digest.encode())

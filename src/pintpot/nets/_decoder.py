@@ -1,7 +1,7 @@
 """What the decoder families share: pre-norm blocks of rotary attention and a gated feed-forward network.
 
 Five ops a block, so that a block costs five barriers: q, k, v side by side; attention; output; gate and up side by
-side; down. Norms, SwiGLU and the rounding of activations are prologues of the linear ops.
+side; down. Norms, gates and the rounding of activations are prologues of the linear ops.
 """
 
 from __future__ import annotations
@@ -21,8 +21,25 @@ Attributes = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """What a family has of its own.
+
+    `local` says of each layer whether it alone sees a window and turns by the table `rope_local`; without it all layers
+    see the window that there is. Scores are multiplied by `attend_scale`, by 1 / sqrt(head_dim) where it is None.
+    """
+
+    gate: str = "swiglu"
+    embed_scale: float = 1.0
+    attend_scale: float | None = None
+    local: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder's numbers. `head` names the weight of the output head (`embed` where they are tied)."""
+    """A decoder's numbers. `head` names the weight of the output head (`embed` where they are tied).
+
+    Each layer has its window (0: none) and the buffer with its rotary table.
+    """
 
     hidden: int
     ffn: int
@@ -34,18 +51,23 @@ class Shape:
     eps: float
     rope: str
     rope_dim: int
-    window: int
+    windows: tuple[int, ...]
+    tables: tuple[str, ...]
+    gate: str
+    embed_scale: float
+    attend_scale: float
     head: str
     biases: tuple[str, ...]
     qk_norm: bool
+    post_norms: bool
 
 
-def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> Work:
+def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own: Own = Own()) -> Work:
     """The work of a decoder: prefill in chunks that sequences share, decode of `workload.batch` sequences.
 
     `config` has the key names of Hugging Face's config.json; which biases and norms exist is read from the form.
     """
-    shape = _shape(config, form.weights.names)
+    shape = _shape(config, form.weights.names, own)
     pages = num_pages(form.cache, workload, form.chunk)
     batch = workload.batch
     prompt_chunks = -(-workload.prompt * batch // form.chunk)
@@ -62,13 +84,14 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload) -> W
     return Work((prefill, decode), key=(shape, form.cache, pages, form.chunk, workload))
 
 
-def _shape(config: Mapping[str, Any], names: frozenset[str]) -> Shape:
+def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own) -> Shape:
+    layers, window = config["num_hidden_layers"], config.get("sliding_window") or 0
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     return Shape(
         hidden=config["hidden_size"],
         ffn=config["intermediate_size"],
-        layers=config["num_hidden_layers"],
+        layers=layers,
         heads=heads,
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=head_dim,
@@ -76,10 +99,15 @@ def _shape(config: Mapping[str, Any], names: frozenset[str]) -> Shape:
         eps=config["rms_norm_eps"],
         rope=config.get("rope_layout", "half"),
         rope_dim=round(head_dim * config.get("partial_rotary_factor", 1.0)),
-        window=config.get("sliding_window") or 0,
+        windows=tuple(window if one else 0 for one in own.local) or (window,) * layers,
+        tables=tuple("rope_local" if one else "rope" for one in own.local) or ("rope",) * layers,
+        gate=own.gate,
+        embed_scale=own.embed_scale,
+        attend_scale=own.attend_scale or head_dim**-0.5,
         head="head" if "head" in names else "embed",
         biases=tuple(r for r in ("q", "k", "v", "o", "gate", "up", "down") if f"layers.0.{r}_bias" in names),
         qk_norm="layers.0.q_norm" in names,
+        post_norms="layers.0.attn_post_norm" in names,
     )
 
 
@@ -100,7 +128,7 @@ def _parts(
 ) -> tuple[Table[Op], Buffers]:
     """What programs of every width have in common."""
     rows = activation.prefill if prefill else activation.decode
-    ops = _ops(shape, rows, activation.decode, cache.window or shape.window, cache.sinks, prefill)
+    ops = _ops(shape, rows, activation.decode, cache.window, cache.sinks, prefill)
     return ops, _joined(weights, _buffers(shape, cache.format, cache.page_tokens, prefill))
 
 
@@ -127,16 +155,18 @@ def _ops(shape: Shape, rows: str, head_rows: str, window: int, sinks: int, prefi
     def linear(prologue: str, rounding: str) -> Attributes:
         return (("prologue", prologue), ("activation", rounding), ("eps", shape.eps))
 
-    attend = (
-        ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
-        ("scale", shape.head_dim**-0.5), ("eps", shape.eps), ("window", window), ("sinks", sinks),
-        ("rounded", prefill and rows == "int8"),
-    )  # fmt: skip
-    normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", "swiglu"))
-    attributes = (normed, attend, plain, normed, gated)
-    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),))]
+    def attend(layer: int) -> Attributes:
+        return (
+            ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
+            ("scale", shape.attend_scale), ("eps", shape.eps), ("window", window or shape.windows[layer]),
+            ("sinks", sinks), ("rounded", prefill and rows == "int8"),
+        )  # fmt: skip
+
+    normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", shape.gate))
+    scaled = () if shape.embed_scale == 1.0 else (("scale", shape.embed_scale),)
+    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),), scaled)]
     for layer in range(shape.layers):
-        wires = _block(shape, layer)
+        wires, attributes = _block(shape, layer), (normed, attend(layer), plain, normed, gated)
         ops += [Op(kind, reads, writes, knobs) for (kind, reads, writes), knobs in zip(wires, attributes, strict=True)]
     final = f"x.{2 * shape.layers}"
     # Rows whose logits are wanted are few in prefill too, and the first word of an answer is drawn from them.
@@ -160,14 +190,15 @@ def _block(shape: Shape, layer: int) -> tuple[Wire, ...]:
         return found + tuple(("bias", f"{at}{role}_bias") for role in roles if role in shape.biases)
 
     norms = (("q_norm", at + "q_norm"), ("k_norm", at + "k_norm")) if shape.qk_norm else ()
-    pages = (("k", at + "k_cache"), ("v", at + "v_cache"))
+    pages, table = (("k", at + "k_cache"), ("v", at + "v_cache")), ("rope", shape.tables[layer])
+    attn_after, ffn_after = ((("post_norm", f"{at}{of}_post_norm"),) * shape.post_norms for of in ("attn", "ffn"))
     attn_norm, ffn_norm = ("norm", at + "attn_norm"), ("norm", at + "ffn_norm")
     return (
         ("linear", (("x", x), *weights("q", "k", "v"), attn_norm), (("out", at + "qkv"),)),
-        ("attend", (("qkv", at + "qkv"), ("rope", "rope"), *norms, *pages), (("out", at + "attended"), *pages)),
-        ("linear", (("x", at + "attended"), *weights("o"), ("residual", x)), (("out", middle),)),
+        ("attend", (("qkv", at + "qkv"), table, *norms, *pages), (("out", at + "attended"), *pages)),
+        ("linear", (("x", at + "attended"), *weights("o"), *attn_after, ("residual", x)), (("out", middle),)),
         ("linear", (("x", middle), *weights("gate", "up"), ffn_norm), (("out", at + "gated"),)),
-        ("linear", (("x", at + "gated"), *weights("down"), ("residual", middle)), (("out", out),)),
+        ("linear", (("x", at + "gated"), *weights("down"), *ffn_after, ("residual", middle)), (("out", out),)),
     )
 
 
@@ -178,7 +209,7 @@ def _buffers(shape: Shape, cache_format: str, page_tokens: int, prefill: bool) -
     buffers = [
         Buffer("tokens", ("tokens",), "int32", "buffers", "session"),
         Buffer("next", ("rows",), "int32", "buffers", "session"),
-        Buffer("rope", ("context", shape.rope_dim), "f32", "tables", "session"),
+        *(Buffer(t, ("context", shape.rope_dim), "f32", "tables", "session") for t in sorted({"rope", *shape.tables})),
         Buffer("logits", ("rows", shape.vocab), "f32", "buffers", "step"),
     ]
     if prefill:

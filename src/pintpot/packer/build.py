@@ -91,9 +91,6 @@ class Builder:
     def _vector(self, weight: WeightForm) -> Bytes:
         import numpy as np
 
-        from pintpot.formats.source import decode
-
         if self._prepared is not None and weight.name in self._prepared.names:
             return self._prepared.vector(weight.name).view(np.uint8)
-        values = decode(self._store.read(self._sources[weight.name]), weight.source, weight.shape[0])
-        return values.reshape(-1).astype(np.float32).view(np.uint8)
+        return self._store.vector(weight.name).view(np.uint8)

@@ -17,6 +17,8 @@ TWO_PLANES = {"matvec": 0.8, "matmul": 0.55, "prologue": 0.5}
 0.96 with one row, 0.46 to 0.62 with 256). The weights of one row come from memory as fast as ever."""
 FLOAT_ROWS = 0.8
 """Of the speed of float weights, for low-bit weights expanded to meet float rows."""
+_LIKE = {"rotate": "int8", "geglu": "swiglu"}
+"""What a prologue costs that nobody measured: what this one does."""
 WIDE_ATTENTION = 0.2
 """Of the float peak, for attention over many new tokens."""
 
@@ -133,7 +135,8 @@ class Rates:
         if kind == "attend_many":
             return _times(self.speed("float_peak", 0), WIDE_ATTENTION)
         if kind == "prologue":
-            return at("prologue/int8") if name == "rotate" else None
+            like = _LIKE.get(name)
+            return at(f"prologue/{like}") if like else None
         return self._slowest_like(kind, name, size)
 
     def _two_planes(self, kind: str, name: str, size: int) -> Speed | None:

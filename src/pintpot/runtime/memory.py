@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pintpot.errors import BadPack
-from pintpot.nets._rope import fill_rope_table
+from pintpot.nets._rope import fill_rope_table, rope_configs
 from pintpot.packer.manifest import Manifest
 from pintpot.packer.raw import CHECK_BYTES
 from pintpot.packer.raw import WEIGHTS as WEIGHTS_FILE
@@ -94,12 +94,14 @@ def finish_weights(begun: Begun, manifest: Manifest, progress: Progress | None) 
 def fill_tables(manifest: Manifest, layout: Layout, memory: PackMemory) -> None:
     """Write what is computed once, from the weights that are there."""
     plan = manifest.plan
-    holder, offset = layout.session["rope"]
-    arena = memory.arenas[holder]
     found = [item for item in manifest.residents if item.name == "rope_freqs"]
     factors = [memoryview(memory.arenas["weights"])[i.offset : i.offset + i.num_bytes].cast("f") for i in found]
-    with memoryview(arena)[offset:] as out:
-        fill_rope_table(out, plan.config, plan.budget.workload.context, factors[0] if factors else None)
+    for name, config in rope_configs(plan.config).items():
+        if name not in layout.session:
+            continue
+        holder, offset = layout.session[name]
+        with memoryview(memory.arenas[holder])[offset:] as out:
+            fill_rope_table(out, config, plan.budget.workload.context, factors[0] if factors else None)
 
 
 def _names(manifest: Manifest, first: int) -> list[str]:

@@ -33,6 +33,7 @@ def _embed(builder: Builder, op: Op, program: Program, addresses: Addresses, wei
 
 def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
     norm, residual, x, out = op.read("norm"), op.read("residual"), _name(op.read("x")), _name(op.write("out"))
+    post_norm = op.read("post_norm")
     over_rows = program.by_name[out].shape[0] == "rows"
     builder.linear(
         over_rows=over_rows,
@@ -46,6 +47,7 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         rotate=op.get("rotate", 0),
         planes=PLANES[op.get("activation", "float32")],
         biases=[addresses[name] for name in op.read_all("bias")],
+        post_norm=0 if post_norm is None else addresses[post_norm],
         residual=0 if residual is None else addresses[residual],
     )
 

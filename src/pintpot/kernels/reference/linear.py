@@ -1,7 +1,11 @@
-"""Linear layers with their prologues (RMSNorm: Zhang and Sennrich 2019; SwiGLU: Shazeer 2020) and rotations."""
+"""Linear layers with norms before and after (RMSNorm: Zhang and Sennrich 2019), gates (Shazeer 2020) and rotations.
+
+GELU is Hendrycks and Gimpel's (2016, arXiv:1606.08415), in the form with tanh.
+"""
 
 from __future__ import annotations
 
+from math import pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -9,13 +13,21 @@ from numpy.typing import NDArray
 
 from pintpot.formats.hadamard import rotate_columns
 from pintpot.kernels.reference import Call, Memory
-from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
+from pintpot.program.ops.linear import FLOAT_FORMATS, GATES, PLANES
 from pintpot.program.spec import Op, Program
 
 GROUP = 32
+GELU_SLOPE = 2 * sqrt(2 / pi)
 
 
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
+    out = normed(op, multiplied(op, program, memory), memory)
+    residual = op.read("residual")
+    memory[str(op.write("out"))] = out if residual is None else out + memory[residual]
+
+
+def multiplied(op: Op, program: Program, memory: Memory) -> NDArray[Any]:
+    """Products and biases [T, sum N], before any norm of them."""
     x = prologue(op, memory)
     planes = PLANES[op.get("activation", "float32")]
     biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
@@ -24,9 +36,13 @@ def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
         rounded = planes > 0 and program.by_name[name].format not in FLOAT_FORMATS
         y = project(round_rows(x, planes, memory.get(apart(name))) if rounded else x, memory[name])
         parts.append(y if bias is None else y + memory[bias])
-    out = np.concatenate(parts, axis=-1)
-    residual = op.read("residual")
-    memory[str(op.write("out"))] = out if residual is None else out + memory[residual]
+    return np.concatenate(parts, axis=-1)
+
+
+def normed(op: Op, out: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    """What was multiplied [T, N], after its norm where there is one."""
+    name = op.read("post_norm")
+    return out if name is None else rms_norm(out, memory[name], op.get("eps"))
 
 
 def apart(name: str) -> str:
@@ -52,11 +68,18 @@ def _prologue(op: Op, memory: Memory) -> NDArray[Any]:
     kind = op.get("prologue", "none")
     if kind == "rmsnorm":
         return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"))
-    if kind == "swiglu":
+    if kind in GATES:
         gate, up = np.split(x, 2, axis=-1)
         with np.errstate(over="ignore"):
-            return np.asarray(gate / (1 + np.exp(-gate)) * up)
+            return np.asarray(gate / (1 + np.exp(-opened(gate, kind))) * up)
     return np.asarray(x)
+
+
+def opened(gate: NDArray[Any], kind: str) -> NDArray[Any]:
+    """What the logistic function s is taken of: silu(g) = g s(g), gelu(g) = g s(2 sqrt(2 / pi) (g + 0.044715 g^3))."""
+    if kind == "swiglu":
+        return gate
+    return np.asarray(gate * (GELU_SLOPE + GELU_SLOPE * 0.044715 * gate * gate))
 
 
 def rms_norm(x: NDArray[Any], weight: NDArray[Any], eps: float) -> NDArray[Any]:

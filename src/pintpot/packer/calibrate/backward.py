@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from pintpot.formats.hadamard import rotate_columns
 from pintpot.kernels.reference import Call, Memory, names
 from pintpot.kernels.reference.attend import rotate, rotated
-from pintpot.kernels.reference.linear import prologue
+from pintpot.kernels.reference.linear import GELU_SLOPE, opened, prologue
 from pintpot.packer.calibrate.attention import hidden
-from pintpot.packer.calibrate.forward import BlockOps, Forward
+from pintpot.packer.calibrate.forward import BlockOps, Forward, multiplied
+from pintpot.program.ops.linear import GATES
 from pintpot.program.spec import Op
 
 Floats = NDArray[Any]
@@ -63,7 +64,7 @@ class Backward:
         grads, first = np.empty_like(memory[qkv]), 0
         for length in lengths:
             part = slice(first, first + length)
-            own = {**memory, qkv: memory[qkv][part], rope: self._forward.rope}
+            own = {**memory, qkv: memory[qkv][part], rope: self._forward.tables[rope]}
             grads[part] = attend(op, own, out[part])
             first += length
         return [(qkv, grads)]
@@ -72,10 +73,10 @@ class Backward:
 def linear(op: Op, memory: Memory, out: Floats, seen: Seen | None = None) -> list[tuple[str, Floats]]:
     """Gradients by buffer of what a linear op reads, from those [T, sum N] of what it writes."""
     rows = prologue(op, memory).astype(out.dtype, copy=False)
-    grads, first = np.zeros_like(rows), 0
+    grads, first, products = np.zeros_like(rows), 0, after(op, memory, rows, out)
     for name in op.read_all("weight"):
         values = memory[name]
-        part = out[:, first : first + len(values)]
+        part = products[:, first : first + len(values)]
         first += len(values)
         if seen is not None:
             seen(name, rows, part)
@@ -85,6 +86,12 @@ def linear(op: Op, memory: Memory, out: Floats, seen: Seen | None = None) -> lis
     return [*found, (str(op.read("x")), before(op, memory, grads))]
 
 
+def after(op: Op, memory: Memory, rows: Floats, out: Floats) -> Floats:
+    """Gradients [T, sum N] of the products of a linear op, from those of what it writes."""
+    name = op.read("post_norm")
+    return out if name is None else rms_norm(multiplied(op, rows, memory), memory[name], op.get("eps"), out)
+
+
 def before(op: Op, memory: Memory, grads: Floats) -> Floats:
     """Gradients of a linear op's x, from those of the rows that its prologue makes of it."""
     x, kind, size = memory[str(op.read("x"))], op.get("prologue", "none"), op.get("rotate", 0)
@@ -92,13 +99,18 @@ def before(op: Op, memory: Memory, grads: Floats) -> Floats:
         grads = rotate_columns(grads, size)
     if kind == "rmsnorm":
         return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"), grads)
-    if kind == "swiglu":
+    if kind in GATES:
         gate, up = np.split(x, 2, axis=-1)
         with np.errstate(over="ignore"):
-            open_share = 1 / (1 + np.exp(-gate))
-        to_gate = grads * up * open_share * (1 + gate * (1 - open_share))
+            open_share = 1 / (1 + np.exp(-opened(gate, kind)))
+        to_gate = grads * up * open_share * (1 + gate * (1 - open_share) * slope(gate, kind))
         return np.concatenate((to_gate, grads * gate * open_share), axis=-1)
     return grads
+
+
+def slope(gate: Floats, kind: str) -> Floats | float:
+    """The derivative of `kernels.reference.linear.opened`."""
+    return 1.0 if kind == "swiglu" else np.asarray(GELU_SLOPE * (1 + 3 * 0.044715 * gate * gate))
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float, grads: Floats) -> Floats:

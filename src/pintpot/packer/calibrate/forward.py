@@ -25,11 +25,11 @@ from pintpot.contract.step import Step
 from pintpot.errors import UnsupportedModel, need
 from pintpot.kernels.reference import Call, Memory
 from pintpot.kernels.reference.attend import as_stored, rotated
-from pintpot.kernels.reference.linear import project, prologue
+from pintpot.kernels.reference.linear import normed, project, prologue
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets import family
-from pintpot.nets._rope import rope_table
+from pintpot.nets._rope import rope_tables
 from pintpot.packer.calibrate.attention import causal
 from pintpot.packer.calibrate.source import RowSource, whole
 from pintpot.program.spec import Op, Program
@@ -74,7 +74,7 @@ class Forward:
         self._store = store
         self._weights = {weight.name: weight for weight in part.weights()}
         factors = self.weight("rope_freqs") if "rope_freqs" in self._weights else None
-        self.rope = rope_table(part.config, context, factors)
+        self.tables = rope_tables(part.config, context, factors)
         ops = self._program.ops
         stop = next(index for index, op in enumerate(ops) if op.kind == "select")
         self.embed, self.head = ops[0], next(op for op in ops[stop:] if op.kind == "linear")
@@ -150,7 +150,7 @@ class Forward:
         parts, first = [], 0
         stored = self._program.by_name[str(op.read("k"))].format
         for length in lengths:
-            own = {**memory, qkv: memory[qkv][first : first + length], rope: self.rope}
+            own = {**memory, qkv: memory[qkv][first : first + length], rope: self.tables[rope]}
             order = np.arange(length)
             q, k, v = rotated(op, own, Call(order, order, np.zeros_like(order), (), ()))
             parts.append(causal(op, q, as_stored(k, stored), as_stored(v, stored)).reshape(length, -1))
@@ -159,7 +159,7 @@ class Forward:
 
 
 def linear(op: Op, memory: Memory, met: Met | None = None, meets: Meets | None = None) -> Floats:
-    """out = residual + bias + W prologue(x), in float32; rows are rounded as `meets` does, whatever the op says."""
+    """What a linear op writes, in float32; rows are rounded as `meets` does, whatever the op says."""
     rows = meeting(op, memory)
     if met is not None:
         met(op, rows)
@@ -173,14 +173,20 @@ def meeting(op: Op, memory: Memory) -> Floats:
 
 def product(op: Op, rows: Floats, memory: Memory, meets: Meets | None = None) -> Floats:
     """What a linear op writes, of the rows [T, K] that meet its weights, rounded as `meets` does."""
+    out = normed(op, multiplied(op, rows, memory, meets), memory)
+    residual = op.read("residual")
+    return out if residual is None else np.asarray(out + memory[residual])
+
+
+def multiplied(op: Op, rows: Floats, memory: Memory, meets: Meets | None = None) -> Floats:
+    """The products of a linear op and their biases, before any norm of them."""
     biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):
         y = project(rows if meets is None else meets(name, rows), memory[name])
         parts.append(y if bias is None else y + memory[bias])
     out = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-    residual = op.read("residual")
-    return out if residual is None else np.asarray(out + memory[residual])
+    return np.asarray(out)
 
 
 def _cut(program: Program, ops: Sequence[Op], owner: Mapping[str, str]) -> list[BlockOps]:

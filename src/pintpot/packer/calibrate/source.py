@@ -46,8 +46,9 @@ class RowSource:
 
 def whole(store: Store, weight: Weight) -> Floats:
     """All of a weight: float32 [N, K], or [N] of a vector."""
-    values = decode(store.read(weight), weight.dtype, weight.shape[-1])
-    return values if len(weight.shape) == 2 else values[0]
+    if len(weight.shape) == 1:
+        return store.vector(weight)
+    return decode(store.read(weight), weight.dtype, weight.shape[1])
 
 
 def head_rows(model: Model, store: Store) -> Iterator[tuple[int, Floats]]:

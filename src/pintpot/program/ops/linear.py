@@ -1,8 +1,9 @@
-"""out = residual + bias + W prologue(x), for one or several weights whose outputs lie side by side.
+"""out = residual + post_norm(bias + W prologue(x)), for one or several weights whose outputs lie side by side.
 
-x is [T, K] ([T, 2K] before a swiglu), each weight [N_i, K], out [T, sum N_i]. The prologue (nothing, RMS norm, or
-SwiGLU: silu(gate) * up), a Hadamard rotation of each `rotate` columns of what it gives (0: none; formats/hadamard.py)
-and the rounding of activations run inside the op, so that a block costs few barriers.
+x is [T, K] ([T, 2K] before a gate), each weight [N_i, K], out [T, sum N_i]. The prologue (nothing, RMS norm, or a gate:
+SwiGLU is silu(gate) * up, GeGLU gelu(gate) * up with the tanh form of gelu), a Hadamard rotation of each `rotate`
+columns of what it gives (0: none; formats/hadamard.py), the rounding of activations, and an RMS norm of all that was
+multiplied (where `post_norm` [sum N_i] is read) run inside the op, so that a block costs few barriers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
 FLOAT_FORMATS = ("f32", "f16", "bf16")
-PROLOGUES = ("none", "rmsnorm", "swiglu")
+GATES = ("swiglu", "geglu")
+PROLOGUES = ("none", "rmsnorm", *GATES)
 FEW_ROWS = 4
 """Up to so many, what comes before a product is the work of one thread and no phase of its own."""
 PLANES = {"float32": 0, "int8": 1, "int8x2": 2}
@@ -27,7 +29,7 @@ def check(op: Op, program: Program) -> None:
     need(bool(weights) and x is not None and out is not None, "linear reads x and weights, and writes out", UsageError)
     need(op.get("prologue", "none") in PROLOGUES, f"no prologue {op.get('prologue')!r}", UsageError)
     need(op.get("activation", "float32") in PLANES, f"no activation {op.get('activation')!r}", UsageError)
-    width = program.shape(str(x))[-1] // (2 if op.get("prologue") == "swiglu" else 1)
+    width = program.shape(str(x))[-1] // (2 if gated(op) else 1)
     size = op.get("rotate", 0)
     fits = size == 0 or (size > 1 and size & (size - 1) == 0 and width % size == 0)
     need(fits, f"linear: {width} columns cannot be rotated in blocks of {size}", UsageError)
@@ -35,6 +37,8 @@ def check(op: Op, program: Program) -> None:
         need(shape[1] == width, f"linear: a weight of {shape[1]} columns meets an input of {width}", UsageError)
     total = sum(shape[0] for shape in weights)
     need(program.shape(str(out))[-1] == total, f"linear writes {total} columns, its output has another", UsageError)
+    after = op.read("post_norm")
+    need(after is None or program.shape(after) == (total,), f"a norm after {total} columns has as many", UsageError)
     normed = op.get("prologue") == "rmsnorm"
     need(normed == (op.read("norm") is not None), "rmsnorm and its weight come together", UsageError)
     need(len(op.read_all("bias")) in (0, len(weights)), "linear has one bias for each weight, or none", UsageError)
@@ -76,10 +80,9 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     for _, name in (*op.reads, *op.writes):
         if program.by_name[name].life == "step":
             ram_bytes += 4.0 * rows * program.shape(name)[-1]
-    work = (*_before(op, program, rows), *(Work(key, amount, rows) for key, amount in amounts.items()))
-    if rows > FEW_ROWS and op.read("residual") is not None:
-        work = (*work, Work("read", 4.0 * rows * program.shape(str(op.write("out")))[-1]))
-    phases = 1 if rows <= FEW_ROWS else 2
+    products = (Work(key, amount, rows) for key, amount in amounts.items())
+    work = (*_before(op, program, rows), *products, *_after(op, program, rows))
+    phases = 1 if rows <= FEW_ROWS else 2 + (op.read("post_norm") is not None)
     return Demand(work, multiply_adds=sum(amounts.values()), ram_bytes=ram_bytes, phases=phases)
 
 
@@ -94,6 +97,23 @@ def _before(op: Op, program: Program, rows: int) -> Iterator[Work]:
         yield Work("prologue/rotate", values, size)
     if PLANES[op.get("activation", "float32")] and not formats <= set(FLOAT_FORMATS):
         yield Work(f"prologue/{op.get('activation')}", values, size)
+
+
+def _after(op: Op, program: Program, rows: int) -> Iterator[Work]:
+    """The norm of what was multiplied, and the sum with many rows of the residual.
+
+    The thread that ends the op norms few rows.
+    """
+    values = float(rows) * program.shape(str(op.write("out")))[-1]
+    if op.read("post_norm") is not None:
+        yield Work("prologue/rmsnorm", values, 1 if rows <= FEW_ROWS else rows)
+    if rows > FEW_ROWS and op.read("residual") is not None:
+        yield Work("read", 4.0 * values)
+
+
+def gated(op: Op) -> bool:
+    """Whether the rows that meet the weights are made of two halves, gate and up."""
+    return op.get("prologue", "none") in GATES
 
 
 def prepares(op: Op) -> bool:

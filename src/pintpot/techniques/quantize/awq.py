@@ -16,6 +16,7 @@ from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import can_pack, is_lossless
 from pintpot.model.spec import Model
+from pintpot.program.ops.linear import gated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class Awq(Step):
         if op.get("prologue") == "rmsnorm":
             return 1
         maker = before.get(str(op.read("x")))
-        if op.get("prologue") == "swiglu" and maker is not None and maker.kind == "linear":
+        if gated(op) and maker is not None and maker.kind == "linear":
             return 1 if len(maker.read_all("weight")) == 2 else None
         if maker is None or maker.kind != "attend":
             return None

@@ -18,7 +18,9 @@ from pintpot.contract.form import Form, matches
 from pintpot.contract.rotation import LEAST, MOST, Forms, Rotation, fitting, is_low_bit, reachable, value_rows
 from pintpot.contract.statistics import Block
 from pintpot.errors import NotApplicable, need
+from pintpot.model.names import POST_NORMS
 from pintpot.model.spec import Model
+from pintpot.program.ops.linear import gated
 from pintpot.program.spec import Op, Work
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class QuaRot(Rotation):
         power = self.down == 0 or (LEAST <= self.down <= MOST and self.down & (self.down - 1) == 0)
         need(power, f"a block has {LEAST} to {MOST} columns, a power of two, not {self.down}", NotApplicable)
         need(self.stream or self.heads or self.down > 0, "nothing would be rotated with these knobs", NotApplicable)
+        normed = self.stream and any(weight.role in POST_NORMS for weight in form.weights)
+        need(not normed, "a norm between a product and the stream has gains that cannot be moved", NotApplicable)
         tied = self.stream and "head" not in form.weights.names
         need(not tied, "embedding and head are one matrix, and only the head can take up the last norm", NotApplicable)
 
@@ -57,7 +61,7 @@ class QuaRot(Rotation):
         return super().rewrite(work, form)
 
     def online(self, op: Op, ops: Sequence[Op], forms: Forms) -> int:
-        names = op.read_all("weight") if op.get("prologue") == "swiglu" else ()
+        names = op.read_all("weight") if gated(op) else ()
         rounded = bool(names) and any(is_low_bit(forms[name]) for name in names)
         return fitting(self.down, forms[names[0]].shape[1]) if self.down and rounded else 0
 
