@@ -166,6 +166,21 @@ def gemma_metadata(tiny: Tiny) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("listed", [True, False])
+def test_merges_are_counted_where_the_tokenizer_is_here(tmp_path: Path, listed: bool, indent: int | None) -> None:
+    folder = write_hf(tmp_path / "m")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    pairs = [["a" * (index % 7 + 1), f'"{index}\\n'] for index in range(70_000)]
+    tokenizer["model"]["vocab"]["merges"] = 7
+    tokenizer["model"]["merges"] = pairs if listed else [" ".join(pair) for pair in pairs]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=indent))
+    assert describe(str(folder)).tokenizer.num_merges == pytest.approx(70_000, rel=1e-3)
+    del tokenizer["model"]["merges"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert describe(str(folder)).tokenizer.num_merges == 384
+
+
 def test_digest_follows_configuration_and_table(tmp_path: Path) -> None:
     folder = write_hf(tmp_path / "m")
     first = describe(str(folder)).digest

@@ -15,11 +15,13 @@ from pintpot.model.config_gguf import normalize_gguf
 from pintpot.model.fields import token_ids
 from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
+from pintpot.model.merges import count_merges
 from pintpot.model.names import blocks_of, canonical_gguf, canonical_hf, canonical_weights, plus_of
 from pintpot.model.safetensors import parse_safetensors, read_index
 from pintpot.model.shapes import check_shapes
 from pintpot.model.source import Folder, LocalFile, LocalFolder, parse_json
 from pintpot.model.spec import Model, Part, Source, TokenizerInfo, Weight
+from pintpot.model.tokens.memory import most_merges
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
@@ -87,7 +89,7 @@ def describe_gguf(gguf: Gguf, source: Source) -> Model:
         raise BadFile(f"{where}: there is no tokenizer in it (tokenizer.ggml.model and tokenizer.ggml.tokens)")
     num_words = config["vocab_size"]
     need(words.count <= num_words, f"{where}: the tokenizer has {words.count} words, the model {num_words}", BadFile)
-    num_merges = merges.count if isinstance(merges, GgufArray) else 0
+    num_merges = merges.count if isinstance(merges, GgufArray) else most_merges(words.count)
     num_bytes = words.num_bytes + (merges.num_bytes if isinstance(merges, GgufArray) else 0)
     tokenizer = TokenizerInfo(_GGUF_TOKENIZERS.get(kind, kind), words.count, num_merges, num_bytes)
     template = gguf.metadata.get("tokenizer.chat_template")
@@ -116,7 +118,7 @@ def describe_folder(folder: Folder, source: Source, name: str) -> Model:
     config["tie_word_embeddings"] = "head" not in weights
     at = [str(Path(source.path) / file) for file in files] if source.kind == "hf" else files
     placed = Source(source.kind, source.path, tuple(at))
-    tokenizer = _tokenizer(folder, config["vocab_size"])
+    tokenizer = _tokenizer(folder, config["vocab_size"], local=source.kind == "hf")
     kind = "vlm" if other_parts else "llm"
     return _model(name, kind, config, weights, placed, tokenizer, _chat_template(folder), folder.name)
 
@@ -179,11 +181,11 @@ def _end_ids(folder: Folder, config: dict[str, Any]) -> list[int]:
     return token_ids([*config["eos_token_id"], *listed], config["vocab_size"])
 
 
-def _tokenizer(folder: Folder, vocab_size: int) -> TokenizerInfo:
-    """Kind and size of the tokenizer, from its first 64 kB; as many merges as words are assumed, never fewer."""
+def _tokenizer(folder: Folder, vocab_size: int, local: bool) -> TokenizerInfo:
+    """Kind and size of the tokenizer, from its first 64 kB; merges are counted where it is here, assumed elsewhere."""
     names = folder.names()
     if "tokenizer.json" not in names and "tokenizer.model" in names:
-        return TokenizerInfo("spm", vocab_size, vocab_size, folder.open("tokenizer.model").size)
+        return TokenizerInfo("spm", vocab_size, most_merges(vocab_size), folder.open("tokenizer.model").size)
     if "tokenizer.json" not in names:
         raise BadInput(f"{folder.name}: there is no tokenizer in it, neither tokenizer.json nor tokenizer.model")
     source = folder.open("tokenizer.json")
@@ -193,7 +195,9 @@ def _tokenizer(folder: Folder, vocab_size: int) -> TokenizerInfo:
     kind = found[1].decode().lower() if found else "bpe"
     if kind not in ("bpe", "unigram"):
         raise UnsupportedModel(f"{folder.name}: a tokenizer of type {kind!r} is not read here; BPE and Unigram are")
-    return TokenizerInfo(kind, vocab_size, vocab_size if kind == "bpe" else 0, source.size)
+    counted = count_merges(source) if local and kind == "bpe" else None
+    assumed = vocab_size if kind == "bpe" else 0
+    return TokenizerInfo(kind, vocab_size, assumed if counted is None else max(assumed, counted), source.size)
 
 
 def _chat_template(folder: Folder) -> str | None:

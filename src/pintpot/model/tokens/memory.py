@@ -14,6 +14,11 @@ REMEMBERED_BYTES = 3_000_000
 """The library remembers up to ten thousand words that it has cut; this much after 2,000 lines of text."""
 
 
+def most_merges(vocab_size: int) -> int:
+    """The merges of a vocabulary that does not list them, as SentencePiece's does not; rather too many."""
+    return round(_MERGES_PER_WORD[1] * vocab_size)
+
+
 def estimated_bytes(vocab_size: int, num_merges: int | None = None) -> tuple[int, int]:
     """What importing the library and loading add to the process's peak (VmHWM), low and high, in bytes.
 
