@@ -18,6 +18,7 @@ from pintpot.machine.null import null_machine
 from pintpot.machine.spec import LOOKUP_BYTES, Machine, Rate
 from pintpot.model.spec import Model
 from pintpot.model.tokens.memory import REMEMBERED_BYTES
+from pintpot.nets._extents import _chunks as chunks_of
 from pintpot.planner.assess import Bench, assess, reprice
 from pintpot.planner.cost import Span
 from pintpot.planner.degradation import shipped_priors
@@ -26,7 +27,6 @@ from pintpot.planner.names import CACHE, RING, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import ARITHMETIC, DISK, HINDRANCE, OVERHEAD, PRICED_WITHIN, RAM
 from pintpot.planner.question import Question
-from pintpot.planner.workload import _chunks as chunks_of
 from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.request import Request
 from pintpot.runtime.scheduler import Scheduler

@@ -120,12 +120,12 @@ def test_no_plan_is_better_than_its_bound_and_streaming_ones_are_near() -> None:
             except TooLarge:
                 continue
             cost = placing.price(search.bench).cost
-            for bound, name in ((placing.prefill_s, "prefill"), (placing.decode_s, "decode")):
+            for bound, name in ((placing.stage_s(0), "prefill"), (placing.stage_s(-1), "decode")):
                 seconds = cost.stage(name).seconds
                 assert bound.mid <= seconds.mid
                 assert bound.high <= seconds.high
             if placing.place is not None:
-                shares.append(placing.decode_s.mid / cost.stage("decode").seconds.mid)
+                shares.append(placing.stage_s(-1).mid / cost.stage("decode").seconds.mid)
     assert len(shares) > 20
     assert sum(share > 0.97 for share in shares) > 0.8 * len(shares)
 

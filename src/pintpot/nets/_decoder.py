@@ -13,7 +13,8 @@ from typing import Any
 
 from pintpot.budget import Workload
 from pintpot.contract.form import ActivationForm, CacheForm, Form, Weights
-from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
+from pintpot.nets._extents import decode_extents, prefill_extents
+from pintpot.program.spec import Buffer, Buffers, Extents, Op, Program, Segment, Stage, Table, Work
 
 Roles = tuple[tuple[str, str], ...]
 Wire = tuple[str, Roles, Roles]
@@ -70,17 +71,16 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own:
     shape = _shape(config, form.weights.names, own)
     pages = num_pages(form.cache, workload, form.chunk)
     batch = workload.batch
-    prompt_chunks = -(-workload.prompt * batch // form.chunk)
     fixed = (("sequences", batch), ("context", workload.context), ("pages", pages))
 
-    def stage(name: str, tokens: int, repeats: int) -> Stage:
+    def stage(name: str, tokens: int, extents: Extents) -> Stage:
         ops, buffers = _parts(shape, form.weights, form.cache, form.activation, name == "prefill")
         bounds = (("tokens", tokens), ("rows", min(tokens, batch)), *fixed)
         program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
-        return Stage(name, "language", (program,), (repeats, repeats))
+        return Stage(name, "language", (program,), extents)
 
-    prefill = stage("prefill", form.chunk, prompt_chunks)
-    decode = stage("decode", batch, workload.output)
+    prefill = stage("prefill", form.chunk, prefill_extents(workload, form.chunk))
+    decode = stage("decode", batch, decode_extents(workload))
     return Work((prefill, decode), key=(shape, form.cache, pages, form.chunk, workload))
 
 

@@ -48,7 +48,7 @@ class FileLayout:
 
 
 def lay_out_file(form: Form, work: Work) -> FileLayout:
-    """The layout of a form's weights, streamed strips in the order in which a decode step fetches them."""
+    """The layout of a form's weights, streamed strips in the order in which the last stage fetches them."""
     residents, resident_end = _residents(form)
     passing = _passing(form, work, form.ring.slot_bytes) if form.ring else ()
     slots = passing + lay_slots(_looked_up(form, passing), LOOKUP_SLOT_BYTES)
@@ -77,8 +77,8 @@ def _passing(form: Form, work: Work, slot_bytes: int) -> tuple[Slot, ...]:
     weights = {weight.name: weight for weight in form.weights}
     slots: tuple[Slot, ...] = ()
     logits, fetches = (
-        [op for op in work.stage(stage).programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
-        for stage in ("prefill", "decode")
+        [op for op in stage.programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
+        for stage in (work.stages[0], work.stages[-1])
     )
     only = {op.read("weight") for op in logits if op.get("over_rows")}
     for _, ops in groupby(fetches, key=lambda op: op.read("weight") in only):

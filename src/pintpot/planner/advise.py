@@ -73,11 +73,11 @@ def _nearest(search: Search) -> str:
         return f"the least degradation to be had is {least:.3g} nats, the limit is {budget.degradation:g}"
     reasons = []
     if budget.first_token_s is not None:
-        least = min(d.prefill.seconds.high for d in made)
+        least = min(d.stage(0).seconds.high for d in made)
         limit = format_seconds(budget.first_token_s)
         reasons.append(f"the first token takes {format_seconds(least)} at least, the limit is {limit}")
     if budget.per_token_s is not None:
-        least = min(d.decode.seconds.high / d.decode.replays for d in made)
+        least = min(d.stage(-1).each_s.high for d in made)
         reasons.append(
             f"a token takes {format_seconds(least)} at least, the limit is {format_seconds(budget.per_token_s)}"
         )
@@ -112,8 +112,12 @@ def _is_first_below(made: Draft, prefer: Prefer, limit: float) -> bool:
     """Whether the first figure of a draft's rank is, with everything in RAM; prompts are priced if answers are fast."""
     if prefer == "quality":
         return made.degradation.high < limit
-    answers = made.decode.seconds.mid
-    return answers < limit and made.prefill.seconds.mid + answers < limit
+    seconds = 0.0
+    for index in reversed(range(len(made.work.stages))):
+        seconds += made.stage(index).seconds.mid
+        if seconds >= limit:
+            return False
+    return True
 
 
 def _change(choice: Choice, plan: Plan, best: tuple[Choice, Plan]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
@@ -12,7 +11,7 @@ from pintpot.planner.assess import Bench
 from pintpot.planner.cost import Span
 from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.price import side_by_side
-from pintpot.planner.workload import chunks_with_logits
+from pintpot.program.spec import Stage
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.units import format_bytes
 
@@ -29,23 +28,28 @@ class TooLarge(DoesNotFit):
 class Placing:
     """A draft with the place that suits a memory budget; `place` None keeps everything in RAM.
 
-    Its plan cannot be faster than `prefill_s` and `decode_s`, all prompts and all steps; where everything is in RAM,
-    that is what it takes. Each is worked out when it is asked for. Where rows are read, a stage takes what two lanes
-    take that run side by side; that is convex in both, so of their sums no more than the sum over the replays.
+    Its plan cannot be faster than `stage_s` of each stage, all replays of it; where everything is in RAM, that is what
+    it takes. Each is worked out when it is asked for. Where rows are read, a stage takes what two lanes take that run
+    side by side; that is convex in both, so of their sums no more than the sum over the replays.
     """
 
     draft: Draft
     place: Streamed | None
+    _stages: dict[int, Span] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
-    def prefill_s(self) -> Span:
-        seconds = self.draft.prefill.seconds
-        return seconds if self.place is None else side_by_side(seconds, _reading_prompts(self.draft, self.place))
+    def stage_s(self, index: int) -> Span:
+        """Seconds of a stage by its place in the work; -1 is the last one."""
+        at = index % len(self.draft.work.stages)
+        if at not in self._stages:
+            seconds = self.draft.stage(at).seconds
+            reading = None if self.place is None else _reading(self.draft, self.place, self.draft.work.stages[at])
+            self._stages[at] = seconds if reading is None else side_by_side(seconds, reading)
+        return self._stages[at]
 
-    @cached_property
-    def decode_s(self) -> Span:
-        seconds = self.draft.decode.seconds
-        return seconds if self.place is None else side_by_side(seconds, _reading_answers(self.draft, self.place))
+    @property
+    def seconds_mid(self) -> float:
+        """Of all stages."""
+        return sum(self.stage_s(index).mid for index in range(len(self.draft.work.stages)))
 
     @property
     def least_bytes(self) -> int:
@@ -93,17 +97,18 @@ def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed,
     return bench.rings(places, made.form) if bench.can_stream else ()
 
 
-def _reading_prompts(made: Draft, ring: Streamed) -> Span:
-    weights, streamed = made.form.weights, _streamed_bytes(made, ring)
+def _reading(made: Draft, ring: Streamed, stage: Stage) -> Span:
+    """Seconds of all reads of a stage; what only logits need is read where some are wanted."""
+    streamed = _streamed_bytes(made, ring)
+    with_logits = sum(times for extent, times in stage.extents if extent.rows)
+    without = sum(times for _, times in stage.extents) - with_logits
+    whole = _disk(made, ring, streamed) * with_logits
+    if not without:
+        return whole
+    weights = made.form.weights
     # The running share leaves each run of weights its part of what is streamed, to one strip.
     without_logits = streamed * (1 - made.logit_bytes / weights.passing_bytes) - weights.largest_strip_bytes
-    whole, part = _disk(made, ring, streamed), _disk(made, ring, without_logits)
-    with_logits = chunks_with_logits(made.budget.workload, made.form.chunk)
-    return whole * with_logits + part * (made.prefill.replays - with_logits)
-
-
-def _reading_answers(made: Draft, ring: Streamed) -> Span:
-    return _disk(made, ring, _streamed_bytes(made, ring)) * made.decode.replays
+    return whole + _disk(made, ring, without_logits) * without
 
 
 def _streamed_bytes(made: Draft, ring: Streamed) -> int:

@@ -87,7 +87,7 @@ class Bench:
         if place is not None and split.disk:
             fixed, stages = made.fixed_streaming, made.streamed(place, split)
         else:
-            fixed, stages = made.fixed, (made.prefill, made.decode)
+            fixed, stages = made.fixed, made.stages
         holders = all_holders(fixed, split.ram_bytes, split.ring, made.loading_bytes)
         source_bytes = self.question.model.num_bytes
         cost = price_workload(stages, weights, split.ram_bytes, source_bytes, made.prices, holders)

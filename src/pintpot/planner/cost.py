@@ -75,6 +75,11 @@ class StageCost:
         return self.seconds.inverse(self.tokens)
 
     @property
+    def each_s(self) -> Span:
+        """Seconds of one replay."""
+        return self.seconds * (1 / self.replays)
+
+    @property
     def disk_bytes_per_replay(self) -> float:
         return self.disk_bytes / self.replays
 
@@ -83,8 +88,8 @@ class StageCost:
 class Cost:
     """Everything a plan promises but quality: memory by holder, stages, opening and packing.
 
-    The stages are those of the whole workload: the prompts of all sequences in shared chunks, then their answers side
-    by side. `pack_s` is the whole making of the pack, `calibrate_s` of it.
+    The stages are those of the whole workload, of a language model the prompts of all sequences in shared chunks, then
+    their answers side by side. `pack_s` is the whole making of the pack, `calibrate_s` of it.
     """
 
     holders: tuple[Holder, ...]
@@ -107,16 +112,15 @@ class Cost:
 
     @property
     def first_token_s(self) -> Span:
-        """From the arrival of all prompts to the first word of every answer, the pack being open."""
-        return self.stage("prefill").seconds
+        """From the arrival of all prompts or inputs to the first of every answer, the pack being open."""
+        return self.stages[0].seconds
 
     @property
     def per_token_s(self) -> Span:
-        """From one word to the next, of every sequence."""
-        decode = self.stage("decode")
-        return decode.seconds * (1 / decode.replays)
+        """From one word, or one answer, to the next, of every sequence."""
+        return self.stages[-1].each_s
 
     @property
     def total_s(self) -> Span:
         """The workload: its prompts in, its answers out."""
-        return self.stage("prefill").seconds + self.stage("decode").seconds
+        return sum((stage.seconds for stage in self.stages), ZERO)

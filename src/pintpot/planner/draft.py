@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from pintpot.budget import Budget
@@ -10,11 +10,10 @@ from pintpot.contract.form import Form
 from pintpot.contract.step import Step
 from pintpot.planner.cost import Cost, Holder, StageCost
 from pintpot.planner.plan import Degradation
-from pintpot.planner.price import Extents, Prices, price_stage
-from pintpot.planner.workload import decode_extents, prefill_extents
+from pintpot.planner.price import Prices, price_stage
 from pintpot.program.alike import alike
 from pintpot.program.ops.linear import over_rows
-from pintpot.program.spec import Program, Work
+from pintpot.program.spec import Work
 from pintpot.techniques.place.streamed import Split, Streamed
 
 
@@ -23,8 +22,8 @@ class Draft:
     """A choice of steps taken as far as it goes without a place: the form and the work they make, and what they hold.
 
     `fixed` is what a process holds beside the weights, `fixed_streaming` the same where rows are read from disk;
-    before either there is a moment with `loading_bytes`, and before that the pack is made in `packing_bytes`. `prefill`
-    and `decode` are priced with everything in RAM.
+    before either there is a moment with `loading_bytes`, and before that the pack is made in `packing_bytes`. `stages`
+    are priced with everything in RAM.
     """
 
     steps: tuple[Step, ...]
@@ -37,32 +36,28 @@ class Draft:
     degradation: Degradation
     prices: Prices
     packing_bytes: int = 0
+    _costs: dict[int, StageCost] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
-    def prefill(self) -> StageCost:
-        return self.prices.stage(*self._prefill)
-
-    @cached_property
-    def decode(self) -> StageCost:
-        return self.prices.stage(*self._decode)
-
-    def streamed(self, place: Streamed, split: Split) -> tuple[StageCost, StageCost]:
-        """Prefill and decode where rows are read from disk."""
-
-        def price(program: Program, extents: Extents, fills: int) -> StageCost:
-            return price_stage(program, self.prices, extents, split.ring, fills, place.fetches(program, split))
-
-        return price(*self._prefill, fills=1), price(*self._decode, fills=0)
+    def stage(self, index: int) -> StageCost:
+        """The cost of a stage by its place in the work, with everything in RAM; priced when it is asked for."""
+        at = index % len(self.work.stages)
+        if at not in self._costs:
+            stage = self.work.stages[at]
+            self._costs[at] = self.prices.stage(stage.widest, stage.extents)
+        return self._costs[at]
 
     @property
-    def _prefill(self) -> tuple[Program, Extents]:
-        chunk = self.form.chunk
-        return self.work.stage("prefill").program(chunk), prefill_extents(self.budget.workload, chunk)
+    def stages(self) -> tuple[StageCost, ...]:
+        return tuple([self.stage(index) for index in range(len(self.work.stages))])
 
-    @property
-    def _decode(self) -> tuple[Program, Extents]:
-        workload = self.budget.workload
-        return self.work.stage("decode").program(workload.batch), decode_extents(workload)
+    def streamed(self, place: Streamed, split: Split) -> tuple[StageCost, ...]:
+        """The stages where rows are read from disk; the first one finds the ring empty."""
+        costs = []
+        for index, stage in enumerate(self.work.stages):
+            program, fills = stage.widest, 1 if index == 0 else 0
+            fetches = place.fetches(program, split)
+            costs.append(price_stage(program, self.prices, stage.extents, split.ring, fills, fetches))
+        return tuple(costs)
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -76,7 +71,7 @@ class Draft:
     @cached_property
     def logit_bytes(self) -> int:
         """Bytes of the weights that are only needed where logits are wanted."""
-        program = self.work.stage("prefill").programs[-1]
+        program = self.work.stages[0].programs[-1]
         found = (item for item in alike(program) if item.op.kind == "linear" and over_rows(item.op, program))
         weights = self.form.weights.by_name
         return sum(item.count * sum(weights[name].num_bytes for name in item.op.read_all("weight")) for item in found)

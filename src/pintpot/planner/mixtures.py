@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pintpot.contract.form import ActivationForm, WeightForm
 from pintpot.contract.step import Facet, Step
 from pintpot.formats import KERNEL_FORMATS, can_pack, encoding
+from pintpot.nets._extents import lengths
 from pintpot.planner.bits import Choices, Kept, frontier
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
-from pintpot.planner.workload import lengths
 from pintpot.program.ops.linear import PLANES, suffix
 from pintpot.techniques.quantize.mixed import Mixed, write_formats
 

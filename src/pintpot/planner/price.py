@@ -15,7 +15,7 @@ from pintpot.planner.rates import CACHED, Rates
 from pintpot.program.alike import Alike, alike
 from pintpot.program.demand import Demand, Work
 from pintpot.program.ops import op_module
-from pintpot.program.spec import Extent, Program
+from pintpot.program.spec import Extent, Extents, Program
 
 RAM, ARITHMETIC, DISK, OVERHEAD = "RAM bandwidth", "arithmetic", "disk", "barriers and calls"
 RESOURCES = (RAM, ARITHMETIC, DISK, OVERHEAD)
@@ -63,8 +63,6 @@ class ReplayPrice:
     binding: tuple[float, float, float]
 
 
-Extents = tuple[tuple[Extent, int], ...]
-"""Extents, and how many replays have each."""
 NOTHING = ReplayPrice(ZERO, 0.0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 

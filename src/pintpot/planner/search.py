@@ -110,8 +110,8 @@ class Search:
         hopes: list[tuple[Rank, int, bool, Choice, Placing]] = []
         for number, (choice, made) in enumerate(drafted):
             placing = self._placing(made)
-            if placing is not None and _keeps(placing.decode_s, self.budget.per_token_s, made.decode.replays):
-                hopes.append((self._hope(placing, placing.decode_s.mid), number, False, choice, placing))
+            if placing is not None and _keeps(placing.stage_s(-1), self.budget.per_token_s, made.stage(-1).replays):
+                hopes.append((self._hope(placing, placing.stage_s(-1).mid), number, False, choice, placing))
         heapify(hopes)
         while hopes:
             hope, number, known, choice, placing = heappop(hopes)
@@ -119,8 +119,8 @@ class Search:
                 return
             if known:
                 self.try_choice(choice)
-            elif _keeps(placing.prefill_s, self.budget.first_token_s):
-                hope = self._hope(placing, placing.prefill_s.mid + placing.decode_s.mid)
+            elif _keeps(placing.stage_s(0), self.budget.first_token_s):
+                hope = self._hope(placing, placing.seconds_mid)
                 heappush(hopes, (hope, number, True, choice, placing))
 
     def _placing(self, made: Draft) -> Placing | None:

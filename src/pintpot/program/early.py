@@ -18,7 +18,7 @@ _BY_ROW = ("linear",)
 
 def select_early(work: Work) -> Work:
     """The same work with each select moved before the row-wise ops that lead to it; values do not change by a bit."""
-    stages = tuple(Stage(s.name, s.part, tuple(map(_early, s.programs)), s.repeats) for s in work.stages)
+    stages = tuple(Stage(s.name, s.part, tuple(map(_early, s.programs)), s.extents) for s in work.stages)
     return Work(stages, work.key)
 
 

@@ -70,7 +70,7 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
         return Program(program.name, program.bounds, Buffers((*program.buffers, ring)), Table(ops), segments)
 
     return Work(
-        tuple(Stage(s.name, s.part, tuple(streamed(p) for p in s.programs), s.repeats) for s in work.stages),
+        tuple(Stage(s.name, s.part, tuple(streamed(p) for p in s.programs), s.extents) for s in work.stages),
         # Fetches touch nothing that a layout places.
         work.key,
     )

@@ -155,14 +155,22 @@ class Extent:
     context: int = 0
 
 
+Extents = tuple[tuple[Extent, int], ...]
+"""True lengths of replays, and how many replays have them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One phase of the work: a program per recorded width, narrowest first, the part it needs, and its repeats."""
+    """One phase of the work: a program per recorded width, narrowest first, the part it needs, and its replays.
+
+    `extents` are those of the whole workload. The first stage of a work ends with the first answer, the last one gives
+    an answer with each replay; of a work of one stage both are true.
+    """
 
     name: str
     part: str
     programs: tuple[Program, ...]
-    repeats: tuple[int, int] = (1, 1)
+    extents: Extents = ()
 
     def program(self, tokens: int) -> Program:
         """The narrowest recording that holds `tokens`, or the widest there is."""
@@ -170,6 +178,11 @@ class Stage:
             if program.bound("tokens") >= tokens:
                 return program
         return self.programs[-1]
+
+    @property
+    def widest(self) -> Program:
+        """The program that holds every replay of the workload."""
+        return self.program(max(extent.tokens for extent, _ in self.extents))
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,8 +169,8 @@ def _profile(plan: Plan, measured: Measured) -> tuple[tuple[str, float, float], 
     """(op, seconds a step, floor seconds) of every op of a decode step, floors at the measured RAM rate."""
     if measured.profile is None:
         return ()
+    from pintpot.nets._extents import lengths
     from pintpot.planner.rebuild import rebuild_work
-    from pintpot.planner.workload import lengths
     from pintpot.program.ops import op_module
     from pintpot.program.spec import Extent
 

@@ -12,7 +12,7 @@ from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes, resident_bytes
-from pintpot.planner.workload import lengths
+from pintpot.nets._extents import lengths
 from pintpot.runtime.opening import open_session
 from pintpot.runtime.request import Request, Sampling
 
