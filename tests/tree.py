@@ -86,6 +86,7 @@ AROUND = {
 MUTE = {
     "src/pintpot/packer/calibrate/text.txt": "the text that weights are calibrated on where nobody gave another",
     "src/pintpot/planner/priors.json": "degradation by format and kind of weight, from `benchmarks/priors.py`",
+    "src/pintpot/planner/priors_of_modules.json": "the same for modules, from `benchmarks/priors_of_modules.py`",
     "src/pintpot/proof/text.txt": "the text that models are compared on where nobody gave another",
 }
 HEAD = """# Map

@@ -75,12 +75,13 @@ Prologue prologue_of(const std::string& name) {
     return Prologue::kNone;
 }
 
-void add_linear(Builder& self, bool over_rows, bool selected, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
+void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
                 const std::string& prologue, uintptr_t norm, float eps, int64_t rotate, int32_t planes,
                 const std::vector<uintptr_t>& biases, uintptr_t post_norm, uintptr_t residual) {
     LinearRecord record{};
     record.over_rows = over_rows;
     record.selected = selected;
+    record.rows = rows;
     record.x = pointer<const float>(x);
     record.out = pointer<float>(out);
     record.weights = weights;
@@ -198,7 +199,7 @@ void bind_builder(nb::module_& module) {
                 self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out)}, self.kernels);
             },
             nb::arg("weight"), nb::arg("scale"), nb::arg("out"))
-        .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("x"),
+        .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("rows"), nb::arg("x"),
              nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
              nb::arg("post_norm"), nb::arg("residual"))
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),

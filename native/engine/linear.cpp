@@ -11,6 +11,7 @@ namespace {
 
 // One thread alone waits for nobody.
 constexpr Cut kAloneCut = {1 << 20, 1};
+constexpr int64_t kMostRows = int64_t(1) << 31;
 
 bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }
 
@@ -24,6 +25,8 @@ Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::m
     need(!record_.weights.empty(), "linear without a weight");
     need(record_.biases.empty() || record_.biases.size() == record_.weights.size(), "linear has one bias for each weight, or none");
     need(record_.planes >= 0 && record_.planes <= 2, "int8 activations have one plane or two");
+    need(record_.rows >= 0 && record_.rows < kMostRows && !(record_.rows > 0 && record_.over_rows),
+         "a linear has rows of its own, or those of the call");
     columns_ = record_.weights[0].columns;
     int64_t size = record_.rotate;
     need(size == 0 || (size > 1 && (size & (size - 1)) == 0 && columns_ % size == 0),
@@ -44,6 +47,7 @@ Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::m
 }
 
 int64_t Linear::count(const Context& context) const {
+    if (record_.rows > 0) return record_.rows;
     return over_rows() ? context.call->num_rows : context.call->num_tokens;
 }
 

@@ -27,6 +27,7 @@ inline bool is_gate(Prologue prologue) { return prologue == Prologue::kSwiGlu ||
 struct LinearRecord {
     bool over_rows;  // x and out have one row for each row with logits, not for each token
     bool selected;   // over rows: x holds only those (after a select), not one for each token
+    int64_t rows;    // x and out always have so many rows, whatever the call says (0: as the call says)
     const float* x;  // [n][columns], [n][2 columns] before a gate
     Prologue prologue;
     const float* norm;  // [columns] for rmsnorm
@@ -73,7 +74,9 @@ class Linear final : public Op {
     };
 
     int64_t count(const Context& context) const;
-    int64_t count(const Bounds& bounds) const { return over_rows() ? bounds.rows : bounds.tokens; }
+    int64_t count(const Bounds& bounds) const {
+        return record_.rows > 0 ? record_.rows : over_rows() ? bounds.rows : bounds.tokens;
+    }
     bool prepares() const { return record_.prologue != Prologue::kNone || record_.rotate != 0; }
     bool keeps_floats() const { return uses_floats_ && prepares(); }
     bool changes_rows() const { return prepares() || num_apart_ > 0; }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pintpot.errors import PintpotError
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
+    from pintpot.nets._recorded import adapt
     from pintpot.planner.plan import Plan
     from pintpot.program.spec import Work
     from pintpot.proof.draw import frontier
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "describe": "api", "probe": "api", "calibrate": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
-    "export": "api", "frontier": "proof.draw",
+    "export": "api", "frontier": "proof.draw", "adapt": "nets._recorded",
     "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
     "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
     "Session": "runtime.session", "Sampling": "runtime.request", "PintpotError": "errors",
@@ -44,7 +45,7 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
-    "Workload", "calibrate", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
+    "Workload", "adapt", "calibrate", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
 ]  # fmt: skip
 
 

@@ -165,6 +165,7 @@ class Builder:
         *,
         over_rows: bool,
         selected: bool,
+        rows: int,
         x: int,
         out: int,
         weights: Sequence[Weight],

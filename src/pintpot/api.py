@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pintpot.planner.plan import Plan
     from pintpot.planner.sensitivity import Sensitivities
     from pintpot.proof.proof import Proof
+    from pintpot.runtime.module import ModuleSession
     from pintpot.runtime.session import Session
 
 _log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def plan(
     degradation 0.05 nats per token, prefer speed. `machine` names a data sheet of the catalog or a TOML file; this
     machine otherwise. Raises DoesNotFit with the smallest budget that would do.
     """
+    from pintpot.machine.process import module_process_bytes
     from pintpot.meter.memory import attainable_bytes
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
@@ -128,10 +130,12 @@ def plan(
     )
     key = table_key(described)
     known, table = recall(key, here.fingerprint), recall_sensitivities(key)
+    runs_torch = described.kind == "module"
     seen, held = known.degradation, known.holders
     return make_plan(
-        described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved
-    )
+        described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved,
+        torch_bytes=module_process_bytes() if runs_torch else 0,
+    )  # fmt: skip
 
 
 def pack(
@@ -160,10 +164,11 @@ def pack(
     return _keep(described, made, place, progress, text)
 
 
-def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session:
+def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session | ModuleSession:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
 
-    A kept pack may be given by the name that `pintpot list` shows. `asked` is what `pack` takes, its `text` too.
+    A kept pack may be given by the name that `pintpot list` shows. `asked` is what `pack` takes, its `text` too. The
+    session of an adapted module is called with tensors; that of a language model chats.
 
     Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
     refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
@@ -185,7 +190,7 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
     return _open(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress)
 
 
-def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session:
+def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session | ModuleSession:
     from pintpot.machine.features import cpu, fingerprint
     from pintpot.meter.home import home
     from pintpot.runtime.begun import begin, find
@@ -195,10 +200,15 @@ def _open(folder: Path, threads: int | None, progress: Progress | None) -> Sessi
         # A machine that is not the pack's may have to be measured, and nothing else happens then.
         measured = None if pack.machine_fingerprint == here else this_machine(progress=progress)
         begun = begin(pack)
-        from pintpot.runtime.opening import finish_opening
         from pintpot.runtime.pricing import Here
 
         place = Here(here, cpu().cores, lambda: measured or this_machine(progress=progress))
+        if pack.is_module:
+            from pintpot.runtime.module import finish_module
+
+            return finish_module(begun, place, threads=threads)
+        from pintpot.runtime.opening import finish_opening
+
         return finish_opening(begun, place, threads=threads, progress=progress)
 
 

@@ -51,10 +51,10 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
     bits = 8 * model.num_bytes / max(model.num_values, 1)
     yield "kind", f"{model.kind}, family {families}, {num_blocks} blocks"
     yield "size", f"{_count(model.num_values)} values in {format_bytes(model.num_bytes)}, {bits:.3g} bits each"
-    yield "context", f"{model.context:,} tokens"
-    token = model.tokenizer
-    yield "tokenizer", f"{token.kind}, {token.vocab_size:,} words, {token.num_merges:,} merges"
-    yield "chat template", "yes" if model.chat_template else "none"
+    if (token := model.tokenizer) is not None:
+        yield "context", f"{model.context:,} tokens"
+        yield "tokenizer", f"{token.kind}, {token.vocab_size:,} words, {token.num_merges:,} merges"
+        yield "chat template", "yes" if model.chat_template else "none"
     if model.ties:
         yield "shared", ", ".join(f"{one} is {other}" for one, other in model.ties)
     num_files = len(model.source.files)

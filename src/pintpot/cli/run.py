@@ -109,9 +109,15 @@ def _answering(speaking: dict[str, Any], raw: bool, system: str | None) -> Answe
 @contextmanager
 def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Iterator[Session]:
     import pintpot
+    from pintpot.errors import UsageError
 
     with terminal.progress() as progress:
         opened = pintpot.run(model_or_pack, progress=progress, **asked)
+    if callable(opened):
+        opened.close()
+        raise UsageError(
+            f"{model_or_pack} is a module and takes tensors: call pintpot.run({model_or_pack!r}) in Python"
+        )
     with opened as session:
         for note in session.notes:
             terminal.say(f"pintpot: {note}")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
 from pintpot import __version__
-from pintpot.errors import UnsupportedPlatform
+from pintpot.errors import UnsupportedPlatform, UsageError, need
+from pintpot.meter.home import home
+from pintpot.meter.records import locked, write_record
 
 RUN_IMPORTS = ("pintpot.cli", "pintpot.api", "pintpot.runtime.alone")
 """What `pintpot run` has imported by the time weights are loaded."""
+MODULE_IMPORTS = (*RUN_IMPORTS[:2], "pintpot.runtime.module_alone")
+"""The same where a module of PyTorch is run."""
 _INSTALLED = ("pintpot", "pintpot._native", "tokenizers", "jinja2", "click")
 """Whose installing anew may change what such a process weighs: all that a run imports from outside Python itself."""
 
@@ -58,6 +63,21 @@ class ProcessSize:
 def process_bytes(imports: tuple[str, ...] = RUN_IMPORTS) -> int:
     """The same at once; takes a few tenths of a second."""
     return ProcessSize(imports).num_bytes()
+
+
+def module_process_bytes() -> int:
+    """What a process weighs that runs modules of PyTorch: measured once for each version of it, in seconds, and kept.
+
+    Raises UsageError where PyTorch is not installed.
+    """
+    need(_is_there("torch"), "modules are run by PyTorch, which is not here: pip install pintpot[torch]", UsageError)
+    mark = program_mark((*_INSTALLED, "torch"))
+    with locked(home() / "processes.json") as path:
+        known = json.loads(path.read_text()) if path.exists() else {}
+        if mark not in known:
+            known = {mark: process_bytes(MODULE_IMPORTS)}
+            write_record(path, known)
+    return int(known[mark])
 
 
 def program_mark(modules: tuple[str, ...] = _INSTALLED) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.model.adapted import FAMILY
 from pintpot.model.config_layers import PATTERNS, global_rope, layer_settings
 from pintpot.model.config_rope import rope_settings
 from pintpot.model.fields import flag, integer, real, show, token_ids
@@ -44,7 +45,8 @@ _ACTIVATIONS: Final = {"gemma3": ("gelu_pytorch_tanh",)}
 def families() -> tuple[str, ...]:
     """The model types that run natively: the files of `pintpot/nets`, listed and not imported."""
     nets = Path(__file__).parent.parent / "nets"
-    return tuple(sorted(file.stem for file in nets.glob("*.py") if not file.stem.startswith("_")))
+    found = (file.stem for file in nets.glob("*.py"))
+    return tuple(sorted(name for name in found if not name.startswith("_") and name != FAMILY))
 
 
 def check_family(model_type: str, where: str) -> None:

@@ -112,7 +112,8 @@ def _local(model: Model) -> Model | None:
 def _tokenizer_files(model: Model) -> tuple[str, ...]:
     if model.source.files[0].endswith(".gguf"):
         return ()
-    return ("tokenizer.model",) if model.tokenizer.kind == "spm" else ("tokenizer.json",)
+    kind = None if model.tokenizer is None else model.tokenizer.kind
+    return ("tokenizer.model",) if kind == "spm" else ("tokenizer.json",)
 
 
 def _root(path: Path, name: str) -> Path:

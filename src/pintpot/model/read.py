@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pintpot.errors import BadFile, BadInput, UnsupportedModel, need
+from pintpot.model.adapted import DESCRIPTION, describe_adapted
 from pintpot.model.config import language_config, normalize
 from pintpot.model.config_gguf import normalize_gguf
 from pintpot.model.fields import token_ids
@@ -52,6 +53,8 @@ def describe(path_or_id: str, *, offline: bool | None = None) -> Model:
 def _describe_directory(path: Path) -> Model:
     folder = LocalFolder(path)
     names = folder.names()
+    if DESCRIPTION in names:
+        return describe_adapted(path)
     if "config.json" in names:
         return describe_folder(folder, Source("hf", str(path.resolve()), ()), folder.name)
     firsts = sorted(name for name in names if name.endswith(".gguf") and not re.search(r"-(?!00001)\d{5}-of-", name))

@@ -79,7 +79,8 @@ class Model:
     """A model, described. `config` of each part uses the key names of Hugging Face's config.json.
 
     `ties` maps a weight's canonical name to the one whose bytes it shares (`head` -> `embed`).
-    `digest` identifies configuration and tensor table; the same source gives the same digest.
+    `digest` identifies configuration and tensor table; the same source gives the same digest. What reads no text has
+    no tokenizer.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Model:
     ties: tuple[tuple[str, str], ...]
     context: int
     source: Source
-    tokenizer: TokenizerInfo
+    tokenizer: TokenizerInfo | None
     digest: str
     chat_template: str | None = field(default=None, repr=False)
 
@@ -97,6 +98,11 @@ class Model:
             if part.name == name:
                 return part
         raise KeyError(name)
+
+    @property
+    def language(self) -> Part | None:
+        """The part that reads and writes tokens, one after the other over a cache; None where there is none."""
+        return next((part for part in self.parts if part.name == "language"), None)
 
     @property
     def num_bytes(self) -> int:

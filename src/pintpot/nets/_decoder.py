@@ -13,6 +13,7 @@ from typing import Any
 
 from pintpot.budget import Workload
 from pintpot.contract.form import ActivationForm, CacheForm, Form, Weights
+from pintpot.errors import need
 from pintpot.nets._extents import decode_extents, prefill_extents
 from pintpot.program.spec import Buffer, Buffers, Extents, Op, Program, Segment, Stage, Table, Work
 
@@ -82,6 +83,21 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own:
     prefill = stage("prefill", form.chunk, prefill_extents(workload, form.chunk))
     decode = stage("decode", batch, decode_extents(workload))
     return Work((prefill, decode), key=(shape, form.cache, pages, form.chunk, workload))
+
+
+def check_decoder(config: Mapping[str, Any], form: Form) -> None:
+    """Raises BadInput for a configuration that no decoder of these weights has."""
+    for key in _SIZES:
+        value = config.get(key)
+        need(type(value) is int and 0 < value < MOST, f"{key} is {value!r:.60}")
+    embed, wanted = [w.shape for w in form.weights if w.name == "embed"], (config["vocab_size"], config["hidden_size"])
+    need(embed == [wanted], f"an embedding of {embed}, not {wanted}")
+    layers = len({weight.name.split(".")[1] for weight in form.weights if weight.name.startswith("layers.")})
+    need(config["num_hidden_layers"] == layers, f"{config['num_hidden_layers']} layers, and weights of {layers}")
+
+
+_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size", "num_hidden_layers")
+MOST = 1 << 28
 
 
 def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own) -> Shape:

@@ -12,7 +12,10 @@ from typing import Any
 from pintpot.budget import Workload
 from pintpot.contract.form import Form
 from pintpot.nets._decoder import Own, decoder_work
+from pintpot.nets._decoder import check_decoder as check
 from pintpot.program.spec import Work
+
+__all__ = ["check", "work"]
 
 
 def work(config: Mapping[str, Any], form: Form, workload: Workload) -> Work:

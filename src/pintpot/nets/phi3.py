@@ -5,6 +5,7 @@ They are told apart when the model is described (`pintpot.model.fused`), so the 
 
 from __future__ import annotations
 
+from pintpot.nets._decoder import check_decoder as check
 from pintpot.nets._decoder import decoder_work as work
 
-__all__ = ["work"]
+__all__ = ["check", "work"]

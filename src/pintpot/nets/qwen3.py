@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pintpot.nets._decoder import check_decoder as check
 from pintpot.nets._decoder import decoder_work as work
 
-__all__ = ["work"]
+__all__ = ["check", "work"]

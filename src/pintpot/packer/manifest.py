@@ -29,13 +29,14 @@ class Manifest:
     """Everything about a pack but the weights' bytes.
 
     `slots` come with their file offset and CRC-32C; the first `num_passing` are read by every pass. `files` are the
-    tokenizer's. `sample_digest` is that of the source's data (`Store.sample_digest`), "" in packs of earlier versions.
+    tokenizer's; what reads no text has none. `sample_digest` is that of the source's data (`Store.sample_digest`), "" in
+    packs of earlier versions.
     """
 
     plan: Plan
     source: Source
     context: int
-    tokenizer: TokenizerInfo
+    tokenizer: TokenizerInfo | None
     files: tuple[SmallFile, ...]
     file_bytes: int
     resident_offset: int
@@ -55,7 +56,8 @@ class Manifest:
         return {
             "pintpot_pack": VERSION,
             "plan": self.plan.to_json(),
-            **{key: asdict(getattr(self, key)) for key in ("source", "tokenizer", "packing")},
+            **{key: asdict(getattr(self, key)) for key in ("source", "packing")},
+            "tokenizer": None if self.tokenizer is None else asdict(self.tokenizer),
             **{key: getattr(self, key) for key in _NUMBERS},
             "sample_digest": self.sample_digest,
             "resident_crcs": self.resident_crcs,
@@ -93,7 +95,7 @@ def manifest_of(folder: Path, data: dict[str, Any]) -> Manifest:
         manifest = Manifest(
             plan=Plan.from_json(data["plan"]),
             source=Source(**{**data["source"], "files": tuple(data["source"]["files"])}),
-            tokenizer=TokenizerInfo(**data["tokenizer"]),
+            tokenizer=None if data["tokenizer"] is None else TokenizerInfo(**data["tokenizer"]),
             files=tuple(SmallFile(*item) for item in data["files"]),
             residents=tuple(Resident(*item) for item in data["residents"]),
             slots=tuple(

@@ -122,6 +122,8 @@ def tokenizer_of(model: Model) -> TokenizerSource:
 
 def _save_small_files(model: Model, draft: Path) -> tuple[str, ...]:
     """The files beside the weights: the tokenizer's, and of a GGUF source its metadata."""
+    if model.tokenizer is None:
+        return ()
     tokenizer_of(model).save(draft)
     if model.source.kind != "gguf":
         return TOKENIZER_FILES

@@ -17,14 +17,13 @@ def packed_model(manifest: Manifest) -> Model:
         name = form.name.rpartition(".")[0] or form.name
         blocks.setdefault(name, []).append(Weight(form.name, form.shape, form.source, 0, 0, num_bytes))
     names = {form.name for form in plan.form.weights}
-    part = Part(
-        "language", plan.family, plan.config, tuple(Block(name, tuple(weights)) for name, weights in blocks.items())
-    )
+    name, kind = ("module", "module") if manifest.tokenizer is None else ("language", "llm")
+    part = Part(name, plan.family, plan.config, tuple(Block(name, tuple(weights)) for name, weights in blocks.items()))
     return Model(
         name=plan.model_name,
-        kind="llm",
+        kind=kind,
         parts=(part,),
-        ties=() if "head" in names else (("head", "embed"),),
+        ties=() if "head" in names or kind == "module" else (("head", "embed"),),
         context=manifest.context,
         source=manifest.source,
         tokenizer=manifest.tokenizer,

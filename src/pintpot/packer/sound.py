@@ -5,13 +5,13 @@ The digest shows accidents; this bounds what a manifest made by somebody else ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pintpot.contract.form import PAGE_TOKENS, VOCABULARY_ROLES, Form, RingForm, WeightForm
 from pintpot.errors import need
 from pintpot.formats import encoding
 from pintpot.machine.spec import CACHE_FORMATS
+from pintpot.nets import family
 from pintpot.packer.types import check_types
 from pintpot.planner.plan import Plan
 from pintpot.program.fetch import ALIGN
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 50
 MOST_TOKENS = 1 << 28
 MOST_THREADS = 1 << 12
-_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size", "num_hidden_layers")
 
 
 def check_sound(manifest: Manifest, check_bytes: int) -> None:
@@ -49,21 +48,7 @@ def _check_plan(plan: Plan, context: int) -> None:
     need(workload.batch <= MOST_TOKENS // workload.context, f"a batch of {workload.batch}")
     need(workload.prompt <= MOST_TOKENS and workload.output <= MOST_TOKENS, "a prompt or answer without end")
     need(0 < plan.threads <= MOST_THREADS, f"{plan.threads} threads")
-    for key in _SIZES:
-        value = plan.config.get(key)
-        need(type(value) is int and 0 < value < MOST_TOKENS, f"{key} is {value!r:.60}")
-    embed, wanted = [w.shape for w in plan.form.weights if w.name == "embed"], _embed_shape(plan.config)
-    need(embed == [wanted], f"an embedding of {embed}, not {wanted}")
-    layers, blocks = plan.config["num_hidden_layers"], _num_blocks(plan.form)
-    need(layers == blocks, f"{layers} layers, and weights of {blocks}")
-
-
-def _embed_shape(config: Mapping[str, Any]) -> tuple[int, int]:
-    return config["vocab_size"], config["hidden_size"]
-
-
-def _num_blocks(form: Form) -> int:
-    return len({weight.name.split(".")[1] for weight in form.weights if weight.name.startswith("layers.")})
+    family(plan.family).check(plan.config, plan.form)
 
 
 def _check_form(form: Form) -> None:

@@ -56,10 +56,16 @@ def why_not(search: Search, smallest: int | None) -> str:
     """Why there is no plan: the smallest budget that would do, or which limit nothing keeps, and what would give."""
     budget, model = search.budget, search.bench.question.model
     if smallest is not None and smallest > budget.memory_bytes:
+        asked, remedy = (
+            f" with a context of {budget.workload.context}",
+            "a shorter --context or a smaller --batch lowers it",
+        )
+        if model.language is None:
+            torch_bytes = format_bytes(search.bench.question.torch_bytes)
+            asked, remedy = "", f"{torch_bytes} of it are Python and PyTorch; smaller example inputs lower the rest"
         return (
-            f"{model.name} does not fit {format_bytes(budget.memory_bytes)} with a context of "
-            f"{budget.workload.context}; the smallest possible budget is {format_bytes_up(smallest)} "
-            f"({smallest} bytes; a shorter --context or a smaller --batch lowers it)"
+            f"{model.name} does not fit {format_bytes(budget.memory_bytes)}{asked}; the smallest possible budget is "
+            f"{format_bytes_up(smallest)} ({smallest} bytes; {remedy})"
         )
     return f"no plan for {model.name} keeps every limit, whatever the memory: {_nearest(search)}"
 

@@ -32,7 +32,6 @@ from pintpot.program.spec import Program, Work
 from pintpot.techniques.place.streamed import Split, Streamed, most_slots
 from pintpot.units import format_bytes, format_seconds
 
-NATIVE_PART = "language"
 Fixed = tuple[tuple[Holder, ...], tuple[Holder, ...]]
 
 
@@ -150,7 +149,7 @@ class Bench:
         """The work of a form before any step has rewritten it."""
         found = self._works.get(form)
         if found is None:
-            part, workload = self.question.model.part(NATIVE_PART), self.question.budget.workload
+            part, workload = self.question.model.parts[0], self.question.budget.workload
             found = self._works[form] = select_early(family(part.family).work(part.config, form, workload))
         return found
 
@@ -226,7 +225,8 @@ def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
     if cost.memory_high > memory_bytes:
         return f"needs {format_bytes(cost.memory_high)}, the budget is {format_bytes(memory_bytes)}"
     if plan.degradation.high > budget.degradation:
-        return f"degradation of up to {plan.degradation.high:.3g} nats, the limit is {budget.degradation:g} nats"
+        high, unit = plan.degradation.high, plan.degradation.unit
+        return f"degradation of up to {high:.3g} {unit}, the limit is {budget.degradation:g} {unit}"
     if budget.first_token_s is not None and cost.first_token_s.high > budget.first_token_s:
         slowest, limit = format_seconds(cost.first_token_s.high), format_seconds(budget.first_token_s)
         return f"first token after up to {slowest}, the limit is {limit}"
@@ -253,7 +253,7 @@ def _check_native(work: Work) -> None:
 
 
 def _plan(question: Question, steps: tuple[Step, ...], form: Form, cost: Cost, degradation: Degradation) -> Plan:
-    part, machine = question.model.part(NATIVE_PART), question.machine
+    part, machine = question.model.parts[0], question.machine
     return Plan(
         model_name=question.model.name,
         model_digest=question.model.digest,

@@ -125,6 +125,8 @@ def calibrating_bytes(question: Question, steps: Iterable[Step]) -> int:
     gentle = tuple(step for step in steps if step.facet in CALIBRATED)
     if not gentle:
         return 0
+    unknown = "what meets the weights is known of language models only"
+    need(question.model.language is not None, unknown, NotApplicable)
     allowed = not question.budget.uncalibrated
     need(allowed, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
     return least_bytes(question.expects.source, gentle, question.threads, min(LENGTH, question.model.context))

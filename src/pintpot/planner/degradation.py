@@ -18,7 +18,7 @@ from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.step import CALIBRATED, Facet, Step
 from pintpot.errors import NotApplicable
 from pintpot.formats import is_lossless
-from pintpot.planner.plan import Degradation
+from pintpot.planner.plan import COSINE, NATS, Degradation
 from pintpot.planner.sensitivity import Nats, Sensitivities, share
 
 UNKNOWN = (0.0, 100.0)
@@ -32,16 +32,18 @@ class Priors:
     """KL divergence low..high of each kind of change, by `Step.key`."""
 
     spans: Mapping[str, tuple[float, float]]
+    unit: str = NATS
 
     def of(self, key: str | None) -> tuple[float, float]:
         return (0.0, 0.0) if key is None else self.spans.get(key, UNKNOWN)
 
 
 @cache
-def shipped_priors() -> Priors:
-    """The table that comes with the package."""
-    text = files("pintpot.planner").joinpath("priors.json").read_text()
-    return Priors({key: (low, high) for key, (low, high) in json.loads(text)["spans"].items()})
+def shipped_priors(kind: str = "llm") -> Priors:
+    """The table that comes with the package, for models of words or for modules."""
+    name, unit = ("priors_of_modules.json", COSINE) if kind == "module" else ("priors.json", NATS)
+    text = files("pintpot.planner").joinpath(name).read_text()
+    return Priors({key: (low, high) for key, (low, high) in json.loads(text)["spans"].items()}, unit)
 
 
 def steps_key(steps: Iterable[Step]) -> str:
@@ -153,7 +155,7 @@ def expected(
     gentle = gentler(steps)
     low, high = _sum(known.of(step, gentle) for step in steps)
     prefill_low, prefill_high = _sum(known.of_prompts(step, gentle) for step in steps)
-    return Degradation(low, high, False, prefill_low, prefill_high, summed=summed)
+    return Degradation(low, high, False, prefill_low, prefill_high, summed=summed, unit=known.priors.unit)
 
 
 def _sum(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:

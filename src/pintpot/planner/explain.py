@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pintpot.planner.calibrating import TOKENS
 from pintpot.planner.cost import Span, StageCost
-from pintpot.planner.plan import Advice, Plan, Rejected
+from pintpot.planner.plan import NATS, Advice, Plan, Rejected
 from pintpot.units import format_bytes, format_bytes_up, format_rate, format_seconds
 
 ORIGINS = {
@@ -108,13 +108,16 @@ def explain(plan: Plan) -> Explanation:
 
 def _asked(plan: Plan) -> tuple[Asked, ...]:
     budget, work = plan.budget, plan.budget.workload
-    rows = [
-        ("memory", format_bytes(budget.memory_bytes), "memory_bytes"),
+    words = [
         ("context", f"{work.context} tokens", "context"),
         ("batch", str(work.batch), "batch"),
         ("prompt", f"{work.prompt} tokens", "prompt"),
         ("output", f"{work.output} tokens", "output"),
-        ("degradation", f"at most {budget.degradation:g} nats a token", "degradation"),
+    ]
+    rows = [
+        ("memory", format_bytes(budget.memory_bytes), "memory_bytes"),
+        *(words if work.task == "chat" else ()),
+        ("degradation", f"at most {budget.degradation:g} {_unit(plan)}", "degradation"),
         ("prefer", budget.prefer, "prefer"),
         ("threads", str(plan.threads), "threads"),
     ]
@@ -129,9 +132,11 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     cost = plan.cost
     rows = []
     for stage in cost.stages:
-        rate = stage.tokens_per_s
-        rows.append(SpeedRow(stage.name, format_rate(rate.low, "tok/s"), format_rate(rate.high, "tok/s"), stage.binds))
-    for what, span in (("first token", cost.first_token_s), ("each token", cost.per_token_s), ("opening", cost.open_s)):
+        rate, unit = stage.tokens_per_s, "tok/s" if plan.budget.workload.task == "chat" else "/s"
+        rows.append(SpeedRow(stage.name, format_rate(rate.low, unit), format_rate(rate.high, unit), stage.binds))
+    tokens = (("first token", cost.first_token_s), ("each token", cost.per_token_s))
+    one = tokens if plan.budget.workload.task == "chat" else (("each answer", cost.per_token_s),)
+    for what, span in (*one, ("opening", cost.open_s)):
         rows.append(SpeedRow(what, format_seconds(span.high), format_seconds(span.low)))
     return tuple(rows)
 
@@ -149,15 +154,19 @@ def _quality(plan: Plan) -> str:
     known = f"measured{words}" if found.measured else EXPECTED[found.summed]
     if not max(found.high, found.prefill_high):
         return f"no degradation, {known}"
-    answers = f"{_nats(found.low, found.high)} nats a token of degradation"
+    answers = f"{_from_to(found.low, found.high)} {_unit(plan)} of degradation"
     if (found.prefill_low, found.prefill_high) == (found.low, found.high):
         return f"{answers}, {known}"
-    return f"{answers} in answers, {_nats(found.prefill_low, found.prefill_high)} while a prompt is read, {known}"
+    return f"{answers} in answers, {_from_to(found.prefill_low, found.prefill_high)} while a prompt is read, {known}"
 
 
-def _nats(low: float, high: float) -> str:
+def _from_to(low: float, high: float) -> str:
     least, most = f"{low:.2g}", f"{high:.2g}"
     return least if least == most else f"{least} to {most}"
+
+
+def _unit(plan: Plan) -> str:
+    return "nats a token" if plan.degradation.unit == NATS else plan.degradation.unit
 
 
 def _packing(plan: Plan) -> str:

@@ -12,11 +12,13 @@ from pintpot.contract.form import RingForm
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
-from pintpot.planner.names import BUFFERS, CACHE, LOADER, PROCESS, RING, TABLES, TOKENIZER, WEIGHTS
+from pintpot.planner.names import BUFFERS, CACHE, LOADER, PROCESS, RING, TABLES, TOKENIZER, TORCH, WEIGHTS
 from pintpot.planner.question import Question
 
 PROCESS_SPREAD_BYTES = 2_000_000
 """How far the resident size of one and the same process strays from run to run."""
+TORCH_SPREAD = 1.08
+"""How far PyTorch strays from what a process of its own held that had run a little of it, to either side."""
 MEASURED_SPREAD_BYTES = 500_000
 """The same for a holder that was measured on this machine with this model."""
 MANIFEST_BYTES_PER_WEIGHT = 6_000
@@ -34,12 +36,12 @@ SEQUENCE_BYTES = 4096
 """The same for a sequence whatever its length."""
 
 
-def constant_holders(question: Question) -> tuple[Holder, Holder, Holder]:
-    """What no choice changes: the process, the tokenizer, and what opening a pack leaves behind."""
+def constant_holders(question: Question) -> tuple[Holder, ...]:
+    """What no choice changes: the process, what reads its inputs or runs its module, and what opening leaves behind."""
     weights = [weight for part in question.model.parts for weight in part.weights()]
     strips = sum(num_strips(weight.shape[0]) for weight in weights if len(weight.shape) == 2)
     most = MANIFEST_BYTES_PER_WEIGHT * len(weights) + STRIP_BYTES * strips
-    return _process(question), _tokenizer(question), _measured(question, LOADER, (most // 2, most))
+    return (*_libraries(question), _measured(question, LOADER, (most // 2, most)))
 
 
 def with_slots(constant: tuple[Holder, ...], most_slots: int) -> tuple[Holder, ...]:
@@ -76,18 +78,23 @@ def all_holders(
 
 def loading_bytes(question: Question) -> int:
     """What the process holds while the tokenizer is loaded, before anything else is; most of it is given back."""
-    most = loading_peak_bytes(question.model.tokenizer.vocab_size, question.model.tokenizer.num_merges)
-    return _process(question).high + max(most, _tokenizer(question).high)
-
-
-def _process(question: Question) -> Holder:
-    size = question.machine.process_bytes
-    return _measured(question, PROCESS, (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES))
-
-
-def _tokenizer(question: Question) -> Holder:
     info = question.model.tokenizer
-    return _measured(question, TOKENIZER, loaded_bytes(info.vocab_size, info.num_merges), REMEMBERED_BYTES)
+    libraries = _libraries(question)
+    if info is None:
+        return sum(holder.high for holder in libraries)
+    most = loading_peak_bytes(info.vocab_size, info.num_merges)
+    return libraries[0].high + max(most, libraries[1].high)
+
+
+def _libraries(question: Question) -> tuple[Holder, Holder]:
+    """The process, and beside it the tokenizer, or PyTorch where a module is run."""
+    size, info = question.machine.process_bytes, question.model.tokenizer
+    process = _measured(question, PROCESS, (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES))
+    if info is not None:
+        estimate = loaded_bytes(info.vocab_size, info.num_merges)
+        return process, _measured(question, TOKENIZER, estimate, REMEMBERED_BYTES)
+    more = max(0, question.torch_bytes - size)
+    return process, _measured(question, TORCH, (round(more / TORCH_SPREAD), round(more * TORCH_SPREAD)))
 
 
 def _measured(question: Question, name: str, estimate: tuple[int, int], growth_bytes: int = 0) -> Holder:

@@ -38,18 +38,20 @@ def make_plan(
     measured_bytes: Mapping[str, tuple[int, int]] | None = None,
     sensitivities: Sensitivities | None = None,
     proved: Mapping[str, tuple[float, float]] | None = None,
+    torch_bytes: int = 0,
     strategy: Strategy = joint,
 ) -> Plan:
     """The best plan for this model on this machine that keeps the budget; `prefer` says best in what.
 
-    With `sensitivities` each weight may have a format of its own; `proved` is what proofs found over their sums.
+    With `sensitivities` each weight may have a format of its own; `proved` is what proofs found over their sums. Of a
+    module of PyTorch, `torch_bytes` is what a process weighs that runs some.
 
     "memory" asks for the least memory that keeps the other limits. The same arguments give the same plan, byte for
     byte. Raises DoesNotFit with the smallest budget that would do and what would have to give; UsageError for a
     context beyond the model's; UnsupportedModel for one that the native kernels cannot compute.
     """
     question = _question(model, machine, budget, priors, measured, measured_bytes)
-    question = replace(question, sensitivities=sensitivities, proved=proved or {})
+    question = replace(question, sensitivities=sensitivities, proved=proved or {}, torch_bytes=torch_bytes)
     searches = _Searches(question)
     smallest, in_least = searches.smallest()
     if smallest is None or smallest > budget.memory_bytes:
@@ -131,7 +133,7 @@ def _question(
         f"a context of {context} is beyond the model's {model.context}{why}; use --context {model.context} or less",
         UsageError,
     )
-    return Question(model, machine, budget, priors or shipped_priors(), measured or {}, measured_bytes or {})
+    return Question(model, machine, budget, priors or shipped_priors(model.kind), measured or {}, measured_bytes or {})
 
 
 def _neighbours(search: Search, choice: Choice, plan: Plan) -> tuple[Rejected, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PROCESS = "interpreter and libraries"
 TOKENIZER = "tokenizer"
+TORCH = "torch"
 WEIGHTS = "weights in RAM"
 RING = "ring for streamed weights"
 CACHE = "cache"

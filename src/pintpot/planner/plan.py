@@ -15,6 +15,9 @@ from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
 from pintpot.techniques import classes
 
 VERSION = 2
+NATS = "nats"
+COSINE = "of cosine"
+"""The unit of degradation where there are no words: what a cosine lacks to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Degradation:
     `low` to `high` is about the words of answers, which are decoded one by one after a prompt that was prefilled;
     `prefill_low` to `prefill_high` about the words of the prompt itself, of which nobody sees but the one after it.
     Where it was measured, the span is the 95% interval around `mean`, from `num_tokens` words of answers.
-    `summed` says that what formats cost was added up over this model's own weights, each measured alone.
+    `summed` says that what formats cost was added up over this model's own weights, each measured alone. Of a model
+    without words it is 1 minus the cosine of its answers with those of the unpacked one, and prompts are as answers.
     """
 
     low: float
@@ -52,6 +56,7 @@ class Degradation:
     mean: float | None = None
     num_tokens: int = 0
     summed: bool = False
+    unit: str = NATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ class Question:
 
     `measured_bytes` does the same for holders of memory whose size no choice changes, by name. `sensitivities` is what
     each of the weights costs in each format, None where that was never measured; `proved` what proofs found over
-    such sums, by how was rounded.
+    such sums, by how was rounded. `torch_bytes` is what a process holds that runs modules of PyTorch, 0 where none
+    is run.
     """
 
     model: Model
@@ -32,6 +33,7 @@ class Question:
     measured_bytes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     sensitivities: Sensitivities | None = None
     proved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    torch_bytes: int = 0
 
     @cached_property
     def expects(self) -> Expectations:

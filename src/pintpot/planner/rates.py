@@ -19,6 +19,8 @@ FLOAT_ROWS = 0.8
 """Of the speed of float weights, for low-bit weights expanded to meet float rows."""
 _LIKE = {"rotate": "int8", "geglu": "swiglu"}
 """What a prologue costs that nobody measured: what this one does."""
+CALLS_OF_ATEN = (2.5e4, 1e5, 4e5)
+"""Calls of PyTorch's own library a second, from Python, whatever they compute: 40 to 2.5 microseconds each."""
 WIDE_ATTENTION = 0.2
 """Of the float peak, for attention over many new tokens."""
 
@@ -122,6 +124,8 @@ class Rates:
         rate = _speed(self.machine.rate(what, threads=self.threads, size=size))
         if rate is None and what == "turn":
             return self.speed("barrier", size)
+        if rate is None and what == "aten":
+            return Speed(*CALLS_OF_ATEN)
         if rate is not None or "/" not in what:
             return rate
         kind, _, name = what.partition("/")

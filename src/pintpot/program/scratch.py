@@ -47,16 +47,19 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What linear ops need: `copies` of their rows in float32, `row_bytes` a row, and panels of some rows a thread."""
+    """What linear ops need: `copies` of their rows in float32, `row_bytes` a row, and panels of some rows a thread.
 
-    axis: str
+    `axis` bounds their rows, or is the number of them.
+    """
+
+    axis: str | int
     columns: int
     copies: int
     row_bytes: int
     panel: bool
 
     def scratch(self, program: Program) -> Scratch:
-        rows = program.bound(self.axis)
+        rows = self.axis if isinstance(self.axis, int) else program.bound(self.axis)
         shared = _aligned(4 * rows * self.columns, LINE) * self.copies + rows * self.row_bytes
         return Scratch(shared, 4 * min(rows, PANEL_TOKENS) * self.columns if self.panel else 0)
 
@@ -121,7 +124,8 @@ def _rows(item: Alike, program: Program) -> Rows:
     prepared = prepares(op)
     row_bytes = 4 * apart + (-(-columns // 32) * QUANTIZED_BYTES[planes] if int8 else 0)
     panel = int8 and (apart > 0 or (prepared and not floats))
-    return Rows("rows" if over_rows(op, program) else "tokens", columns, (floats and prepared) + rest, row_bytes, panel)
+    axis = op.get("rows") or ("rows" if over_rows(op, program) else "tokens")
+    return Rows(axis, columns, (floats and prepared) + rest, row_bytes, panel)
 
 
 def _aligned(num_bytes: int, to: int) -> int:

@@ -17,7 +17,7 @@ from pintpot.meter.memory import attainable_bytes
 from pintpot.model.tokens.memory import loading_peak_bytes
 from pintpot.packer.locks import in_use
 from pintpot.packer.raw import CHECK_BYTES, MANIFEST, WEIGHTS, read_unchanged
-from pintpot.planner.names import LOADER, PROCESS, TOKENIZER
+from pintpot.planner.names import LOADER, PROCESS, TOKENIZER, TORCH
 from pintpot.stream.arena import open_arena
 from pintpot.stream.loader import Loader
 
@@ -42,6 +42,11 @@ class Found:
     def machine_fingerprint(self) -> str:
         """Of the machine that it was packed for."""
         return str(self.raw["plan"].get("machine_fingerprint", ""))
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it holds a module of PyTorch, which reads no text."""
+        return self.raw.get("tokenizer") is None
 
     def __enter__(self) -> Found:
         return self
@@ -102,10 +107,12 @@ def _early_bytes(raw: dict[str, Any]) -> int:
     Nothing of a pack that does not fit; whoever goes on with it says so.
     """
     holders = {holder["name"]: holder["high"] for holder in raw["plan"]["cost"]["holders"]}
-    promised, size = sum(holders.values()), (raw["tokenizer"]["vocab_size"], raw["tokenizer"]["num_merges"])
+    promised, tokenizer = sum(holders.values()), raw["tokenizer"]
     if promised > attainable_bytes():
         return 0
-    loading = max(loading_peak_bytes(*size), holders[TOKENIZER])
+    if tokenizer is None:
+        return int(max(0, promised - holders[PROCESS] - holders[LOADER] - holders[TORCH]))
+    loading = max(loading_peak_bytes(tokenizer["vocab_size"], tokenizer["num_merges"]), holders[TOKENIZER])
     return int(max(0, promised - holders[PROCESS] - holders[LOADER] - loading))
 
 

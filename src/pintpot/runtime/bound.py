@@ -40,7 +40,7 @@ def bind_stages(
     replays = {
         stage.name: bind(
             stage.programs[0],
-            _addresses(stage.programs[0], layout, memory),
+            addresses_of(stage.programs[0], layout, memory),
             weights,
             pool,
             arenas=list(memory.arenas.values()),
@@ -55,7 +55,8 @@ def bind_stages(
     return Stages(replays, cancel)
 
 
-def _addresses(program: Program, layout: Layout, memory: PackMemory) -> dict[str, int]:
+def addresses_of(program: Program, layout: Layout, memory: PackMemory) -> dict[str, int]:
+    """Where every buffer of a program lies, but for matrices with rows on disk."""
     addresses: dict[str, int] = {}
     steps = layout.steps[program.name]
     for buffer in program.buffers:

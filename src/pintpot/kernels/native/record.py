@@ -38,6 +38,7 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
     builder.linear(
         over_rows=over_rows,
         selected=over_rows and program.by_name[x].shape[0] == "rows",
+        rows=op.get("rows", 0),
         x=addresses[x],
         out=addresses[out],
         weights=[_weight(weights, name) for name in op.read_all("weight")],
@@ -83,6 +84,11 @@ def _attend(builder: Builder, op: Op, program: Program, addresses: Addresses, we
     )
 
 
+def _aten(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
+    """Whoever replays the program computes it between two ranges."""
+    builder.elsewhere()
+
+
 def _select(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
     x = _name(op.read("x"))
     builder.select(addresses[x], program.shape(x)[1], addresses[_name(op.write("out"))])
@@ -100,6 +106,7 @@ def _sample(builder: Builder, op: Op, program: Program, addresses: Addresses, we
 
 _RECORDERS: Mapping[str, Callable[[Builder, Op, Program, Addresses, Weights], None]] = {
     "embed": _embed, "linear": _linear, "attend": _attend, "select": _select, "sample": _sample,
+    "aten": _aten,
 }  # fmt: skip
 
 

@@ -4,11 +4,14 @@ x is [T, K] ([T, 2K] before a gate), each weight [N_i, K], out [T, sum N_i]. The
 SwiGLU is silu(gate) * up, GeGLU gelu(gate) * up with the tanh form of gelu), a Hadamard rotation of each `rotate`
 columns of what it gives (0: none; formats/hadamard.py), the rounding of activations, and an RMS norm of all that was
 multiplied (where `post_norm` [sum N_i] is read) run inside the op, so that a block costs few barriers.
+
+T are the call's tokens, or its rows; an op with an attribute `rows` always has so many, and its buffers are flat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from pintpot.errors import UsageError, need
 from pintpot.formats import Encoding, encoding
@@ -29,14 +32,15 @@ def check(op: Op, program: Program) -> None:
     need(bool(weights) and x is not None and out is not None, "linear reads x and weights, and writes out", UsageError)
     need(op.get("prologue", "none") in PROLOGUES, f"no prologue {op.get('prologue')!r}", UsageError)
     need(op.get("activation", "float32") in PLANES, f"no activation {op.get('activation')!r}", UsageError)
-    width = program.shape(str(x))[-1] // (2 if gated(op) else 1)
+    width = row_values(op, program, str(x)) // (2 if gated(op) else 1)
     size = op.get("rotate", 0)
     fits = size == 0 or (size > 1 and size & (size - 1) == 0 and width % size == 0)
     need(fits, f"linear: {width} columns cannot be rotated in blocks of {size}", UsageError)
     for shape in weights:
         need(shape[1] == width, f"linear: a weight of {shape[1]} columns meets an input of {width}", UsageError)
     total = sum(shape[0] for shape in weights)
-    need(program.shape(str(out))[-1] == total, f"linear writes {total} columns, its output has another", UsageError)
+    columns = row_values(op, program, str(out))
+    need(columns == total, f"linear writes {total} columns, its output has another", UsageError)
     after = op.read("post_norm")
     need(after is None or program.shape(after) == (total,), f"a norm after {total} columns has as many", UsageError)
     normed = op.get("prologue") == "rmsnorm"
@@ -79,7 +83,7 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
         ram_bytes += found.packed_bytes(num_outputs, width)
     for _, name in (*op.reads, *op.writes):
         if program.by_name[name].life == "step":
-            ram_bytes += 4.0 * rows * program.shape(name)[-1]
+            ram_bytes += 4.0 * rows * row_values(op, program, name)
     products = (Work(key, amount, rows) for key, amount in amounts.items())
     work = (*_before(op, program, rows), *products, *_after(op, program, rows))
     phases = 1 if rows <= FEW_ROWS else 2 + (op.read("post_norm") is not None)
@@ -127,8 +131,18 @@ def suffix(name: str, planes: int) -> str:
 
 
 def num_rows(op: Op, program: Program, extent: Extent) -> int:
-    """Activation rows of this op: all new tokens, or only those whose logits are wanted."""
-    return extent.rows if over_rows(op, program) else extent.tokens
+    """Activation rows of this op: its own number, else all new tokens, or only those whose logits are wanted."""
+    return int(op.get("rows", 0)) or (extent.rows if over_rows(op, program) else extent.tokens)
+
+
+def row_values(op: Op, program: Program, name: str) -> int:
+    """Values in each row of a buffer that this op reads or writes row by row."""
+    rows, shape = int(op.get("rows", 0)), program.shape(name)
+    if not rows:
+        return shape[-1]
+    values = prod(shape)
+    need(values % rows == 0, f"linear: {name} has {values} values, which are no {rows} rows", UsageError)
+    return values // rows
 
 
 def over_rows(op: Op, program: Program) -> bool:

@@ -27,6 +27,7 @@ class PrefillChunk(Step):
     tokens: int = 512
 
     def check(self, model: Model, form: Form) -> None:
+        need(model.language is not None, "the model reads no prompts", NotApplicable)
         need(self.tokens >= 1, "a chunk holds at least one token", NotApplicable)
 
     def promise(self, form: Form) -> Form:
@@ -34,5 +35,7 @@ class PrefillChunk(Step):
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        if model.language is None:
+            return ()
         widths = [width for width in WIDTHS if width <= budget.workload.context] or [budget.workload.context]
         return tuple(cls(tokens=width) for width in widths)

@@ -28,6 +28,7 @@ class EightBitCache(Step):
         return "cache/sym8c"
 
     def check(self, model: Model, form: Form) -> None:
+        need(model.language is not None, "the model keeps no cache", NotApplicable)
         config = model.part("language").config
         head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         need(head_dim % 32 == 0, f"heads of {head_dim} are no multiple of the 32 that share a scale", NotApplicable)
@@ -37,4 +38,4 @@ class EightBitCache(Step):
 
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
-        return (cls(),)
+        return () if model.language is None else (cls(),)

@@ -34,6 +34,7 @@ class SinkWindow(Step):
         return "cache/window"
 
     def check(self, model: Model, form: Form) -> None:
+        need(model.language is not None, "the model keeps no cache", NotApplicable)
         need(self.window >= PAGE_TOKENS, f"a window of {self.window} is under one page of {PAGE_TOKENS}", NotApplicable)
         need(self.window + self.sinks < model.context, "the window holds the model's whole context", NotApplicable)
         own = model.part("language").config.get("sliding_window") or 0
@@ -52,4 +53,4 @@ class SinkWindow(Step):
     @classmethod
     def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
         window = budget.workload.context // 2 // PAGE_TOKENS * PAGE_TOKENS
-        return (cls(window=window),) if budget.windowed and window >= PAGE_TOKENS else ()
+        return (cls(window=window),) if model.language and budget.windowed and window >= PAGE_TOKENS else ()

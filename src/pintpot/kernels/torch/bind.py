@@ -1,0 +1,170 @@
+"""A recording bound to memory: ATen on views of our arenas, and between two calls of it the native engine's leaves.
+
+Every view is made once. A call writes straight into the memory that the layout gave its result, wherever ATen has a
+form of the operator that takes its output; the others are computed aside and copied. Which calls a stranger's
+recording may make is decided here: operators on tensors and numbers alone, nothing that reads a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+
+from pintpot._native import Arena
+from pintpot.errors import BadPack, UsageError, need
+from pintpot.kernels.native.bind import Replay
+from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
+from pintpot.program.spec import Op, Program
+
+Call = Callable[[], bool | None]
+_WORDS = frozenset({"none", "tanh", "floor", "trunc", "ij", "xy", "mean", "sum", "linear", "bilinear", "nearest"})
+"""What a text among the arguments may be: the ways of rounding, approximating and reducing."""
+_UNCHECKED = ("_unsafe", "from_file", "set_", "resize", "_cuda", "_nested", "_sparse", "quantize", "as_strided_scatter")
+_GIVEN_BY_OUT = frozenset({"dtype", "layout", "device", "pin_memory"})
+
+
+class Memory:
+    """Buffers of a program by name, as tensors: each view is made once and then looked up."""
+
+    def __init__(self, program: Program, addresses: Mapping[str, int], arenas: Sequence[Arena]) -> None:
+        self._program, self._addresses = program, addresses
+        self._arenas = [(arena, torch.frombuffer(memoryview(arena).cast("B"), dtype=torch.uint8)) for arena in arenas]
+        self._seen: dict[tuple[str, View], torch.Tensor] = {}
+
+    def close(self) -> None:
+        """Let go of the arenas; every view must be gone by then."""
+        self._seen.clear()
+        self._arenas.clear()
+
+    def view(self, name: str, view: View) -> torch.Tensor:
+        """A buffer looked at in this way. Raises BadPack for a look beyond it."""
+        key = (name, view)
+        if key not in self._seen:
+            dtype, sizes, strides, offset = view
+            room = 4 * prod(self._program.shape(name))
+            need(0 <= end_bytes(view) <= room, f"a view beyond the {room} bytes of {name}", BadPack)
+            flat = self._bytes(name, room // VALUE_BYTES[dtype] * VALUE_BYTES[dtype]).view(getattr(torch, dtype))
+            self._seen[key] = flat.as_strided(sizes, strides, flat.storage_offset() + offset)
+        return self._seen[key]
+
+    def _bytes(self, name: str, num_bytes: int) -> torch.Tensor:
+        address = self._addresses[name]
+        for arena, whole in self._arenas:
+            at = address - arena.address
+            if at >= 0 and at + num_bytes <= arena.nbytes:
+                return whole[at : at + num_bytes]
+        raise BadPack(f"{name} lies in none of the arenas")
+
+
+class Forward:
+    """A bound recording: `run()` computes the whole program once."""
+
+    def __init__(self, program: Program, native: Replay, memory: Memory) -> None:
+        """`native` replays the same program's packed leaves."""
+        arguments = native.call()
+        arguments.num_tokens = arguments.num_rows = arguments.num_sequences = 1
+        parts: list[Call] = []
+        first = 0
+        for index, op in enumerate(program.ops):
+            if op.kind == "aten":
+                if index > first:
+                    parts.append(partial(native.run, arguments, first, index))
+                parts.append(_bound(op, memory))
+                first = index
+        # The last range ends the pass of what streams, be it empty of leaves.
+        self._parts: tuple[Call, ...] = (*parts, partial(native.run, arguments, first, len(program.ops)))
+
+    def run(self) -> bool:
+        """False when it was cancelled."""
+        with torch.inference_mode():
+            return all(part() is not False for part in self._parts)
+
+
+def _bound(op: Op, memory: Memory) -> Call:
+    target = _operator(str(op.get("call")))
+    tensors = [memory.view(name, view) for (_, name), view in zip(op.reads, op.get("views"), strict=True)]
+    args = [_value(item, tensors) for item in json.loads(op.get("args"))]
+    kwargs = {key: _value(item, tensors) for key, item in json.loads(op.get("kwargs")).items()}
+    if not op.get("outs"):
+        return partial(_discard, partial(target, *args, **kwargs))
+    outs = [memory.view(name, view) for (_, name), view in zip(op.writes, op.get("outs"), strict=True)]
+    with_out = _with_outputs(target, len(outs))
+    if with_out is None:
+        return partial(_copied, partial(target, *args, **kwargs), outs)
+    known = {one.name for one in with_out._schema.arguments}
+    named = {one.name: tensor for one, tensor in zip(_outputs(with_out), outs, strict=True)}
+    kept = {key: value for key, value in kwargs.items() if key in known}
+    return partial(_discard, partial(with_out, *args, **kept, **named))
+
+
+def _discard(call: Call) -> None:
+    call()
+
+
+def _copied(call: Callable[[], Any], outs: Sequence[torch.Tensor]) -> None:
+    result = call()
+    results = result if isinstance(result, tuple | list) else (result,)
+    found = [one for one in results if isinstance(one, torch.Tensor)]
+    for out, one in zip(outs, found, strict=True):
+        out.copy_(one)
+
+
+def _operator(call: str) -> Any:
+    """An operator of ATen by name. Raises BadPack for one that a recording may not call."""
+    name, _, overload = call.partition(".")
+    need(name.isidentifier() and overload.isidentifier(), f"no operator {call!r:.60}", BadPack)
+    need(not name.startswith(_UNCHECKED), f"a recording may not call {call}", BadPack)
+    packet = getattr(torch.ops.aten, name, None)
+    found = getattr(packet, overload, None)
+    if not isinstance(found, torch._ops.OpOverload):
+        raise BadPack(f"this PyTorch has no operator {call!r:.60}; adapt the module again")
+    return found
+
+
+def _outputs(overload: Any) -> list[Any]:
+    return [one for one in overload._schema.arguments if one.is_out]
+
+
+def _with_outputs(target: Any, num_outs: int) -> Any:
+    """The form of an operator that writes into tensors it is given; None where ATen has none."""
+    wanted = [(one.name, str(one.type)) for one in target._schema.arguments if one.name not in _GIVEN_BY_OUT]
+    packet = target._overloadpacket
+    for overload in packet.overloads():
+        found = getattr(packet, overload)
+        outs = _outputs(found)
+        rest = [one for one in found._schema.arguments if not one.is_out and one.name not in _GIVEN_BY_OUT]
+        if len(outs) == num_outs and [(one.name, str(one.type)) for one in rest] == wanted:
+            return found
+    return None
+
+
+def _value(item: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    """An argument again from its JSON."""
+    if isinstance(item, list):
+        return [_value(one, tensors) for one in item]
+    if isinstance(item, str):
+        need(item in _WORDS, f"a recording may not call with {item!r:.40}", BadPack)
+    if not isinstance(item, Mapping):
+        return item
+    (key, value), *more = item.items()
+    need(not more, f"an argument {item!r:.60}", BadPack)
+    if key == "t":
+        need(type(value) is int and 0 <= value < len(tensors), f"no tensor {value!r:.40}", BadPack)
+        return tensors[value]
+    if key == "device":
+        return torch.device("cpu")
+    kinds = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+    found = getattr(torch, str(value), None)
+    need(key in kinds and isinstance(found, kinds[key]), f"an argument {item!r:.60}", BadPack)
+    return found
+
+
+def tensor_of(view: Mapping[str, Any], memory: Memory, name: str) -> torch.Tensor:
+    """An input or output of a recording. Raises UsageError for a dtype without a home here."""
+    need(view["dtype"] in VALUE_BYTES, f"no tensors of {view['dtype']!r:.40}", UsageError)
+    return memory.view(name, (view["dtype"], tuple(view["sizes"]), tuple(view["strides"]), view["offset"]))

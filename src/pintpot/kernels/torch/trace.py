@@ -1,0 +1,185 @@
+"""What a module does, call by call, while it runs under fake tensors: memory by its lifetime, and who writes it.
+
+A piece of memory is a storage; tensors are views of it, so that a view costs nothing and is no call. Operators that
+only take memory are none either. What a forward decides by values, or draws at random, cannot be recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from pintpot.errors import UnsupportedModel, need
+
+_TAKES_MEMORY = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
+_SAME_MEMORY = frozenset({"_unsafe_view"})
+"""Operators whose result shares memory with their input although their schema does not say so."""
+
+
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every call of ATen under it becomes an op. Weights, inputs and constants are made known to it first."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ops: list[dict[str, Any]] = []
+        self.storages: list[int] = []
+        self._places: dict[int, dict[str, Any]] = {}
+        self._kept: list[torch.Tensor] = []
+
+    def know(self, tensor: torch.Tensor, place: dict[str, Any]) -> None:
+        """A tensor lies in this place: {"weight": name} or {"constant": name}."""
+        self._places[_key(tensor)] = place
+        self._kept.append(tensor)
+
+    def storage(self, tensor: torch.Tensor) -> int:
+        """The number of a tensor's memory, a new one for memory that was never seen."""
+        place = self._places.get(_key(tensor))
+        if place is None:
+            place = {"storage": len(self.storages)}
+            self.storages.append(max(1, tensor.untyped_storage().nbytes()))
+            self.know(tensor, place)
+        if "storage" not in place:
+            raise UnsupportedModel(f"the module writes to, or gives away, {place}")
+        return int(place["storage"])
+
+    def view(self, tensor: torch.Tensor) -> dict[str, Any]:
+        """A tensor as a view of memory that is known."""
+        place = self._places.get(_key(tensor))
+        if place is None:
+            raise UnsupportedModel(
+                "the module reads a tensor that is neither an input, nor a parameter, nor a buffer; register it"
+            )
+        need(tensor.device.type == "cpu", f"a tensor on {tensor.device}", UnsupportedModel)
+        strides = list(tensor.stride())
+        return {
+            **place, "dtype": _name(tensor.dtype), "sizes": list(tensor.shape), "strides": strides,
+            "offset": tensor.storage_offset(),
+        }  # fmt: skip
+
+    def linear(self, x: torch.Tensor, weight: str, bias: str | None, num_outputs: int) -> torch.Tensor:
+        """A packed leaf: x [..., K] -> [..., N]."""
+        flat = x.reshape(-1, x.shape[-1]).to(torch.float32)
+        if not self._is_whole(flat):
+            flat = flat.clone(memory_format=torch.contiguous_format)
+        out = torch.empty(flat.shape[0], num_outputs)
+        self.ops.append(
+            {"kind": "linear", "x": self.storage(flat), "out": self.storage(out), "weight": weight, "bias": bias,
+             "rows": flat.shape[0]}
+        )  # fmt: skip
+        return out.view(*x.shape[:-1], num_outputs)
+
+    def _is_whole(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is all of its memory, row after row, and that memory may be read by a leaf."""
+        place = self._places.get(_key(tensor), {})
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return "storage" in place and whole and tensor.is_contiguous()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        need(
+            torch.Tag.nondeterministic_seeded not in func.tags or _drops_nothing(func._schema, args, kwargs),
+            f"the module draws at random ({func}), so no two answers of it would be equal; is it in eval mode?",
+            UnsupportedModel,
+        )
+        result = func(*args, **kwargs)
+        schema = func._schema
+        name = schema.name.partition("::")[2]
+        given = [one for one in _flat(result) if isinstance(one, torch.Tensor)]
+        if name in _TAKES_MEMORY:
+            for tensor in given:
+                self.storage(tensor)
+            return result
+        changed = [t for a, t in _arguments(schema, args, kwargs) if a.alias_info is not None and a.alias_info.is_write]
+        known = all(_key(tensor) in self._places for tensor in given)
+        if not changed and not given:
+            return result  # a question about shapes
+        if not changed and known:
+            shares = any(one.alias_info is not None for one in schema.returns) or name in _SAME_MEMORY
+            need(shares, f"{func} gave back memory that it was given, and does not say so", UnsupportedModel)
+            return result
+        self._record(func, args, kwargs, given, [one for item in changed for one in _tensors(item)])
+        return result
+
+    def _record(
+        self, func: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], changed: list[torch.Tensor]
+    ) -> None:
+        tensors: list[dict[str, Any]] = []
+        written = [self.storage(tensor) for tensor in changed]
+        said = [_json(item, tensors, self) for item in args]
+        named = {key: _json(item, tensors, self) for key, item in kwargs.items()}
+        schema = func._schema
+        outs = [] if changed else given
+        self.ops.append(
+            {
+                "kind": "aten",
+                "call": f"{schema.name.partition('::')[2]}.{schema.overload_name or 'default'}",
+                "args": json.dumps(said), "kwargs": json.dumps(named), "tensors": tensors,
+                "writes": written or [self.storage(tensor) for tensor in outs],
+                "outs": [self.view(tensor) for tensor in outs],
+                "multiply_adds": _multiply_adds(func, args, kwargs, given),
+            }
+        )  # fmt: skip
+        need(schema.name.startswith("aten::"), f"{schema.name} is no operator of PyTorch's own", UnsupportedModel)
+
+
+def _key(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _flat(result: Any) -> list[Any]:
+    if isinstance(result, tuple | list):
+        return [one for item in result for one in _flat(item)]
+    return [result]
+
+
+def _tensors(item: Any) -> list[torch.Tensor]:
+    return [one for one in _flat(item) if isinstance(one, torch.Tensor)]
+
+
+def _arguments(schema: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Of each argument that was given its place in the schema, and its value."""
+    placed = list(zip(schema.arguments, args, strict=False))
+    return placed + [(one, kwargs[one.name]) for one in schema.arguments if one.name in kwargs]
+
+
+def _drops_nothing(schema: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operator draws only what it would drop, and drops nothing."""
+    shares = [one for one in schema.arguments if one.name == "dropout_p"]
+    given = {argument.name: value for argument, value in _arguments(schema, args, kwargs)}
+    return bool(shares) and not given.get("dropout_p", shares[0].default_value)
+
+
+def _json(item: Any, tensors: list[dict[str, Any]], trace: Trace) -> Any:
+    """An argument as JSON; a tensor becomes its number among those that are read."""
+    if isinstance(item, torch.Tensor):
+        tensors.append(trace.view(item))
+        return {"t": len(tensors) - 1}
+    if isinstance(item, tuple | list):
+        return [_json(one, tensors, trace) for one in item]
+    if item is None or isinstance(item, bool | int | float | str):
+        return item
+    for kind, key in ((torch.dtype, "dtype"), (torch.layout, "layout"), (torch.memory_format, "memory_format")):
+        if isinstance(item, kind):
+            return {key: str(item).removeprefix("torch.")}
+    if isinstance(item, torch.device):
+        return {"device": "cpu"}
+    raise UnsupportedModel(f"the module calls an operator with a {type(item).__name__}, which cannot be written down")
+
+
+def _multiply_adds(func: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> float:
+    if func._schema.name.startswith("aten::_scaled_dot_product"):
+        (*heads, queries, width), keys = args[0].shape, args[1].shape[-2]
+        return 2.0 * float(prod(heads) * queries * keys * width)
+    count = flop_registry.get(func._overloadpacket)
+    if count is None:
+        return 0.0
+    return float(count(*args, **kwargs, out_val=given[0] if len(given) == 1 else tuple(given))) / 2

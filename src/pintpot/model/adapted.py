@@ -1,0 +1,80 @@
+"""A module of PyTorch that was recorded: a folder with what it computes, and safetensors with what it knows.
+
+`pintpot_module.json` holds `name`, the recording as `config` (`pintpot.nets.adapted`), the files of its weights, and
+which tensors of them are `matrices` of packed leaves and which are `vectors`, of which all values stay as they are.
+No code lies in it, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from pintpot.errors import BadFile, need
+from pintpot.model.safetensors import parse_safetensors
+from pintpot.model.source import LocalFile, LocalFolder, parse_json
+from pintpot.model.spec import Block, Model, Part, Source, Weight
+
+DESCRIPTION: Final = "pintpot_module.json"
+OWN_WEIGHTS: Final = "weights.safetensors"
+EXAMPLES: Final = "examples.safetensors"
+FAMILY: Final = "adapted"
+"""The file of `pintpot.nets` that makes work of it; no architecture of that name is looked for in a config.json."""
+VERSION: Final = 1
+CONTEXT: Final = 2
+"""Of what has no words: the least that a workload may name."""
+
+
+def describe_adapted(path: Path) -> Model:
+    """The model of an adapted module's folder, from headers alone. Raises BadFile for one that was damaged."""
+    folder = LocalFolder(path)
+    where = f"{folder.name}/{DESCRIPTION}"
+    data = parse_json(folder.text(DESCRIPTION) or "", where)
+    need(data.get("version") == VERSION, f"{where} has version {data.get('version')!r:.40}, not {VERSION}", BadFile)
+    try:
+        config, name, files = dict(data["config"]), str(data["name"]), [str(file) for file in data["files"]]
+        tensors = {t.name: t for number, file in enumerate(files) for t in parse_safetensors(_file(path, file), number)}
+        weights = [_weight(tensors, name, matrix=True) for name in data["matrices"]]
+        weights += [_weight(tensors, name, matrix=False) for name in data["vectors"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadFile(f"{where} is not what `adapt` writes: {error!r}") from error
+    part = Part("module", FAMILY, config, _blocks(weights))
+    table = [[w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes] for w in weights]
+    digest = hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:16]
+    source = Source("module", str(path.resolve()), tuple(str(_file(path, file).path) for file in files))
+    return Model(name, "module", (part,), (), CONTEXT, source, None, digest)
+
+
+def write_description(
+    path: Path, name: str, config: dict[str, Any], files: list[str], matrices: list[str], vectors: list[str]
+) -> None:
+    """Write the description of a recorded module; `files` are paths, or names within the folder. Raises OSError."""
+    data = {
+        "version": VERSION, "name": name, "config": config, "files": files, "matrices": matrices, "vectors": vectors,
+    }  # fmt: skip
+    (path / DESCRIPTION).write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
+
+
+def _file(path: Path, name: str) -> LocalFile:
+    return LocalFile((path / name).resolve())
+
+
+def _weight(tensors: dict[str, Weight], name: str, *, matrix: bool) -> Weight:
+    """A tensor of the files as the form of a model knows it: a matrix, or values in a row."""
+    need(name in tensors, f"no file has the weight {name!r:.80}", BadFile)
+    found = tensors[name]
+    if matrix:
+        need(len(found.shape) == 2, f"{name} is a matrix, and its tensor has the shape {found.shape}", BadFile)
+        return found
+    need(found.num_values > 0, f"{name} is empty", BadFile)
+    return Weight(name, (found.num_values,), found.dtype, found.file, found.offset, found.num_bytes)
+
+
+def _blocks(weights: list[Weight]) -> tuple[Block, ...]:
+    """By layer, in the order in which their first weights were named."""
+    found: dict[str, list[Weight]] = {}
+    for weight in weights:
+        found.setdefault(weight.name.rpartition(".")[0] or weight.name, []).append(weight)
+    return tuple(Block(name, tuple(inside)) for name, inside in found.items())

@@ -1,0 +1,89 @@
+"""`adapt`: a user's module becomes a folder that is described, planned and packed as every model is, without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pintpot.errors import BadInput, UsageError, need
+from pintpot.meter.home import home
+from pintpot.model.adapted import EXAMPLES, OWN_WEIGHTS, describe_adapted, write_description
+from pintpot.model.safetensors import parse_safetensors
+from pintpot.model.source import LocalFile
+from pintpot.model.spec import Model
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT = "modules"
+"""The folder of the home that holds recorded modules."""
+
+
+def adapt(
+    module: torch.nn.Module,
+    example_inputs: torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor],
+    *,
+    weights: str | Path | None = None,
+    name: str | None = None,
+    folder: str | Path | None = None,
+) -> Model:
+    """A module of PyTorch, described: what it computes for inputs of these shapes is recorded, and nothing computed.
+
+    It is the user's own object, and may lie on the meta device with `weights` beside it, a safetensors file whose names
+    are the module's own; what the file lacks is taken from the module. Kept in `folder`, or under PINTPOT_HOME;
+    `describe` reads it again without PyTorch. Raises UnsupportedModel for a module that cannot be recorded, and says
+    which of its doings stand against it, BadInput for weights that are neither in the file nor in the module.
+    """
+    inputs, given_path = example_inputs, None if weights is None else Path(weights).expanduser()
+    from pintpot.kernels.torch.record import named_inputs, record
+
+    found = record(module, inputs)
+    given = _names(given_path)
+    everything = {**found.matrices, **found.vectors}
+    own = {key: one for key, one in everything.items() if key not in given}
+    empty = [key for key, one in own.items() if one.is_meta]
+    need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
+    called = name or type(module).__name__
+    place = _place(called, found.config) if folder is None else Path(folder).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        files = [] if given_path is None else [str(given_path.resolve())]
+        if own:
+            _save(own, place / OWN_WEIGHTS)
+            files.append(OWN_WEIGHTS)
+        _save(named_inputs(inputs), place / EXAMPLES)
+        write_description(place, called, found.config, files, list(found.matrices), list(found.vectors))
+    except OSError as error:
+        raise BadInput(f"cannot write {place}: {error.strerror}") from error
+    return describe_adapted(place)
+
+
+def _names(weights: Path | None) -> frozenset[str]:
+    if weights is None:
+        return frozenset()
+    known = weights.suffix == ".safetensors"
+    need(known, f"{weights} is no safetensors file; what holds code as well is not read", UsageError)
+    return frozenset(tensor.name for tensor in parse_safetensors(LocalFile(weights)))
+
+
+def _place(name: str, config: dict[str, Any]) -> Path:
+    import hashlib
+
+    mark = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return home() / KEPT / f"{name}-{mark}"
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Whole or not at all; float64 becomes float32, as everything is computed."""
+    import torch
+    from safetensors.torch import save_file
+
+    plain = {}
+    for key, one in tensors.items():
+        kept = one.detach().cpu()
+        plain[key] = (kept.float() if kept.dtype == torch.float64 else kept).contiguous().clone()
+    draft = path.with_name(f".{path.name}.draft")
+    save_file(plain, draft)
+    draft.replace(path)

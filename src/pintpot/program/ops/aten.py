@@ -1,0 +1,56 @@
+"""One call of PyTorch's own library (ATen) on views of buffers: what a module computes beside its packed leaves.
+
+`call` names the operator and its overload, `args` and `kwargs` are JSON in which {"t": i} stands for the i-th buffer
+read. `views` say of each buffer read how it is looked at, `outs` of each one written: (dtype, sizes, strides, offset),
+in values of that dtype. A call that changes what it reads writes those buffers, and has no `outs`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from pintpot.errors import UsageError, need
+from pintpot.program.demand import Demand, Work
+from pintpot.program.spec import Extent, Op, Program
+
+VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+"""What a tensor may hold."""
+PRODUCT_ROWS = 64
+"""Rows at which its products are priced: as products of float32, whose rate is known."""
+ROWS = 16
+"""Rows at which what it does value by value is priced: as a gate, which has an exponential too."""
+
+View = tuple[str, tuple[int, ...], tuple[int, ...], int]
+"""dtype, sizes, strides, offset."""
+
+
+def check(op: Op, program: Program) -> None:
+    views, outs = op.get("views", ()), op.get("outs", ())
+    need(isinstance(op.get("call"), str), "aten names what it calls", UsageError)
+    need(len(views) == len(op.reads), f"aten reads {len(op.reads)} buffers by {len(views)} views", UsageError)
+    need(not outs or len(outs) == len(op.writes), f"aten writes {len(op.writes)} buffers by {len(outs)}", UsageError)
+    for (_, name), view in (*zip(op.reads, views, strict=True), *(zip(op.writes, outs, strict=True) if outs else ())):
+        room = 4 * prod(program.shape(name))
+        need(0 <= end_bytes(view) <= room, f"aten looks beyond {name}, which has {room} bytes", UsageError)
+
+
+def end_bytes(view: View) -> int:
+    """Bytes from the start of a buffer to the end of a view; -1 for a view that cannot be."""
+    dtype, sizes, strides, offset = view
+    if dtype not in VALUE_BYTES or len(sizes) != len(strides) or min((*sizes, *strides, offset), default=0) < 0:
+        return -1
+    last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) if all(sizes) else -1
+    return (offset + last + 1) * VALUE_BYTES[dtype]
+
+
+def depends(op: Op, program: Program, extent: Extent) -> None:
+    """On no extent: the shapes of its views are numbers."""
+
+
+def demand(op: Op, program: Program, extent: Extent) -> Demand:
+    views = (*op.get("views", ()), *op.get("outs", ()))
+    traffic = float(sum(prod(sizes) * VALUE_BYTES[dtype] for dtype, sizes, _, _ in views))
+    adds = float(op.get("multiply_adds", 0.0))
+    written = float(sum(prod(sizes) for _, sizes, _, _ in op.get("outs", ())))
+    inside = Work("matmul/f32", adds, PRODUCT_ROWS) if adds else Work("prologue/swiglu", written, ROWS)
+    return Demand((Work("aten", 1.0), inside), multiply_adds=adds, ram_bytes=traffic)
