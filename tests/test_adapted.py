@@ -111,10 +111,20 @@ def test_a_users_own_module_in_five_lines(net: Net, ids: torch.Tensor, tmp_path:
     folder = pintpot.pack(model, plan, tmp_path / "packed")
     with pintpot.run(folder) as session, torch.inference_mode():
         given, wanted = session(ids), net(ids)
+    proof = pintpot.prove(folder, runs=1)
     assert plan.cost.stage("forward").multiply_adds > 2 * LENGTH * 11 * WIDTH**2
     assert plan.degradation.unit == "of cosine"
     assert given.keys() == wanted.keys()
     assert all(lacking(given[key], wanted[key]) <= plan.degradation.high + 1e-6 for key in wanted)
+    assert {one.output for one in proof.likeness} == set(wanted)
+    assert proof.row("degradation").holds
+    assert proof.row("forward").measured > 0
+    assert {"planning", "packing", "measured run", "limit", "answers of the pack", "reference"} == {
+        peak.process for peak in proof.peaks
+    }
+    memory = proof.row("memory")
+    assert memory.holds, f"{memory.measured} bytes, promised {memory.promised_low} to {memory.promised_high}"
+    assert "1 minus the cosine" in proof.report_path.read_text()
 
 
 def test_unpacked_leaves_give_what_the_module_gives(net: Net, model: Model, ids: torch.Tensor, tmp_path: Path) -> None:

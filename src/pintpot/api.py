@@ -129,12 +129,10 @@ def plan(
         uncalibrated=uncalibrated,
     )
     key = table_key(described)
-    known, table = recall(key, here.fingerprint), recall_sensitivities(key)
-    runs_torch = described.kind == "module"
-    seen, held = known.degradation, known.holders
+    known = recall(key, here.fingerprint)
     return make_plan(
-        described, here, budget, measured=seen, measured_bytes=held, sensitivities=table, proved=known.proved,
-        torch_bytes=module_process_bytes() if runs_torch else 0,
+        described, here, budget, measured=known.degradation, measured_bytes=known.holders, proved=known.proved,
+        sensitivities=recall_sensitivities(key), torch_bytes=module_process_bytes(described.kind),
     )  # fmt: skip
 
 
@@ -167,8 +165,7 @@ def pack(
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session | ModuleSession:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
 
-    A kept pack may be given by the name that `pintpot list` shows. `asked` is what `pack` takes, its `text` too. The
-    session of an adapted module is called with tensors; that of a language model chats.
+    A kept pack may be named as `pintpot list` does. `asked` is what `pack` takes. A module's session takes tensors.
 
     Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
     refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of

@@ -51,12 +51,17 @@ def check(config: Mapping[str, Any], form: Form) -> None:
 
 def leaves(tree: Any) -> Iterator[Mapping[str, Any]]:
     """The views in a tree of outputs, in order."""
+    return (item for _, item in named_leaves(tree))
+
+
+def named_leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The same, each with its place in the tree: keys of mappings and numbers in lists, dots between them."""
     if isinstance(tree, Mapping) and "storage" in tree:
-        yield tree
+        yield at or "answer", tree
     elif isinstance(tree, Mapping):
-        inner = tree.get("dict", {}).values() if "dict" in tree else tree.get("list", ())
-        for item in inner:
-            yield from leaves(item)
+        inner = tree.get("dict", {}).items() if "dict" in tree else enumerate(tree.get("list", ()))
+        for key, item in inner:
+            yield from named_leaves(item, f"{at}.{key}" if at else str(key))
 
 
 def view_of(item: Mapping[str, Any]) -> View:

@@ -29,8 +29,8 @@ class Manifest:
     """Everything about a pack but the weights' bytes.
 
     `slots` come with their file offset and CRC-32C; the first `num_passing` are read by every pass. `files` are the
-    tokenizer's; what reads no text has none. `sample_digest` is that of the source's data (`Store.sample_digest`), "" in
-    packs of earlier versions.
+    tokenizer's; what reads no text has none. `sample_digest` is that of the source's data (`Store.sample_digest`), ""
+    in packs of earlier versions.
     """
 
     plan: Plan

@@ -17,13 +17,13 @@ from pintpot.machine.process import program_mark
 from pintpot.meter.home import home
 from pintpot.meter.records import locked, write_record
 from pintpot.planner.degradation import rounding_key, steps_key
-from pintpot.planner.names import LOADER, PROCESS, TOKENIZER
-from pintpot.planner.plan import Degradation, Plan
+from pintpot.planner.names import LOADER, PROCESS, TOKENIZER, TORCH
+from pintpot.planner.plan import NATS, Degradation, Plan
 
 VERSION = 1
 KEPT = 24
 """Measurements of one thing that are kept; older ones fall out."""
-HOLDERS = (PROCESS, TOKENIZER, LOADER)
+HOLDERS = (PROCESS, TOKENIZER, TORCH, LOADER)
 """Holders that are estimated; the others are computed exactly."""
 
 
@@ -97,21 +97,27 @@ def _here(fingerprint: str) -> str:
     return f"{fingerprint} {program_mark()}"
 
 
-def _record(found: Degradation) -> list[float | None]:
-    return [found.low, found.high, found.prefill_low, found.prefill_high, found.mean, found.num_tokens]
+def _record(found: Degradation) -> list[float | str | None]:
+    spans = [found.low, found.high, found.prefill_low, found.prefill_high]
+    return [*spans, found.mean, found.num_tokens, *(() if found.unit == NATS else (found.unit,))]
 
 
 def _num_tokens(record: list[float] | None) -> float:
     return record[5] if record is not None and len(record) > 5 else 0
 
 
-def _degradation(low: float, high: float, *more: float | None) -> Degradation:
-    """Records of two numbers are from when prompts and answers were computed in the same way, of four without words."""
+def _degradation(low: float, high: float, *found: float | str | None) -> Degradation:
+    """Records of two numbers are from when prompts and answers were computed in the same way, of four without words.
+
+    A seventh entry is the unit, where it is not nats.
+    """
+    more = [one for one in found if not isinstance(one, str)]
+    unit = next((one for one in found if isinstance(one, str)), NATS)
     prefill_low, prefill_high = more[:2] or (low, high)
-    mean, num_tokens = more[2:] or (None, 0)
+    mean, num_tokens = more[2:4] or (None, 0)
     prefill = (float(prefill_low or 0.0), float(prefill_high or 0.0))
     known = None if mean is None else float(mean)
-    return Degradation(float(low), float(high), True, *prefill, known, int(num_tokens or 0))
+    return Degradation(float(low), float(high), True, *prefill, known, int(num_tokens or 0), unit=unit)
 
 
 def _outer(spans: list[list[float]]) -> tuple[float, float]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from pintpot.meter.agreement import Agreement, tokens_to_decide
 from pintpot.meter.clock import median
+from pintpot.meter.likeness import Likeness
 from pintpot.planner.cost import Span
 from pintpot.planner.names import LOADER
-from pintpot.planner.plan import Plan
+from pintpot.planner.plan import NATS, Plan
 from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality
 
 
@@ -42,7 +43,8 @@ class Quality:
     """Agreement with the unpacked model; None where it was not measured.
 
     `answers` is that of words decoded one by one after a prompt, `prompts` that of all words read as a prompt; both
-    `of_weights` in float32 arithmetic. `steps` where they were asked for.
+    `of_weights` in float32 arithmetic. `steps` where they were asked for. Where there are no words, `likeness` is that
+    of each output.
     """
 
     answers: Agreement | None = None
@@ -50,6 +52,7 @@ class Quality:
     answers_of_weights: Agreement | None = None
     prompts_of_weights: Agreement | None = None
     steps: tuple[StepQuality, ...] = ()
+    likeness: tuple[Likeness, ...] = ()
 
 
 def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Quality, num_runs: int) -> Proof:
@@ -57,9 +60,7 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Qual
     cost = plan.cost
     rows = [
         _memory(plan, measured),
-        _speed("prefill", plan, measured),
-        _speed("decode", plan, measured),
-        _seconds("first token", cost.first_token_s, [run["first_token_s"] for run in measured.runs]),
+        *(_of_words if plan.budget.workload.task == "chat" else _of_module)(plan, measured),
         _seconds("opening", cost.open_s, [measured.opened["open_s"]]),
         *_quality(plan, quality),
     ]
@@ -81,7 +82,8 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Qual
         answers_of_weights=quality.answers_of_weights,
         prompts_of_weights=quality.prompts_of_weights,
         steps=quality.steps,
-        binds=cost.stage("decode").binds,
+        likeness=quality.likeness,
+        binds=cost.stages[-1].binds,
         num_runs=num_runs,
         environment={},
         notes=tuple(measured.opened["notes"]),
@@ -93,6 +95,21 @@ def _memory(plan: Plan, measured: Measured) -> Row:
     peak = measured.peaks["measured run"]
     holds = peak <= plan.cost.memory_high
     return Row("memory", "bytes", plan.cost.memory_low, plan.cost.memory_high, peak, peak, peak, holds=holds)
+
+
+def _of_words(plan: Plan, measured: Measured) -> Iterator[Row]:
+    yield _speed("prefill", plan, measured)
+    yield _speed("decode", plan, measured)
+    yield _seconds("first token", plan.cost.first_token_s, [run["first_token_s"] for run in measured.runs])
+
+
+def _of_module(plan: Plan, measured: Measured) -> Iterator[Row]:
+    """Answers a second, beside reading all weights, or all products at the int8 peak, whichever is longer."""
+    stage, seen = plan.cost.stages[-1], [1 / run["step_s"] for run in measured.runs]
+    floors = [_decode_floor_s(plan, limit) for limit in measured.limits]
+    middle, promised = median(seen), stage.tokens_per_s
+    spread = (middle, min(seen), max(seen), 1 / median(floors))
+    yield Row(stage.name, "answers/s", promised.low, promised.high, *spread, holds=middle >= promised.low)
 
 
 def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
@@ -119,7 +136,7 @@ def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
 
 def _decode_floor_s(plan: Plan, limit: dict[str, Any]) -> float:
     """Of a step, the longest of reading what rests in RAM, reading what streams, and multiplying, at loops' rates."""
-    stage = plan.cost.stage("decode")
+    stage = plan.cost.stages[-1]
     ram = plan.form.ram_bytes / float(limit["ram_bytes_per_s"])
     arithmetic = stage.multiply_adds / stage.replays / float(limit["int8_per_s"])
     disk = stage.disk_bytes_per_replay
@@ -142,6 +159,11 @@ def _seconds(what: str, promised: Span, seen: list[float]) -> Row:
 
 def _quality(plan: Plan, quality: Quality) -> Iterator[Row]:
     promised = plan.degradation
+    if promised.unit != NATS:
+        worst = max(quality.likeness, key=lambda one: one.lacking.high, default=None)
+        yield _alike("degradation", promised.low, promised.high, worst)
+        yield _alike("limit of degradation", 0.0, plan.budget.degradation, worst)
+        return
     yield _agreed("degradation", promised.low, promised.high, quality.answers)
     yield _agreed("limit of degradation", 0.0, plan.budget.degradation, quality.answers)
     yield _agreed("prompt degradation", promised.prefill_low, promised.prefill_high, quality.prompts)
@@ -156,8 +178,16 @@ def _agreed(what: str, low: float, high: float, agreement: Agreement | None) -> 
     return Row(what, "nats", low, high, kl.mean, kl.low, kl.high, holds=holds, needed=needed)
 
 
+def _alike(what: str, low: float, high: float, found: Likeness | None) -> Row:
+    """Of the output that lacks most."""
+    if found is None:
+        return Row(what, "of cosine", low, high, None)
+    span = found.lacking
+    return Row(what, "of cosine", low, high, span.mean, span.low, span.high, holds=span.below(high))
+
+
 def _disk(plan: Plan, measured: Measured) -> Row:
-    promised = plan.cost.stage("decode").disk_bytes_per_replay
+    promised = plan.cost.stages[-1].disk_bytes_per_replay
     seen = [run["disk_bytes_per_step"] for run in measured.runs]
     middle = median(seen)
     # Where the page cache is in between, the kernel counts what it had to fetch and not what was read.

@@ -7,6 +7,7 @@ from typing import Any
 
 from pintpot.errors import DoesNotFit
 from pintpot.machine.here import this_machine
+from pintpot.machine.process import module_process_bytes
 from pintpot.meter.memory import peak_bytes
 from pintpot.packer.manifest import read_manifest
 from pintpot.planner.make import make_plan
@@ -40,6 +41,7 @@ class Answerer:
                 measured_bytes=known.holders,
                 sensitivities=table,
                 proved=known.proved,
+                torch_bytes=module_process_bytes(model.kind),
             )
         except DoesNotFit:
             return {"peak_bytes": peak_bytes(), "steps": []}

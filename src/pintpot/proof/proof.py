@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pintpot.meter.agreement import Agreement, Interval
+from pintpot.meter.likeness import Likeness
 from pintpot.units import format_amount, format_bytes, format_span
 
-Unit = Literal["bytes", "seconds", "tokens/s", "nats"]
+Unit = Literal["bytes", "seconds", "tokens/s", "answers/s", "nats", "of cosine"]
+OF_QUALITY = ("nats", "of cosine")
 Verdict = Literal["held", "not held", "not decided", "not judged"]
 VERSION = 2
 TEXT_TOKENS = 256
@@ -43,7 +45,7 @@ class Row:
     def verdict(self) -> Verdict:
         """What became of the promise, in words."""
         if self.holds is None:
-            return "not judged" if self.measured is None or self.unit != "nats" else "not decided"
+            return "not judged" if self.measured is None or self.unit not in OF_QUALITY else "not decided"
         return "held" if self.holds else "not held"
 
     @property
@@ -94,7 +96,8 @@ class Proof:
 
     `answers` is about words decoded one by one after a prompt, `prompts` about all words of texts read as prompts, both
     as the pack computes them. `answers_of_weights` and `prompts_of_weights` are about the same words where the pack's
-    weights meet float32 arithmetic. `text_tokens` were read.
+    weights meet float32 arithmetic. `text_tokens` were read. What has no words has a `likeness` for each
+    of its outputs.
     """
 
     pack: Path
@@ -115,6 +118,7 @@ class Proof:
     prompts_of_weights: Agreement | None = None
     steps: tuple[StepQuality, ...] = ()
     text_tokens: int = 0
+    likeness: tuple[Likeness, ...] = ()
     report_path: Path | None = None
 
     @property
@@ -174,6 +178,7 @@ class Proof:
             "peaks": [{**asdict(peak), "holds": peak.holds} for peak in self.peaks],
             **{key: _json(getattr(self, key)) for key in _AGREEMENTS},
             "steps": [asdict(step) for step in self.steps],
+            "likeness": [asdict(one) for one in self.likeness],
             "holds": self.holds,
             "shortfalls": list(self.shortfalls),
         }

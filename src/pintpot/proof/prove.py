@@ -15,11 +15,13 @@ from typing import Any, cast
 from pintpot import __version__
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.machine.here import this_machine
+from pintpot.machine.spec import Machine
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.meter.clock import median
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
 from pintpot.proof.judge import Measured, Quality, judge
+from pintpot.proof.of_module import measure_module
 from pintpot.proof.proof import MAX_TEXTS, TEXT_TOKENS, USUAL_TOKENS, Proof, StepQuality
 from pintpot.proof.remember import remember_proof
 from pintpot.proof.report import write_proof_report
@@ -62,6 +64,10 @@ def prove(
     peaks = {"packing": manifest.packing.peak_bytes}
     notes: list[str] = []
     _plan_again(pack, peaks, notes)
+    if manifest.tokenizer is None:
+        need(not (text or tokens or steps or profile), "a module has no texts, and its proof no such parts", UsageError)
+        measured, quality = measure_module(pack, manifest, _disk(manifest), runs, peaks, notes, tell)
+        return _judged(pack, digest, machine, manifest, measured, quality, runs, notes, html, tell)
     texts = _texts(pack, text, manifest.plan, tokens, peaks)
     found = sum(map(len, texts))
     if tokens is not None and found < tokens:
@@ -79,12 +85,29 @@ def prove(
         answers = _Answers(texts, Path(scratch), _answer_seconds(tokens))
         measured = _measure(pack, manifest, answers, _Asked(runs, profile), peaks, tell)
         quality = _quality(pack, answers, steps, peaks, notes, tell) if tested else Quality()
+    return _judged(pack, digest, machine, manifest, measured, quality, runs, notes, html, tell, found)
+
+
+def _judged(
+    pack: Path,
+    digest: str,
+    machine: Machine,
+    manifest: Manifest,
+    measured: Measured,
+    quality: Quality,
+    runs: int,
+    notes: list[str],
+    html: Path | None,
+    tell: Progress,
+    text_tokens: int = 0,
+) -> Proof:
+    """The verdicts: remembered, and written as a page."""
     proof = judge(pack, digest, manifest.plan, measured, quality, runs)
     proof = replace(
         proof,
         environment=_environment(manifest.plan),
         notes=(*proof.notes, *notes),
-        text_tokens=found,
+        text_tokens=text_tokens,
     )
     remember_proof(machine, manifest, proof, measured)
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
@@ -164,14 +187,7 @@ def _measure(
     peaks: dict[str, int],
     tell: Progress,
 ) -> Measured:
-    plan, ring = manifest.plan, manifest.plan.form.ring
-    passing = manifest.slots[: manifest.num_passing]
-    disk = {
-        "disk_offset": passing[0][0] if passing else 0,
-        "disk_bytes": sum(slot.num_bytes for _, _, slot in passing),
-        "slot_bytes": ring.slot_bytes if ring else 4 << 20,
-        "in_flight": ring.in_flight if ring else 4,
-    }
+    plan, disk = manifest.plan, _disk(manifest)
     prompt = [token for piece in answers.texts for token in piece]
     found: list[dict[str, Any]] = []
     limits: list[dict[str, Any]] = []
@@ -192,6 +208,17 @@ def _measure(
         answers.num_words = _num_words(answers, median([run["step_s"] for run in found]))
         peaks["answering the text"] = worker.ask("hidden", **answers.words)["peak_bytes"]
     return Measured(opened, tuple(found), tuple(limits), peaks, ops)
+
+
+def _disk(manifest: Manifest) -> dict[str, int]:
+    """What the limit reads of a pack's file: what every pass reads, as it reads it."""
+    passing, ring = manifest.slots[: manifest.num_passing], manifest.plan.form.ring
+    return {
+        "disk_offset": passing[0][0] if passing else 0,
+        "disk_bytes": sum(slot.num_bytes for _, _, slot in passing),
+        "slot_bytes": ring.slot_bytes if ring else 4 << 20,
+        "in_flight": ring.in_flight if ring else 4,
+    }
 
 
 def _num_words(answers: _Answers, step_s: float) -> int:

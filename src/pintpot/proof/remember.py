@@ -11,7 +11,7 @@ from pintpot.machine.spec import Machine, Rate
 from pintpot.packer.manifest import Manifest
 from pintpot.planner.degradation import gentler, shipped_priors
 from pintpot.planner.memory import remember
-from pintpot.planner.plan import Degradation, Plan
+from pintpot.planner.plan import COSINE, Degradation, Plan
 from pintpot.planner.sensitivity import Sensitivities, recall_sensitivities
 from pintpot.proof.judge import Measured
 from pintpot.proof.proof import Proof
@@ -42,6 +42,10 @@ def remember_proof(machine: Machine, manifest: Manifest, proof: Proof, measured:
 
 def _degradation(proof: Proof) -> Degradation | None:
     """None where it was not measured, or on so few words that they bound nothing."""
+    if proof.likeness:
+        worst = max(proof.likeness, key=lambda one: one.lacking.high)
+        span = (max(0.0, worst.lacking.low), worst.lacking.high)
+        return Degradation(*span, True, *span, worst.lacking.mean, worst.num_inputs, unit=COSINE)
     if proof.answers is None or proof.prompts is None:
         return None
     answers, prompts = proof.answers.kl, proof.prompts.kl

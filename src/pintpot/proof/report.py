@@ -12,7 +12,7 @@ from pintpot.proof.proof import Proof, Row
 from pintpot.proof.svg import Promise, Stack, memory_stacks, promise_bars
 from pintpot.units import format_bytes, format_rate, format_seconds
 
-PLOTTED = ("memory", "prefill", "decode", "first token", "degradation", "prompt degradation")
+PLOTTED = ("memory", "prefill", "decode", "forward", "first token", "degradation", "prompt degradation")
 MAX_PROFILE_ROWS = 40
 
 
@@ -32,7 +32,9 @@ def amount(row: Row, value: float | None) -> str:
         return format_bytes(value)
     if row.unit == "seconds":
         return format_seconds(value)
-    return format_rate(value, "tok/s") if row.unit == "tokens/s" else f"{value:.4f} nats"
+    if row.unit in ("tokens/s", "answers/s"):
+        return format_rate(value, "tok/s" if row.unit == "tokens/s" else "answers/s")
+    return f"{value:.4f} nats" if row.unit == "nats" else f"{value:.3g} {row.unit}"
 
 
 def _sections(proof: Proof, plan: Plan) -> list[Section]:
@@ -145,6 +147,8 @@ def _quality(proof: Proof) -> list[Section]:
         ("answers, weights alone", proof.answers_of_weights),
         ("prompts, weights alone", proof.prompts_of_weights),
     )
+    if proof.likeness:
+        return [_alike(proof)]
     known = [(name, dict(_agreed(found))) for name, found in kinds if found is not None]
     if not known:
         return []
@@ -156,6 +160,20 @@ def _quality(proof: Proof) -> list[Section]:
         "where the pack's weights meet float32 arithmetic and a float32 cache."
     )
     return [Table("Quality", names, rows, note=note), *_steps(proof)]
+
+
+def _alike(proof: Proof) -> Table:
+    """Each output beside the unpacked module's."""
+    columns = ("", "inputs", "1 minus the cosine (95% interval)", "PSNR", "same largest value")
+    rows = tuple(
+        (one.output, str(one.num_inputs), _small(one.lacking), f"{one.psnr_db:.1f} dB", f"{one.top1:.2%}")
+        for one in proof.likeness
+    )
+    return Table("Quality", columns, rows, note="Against the unpacked module in float32, on the example inputs.")
+
+
+def _small(found: Interval) -> str:
+    return f"{found.mean:.2e} ({found.low:.2e} to {found.high:.2e})"
 
 
 def _steps(proof: Proof) -> list[Section]:

@@ -13,7 +13,7 @@ import torch
 
 from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
-from pintpot.kernels.torch.bind import Forward, Memory, tensor_of
+from pintpot.kernels.torch.bind import Forward, Memory, native_leaves, tensor_of
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
 from pintpot.nets import adapted
@@ -24,7 +24,7 @@ from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
 from pintpot.program.layout import Layout, lay_out
 from pintpot.program.scratch import scratch_bytes
-from pintpot.program.spec import Program, Work
+from pintpot.program.spec import Work
 from pintpot.runtime.begun import Begun, begin, find
 from pintpot.runtime.bound import addresses_of, bind_stages
 from pintpot.runtime.held import Held
@@ -33,7 +33,7 @@ from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.units import format_bytes
 
 if TYPE_CHECKING:
-    from pintpot._native import Ring
+    from pintpot._native import Arena, Ring
 
 
 class ModuleSession:
@@ -121,9 +121,21 @@ def open_module(folder: Path, machine: Machine, *, threads: int | None = None) -
         return finish_module(begin(pack), here_of(machine), threads=threads)
 
 
+def warm_up() -> None:
+    """Compute a little with each library that PyTorch may use, for they take memory when they first do."""
+    rows = torch.ones(256, 256)
+    with torch.inference_mode():
+        torch.nn.functional.gelu(torch.softmax(rows @ rows, -1))
+        torch.nn.functional.conv2d(torch.ones(1, 8, 32, 32), torch.ones(8, 8, 3, 3))
+        heads = torch.ones(1, 4, 64, 16)
+        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+
 def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> ModuleSession:
     """As `open_module`, of a pack whose opening has begun."""
     folder, loader, stack = begun.pack.folder, begun.loader, begun.pack.closing
+    # First of all: what it takes is torch's own, and no part of opening the pack.
+    warm_up()
     held = Held(loader.beside)
     manifest, notes = priced_here(manifest_of(folder, begun.pack.raw), here, threads)
     check_files(folder, manifest.files)
@@ -139,12 +151,15 @@ def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> Mo
     loader.allow(manifest.resident_bytes)
     memory = open_memory(begun, manifest, layout, scratch, held.mark)
     held.mark(BUFFERS)
-    forward, tensors = _bind(manifest, work, layout, memory)
+    try:
+        forward, tensors = _bind(manifest, work, layout, memory)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadPack(f"{folder}: its recording cannot be bound: {error!r}") from error
     stack.callback(tensors.close)
     held.mark(LOADER)
     finish_weights(begun, manifest, None)
     held.put(WEIGHTS, begun.weights.nbytes)
-    _fill_constants(plan, work.stages[0].programs[0], layout, memory)
+    fill_constants(plan.config, layout, memory.arenas)
     held.mark(TABLES)
     _split_process(held, here)
     return ModuleSession(folder, plan, forward, tensors, memory.ring, held.by_holder, notes, stack.pop_all())
@@ -170,14 +185,14 @@ def _bind(manifest: Manifest, work: Work, layout: Layout, memory: PackMemory) ->
     stages = bind_stages(manifest, work, layout, memory, Pool(manifest.plan.threads))
     program = work.stages[0].programs[0]
     tensors = Memory(program, addresses_of(program, layout, memory), list(memory.arenas.values()))
-    return Forward(program, stages[adapted.STAGE], tensors), tensors
+    return Forward(program, native_leaves(stages[adapted.STAGE]), tensors), tensors
 
 
-def _fill_constants(plan: Plan, program: Program, layout: Layout, memory: PackMemory) -> None:
-    """Write the integers that the module came with."""
-    for name, constant in plan.config["constants"].items():
+def fill_constants(config: Mapping[str, Any], layout: Layout, arenas: Mapping[str, Arena]) -> None:
+    """Write the integers that the module came with into the memory laid out for them."""
+    for name, constant in config["constants"].items():
         holder, offset = layout.session[adapted.constant_name(name)]
         dtype = getattr(torch, constant["dtype"])
         values = torch.tensor(constant["values"], dtype=dtype).view(torch.uint8).numpy().tobytes()
-        with memoryview(memory.arenas[holder])[offset : offset + len(values)] as place:
+        with memoryview(arenas[holder])[offset : offset + len(values)] as place:
             place[:] = values

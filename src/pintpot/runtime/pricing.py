@@ -45,13 +45,16 @@ def priced_here(manifest: Manifest, here: Here, threads: int | None = None) -> t
 
 
 def _priced(manifest: Manifest, machine: Machine, threads: int, elsewhere: bool) -> tuple[Manifest, tuple[str, ...]]:
+    from pintpot.machine.process import module_process_bytes
     from pintpot.packer.packed_model import packed_model
     from pintpot.planner.assess import reprice
     from pintpot.planner.degradation import shipped_priors
     from pintpot.planner.question import Question
 
     plan = manifest.plan
-    question = Question(packed_model(manifest), machine, replace(plan.budget, threads=threads), shipped_priors())
+    model, budget = packed_model(manifest), replace(plan.budget, threads=threads)
+    torch_bytes = module_process_bytes(model.kind)
+    question = Question(model, machine, budget, shipped_priors(model.kind), torch_bytes=torch_bytes)
     priced = replace(reprice(plan, question), degradation=plan.degradation)
     note = f"packed for {plan.machine_name}; priced again for {machine.name}"
     return replace(manifest, plan=priced), (note,) if elsewhere else ()

@@ -22,6 +22,7 @@ from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
 from pintpot.program.spec import Op, Program
 
 Call = Callable[[], bool | None]
+Leaves = Callable[[int, int], bool]
 _WORDS = frozenset({"none", "tanh", "floor", "trunc", "ij", "xy", "mean", "sum", "linear", "bilinear", "nearest"})
 """What a text among the arguments may be: the ways of rounding, approximating and reducing."""
 _UNCHECKED = ("_unsafe", "from_file", "set_", "resize", "_cuda", "_nested", "_sparse", "quantize", "as_strided_scatter")
@@ -64,25 +65,30 @@ class Memory:
 class Forward:
     """A bound recording: `run()` computes the whole program once."""
 
-    def __init__(self, program: Program, native: Replay, memory: Memory) -> None:
-        """`native` replays the same program's packed leaves."""
-        arguments = native.call()
-        arguments.num_tokens = arguments.num_rows = arguments.num_sequences = 1
+    def __init__(self, program: Program, leaves: Leaves, memory: Memory) -> None:
+        """`leaves(first, stop)` computes the program's packed leaves from op `first` up to but not including `stop`."""
         parts: list[Call] = []
         first = 0
         for index, op in enumerate(program.ops):
             if op.kind == "aten":
                 if index > first:
-                    parts.append(partial(native.run, arguments, first, index))
+                    parts.append(partial(leaves, first, index))
                 parts.append(_bound(op, memory))
                 first = index
         # The last range ends the pass of what streams, be it empty of leaves.
-        self._parts: tuple[Call, ...] = (*parts, partial(native.run, arguments, first, len(program.ops)))
+        self._parts: tuple[Call, ...] = (*parts, partial(leaves, first, len(program.ops)))
 
     def run(self) -> bool:
         """False when it was cancelled."""
         with torch.inference_mode():
             return all(part() is not False for part in self._parts)
+
+
+def native_leaves(native: Replay) -> Leaves:
+    """The leaves of a program that the native engine has bound."""
+    arguments = native.call()
+    arguments.num_tokens = arguments.num_rows = arguments.num_sequences = 1
+    return partial(native.run, arguments)
 
 
 def _bound(op: Op, memory: Memory) -> Call:

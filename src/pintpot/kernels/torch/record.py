@@ -127,6 +127,9 @@ def _traced(
         trace.storage(fake)
         views.append({"name": name, **trace.view(fake)})
     args = [fake for name, fake in inputs.items() if name.isdecimal()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # One operator for a whole encoder layer would have all its weights to itself.
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with mode, trace, torch.no_grad():
             result = swapped(*args, **{name: fake for name, fake in inputs.items() if not name.isdecimal()})
@@ -137,6 +140,8 @@ def _traced(
     except AssertionError as error:
         why = "the module reads a tensor that is neither an input, nor a parameter, nor a buffer; register it"
         raise UnsupportedModel(why) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return trace, {
         "inputs": views, "outputs": _tree(result, trace), "ops": trace.ops, "storages": trace.storages,
         "constants": {name: _constant(name, state.constants[name]) for name in _constants_of(trace)},

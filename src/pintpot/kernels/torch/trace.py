@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pintpot.errors import UnsupportedModel, need
+from pintpot.program.ops.aten import VALUE_BYTES
 
 _TAKES_MEMORY = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _SAME_MEMORY = frozenset({"_unsafe_view"})
@@ -55,6 +56,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "the module reads a tensor that is neither an input, nor a parameter, nor a buffer; register it"
             )
         need(tensor.device.type == "cpu", f"a tensor on {tensor.device}", UnsupportedModel)
+        known = _name(tensor.dtype) in VALUE_BYTES
+        need(known, f"the module computes in {tensor.dtype}, which has no home here", UnsupportedModel)
         strides = list(tensor.stride())
         return {
             **place, "dtype": _name(tensor.dtype), "sizes": list(tensor.shape), "strides": strides,

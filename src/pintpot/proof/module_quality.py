@@ -1,0 +1,107 @@
+"""The quality of a packed module: its answers beside those of its recording with every weight as its file has it.
+
+The reference is PyTorch's own float32 product in the place of each packed leaf, its weight read for that moment alone,
+so that the reference of a module too large for the budget is inside it too.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pintpot.contract.form import source_form
+from pintpot.kernels.torch.bind import Forward, Memory, tensor_of
+from pintpot.meter.likeness import likeness
+from pintpot.meter.memory import peak_bytes
+from pintpot.model.adapted import EXAMPLES
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.nets import adapted
+from pintpot.packer.calibrate.source import whole
+from pintpot.packer.manifest import read_manifest
+from pintpot.program.layout import lay_out
+from pintpot.program.spec import Op, Program
+from pintpot.proof.module_measured import read_inputs
+from pintpot.proof.source import source_model
+from pintpot.runtime.begun import give_back
+from pintpot.runtime.bound import addresses_of
+from pintpot.runtime.memory import PackMemory
+from pintpot.runtime.module import fill_constants
+from pintpot.stream.arena import open_arena
+
+ALIGN = 64
+
+
+class Answerer:
+    """Request `compare`."""
+
+    def __init__(self, pack: Path, threads: str) -> None:
+        torch.set_num_threads(int(threads))
+        self._manifest, _ = read_manifest(pack)
+
+    def compare(self, path: str) -> dict[str, Any]:
+        """How like the answers in `path` are to the unpacked module's. Raises BadInput when the source is gone."""
+        model = source_model(self._manifest)
+        given = np.load(path, allow_pickle=False)
+        positional, named = read_inputs(Path(model.source.path) / EXAMPLES)
+        inputs = {**{str(at): one for at, one in enumerate(positional)}, **named}
+        with ExitStack() as closing, Store(model) as store:
+            wanted = _unpacked(model, store, inputs, self._manifest.plan.budget.workload, closing)
+        found = [asdict(likeness(name, one, given[name])) for name, one in wanted.items()]
+        return {"likeness": found, "peak_bytes": peak_bytes()}
+
+
+def _unpacked(
+    model: Model, store: Store, inputs: dict[str, torch.Tensor], workload: Any, closing: ExitStack
+) -> dict[str, Any]:
+    config = model.parts[0].config
+    work = adapted.work(config, source_form(model), workload)
+    program, layout = work.stages[0].programs[0], lay_out(work)
+    vectors = [weight for part in model.parts for weight in part.weights() if len(weight.shape) == 1]
+    offsets, end = {}, 0
+    for weight in vectors:
+        offsets[weight.name] = end
+        end += -(-4 * weight.shape[0] // ALIGN) * ALIGN
+    arenas = {name: open_arena(max(size, 4096)) for name, size in {**layout.sizes, "weights": end}.items()}
+    for arena in arenas.values():
+        closing.callback(give_back, arena)
+    base = arenas["weights"].address
+    places = PackMemory(arenas, {name: base + offset for name, offset in offsets.items()}, None, True)
+    memory = Memory(program, addresses_of(program, layout, places), list(arenas.values()))
+    closing.callback(memory.close)
+    for weight in vectors:
+        values = torch.from_numpy(np.ascontiguousarray(whole(store, weight)).reshape(-1))
+        memory.view(weight.name, ("float32", weight.shape, (1,), 0)).copy_(values)
+    fill_constants(config, layout, arenas)
+    for item in config["inputs"]:
+        tensor_of(item, memory, adapted.storage_name(item["storage"])).copy_(inputs[item["name"]])
+    sources = {weight.name: weight for part in model.parts for weight in part.weights()}
+
+    def leaves(first: int, stop: int) -> bool:
+        for op in program.ops[first:stop]:
+            if op.kind == "linear":
+                weight = whole(store, sources[str(op.read("weight"))])
+                _multiply(op, program, memory, torch.from_numpy(np.ascontiguousarray(weight)))
+        return True
+
+    Forward(program, leaves, memory).run()
+    trees = adapted.named_leaves(config["outputs"])
+    return {
+        name: tensor_of(item, memory, adapted.storage_name(item["storage"])).float().numpy().copy()
+        for name, item in trees
+    }
+
+
+def _multiply(op: Op, program: Program, memory: Memory, weight: torch.Tensor) -> None:
+    rows, (num_outputs, columns) = op.get("rows"), weight.shape
+    x = memory.view(str(op.read("x")), ("float32", (rows, columns), (columns, 1), 0))
+    out = memory.view(str(op.write("out")), ("float32", (rows, num_outputs), (num_outputs, 1), 0))
+    bias = op.read("bias")
+    torch.mm(x, weight.T, out=out)
+    if bias is not None:
+        out.add_(memory.view(bias, ("float32", (num_outputs,), (1,), 0)))

@@ -1,0 +1,64 @@
+"""The proof of a module's pack: measured calls and the limit in turn, each in a process of its own, then its answers
+beside the unpacked module's on the example inputs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pintpot.errors import BadInput
+from pintpot.meter.agreement import Interval
+from pintpot.meter.likeness import Likeness
+from pintpot.model.adapted import EXAMPLES
+from pintpot.packer.manifest import Manifest
+from pintpot.proof.judge import Measured, Quality
+from pintpot.proof.worker import Worker
+
+Told = Callable[[float, str], None]
+DRAWN = "the example inputs are gone, so zeros were computed"
+
+
+def measure_module(
+    pack: Path, manifest: Manifest, disk: dict[str, int], runs: int, peaks: dict[str, int], notes: list[str], tell: Told
+) -> tuple[Measured, Quality]:
+    """What a module's pack takes, and how like its answers are; nothing of that, with a note, where its source is gone.
+
+    `disk` says what the limit reads of the pack's file.
+    """
+    plan, examples = manifest.plan, Path(manifest.source.path) / EXAMPLES
+    known = examples.is_file()
+    if not known:
+        notes.append(DRAWN)
+    found: list[dict[str, Any]] = []
+    limits: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
+        path = str(Path(scratch) / "answers.npz")
+        inputs = (str(examples),) if known else ()
+        with Worker("module_measured", pack, str(plan.threads), *inputs) as worker:
+            opened = worker.ask("opened")
+            with Worker("limit", pack, str(plan.form.ram_bytes), str(plan.threads)) as limit:
+                worker.ask("run")
+                for index in range(runs):
+                    tell(0.1 + 0.6 * index / runs, f"run {index + 1} of {runs}")
+                    limits.append(limit.ask("measure", **disk))
+                    found.append(worker.ask("run"))
+            peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
+            peaks["answers of the pack"] = worker.ask("answers", path=path)["peak_bytes"]
+        tell(0.8, "answers of the unpacked module")
+        quality = _quality(pack, manifest, path, peaks, notes) if known else Quality()
+    return Measured(opened, tuple(found), tuple(limits), peaks), quality
+
+
+def _quality(pack: Path, manifest: Manifest, path: str, peaks: dict[str, int], notes: list[str]) -> Quality:
+    try:
+        with Worker("module_quality", pack, str(manifest.plan.threads)) as worker:
+            answer = worker.ask("compare", path=path)
+    except BadInput as error:
+        notes.append(f"quality was not measured: {error}")
+        return Quality()
+    peaks["reference"] = answer["peak_bytes"]
+    found = (Likeness(**{**one, "lacking": Interval(**one["lacking"])}) for one in answer["likeness"])
+    return Quality(likeness=tuple(found))
