@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,11 +128,8 @@ def _traced(
         trace.storage(fake)
         views.append({"name": name, **trace.view(fake)})
     args = [fake for name, fake in inputs.items() if name.isdecimal()]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    # One operator for a whole encoder layer would have all its weights to itself.
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with mode, trace, torch.no_grad():
+        with _call_by_call(), mode, trace, torch.no_grad():
             result = swapped(*args, **{name: fake for name, fake in inputs.items() if not name.isdecimal()})
     except _UNTRACEABLE as error:
         raise UnsupportedModel(
@@ -140,12 +138,23 @@ def _traced(
     except AssertionError as error:
         why = "the module reads a tensor that is neither an input, nor a parameter, nor a buffer; register it"
         raise UnsupportedModel(why) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
     return trace, {
         "inputs": views, "outputs": _tree(result, trace), "ops": trace.ops, "storages": trace.storages,
         "constants": {name: _constant(name, state.constants[name]) for name in _constants_of(trace)},
     }  # fmt: skip
+
+
+@contextmanager
+def _call_by_call() -> Iterator[None]:
+    """One operator for a whole encoder layer, or a whole recurrence, would have all its weights to itself."""
+    fused, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        torch._C._set_mkldnn_enabled(onednn)
 
 
 def _fake(one: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from pintpot.errors import UnsupportedModel, need
+from pintpot.program.calls import ATTENTION, fits, meaning
 from pintpot.program.ops.aten import VALUE_BYTES
 
 _TAKES_MEMORY = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
-_SAME_MEMORY = frozenset({"_unsafe_view"})
+_SAME_MEMORY = frozenset({"_unsafe_view", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes"})
 """Operators whose result shares memory with their input although their schema does not say so."""
+_GIVES_OTHER_MEMORY = frozenset({"resize_", "resize_as_", "set_", "set_data"})
+"""Operators that change where a tensor lies."""
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -101,6 +104,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = all(_key(tensor) in self._places for tensor in given)
         if not changed and not given:
             return result  # a question about shapes
+        if torch.Tag.inplace_view in func.tags and known and name not in _GIVES_OTHER_MEMORY:
+            return result  # the same memory, looked at in another way from now on
         if not changed and known:
             shares = any(one.alias_info is not None for one in schema.returns) or name in _SAME_MEMORY
             need(shares, f"{func} gave back memory that it was given, and does not say so", UnsupportedModel)
@@ -111,23 +116,27 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(
         self, func: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], changed: list[torch.Tensor]
     ) -> None:
-        tensors: list[dict[str, Any]] = []
+        schema, tensors = func._schema, list[dict[str, Any]]()
+        call = f"{schema.name.partition('::')[2]}.{schema.overload_name or 'default'}"
+        made = "the module makes a tensor from numbers while it runs; register it as a buffer"
+        need(schema.name != "aten::lift_fresh", made, UnsupportedModel)
+        known = schema.name.startswith("aten::") and meaning(call) is not None
+        need(known, f"the module calls {schema.name}, and what that does is not known here", UnsupportedModel)
         written = [self.storage(tensor) for tensor in changed]
         said = [_json(item, tensors, self) for item in args]
         named = {key: _json(item, tensors, self) for key, item in kwargs.items()}
-        schema = func._schema
+        sizes = [tuple(tensor["sizes"]) for tensor in tensors]
+        sound = fits(call, json.dumps(said), json.dumps(named), sizes)
+        need(sound, f"the module calls {schema.name} as only training does, or as is not known here", UnsupportedModel)
         outs = [] if changed else given
         self.ops.append(
             {
-                "kind": "aten",
-                "call": f"{schema.name.partition('::')[2]}.{schema.overload_name or 'default'}",
-                "args": json.dumps(said), "kwargs": json.dumps(named), "tensors": tensors,
+                "kind": "aten", "call": call, "args": json.dumps(said), "kwargs": json.dumps(named), "tensors": tensors,
                 "writes": written or [self.storage(tensor) for tensor in outs],
                 "outs": [self.view(tensor) for tensor in outs],
                 "multiply_adds": _multiply_adds(func, args, kwargs, given),
             }
         )  # fmt: skip
-        need(schema.name.startswith("aten::"), f"{schema.name} is no operator of PyTorch's own", UnsupportedModel)
 
 
 def _key(tensor: torch.Tensor) -> int:
@@ -179,7 +188,7 @@ def _json(item: Any, tensors: list[dict[str, Any]], trace: Trace) -> Any:
 
 
 def _multiply_adds(func: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> float:
-    if func._schema.name.startswith("aten::_scaled_dot_product"):
+    if func._schema.name == f"aten::{ATTENTION}":
         (*heads, queries, width), keys = args[0].shape, args[1].shape[-2]
         return 2.0 * float(prod(heads) * queries * keys * width)
     count = flop_registry.get(func._overloadpacket)

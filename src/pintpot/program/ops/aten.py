@@ -2,14 +2,17 @@
 
 `call` names the operator and its overload, `args` and `kwargs` are JSON in which {"t": i} stands for the i-th buffer
 read. `views` say of each buffer read how it is looked at, `outs` of each one written: (dtype, sizes, strides, offset),
-in values of that dtype. A call that changes what it reads writes those buffers, and has no `outs`.
+in values of that dtype. A call that changes what it reads writes those buffers, and has no `outs`. Which calls there
+may be, and what is known of them, says `program.calls`.
 """
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Sequence
+from math import log2, prod
 
 from pintpot.errors import UsageError, need
+from pintpot.program.calls import fits, meaning
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
@@ -26,12 +29,15 @@ View = tuple[str, tuple[int, ...], tuple[int, ...], int]
 
 def check(op: Op, program: Program) -> None:
     views, outs = op.get("views", ()), op.get("outs", ())
-    need(isinstance(op.get("call"), str), "aten names what it calls", UsageError)
+    call = op.get("call")
+    need(isinstance(call, str) and meaning(call) is not None, f"a recording may not call {call!r:.60}", UsageError)
     need(len(views) == len(op.reads), f"aten reads {len(op.reads)} buffers by {len(views)} views", UsageError)
     need(not outs or len(outs) == len(op.writes), f"aten writes {len(op.writes)} buffers by {len(outs)}", UsageError)
     for (_, name), view in (*zip(op.reads, views, strict=True), *(zip(op.writes, outs, strict=True) if outs else ())):
         room = 4 * prod(program.shape(name))
         need(0 <= end_bytes(view) <= room, f"aten looks beyond {name}, which has {room} bytes", UsageError)
+    known = fits(call, op.get("args"), op.get("kwargs"), [sizes for _, sizes, _, _ in views])
+    need(known, f"{call} is called with what does not fit together", UsageError)
 
 
 def end_bytes(view: View) -> int:
@@ -48,9 +54,18 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
-    views = (*op.get("views", ()), *op.get("outs", ()))
-    traffic = float(sum(prod(sizes) * VALUE_BYTES[dtype] for dtype, sizes, _, _ in views))
-    adds = float(op.get("multiply_adds", 0.0))
-    written = float(sum(prod(sizes) for _, sizes, _, _ in op.get("outs", ())))
-    inside = Work("matmul/f32", adds, PRODUCT_ROWS) if adds else Work("prologue/swiglu", written, ROWS)
-    return Demand((Work("aten", 1.0), inside), multiply_adds=adds, ram_bytes=traffic)
+    views, outs, adds = op.get("views", ()), op.get("outs", ()), float(op.get("multiply_adds", 0.0))
+    does = meaning(op.get("call"))
+    # Of a table only the rows that are given back are read.
+    read, given = _amounts(views[1:] if does == "lookup" else views), _amounts(outs)
+    values, num_bytes = max(read[0], given[0]), read[1] + given[1] * (2 if does == "lookup" else 1)
+    if does == "sort":
+        values *= log2(max((2, *(size for _, sizes, _, _ in views for size in sizes))))
+    inside = Work("matmul/f32", adds, PRODUCT_ROWS) if does == "product" else Work("prologue/swiglu", values, ROWS)
+    return Demand((Work("aten", 1.0), inside), multiply_adds=adds, ram_bytes=num_bytes)
+
+
+def _amounts(views: Sequence[View]) -> tuple[float, float]:
+    """Values and bytes that are looked at."""
+    values = [(prod(sizes), VALUE_BYTES[dtype]) for dtype, sizes, _, _ in views]
+    return float(sum(count for count, _ in values)), float(sum(count * size for count, size in values))
