@@ -20,6 +20,7 @@ from pintpot.errors import BadFile, BadInput, BadPack, DoesNotFit, UnsupportedMo
 from pintpot.machine.process import module_process_bytes
 from pintpot.model.adapted import DESCRIPTION
 from pintpot.model.spec import Model
+from pintpot.packer.pack import write_pack
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.int8_activations import Int8Activations
@@ -277,3 +278,15 @@ def test_planning_and_packing_a_recorded_module_bring_no_torch(model: Model, tmp
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     assert done.stdout.split() == ["False"]
+
+
+def test_a_session_that_nobody_closes_ends_with_its_process_in_silence(model: Model, tmp_path: Path) -> None:
+    folder = write_pack(model, planned(model, AsStored()), tmp_path / "pack")
+    code = (
+        "import torch\nfrom pathlib import Path\nfrom pintpot.machine.null import null_machine\n"
+        "from pintpot.runtime.module import open_module\n"
+        f"session = open_module(Path({str(folder)!r}), null_machine())\n"
+        f"print(session(torch.zeros(2, {LENGTH}, dtype=torch.int64))['logits'].shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("torch.Size([2, 10])\n", "")

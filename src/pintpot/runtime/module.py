@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,7 +55,7 @@ class ModuleSession:
         closing: ExitStack,
     ) -> None:
         self.folder, self.plan, self.ring, self.held, self.notes = folder, plan, ring, held, notes
-        self._closing, self._forward = closing, forward
+        self._closing, self._forward = closing, [forward]
         config = plan.config
         self._inputs = {
             item["name"]: tensor_of(item, memory, adapted.storage_name(item["storage"])) for item in config["inputs"]
@@ -64,7 +65,10 @@ class ModuleSession:
             for item in adapted.leaves(config["outputs"])
         }
         self.seconds = 0.0
-        closing.callback(self._let_go)
+        for end in (self._forward.clear, self._inputs.clear, self._outputs.clear):
+            closing.callback(end)
+        # PyTorch lets go of memory later than the interpreter does, so a session that nobody closed ends before.
+        weakref.finalize(self, closing.close)
 
     def __enter__(self) -> ModuleSession:
         return self
@@ -96,7 +100,7 @@ class ModuleSession:
             )
             place.copy_(one)
         started = time.perf_counter()
-        self._forward.run()
+        self._forward[0].run()
         self.seconds = time.perf_counter() - started
         return self._given(self.plan.config["outputs"])
 
@@ -106,10 +110,6 @@ class ModuleSession:
         if "dict" in tree:
             return {key: self._given(one) for key, one in tree["dict"].items()}
         return tuple(self._given(one) for one in tree["list"]) if "list" in tree else tree["value"]
-
-    def _let_go(self) -> None:
-        self._inputs, self._outputs = {}, {}
-        del self._forward
 
 
 def open_module(folder: Path, machine: Machine, *, threads: int | None = None) -> ModuleSession:
