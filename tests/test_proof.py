@@ -399,6 +399,20 @@ def test_what_cannot_be_proved_is_said(pack: Path, tmp_path: Path) -> None:
 # --- Processes ----------------------------------------------------------------------------------------------------
 
 
+def test_a_worker_whose_asker_is_gone_ends_in_silence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pintpot.proof.worker", "quality", str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write('{"what": "reference", "texts": [[1]], "key": "x"}\n')
+        process.stdin.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
 def test_a_workers_error_comes_here_as_what_it_is(tmp_path: Path) -> None:
     with Worker("quality", tmp_path) as worker, pytest.raises(BadPack, match="no pack"):
         worker.ask("reference", texts=[[1]], key="x")

@@ -7,6 +7,7 @@ may say how far it is.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,12 +114,16 @@ def serve(make: Callable[[], Any]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Start the worker that the first argument names."""
+    """Start the worker that the first argument names; it ends in silence with whoever asks it."""
     import importlib
 
     kind, pack, *rest = arguments
     module = importlib.import_module(f"pintpot.proof.{kind}")
-    serve(lambda: module.Answerer(Path(pack), *rest))
+    try:
+        serve(lambda: module.Answerer(Path(pack), *rest))
+    except BrokenPipeError:
+        # What is still to be written has nowhere to go, and the interpreter would try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
