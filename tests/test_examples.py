@@ -21,6 +21,7 @@ VERBS = {
     "export": "model.gguf: gguf,",
     "calibrate": "weights measured over",
     "frontier": "MB of weights",
+    "adapt": "of cosine",
 }
 
 
