@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pintpot.budget import Budget, Workload
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import PintpotError, need
-from pintpot.formats import KERNEL_FORMATS, can_pack, encoding
+from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.formats.tiles import unpack
 from pintpot.machine.null import null_machine
 from pintpot.machine.spec import Machine
@@ -62,7 +62,7 @@ def choices(
             alone = weight.name == looked_up
             for kept in KERNEL_FORMATS:
                 span = table.of(weight, kept)
-                if span is not None and can_pack(weight.source, kept):
+                if span is not None and encoding(kept).fits(weight.shape[1]):
                     size = encoding(kept).packed_bytes(*weight.shape)
                     step = 0.0 if alone else work.seconds(weight, kept)[0]
                     nats = span[1] * (1.0 if alone else left)

@@ -242,7 +242,7 @@ def test_a_budget_that_is_too_small_is_refused_with_its_number(model: Model, tmp
 
 
 def test_what_a_transform_leaves_alone_is_kept_without_loss(tmp_path: Path) -> None:
-    """Superblocks cannot be written anew: AWQ passes over them, and packing permutes them as ever."""
+    """What a file has rounded would only lose: AWQ passes over it, and packing permutes it as ever."""
     model = describe(str(write_gguf(tmp_path / "model.gguf", K_QUANT, "q4_k")))
     plan = plan_of(model, (AsStored("all"), Awq(), PrefillChunk(tokens=16)))
     plain = plan_of(model, (AsStored("all"), PrefillChunk(tokens=16)))

@@ -60,7 +60,9 @@ def test_packing_keeps_to_its_memory(name: str, rows: int, columns: int) -> None
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-@pytest.mark.parametrize("target", ["sym8", "sym3", "aff4", "aff2", "f32", "f16", "bf16", "nf4", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize(
+    "target", ["sym8", "sym3", "aff4", "aff2", "f32", "f16", "bf16", "nf4", "mxfp4", "nvfp4", "q4_k", "q6_k"]
+)
 def test_converting_keeps_to_its_memory(target: str, rows: int, columns: int) -> None:
     values = np.linspace(-1, 1, rows * columns, dtype=np.float32).reshape(rows, columns)
     raw = values.view(np.uint8) if target != "f32" else values.astype(np.float16).view(np.uint8)
@@ -86,7 +88,7 @@ def test_any_bytes_of_a_file_can_be_packed(name: str, rows: int, blocks: int, se
     targets = [target for target in KERNEL_FORMATS if can_pack(name, target)]
     target = targets[seed % len(targets)]
     finite = np.nan_to_num(values, nan=0.0, posinf=1e30, neginf=-1e30)
-    if encoding(target).kind in ("sym", "aff", "table"):
+    if encoding(target).kind in ("sym", "aff", "table", "super"):
         back = unpack(encode(finite, target), target, rows, columns)
         assert np.isfinite(back).all()
 

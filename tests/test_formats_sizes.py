@@ -92,7 +92,8 @@ def test_what_becomes_of_sources() -> None:
     assert is_lossless("bf16", "f32")
     assert not is_lossless("bf16", "f16")
     assert not is_lossless("q5_k", "sym8")
-    assert not can_pack("q4_0", "q4_k")
+    assert can_pack("q4_0", "q4_k")
+    assert not is_lossless("q4_0", "q4_k")
     assert not can_pack("sym4", "sym4")
 
 
@@ -106,6 +107,8 @@ def test_names_and_numbers_without_a_home_are_refused() -> None:
 def test_sizes_that_make_no_sense_are_refused() -> None:
     with pytest.raises(BadInput, match="100 columns of q4_0"):
         encoding("q4_0").row_bytes(100)
+    for name, columns, fits in (("q4_k", 512, True), ("q6_k", 576, False), ("q8_0", 33, False), ("aff4", 33, True)):
+        assert encoding(name).fits(columns) == fits
     with pytest.raises(BadInput, match="q4_0; it is packed as sym4"):
         encoding("q4_0").strip_bytes(64)
 

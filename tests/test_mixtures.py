@@ -124,11 +124,22 @@ def test_a_mixture_names_every_weight_and_only_formats_that_its_source_can_becom
     for wrong, why in (
         ({**dict.fromkeys(names, "sym4"), "layers.9.q": "sym4"}, "has no weights layers.9.q"),
         (dict.fromkeys(names[1:], "sym4"), "no format is named for embed"),
-        (dict.fromkeys(names, "q4_k"), "cannot be kept as q4_k"),
+        (dict.fromkeys(names, "q4_0"), "cannot be kept as q4_0"),
         (dict.fromkeys(names, "sym7"), "cannot be kept as sym7"),
     ):
         with pytest.raises(NotApplicable, match=why):
             mixed(wrong).check(MODEL, form)
+
+
+def test_superblocks_are_for_rows_of_whole_superblocks() -> None:
+    for hidden, fits in ((256, True), (288, False)):
+        model = described(layers=2, vocab=4000, hidden=hidden, ffn=768)
+        step = mixed({w.name: "q4_k" if w.role == "o" else "sym6" for w in source_form(model).weights if w.is_matrix})
+        if fits:
+            step.check(model, source_form(model))
+            continue
+        with pytest.raises(NotApplicable, match=r"288 columns are not whole blocks of q4_k, of 256 each"):
+            step.check(model, source_form(model))
 
 
 def test_a_mixture_is_a_step_in_json_and_in_words() -> None:

@@ -205,6 +205,10 @@ def test_reasons_against_columns_apart(model: Model, tmp_path: Path) -> None:
     stored = describe(str(write_gguf(tmp_path / "model.gguf", K_QUANT, "q4_k")))
     with pytest.raises(NotApplicable, match="as their file"):
         OutlierColumns().check(stored, AsStored().promise(source_form(stored)))
+    wide = source_form(describe(str(write_hf(tmp_path / "wide", K_QUANT))))
+    blocks = Mixed(formats=write_formats({w.name: "q4_k" for w in wide.weights if w.is_matrix})).promise(wide)
+    with pytest.raises(NotApplicable, match=r"no columns can be kept apart from .* in q4_k"):
+        OutlierColumns().check(stored, blocks)
 
 
 # --- Channels in order --------------------------------------------------------------------------------------------

@@ -226,6 +226,9 @@ class Form:
         before = sum(encoding(encoding(w.source).packed_as).bits * w.shape[0] * w.shape[1] for w in touched)
         before /= sum(w.shape[0] * w.shape[1] for w in touched)
         after = encoding(name).bits
+        odd = [w for w in touched if not encoding(name).fits(w.shape[1])]
+        whole = ", ".join(f"{w.name} of {w.shape[1]}" for w in odd[:3])
+        need(not odd, f"columns of {whole} are not whole blocks of {name}", NotApplicable)
         need(after < before, f"{after:.4g} bits a weight are no fewer than the {before:.3g} it comes in", NotApplicable)
 
     def with_columns_apart(self, target: str, num_columns: int) -> Form:

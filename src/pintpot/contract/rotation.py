@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pintpot.contract.form import Form, WeightForm, Weights
 from pintpot.contract.step import Facet, Step
-from pintpot.formats import can_pack, encoding
+from pintpot.formats import encoding
 from pintpot.program.spec import Op, Program, Table, Work
 
 LEAST, MOST = 8, 4096
@@ -74,7 +74,7 @@ def fitting(size: int, columns: int) -> int:
 
 def reachable(form: WeightForm) -> bool:
     """Whether other values than the file's can be kept in this form."""
-    return form.packed and can_pack("f32", form.format)
+    return form.packed
 
 
 def is_low_bit(form: WeightForm) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import BadInput, need
-from pintpot.formats.fitting import half
 from pintpot.formats.grid import Grid, Scales
 
 Floats = NDArray[np.float32]
@@ -133,7 +132,7 @@ class _Columns:
 
     def scales(self) -> Scales:
         m = None if self._m is None else np.ascontiguousarray(self._m.T)
-        return Scales(np.ascontiguousarray(self.d.T), m, self._first.written)
+        return Scales(np.ascontiguousarray(self.d.T), m, self._first.shared)
 
     def nearest(self, column: int, values: Floats) -> tuple[Floats, Floats]:
         """Levels nearest to the values [N] of the visited column, and what they stand for."""
@@ -167,9 +166,10 @@ class _Columns:
         # Where all levels are alike, scale and minimum cannot be told apart.
         apart = bend > 1e-4 * size * total
         wanted = np.where(apart, _ratio(along * total - flat * cross, bend), 0)
-        d = half(np.maximum(self.d[group] + wanted, 0))
+        d = self._grid.stored(np.maximum(self.d[group] + wanted, 0), group, self._first)
         step = d - self.d[group]
-        m = half(self._m[group] + _ratio(flat - step * cross, np.full_like(flat, total)))
+        m = self._m[group] + _ratio(flat - step * cross, np.full_like(flat, total))
+        m = self._grid.stored_minima(m, group, self._first)
         lift = m - self._m[group]
         gains = step * (step * size - 2 * along) + lift * (lift * total - 2 * flat) + 2 * step * lift * cross < 0
         self._set(group, np.where(gains, d, self.d[group]), np.where(gains, m, self._m[group]))

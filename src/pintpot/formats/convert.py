@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pintpot.errors import need
 from pintpot.formats.columns_apart import joined, largest_columns, without
 from pintpot.formats.permute import repack
-from pintpot.formats.registry import STRIP_ROWS, can_pack, encoding, num_strips
+from pintpot.formats.registry import STRIP_ROWS, can_pack, encoding, need_fit, num_strips
 from pintpot.formats.rounding import round_to_nearest
+from pintpot.formats.rounding_super import round_super
 from pintpot.formats.source import decode, need_rows
 from pintpot.formats.tiles import need_strips, new_strips, pack_codes, pack_floats, unpack
 from pintpot.formats.working import chunk_rows
@@ -33,6 +34,7 @@ def convert(
     need(can_pack(source, target), f"{source} cannot be packed as {target}")
     if encoding(source).packed_as == target and encoding(source).lossless:
         return repack(raw, source, columns, out)
+    need_fit(encoding(target), columns)
     need_rows(raw, source, columns)
     strips = new_strips(target, len(raw), columns) if out is None else out
     need_strips(strips, target, len(raw), columns)
@@ -43,12 +45,13 @@ def convert(
 
 
 def encode(values: Floats, target: str, *, search: bool = True, out: Bytes | None = None) -> Bytes:
-    """Float32 [N, K] as strips of `target` (groups, a table or floats). Raises as `convert` does.
+    """Float32 [N, K] as strips of `target`. Raises as `convert` does.
 
     Where the format keeps columns apart, those with the largest values; `out` is then not used.
     """
     need(can_pack("f32", target), f"floats cannot be packed as {target}")
     rows, columns = values.shape
+    need_fit(encoding(target), columns)
     if encoding(target).num_apart:
         apart = largest_columns(values, target)
         grid = encode(without(values, apart), encoding(target).grid, search=search)
@@ -62,8 +65,11 @@ def encode(values: Floats, target: str, *, search: bool = True, out: Bytes | Non
 
 
 def _encode_chunk(values: Floats, target: str, search: bool, strips: Bytes) -> None:
-    if encoding(target).kind == "float":
+    kind = encoding(target).kind
+    if kind == "float":
         pack_floats(values, target, strips)
+    elif kind == "super":
+        strips[...] = round_super(values, target, search=search)
     else:
         pack_codes(round_to_nearest(values, target, search=search), target, values.shape[1], strips)
 

@@ -39,10 +39,10 @@ def fit_sym(values: Floats, importance: Floats, bits: int) -> Floats:
     """Scales float32 [N, G] of finite float32 [N, K] with importance [K] >= 0, for `symB`."""
     rows, columns = values.shape
     d = np.empty((rows, -(-columns // GROUP)), np.float32)
-    h = _by_group(importance[None], 0.0)
+    h = by_group(importance[None], 0.0)
     for first in range(0, rows, rounding_rows(columns)):
         part = slice(first, first + rounding_rows(columns))
-        d[part] = _Fit(_by_group(values[part], None), h, -(1 << (bits - 1)), (1 << (bits - 1)) - 1).sym()
+        d[part] = GroupFit(by_group(values[part], None), h, -(1 << (bits - 1)), (1 << (bits - 1)) - 1).sym()
     return d
 
 
@@ -50,10 +50,10 @@ def fit_aff(values: Floats, importance: Floats, bits: int) -> tuple[Floats, Floa
     """Scales and minima float32 [N, G] of finite float32 [N, K] with importance [K] >= 0, for `affB`."""
     rows, columns = values.shape
     d, m = (np.empty((rows, -(-columns // GROUP)), np.float32) for _ in range(2))
-    h = _by_group(importance[None], 0.0)
+    h = by_group(importance[None], 0.0)
     for first in range(0, rows, rounding_rows(columns)):
         part = slice(first, first + rounding_rows(columns))
-        d[part], m[part] = _Fit(_by_group(values[part], None), h, 0, (1 << bits) - 1).aff()
+        d[part], m[part] = GroupFit(by_group(values[part], None), h, 0, (1 << bits) - 1).aff()
     return d, m
 
 
@@ -75,7 +75,7 @@ def fit_table(values: Floats, importance: Floats, found: Encoding, snap: Callabl
             by_scale = np.zeros((len(d[part]), h.shape[1]), np.float32)
             by_scale[:, : values.shape[1]] = values[part]
             grouped = by_scale.reshape(*d[part].shape, found.scale_columns)
-            off = snap(grouped * _ratio(np.ones_like(d[part]), d[part])[..., None])
+            off = snap(grouped * ratio(np.ones_like(d[part]), d[part])[..., None])
             off *= d[part][..., None]
             off -= grouped
             error = np.einsum("rgk,rgk,gk->rg", off, off, h.reshape(-1, found.scale_columns))
@@ -84,17 +84,17 @@ def fit_table(values: Floats, importance: Floats, found: Encoding, snap: Callabl
     return replace(nearest, d=chosen)
 
 
-def _by_group(values: Floats, fill: float | None) -> Floats:
-    """[N, K] as [32, N, G]; columns past K hold `fill`, or repeat the last column."""
+def by_group(values: Floats, fill: float | None, width: int = GROUP) -> Floats:
+    """[N, K] as [width, N, G]; columns past K hold `fill`, or repeat the last column."""
     rows, columns = values.shape
-    short = -columns % GROUP
+    short = -columns % width
     if short:
         past = values[:, -1:] if fill is None else np.full((rows, 1), fill, np.float32)
         values = np.concatenate([values, np.repeat(past, short, axis=1)], axis=1)
-    return np.ascontiguousarray(values.reshape(rows, -1, GROUP).transpose(2, 0, 1))
+    return np.ascontiguousarray(values.reshape(rows, -1, width).transpose(2, 0, 1))
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
     """numerator / denominator, and 0 where the denominator all but vanishes."""
     found = np.zeros_like(numerator)
     np.divide(numerator, denominator, out=found, where=np.abs(denominator) > _VANISHING)
@@ -102,8 +102,8 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """Groups w [32, n, G] with importance h [32, 1, G], onto whole numbers from `low` to `high`."""
+class GroupFit:
+    """Groups w [width, n, G] with importance h [width, 1, G], onto whole numbers from `low` to `high`."""
 
     w: Floats
     h: Floats
@@ -111,6 +111,7 @@ class _Fit:
     high: int
 
     def sym(self) -> Floats:
+        """Scales [n, G] without a minimum."""
         least, most = self.w.min(axis=0), self.w.max(axis=0)
         extreme = np.where(most > -least, most, least) * np.float32(1 / self.low)
         best, found = np.full_like(extreme, -1), np.zeros_like(extreme)
@@ -125,6 +126,7 @@ class _Fit:
         return np.where(self._error(fitted, None) < self._error(plain, None), fitted, plain)
 
     def aff(self) -> tuple[Floats, Floats]:
+        """Scales and minima [n, G]."""
         least, most = self.w.min(axis=0), self.w.max(axis=0)
         m = half(least)
         d = np.maximum(half((most - m) * np.float32(1 / self.high)), 0)
@@ -143,7 +145,7 @@ class _Fit:
         return d, m
 
     def _levels(self, d: Floats, m: Floats | None) -> Floats:
-        q = self.w * _ratio(np.ones_like(d), d) if m is None else (self.w - m) * _ratio(np.ones_like(d), d)
+        q = self.w * ratio(np.ones_like(d), d) if m is None else (self.w - m) * ratio(np.ones_like(d), d)
         np.rint(q, out=q)
         return np.clip(q, self.low, self.high, out=q)
 
@@ -152,7 +154,7 @@ class _Fit:
         q = self._levels(d, None)
         weighted = q * self.h
         along = np.einsum("krg,krg->rg", weighted, self.w)
-        fit = _ratio(along, np.einsum("krg,krg->rg", weighted, q))
+        fit = ratio(along, np.einsum("krg,krg->rg", weighted, q))
         return along * fit, fit
 
     def _aff_fit(self, d: Floats, m: Floats) -> tuple[Floats, Floats]:
@@ -162,8 +164,8 @@ class _Fit:
         weighted = q * self.h
         q_sum, w_sum = weighted.sum(axis=0), np.einsum("krg,kg->rg", self.w, self.h[:, 0])
         qq, qw = np.einsum("krg,krg->rg", weighted, q), np.einsum("krg,krg->rg", weighted, self.w)
-        fit = np.maximum(_ratio(total * qw - q_sum * w_sum, total * qq - q_sum * q_sum), 0)
-        return fit, _ratio(w_sum - fit * q_sum, np.broadcast_to(total, fit.shape))
+        fit = np.maximum(ratio(total * qw - q_sum * w_sum, total * qq - q_sum * q_sum), 0)
+        return fit, ratio(w_sum - fit * q_sum, np.broadcast_to(total, fit.shape))
 
     def _error(self, d: Floats, m: Floats | None) -> Floats:
         q = self._levels(d, m)

@@ -42,7 +42,8 @@ class Encoding:
     `ggml_type` is the number that GGUF writes for it.
 
     Of the kind `table`, a code is the number of one of the 16 `levels`; a `scale` of one byte serves `scale_columns`
-    columns, and so many groups as `run_groups` share a float32 that multiplies them (0: nothing does).
+    columns, and so many groups as `run_groups` share a float32 that multiplies them (0: nothing does). Superblocks have
+    a scale for `scale_columns` columns, too, in units that the 256 columns of a block share.
 
     `num_apart` columns of a matrix are kept as float16 behind each strip, whose codes have nothing of them; `bits`
     leaves them out.
@@ -79,6 +80,11 @@ class Encoding:
         return 8 * self.block_bytes / self.block_columns
 
     @property
+    def has_minimum(self) -> bool:
+        """True where groups have an offset beside their scale."""
+        return self.kind == "aff" or (self.kind == "super" and self.code_bits == 4)
+
+    @property
     def is_kernel(self) -> bool:
         """True where strips of this encoding exist."""
         return self.group_columns > 0
@@ -90,10 +96,12 @@ class Encoding:
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row of `columns` values. Raises BadInput where a file's blocks do not fill the row."""
-        blocks = -(-columns // self.block_columns)
-        whole = self.kind not in ("blocks", "super") or columns == blocks * self.block_columns
-        need(whole, f"{columns} columns of {self.name} are not whole blocks of {self.block_columns}")
-        return blocks * self.block_bytes
+        need_fit(self, columns)
+        return -(-columns // self.block_columns) * self.block_bytes
+
+    def fits(self, columns: int) -> bool:
+        """Whether rows of so many columns can be written: whole blocks, but for formats that pad the last group."""
+        return self.kind not in ("blocks", "super") or columns % self.block_columns == 0
 
     def num_groups(self, columns: int) -> int:
         """Column groups of a strip, the last one padded."""
@@ -120,6 +128,12 @@ class Encoding:
         return num_strips(rows) * self.strip_bytes(columns)
 
 
+def need_fit(found: Encoding, columns: int) -> None:
+    """Raise BadInput unless rows of so many columns can be written."""
+    whole = f"{columns} columns of {found.name} are not whole blocks of {found.block_columns}"
+    need(found.fits(columns), whole)
+
+
 def num_strips(rows: int) -> int:
     """Strips of 16 rows, the last one padded."""
     return -(-rows // STRIP_ROWS)
@@ -138,8 +152,9 @@ def _aff(bits: int) -> Encoding:
     return Encoding(f"aff{bits}", "aff", bits, 32, 4 + 4 * bits, 32, 64, 64 * bits, f"aff{bits}")
 
 
-def _super(name: str, bits: int, block_bytes: int, scale_bytes: int, ggml_type: int) -> Encoding:
-    return Encoding(name, "super", bits, 256, block_bytes, 256, scale_bytes, 512 * bits, name, True, ggml_type)
+def _super(name: str, bits: int, block_bytes: int, scale_bytes: int, ggml_type: int, scale_columns: int) -> Encoding:
+    group = (256, scale_bytes, 512 * bits)
+    return Encoding(name, "super", bits, 256, block_bytes, *group, name, True, ggml_type, scale_columns=scale_columns)
 
 
 def _table(name: str, levels: tuple[int, ...], scale: Scale, scale_columns: int, run_groups: int = 0) -> Encoding:
@@ -164,8 +179,8 @@ _ENCODINGS = {
         _float("bf16", 2, 30),
         *(_sym(bits) for bits in (8, 6, 5, 4, 3, 2)),
         *(_aff(bits) for bits in (6, 5, 4, 3, 2)),
-        _super("q4_k", 4, 144, 256, 12),
-        _super("q6_k", 6, 210, 288, 14),
+        _super("q4_k", 4, 144, 256, 12, 32),
+        _super("q6_k", 6, 210, 288, 14, 16),
         _table("nf4", _NORMAL_FLOAT, "u8", 64, 16),
         _table("nf4_32", _NORMAL_FLOAT, "u8", 32, 16),
         _table("mxfp4", _E2M1, "e8m0", 32),
@@ -204,7 +219,7 @@ def encoding(name: str) -> Encoding:
 def _with_columns_apart(name: str) -> Encoding | None:
     grid, _, count = name.partition(APART)
     found = _ENCODINGS.get(grid)
-    if found is None or found.kind not in ("sym", "aff", "table") or not (count.isascii() and count.isdigit()):
+    if found is None or not can_keep_apart(grid) or not (count.isascii() and count.isdigit()):
         return None
     if str(int(count)) != count or not 0 < int(count) <= MOST_APART:
         return None
@@ -229,16 +244,19 @@ def encoding_of_ggml(ggml_type: int) -> Encoding:
 def can_pack(source: str, target: str) -> bool:
     """True where weights written as `source` can be packed as `target`.
 
-    Any source becomes floats, groups or codes of a table; a superblock format is reached only from its own blocks.
-    Raises UnsupportedModel for an unknown name.
+    Superblocks take rows of whole superblocks alone (`Encoding.fits`). Raises UnsupportedModel for an unknown name.
     """
-    found, wanted = encoding(source), encoding(target)
-    return found.is_source and wanted.is_kernel and (wanted.kind != "super" or found.packed_as == target)
+    return encoding(source).is_source and encoding(target).is_kernel
+
+
+def can_keep_apart(name: str) -> bool:
+    """Whether columns can be kept apart from this format's grid."""
+    return encoding(name).kind in ("sym", "aff", "table")
 
 
 def has_grid(name: str) -> bool:
     """Whether values reach this format through scales of groups."""
-    return encoding(name).kind in ("sym", "aff", "table")
+    return encoding(name).kind in ("sym", "aff", "table", "super")
 
 
 @cache

@@ -42,7 +42,7 @@ def round_to_nearest(values: Floats, name: str, *, search: bool = True) -> Codes
     found = encoding(name)
     need(found.kind in ("sym", "aff", "table"), f"values are rounded to symB, affB or a table, not {name}")
     if found.kind == "table":
-        return round_table(_finite(values), found, search)
+        return round_table(finite(values), found, search)
     rows, columns = values.shape
     groups = found.num_groups(columns)
     codes = np.full((rows, groups * _GROUP), zero_code(found), np.uint8)
@@ -63,7 +63,7 @@ def round_to_nearest(values: Floats, name: str, *, search: bool = True) -> Codes
     return result
 
 
-def _finite(values: Floats) -> Floats:
+def finite(values: Floats) -> Floats:
     """The values, none of them beyond what any format reaches."""
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):

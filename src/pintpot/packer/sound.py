@@ -76,6 +76,8 @@ def _check_weight(weight: WeightForm) -> None:
     need(0 <= weight.ram_rows <= weight.shape[0], f"{name}: {weight.ram_rows} of {weight.shape[0]} rows in RAM")
     kernel = encoding(weight.format).is_kernel and encoding(weight.source).is_source
     need(kernel and (weight.is_matrix or weight.format == "f32"), f"{name}: no kernel reads {weight.format}")
+    whole = not weight.is_matrix or encoding(weight.format).fits(weight.shape[1])
+    need(whole, f"{name}: {weight.shape[-1]} columns are no whole blocks of {weight.format}")
     most = weight.shape[-1] if name not in VOCABULARY_ROLES else 0
     need(encoding(weight.format).num_apart <= most, f"{name}: columns of {weight.format} beyond {most}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pintpot.contract.form import ActivationForm, WeightForm
 from pintpot.contract.step import Facet, Step
-from pintpot.formats import KERNEL_FORMATS, can_pack, encoding
+from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.nets._extents import lengths
 from pintpot.planner.bits import Choices, Kept, frontier
 from pintpot.planner.question import Question
@@ -109,7 +109,7 @@ def choices(question: Question, work: Work, gentle: tuple[Step, ...] = ()) -> Ch
         own = encoding(weight.source).packed_as
         for kept in dict.fromkeys((own, *paying)):
             span = table.of(weight, kept)
-            if span is None or not can_pack(weight.source, kept):
+            if span is None or not encoding(kept).fits(weight.shape[1]):
                 continue
             key = (weight.shape, weight.name == looked_up, kept)
             if key not in known:

@@ -14,7 +14,7 @@ from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.statistics import SCALES, Block
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import can_pack, is_lossless
+from pintpot.formats import is_lossless
 from pintpot.model.spec import Model
 from pintpot.program.ops.linear import gated
 
@@ -126,7 +126,7 @@ class Awq(Step):
 
 def _reachable(form: WeightForm) -> bool:
     """Whether a matrix is rounded anyway: one that is kept as its file has it would only lose by being scaled."""
-    return form.packed and can_pack("f32", form.format) and not is_lossless(form.source, form.format)
+    return form.packed and not is_lossless(form.source, form.format)
 
 
 def _normed(base: Floats, alpha: float) -> Floats:

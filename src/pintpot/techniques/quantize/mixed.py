@@ -16,7 +16,7 @@ from typing import ClassVar
 from pintpot.contract.form import Form, matches
 from pintpot.contract.rounding import Converting
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import KERNEL_FORMATS, can_pack
+from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.model.spec import Model
 
 _OF_A_LAYER = re.compile(r"layers\.(\d+)\.(\w+)")
@@ -43,8 +43,10 @@ class Mixed(Converting):
         need(not strangers, f"the model has no weights {', '.join(strangers[:3])} in {self.target!r}", NotApplicable)
         need(not loose, f"no format is named for {', '.join(loose[:3])}", NotApplicable)
         for name, kept in chosen.items():
-            fits = kept in KERNEL_FORMATS and can_pack(there[name].source, kept)
-            need(fits, f"{name}: weights in {there[name].source} cannot be kept as {kept}", NotApplicable)
+            source, columns = there[name].source, there[name].shape[1]
+            need(kept in KERNEL_FORMATS, f"{name}: weights in {source} cannot be kept as {kept}", NotApplicable)
+            whole = f"{name}: {columns} columns are not whole blocks of {kept}, of {encoding(kept).block_columns} each"
+            need(encoding(kept).fits(columns), whole, NotApplicable)
 
     def promise(self, form: Form) -> Form:
         return form.packed_each(read_formats(self.formats))

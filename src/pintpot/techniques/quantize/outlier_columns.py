@@ -16,7 +16,7 @@ from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.statistics import SCALES, InputStatistics
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import can_pack, encoding, is_lossless
+from pintpot.formats import can_keep_apart, encoding, is_lossless
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ class OutlierColumns(Step):
         need(
             bool(low_bit), f"no weight in {self.target!r} is kept in low bits, so nothing is lost in any", NotApplicable
         )
-        kept = [w.name for w in low_bit if is_lossless(w.source, w.format) or not can_pack("f32", w.format)]
+        kept = [w.name for w in low_bit if is_lossless(w.source, w.format)]
         need(not kept, f"{', '.join(kept[:3])} stay as their file has rounded them, all columns alike", NotApplicable)
+        whole = [f"{w.name} in {w.format}" for w in low_bit if not can_keep_apart(w.format)]
+        need(not whole, f"no columns can be kept apart from {', '.join(whole[:3])}", NotApplicable)
         most = min(w.shape[1] for w in low_bit) // 2
         need(1 <= self.columns <= most, f"of {2 * most} columns {self.columns} cannot be kept apart", NotApplicable)
 

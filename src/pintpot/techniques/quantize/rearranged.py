@@ -17,7 +17,7 @@ from pintpot.contract.form import Form, WeightForm
 from pintpot.contract.statistics import SCALES, Block, InputStatistics
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
-from pintpot.formats import can_pack, encoding, is_lossless
+from pintpot.formats import encoding, is_lossless
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Rearranged(Step):
 
 def _in_groups(form: WeightForm) -> bool:
     """Whether a matrix is rounded anew, columns with their neighbours."""
-    grouped = form.packed and encoding(form.format).kind != "float" and can_pack("f32", form.format)
+    grouped = form.packed and encoding(form.format).kind != "float"
     return grouped and not is_lossless(form.source, form.format)
 
 
