@@ -134,7 +134,7 @@ def test_a_mixture_names_every_weight_and_only_formats_that_its_source_can_becom
 def test_superblocks_are_for_rows_of_whole_superblocks() -> None:
     for hidden, fits in ((256, True), (288, False)):
         model = described(layers=2, vocab=4000, hidden=hidden, ffn=768)
-        step = mixed({w.name: "q4_k" if w.role == "o" else "sym6" for w in source_form(model).weights if w.is_matrix})
+        step = mixed({w.name: "q4_k" if w.role == "q" else "sym6" for w in source_form(model).weights if w.is_matrix})
         if fits:
             step.check(model, source_form(model))
             continue

@@ -19,6 +19,7 @@ _SLACK = 1 << 16
 # Bytes of temporaries per value of a chunk, for formats with codes and for floats.
 _DECODE = 4.0
 _ROUND = {"codes": 17.0, "table": 36.0}
+_ROUND_SUPER = 15.5
 _SCALES = 12.0
 _PERMUTE = 3.5
 _CODES = 1.25
@@ -48,6 +49,8 @@ def working_bytes(work: Work, name: str, rows: int, columns: int) -> int:
     padded = -(-columns // group) * group
     chunk = min(chunk_rows(columns), num_strips(rows) * STRIP_ROWS) * padded
     rounding = min(rounding_rows(columns), rows) * padded * _ROUND["table" if found.levels else "codes"]
+    if found.kind == "super":  # levels of a whole chunk are found at once
+        rounding = _ROUND_SUPER * chunk
     if found.levels:
         rounding += _SCALES * chunk / found.scale_columns
     needed = {
