@@ -249,6 +249,22 @@ def test_others_compute_from_the_file_what_the_pack_computes(way: str, tmp_path:
     np.testing.assert_allclose(logits(torch_model(folder.path))[0, -1], theirs, atol=2e-5 * float(np.abs(theirs).max()))
 
 
+def test_superblocks_that_were_rounded_here_go_as_such_blocks(tmp_path: Path) -> None:
+    model = describe(str(write_hf(tmp_path / "s", K_QUANT)))
+    names = [w.name for w in model.part("language").weights() if len(w.shape) == 2]
+    mixed = Mixed("all", write_formats({name: ("q4_k", "q6_k")[at % 2] for at, name in enumerate(names)}))
+    plan = plan_of(model, (mixed, Gptq(), PrefillChunk(tokens=16)), change=f32_cache)
+    pack = write_pack(model, plan, tmp_path / "pack", texts=[list(range(3, 60))] * 8)
+    with opened(pack) as session:
+        list(session.engine.generate(Request(tuple(TOKENS[0]), 1, Sampling(temperature=0.0), (), True), frozenset()))
+        mine = session.engine.stage("prefill").floats("logits")[0].copy()
+    made = write_export(pack, tmp_path / "e.gguf", GGUF)
+    assert {share.dtype for share in made.types} == {"q4_k", "q6_k", "f32"}
+    assert made.notes == ()
+    theirs = logits(torch_model_of_gguf(made.path, K_QUANT))[0, -1]
+    np.testing.assert_allclose(mine, theirs, atol=2e-5 * float(np.abs(theirs).max()))
+
+
 # --- Safetensors ----------------------------------------------------------------------------------------------------
 
 
