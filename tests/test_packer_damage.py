@@ -158,6 +158,7 @@ HOSTILE: dict[str, Any] = {
     "many threads": lambda d: d["plan"].update(threads=1 << 30),
     "no weights": lambda d: d["plan"]["form"].update(weights=[]),
     "a format nobody has": lambda d: d["plan"]["form"]["weights"][1].update(format="q9_9"),
+    "superblocks of 128 columns": lambda d: d["plan"]["form"]["weights"][1].update(format="q4_k"),
     "a name out of the folder": lambda d: d["files"][0].__setitem__(0, "../../etc/passwd"),
 }
 
