@@ -3,6 +3,7 @@
     python benchmarks/calibration.py MODEL                  # e.g. a model off the grid, benchmarks/off_grid.py
     python benchmarks/calibration.py MODEL --formats sym4,aff3 --text FILE --calibration FILE
     python benchmarks/calibration.py MODEL --every 5        # one block of five is rounded, the others stay floats
+    python benchmarks/calibration.py MODEL --roles down --formats q4_k,q6_k    # matrices of 256's multiples alone
 
 Each way of rounding (to nearest, by importance, GPTQ with or without sweeps, AWQ or rotation before) at equal bits, the
 matrices of the blocks alone; embedding and head stay as they are. With the seconds that each took, and the floor of
@@ -14,7 +15,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from pintpot.budget import Budget, Workload
 from pintpot.contract.form import CacheForm, matches
 from pintpot.contract.step import TRANSFORMS, Step
-from pintpot.formats import encoding
+from pintpot.formats import encoding, is_lossless
 from pintpot.formats.columns_apart import separated
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
@@ -49,17 +50,14 @@ from pintpot.planner.degradation import Priors
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
-from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.awq import Awq
 from pintpot.techniques.quantize.block_rotation import BlockRotation
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
-from pintpot.techniques.quantize.micro_scaling import FORMATS, MicroScaling
-from pintpot.techniques.quantize.normal_float import GROUPS, NormalFloat
+from pintpot.techniques.quantize.mixed import Mixed, write_formats
 from pintpot.techniques.quantize.outlier_columns import OutlierColumns
 from pintpot.techniques.quantize.quarot import QuaRot
 from pintpot.techniques.quantize.rearranged import Rearranged
-from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 Floats = NDArray[np.float32]
 Columns = NDArray[np.int64]
@@ -92,7 +90,9 @@ WAYS: dict[str, tuple[Step, ...]] = {
     "8 columns apart, nearest": (OutlierColumns(columns=8),),
     "rearranged, 8 columns apart, nearest": (Rearranged(), OutlierColumns(columns=8)),
     "8 columns apart, gptq, 3 sweeps": (OutlierColumns(columns=8), Gptq("blocks", sweeps=3, correction=0.0)),
+    "gptq, 3 sweeps, damping 0.3": (Gptq("blocks", damping=0.3),),
 }
+ROLES = "q,k,v,o,gate,up,down"
 
 
 class Judge:
@@ -141,20 +141,21 @@ class Judge:
         }
 
 
-def plan_of(model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int) -> Plan:
-    """Blocks in this format, the vocabulary as it is stored."""
-    by_group = {kept: group for group, kept in GROUPS.items()}
-    rounding: Step
-    if name in FORMATS:
-        rounding = MicroScaling("blocks", name)
-    elif name in by_group:
-        rounding = NormalFloat("blocks", by_group[name])
-    else:
-        rounding = RoundToNearest("blocks", int(name[3:]), name.startswith("aff"))
+def plan_of(
+    model: Model, name: str, steps: tuple[Step, ...], threads: int, memory_bytes: int, roles: Container[str]
+) -> Plan:
+    """The blocks' matrices of these roles in this format, all others as they are stored."""
+    formats = {
+        w.name: name
+        if matches("blocks", w.name) and w.name.rpartition(".")[2] in roles
+        else encoding(w.dtype).packed_as
+        for w in model.part("language").weights()
+        if len(w.shape) == 2
+    }
     budget = Budget(
         memory_bytes, Workload(256, prompt=64, output=64), degradation=1e9, threads=threads, below_4_bits=True
     )
-    chosen = (rounding, AsStored("vocabulary"), *steps, PrefillChunk(tokens=64))
+    chosen = (Mixed("all", write_formats(formats)), *steps, PrefillChunk(tokens=64))
     return assess(Question(model, null_machine(), budget, Priors({})), chosen)
 
 
@@ -218,8 +219,8 @@ def apart_in(plan: Plan, prepared: Prepared) -> dict[str, Columns]:
 
 
 def bits_of(plan: Plan) -> float:
-    """Bits a weight of the blocks, with scales and with columns kept apart."""
-    blocks = [form for form in plan.form.weights if form.is_matrix and matches("blocks", form.name)]
+    """Bits a weight of those that are rounded, with scales and with columns kept apart."""
+    blocks = [form for form in plan.form.weights if form.is_matrix and not is_lossless(form.source, form.format)]
     return 8 * sum(form.num_bytes for form in blocks) / sum(form.shape[0] * form.shape[1] for form in blocks)
 
 
@@ -276,6 +277,7 @@ def main() -> int:
     options.add_argument("model")
     options.add_argument("--formats", default="sym4,aff4,sym3,aff3")
     options.add_argument("--ways", default=",".join(str(i) for i in range(len(WAYS))), help="numbers of the ways above")
+    options.add_argument("--roles", default=ROLES, help="of the blocks' matrices, what is rounded")
     options.add_argument("--text", type=Path, help="what is compared on; what proofs compare on otherwise")
     options.add_argument("--calibration", type=Path, help="what is calibrated on; the package's own otherwise")
     options.add_argument("--tokens", type=int, default=TOKENS)
@@ -298,12 +300,13 @@ def main() -> int:
         f"floor of calibration: {seconds:.0f} s at {rate / 1e9:.0f} G multiply-adds a second, {asked.threads} threads"
     )
     judge = Judge(model, held_out, asked.threads)
-    rows = []
+    rows, roles = [], asked.roles.split(",")
     chosen = [list(WAYS)[int(number)] for number in asked.ways.split(",")]
     for name in asked.formats.split(","):
         for way in chosen:
-            plan = plan_of(model, name, WAYS[way], asked.threads, asked.memory)
+            plan = plan_of(model, name, WAYS[way], asked.threads, asked.memory, roles)
             key = f"{name}, {way}, {num_tokens} on {len(held_out)}, one of {asked.every}, {asked.planes} planes"
+            key += "" if asked.roles == ROLES else f", {asked.roles} alone"
             found = record.case(
                 key,
                 lambda: case(model, judge, plan, texts, bool(WAYS[way]), asked.every, asked.planes),  # noqa: B023
