@@ -101,6 +101,15 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
     return found
 
 
+def weighted_error(q: Floats, d: Floats, m: Floats | None, w: Floats, h: Floats) -> Floats:
+    """Sum h (q d + m - w)^2 of each group, [n, G], of levels q [width, n, G], which are spent."""
+    q *= d
+    if m is not None:
+        q += m
+    q -= w
+    return np.asarray(np.einsum("krg,krg,kg->rg", q, q, h[:, 0]))
+
+
 @dataclass(frozen=True, slots=True)
 class GroupFit:
     """Groups w [width, n, G] with importance h [width, 1, G], onto whole numbers from `low` to `high`."""
@@ -168,9 +177,4 @@ class GroupFit:
         return fit, ratio(w_sum - fit * q_sum, np.broadcast_to(total, fit.shape))
 
     def _error(self, d: Floats, m: Floats | None) -> Floats:
-        q = self._levels(d, m)
-        q *= d
-        if m is not None:
-            q += m
-        q -= self.w
-        return np.asarray(np.einsum("krg,krg,kg->rg", q, q, self.h[:, 0]))
+        return weighted_error(self._levels(d, m), d, m, self.w, self.h)

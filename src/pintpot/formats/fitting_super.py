@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.formats.fitting import GroupFit, by_group, half, ratio
+from pintpot.formats.fitting import GroupFit, by_group, half, ratio, weighted_error
 from pintpot.formats.registry import Encoding
 from pintpot.formats.working import rounding_rows
 
@@ -201,12 +201,7 @@ class _SuperFit:
 
     def _error(self, now: Units) -> Floats:
         d, m = now.scales, now.offsets
-        q = self._levels(d, m)
-        q *= d
-        if m is not None:
-            q += m
-        q -= self.w
-        return np.asarray(np.einsum("krg,krg,kg->rg", q, q, self.h[:, 0]))
+        return weighted_error(self._levels(d, m), d, m, self.w, self.h)
 
     def _by_block(self, groups: Floats, gather: np.ufunc = np.add) -> Floats:
         """[n, G] gathered over superblocks, [n, S]."""
