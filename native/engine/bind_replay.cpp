@@ -75,9 +75,26 @@ Prologue prologue_of(const std::string& name) {
     return Prologue::kNone;
 }
 
+// (batch, batch stride, channels, channel stride), and of each axis its size, stride, places, kernel, step, zeros before
+// the first, dilation
+using GatherTuple = std::pair<std::array<int64_t, 4>, std::array<std::array<int64_t, 7>, kGatherAxes>>;
+
+Gather to_gather(const GatherTuple& given) {
+    Gather gather;
+    gather.batch = given.first[0], gather.batch_stride = given.first[1];
+    gather.channels = given.first[2], gather.channel_stride = given.first[3];
+    for (size_t i = 0; i < given.second.size(); ++i) {
+        const auto& [size, stride, places, kernel, step, before, dilation] = given.second[i];
+        gather.axes[i] = {size, stride, places, kernel, step, before, dilation};
+    }
+    gather.check();
+    return gather;
+}
+
 void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
                 const std::string& prologue, uintptr_t norm, float eps, int64_t rotate, int32_t planes,
-                const std::vector<uintptr_t>& biases, uintptr_t post_norm, uintptr_t residual) {
+                const std::vector<uintptr_t>& biases, uintptr_t post_norm, uintptr_t residual,
+                const std::optional<GatherTuple>& gather) {
     LinearRecord record{};
     record.over_rows = over_rows;
     record.selected = selected;
@@ -93,6 +110,7 @@ void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uint
     for (uintptr_t bias : biases) record.biases.push_back(pointer<const float>(bias));
     record.post_norm = pointer<const float>(post_norm);
     record.residual = pointer<const float>(residual);
+    if (gather) record.gather = to_gather(*gather);
     self.add<Linear>(std::move(record), self.kernels);
 }
 
@@ -195,13 +213,13 @@ void bind_builder(nb::module_& module) {
         .def("elsewhere", [](Builder& self) { self.add<Elsewhere>(); })
         .def(
             "embed",
-            [](Builder& self, const Weight& weight, float scale, uintptr_t out) {
-                self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out)}, self.kernels);
+            [](Builder& self, const Weight& weight, float scale, uintptr_t out, uintptr_t ids, int64_t num_ids) {
+                self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out), pointer<const int32_t>(ids), num_ids}, self.kernels);
             },
-            nb::arg("weight"), nb::arg("scale"), nb::arg("out"))
+            nb::arg("weight"), nb::arg("scale"), nb::arg("out"), nb::arg("ids") = 0, nb::arg("num_ids") = 0)
         .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("rows"), nb::arg("x"),
              nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
-             nb::arg("post_norm"), nb::arg("residual"))
+             nb::arg("post_norm"), nb::arg("residual"), nb::arg("gather") = nb::none())
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
              nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
              nb::arg("k_norm"), nb::arg("eps"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),

@@ -28,6 +28,12 @@ Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::m
     need(record_.rows >= 0 && record_.rows < kMostRows && !(record_.rows > 0 && record_.over_rows),
          "a linear has rows of its own, or those of the call");
     columns_ = record_.weights[0].columns;
+    if (gathers()) {
+        record_.gather.check();
+        need(record_.gather.columns() == columns_, "a gather makes as many columns as a weight has");
+        need(record_.gather.rows() == record_.rows && record_.prologue == Prologue::kNone,
+             "a gather makes all rows of a linear, and nothing comes between");
+    }
     int64_t size = record_.rotate;
     need(size == 0 || (size > 1 && (size & (size - 1)) == 0 && columns_ % size == 0),
          "rotated blocks are a power of two that divides the columns");
@@ -71,17 +77,17 @@ Linear::Regions Linear::regions(uint8_t* shared, int64_t rows) const {
 }
 
 void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) {
-    int64_t rows = count(bounds), in_width = columns_ * (is_gate(record_.prologue) ? 2 : 1);
+    int64_t rows = count(bounds), inputs = input_values(rows);
     auto floats = [&](const float* address, int64_t number, const char* what) {
         memory.check(address, number * int64_t(sizeof(float)), sizeof(float), what);
     };
-    floats(record_.x, rows * in_width, "the input of a linear");
+    floats(record_.x, inputs, "the input of a linear");
     floats(record_.out, rows * width_, "the output of a linear");
     need((record_.prologue == Prologue::kRmsNorm) == (record_.norm != nullptr), "rmsnorm and its weight come together");
     if (record_.norm != nullptr) floats(record_.norm, columns_, "a norm");
     if (record_.post_norm != nullptr) floats(record_.post_norm, width_, "a norm after a product");
     if (record_.residual != nullptr) floats(record_.residual, rows * width_, "a residual");
-    need(!overlap(record_.out, rows * width_, record_.x, rows * in_width) &&
+    need(!overlap(record_.out, rows * width_, record_.x, inputs) &&
              !overlap(record_.out, rows * width_, record_.residual, rows * width_),
          "a linear writes over its own input");
     for (size_t i = 0; i < record_.weights.size(); ++i) {
@@ -173,6 +179,8 @@ void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) 
         kernels.swiglu(record_.x + row * 2 * columns_, columns_, to);
     else if (record_.prologue == Prologue::kGeGlu)
         kernels.geglu(record_.x + row * 2 * columns_, columns_, to);
+    else if (gathers())
+        record_.gather.row(record_.x, row, to);
     else
         std::copy_n(record_.x + row * columns_, columns_, to);
     if (record_.rotate != 0) kernels.rotate(to, columns_, record_.rotate);
@@ -214,7 +222,7 @@ void Linear::take_apart(float* row, float* to) const {
 // Rows [first, last) of the input: prologue, rotation, columns apart, rounding. A panel laid out by itself has the bytes that it has in the run.
 void Linear::prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const {
     Regions region = regions(context.shared, rows);
-    const float* source = record_.x + first * columns_;
+    const float* source = gathers() ? nullptr : record_.x + first * columns_;
     float* rest = uses_rest_ ? region.rest + first * columns_ : reinterpret_cast<float*>(own);
     if (prepares()) {
         float* to = uses_floats_ ? region.floats + first * columns_ : rest;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "engine/gather.h"
 #include "engine/weight.h"
 
 namespace pintpot {
@@ -28,7 +29,8 @@ struct LinearRecord {
     bool over_rows;  // x and out have one row for each row with logits, not for each token
     bool selected;   // over rows: x holds only those (after a select), not one for each token
     int64_t rows;    // x and out always have so many rows, whatever the call says (0: as the call says)
-    const float* x;  // [n][columns], [n][2 columns] before a gate
+    const float* x;  // [n][columns], [n][2 columns] before a gate; before a gather what that looks at
+    Gather gather;   // makes the rows where it has columns
     Prologue prologue;
     const float* norm;  // [columns] for rmsnorm
     float eps;
@@ -77,7 +79,12 @@ class Linear final : public Op {
     int64_t count(const Bounds& bounds) const {
         return record_.rows > 0 ? record_.rows : over_rows() ? bounds.rows : bounds.tokens;
     }
-    bool prepares() const { return record_.prologue != Prologue::kNone || record_.rotate != 0; }
+    bool gathers() const { return record_.gather.columns() > 0; }
+    bool prepares() const { return record_.prologue != Prologue::kNone || record_.rotate != 0 || gathers(); }
+    // Values of x.
+    int64_t input_values(int64_t rows) const {
+        return gathers() ? record_.gather.input_values() : rows * columns_ * (is_gate(record_.prologue) ? 2 : 1);
+    }
     bool keeps_floats() const { return uses_floats_ && prepares(); }
     bool changes_rows() const { return prepares() || num_apart_ > 0; }
     Regions regions(uint8_t* shared, int64_t rows) const;

@@ -35,28 +35,39 @@ size_t Embed::read_room() const { return std::max(strip_room() + 2 * kBlock, kVe
 
 void Embed::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int) {
     record_.weight.bind(memory, ring, false);
-    check_floats(memory, record_.out, bounds.tokens * record_.weight.columns, "the output of an embed");
+    int64_t count = record_.ids == nullptr ? bounds.tokens : record_.num_ids;
+    need(count > 0 && count < int64_t(1) << 31, "an embed of no words, or too many");
+    check_floats(memory, record_.out, count * record_.weight.columns, "the output of an embed");
+    if (record_.ids != nullptr) memory.check(record_.ids, count * int64_t(sizeof(int32_t)), sizeof(int32_t), "the words of an embed");
+}
+
+// A call's own tokens were checked with it.
+void Embed::check_ids() const {
+    for (int64_t i = 0; record_.ids != nullptr && i < record_.num_ids; ++i)
+        need(record_.ids[i] >= 0 && record_.ids[i] < record_.weight.rows,
+             text("word %d is not one of %lld", record_.ids[i], (long long)record_.weight.rows));
 }
 
 // A row on disk is a chunk of its own, so that the reads are spread over the threads.
 int64_t Embed::tokens_of_chunk() const { return record_.weight.rests_whole() ? kTokensOfChunk : 1; }
 
 int64_t Embed::begin(Context& context, int) {
-    int32_t tokens = context.call->num_tokens;
+    check_ids();
+    int64_t tokens = count(context);
     if (tokens > kFewTokens) return (tokens + tokens_of_chunk() - 1) / tokens_of_chunk();
-    for (int32_t i = 0; i < tokens; ++i) look_up(context, i, context.scratch_of(0));
+    for (int64_t i = 0; i < tokens; ++i) look_up(context, i, context.scratch_of(0));
     return 0;
 }
 
 void Embed::work(Context& context, int, int64_t chunk, int thread) {
     int64_t first = chunk * tokens_of_chunk();
-    int64_t stop = std::min<int64_t>(context.call->num_tokens, first + tokens_of_chunk());
-    for (int64_t i = first; i < stop; ++i) look_up(context, int32_t(i), context.scratch_of(thread));
+    int64_t stop = std::min<int64_t>(count(context), first + tokens_of_chunk());
+    for (int64_t i = first; i < stop; ++i) look_up(context, i, context.scratch_of(thread));
 }
 
-void Embed::look_up(Context& context, int32_t index, uint8_t* own) const {
+void Embed::look_up(Context& context, int64_t index, uint8_t* own) const {
     const Weight& weight = record_.weight;
-    int64_t row = context.call->tokens[size_t(index)], strip = row / kStripRows;
+    int64_t row = record_.ids == nullptr ? context.call->tokens[size_t(index)] : record_.ids[index], strip = row / kStripRows;
     float* out = record_.out + index * weight.columns;
     if (strip < weight.resident_strips) {
         context.kernels->expand_row(weight.format, weight.resident, weight.columns, row, out);

@@ -7,11 +7,14 @@
 
 namespace pintpot {
 
-// out [tokens][columns] = scale * the weight's row of each token. Rows on disk are read one strip at a time.
+// out [tokens][columns] = scale * the weight's row of each token. Rows on disk are read one strip at a time. Words are
+// the call's tokens, or `ids`, so many whatever the call says.
 struct EmbedRecord {
     Weight weight;
     float scale;
     float* out;
+    const int32_t* ids;
+    int64_t num_ids;
 };
 
 class Embed final : public Op {
@@ -22,13 +25,16 @@ class Embed final : public Op {
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
     int64_t begin(Context& context, int phase) override;
     void work(Context& context, int phase, int64_t chunk, int thread) override;
-    int64_t vocabulary() const { return record_.weight.rows; }
+    // Words that the tokens of a call may be.
+    int64_t vocabulary() const { return record_.ids == nullptr ? record_.weight.rows : INT32_MAX; }
 
   private:
+    int64_t count(const Context& context) const { return record_.ids == nullptr ? context.call->num_tokens : record_.num_ids; }
+    void check_ids() const;
     size_t strip_room() const { return round_up(size_t(record_.weight.strip_bytes), kBlock); }
     size_t read_room() const;
     int64_t tokens_of_chunk() const;
-    void look_up(Context& context, int32_t index, uint8_t* own) const;
+    void look_up(Context& context, int64_t index, uint8_t* own) const;
 
     EmbedRecord record_;
 };

@@ -17,7 +17,7 @@ TWO_PLANES = {"matvec": 0.8, "matmul": 0.55, "prologue": 0.5}
 0.96 with one row, 0.46 to 0.62 with 256). The weights of one row come from memory as fast as ever."""
 FLOAT_ROWS = 0.8
 """Of the speed of float weights, for low-bit weights expanded to meet float rows."""
-_LIKE = {"rotate": "int8", "geglu": "swiglu"}
+_LIKE = {"rotate": "int8", "geglu": "swiglu", "gather": "int8"}
 """What a prologue costs that nobody measured: what this one does."""
 CALLS_OF_ATEN = (2.5e4, 1e5, 4e5)
 """Calls of PyTorch's own library a second, from Python, whatever they compute: 40 to 2.5 microseconds each."""

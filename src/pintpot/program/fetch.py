@@ -59,7 +59,8 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
     def streamed(program: Program) -> Program:
         before: dict[int, list[Op]] = {}
         for index, name, each in _reads(program, disk):
-            before.setdefault(index, []).append(_fetch(name, disk[name], each, slot_bytes))
+            rows = program.ops[index].get("rows", 0)
+            before.setdefault(index, []).append(_fetch(name, disk[name], each, slot_bytes, rows))
         ops: list[Op] = []
         starts: list[int] = []
         for index, op in enumerate(program.ops):
@@ -78,10 +79,14 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
 def fetches(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> list[Alike]:
     """The fetches of `insert_fetches`, grouped by what of their weights is on disk and when it is read."""
-    found: dict[tuple[Streaming, Each], list[str]] = {}
-    for _, name, each in _reads(program, disk):
-        found.setdefault((disk[name], each), []).append(name)
-    groups = [(_fetch(names[0], streaming, each, slot_bytes), len(names)) for (streaming, each), names in found.items()]
+    found: dict[tuple[Streaming, Each, int], list[str]] = {}
+    for index, name, each in _reads(program, disk):
+        rows = program.ops[index].get("rows", 0) if each == "token" else 0
+        found.setdefault((disk[name], each, rows), []).append(name)
+    groups = [
+        (_fetch(names[0], streaming, each, slot_bytes, rows), len(names))
+        for (streaming, each, rows), names in found.items()
+    ]
     return [Alike((op.kind, op.attributes), op, count) for op, count in groups]
 
 
@@ -95,10 +100,13 @@ def _reads(program: Program, disk: Mapping[str, Streaming]) -> Iterator[tuple[in
                 yield index, name, each
 
 
-def _fetch(name: str, streaming: Streaming, each: Each, slot_bytes: int) -> Op:
+def _fetch(name: str, streaming: Streaming, each: Each, slot_bytes: int, rows: int) -> Op:
+    """`rows` are looked up whatever the replay's tokens, 0 as many as these."""
     num_bytes = streaming.lookup_bytes if each == "token" else streaming.pass_bytes(slot_bytes)
-    attributes = (("bytes", num_bytes), ("per_token", each == "token"), ("over_rows", each == "rows"))
-    return Op("fetch", (("weight", name),), (("ring", RING),), attributes, lane="read")
+    knobs = [("bytes", num_bytes), ("per_token", each == "token"), ("over_rows", each == "rows")]
+    if rows and each == "token":
+        knobs.append(("rows", rows))
+    return Op("fetch", (("weight", name),), (("ring", RING),), tuple(knobs), lane="read")
 
 
 def _aligned(num_bytes: int) -> int:

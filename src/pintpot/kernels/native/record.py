@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from pintpot._native import Builder, Weight
 from pintpot.errors import UsageError
-from pintpot.program.ops.linear import PLANES
+from pintpot.program.ops.linear import PLANES, gathered
 from pintpot.program.spec import Op, Program
 
 Addresses = Mapping[str, int]
@@ -28,13 +28,20 @@ def record(builder: Builder, program: Program, addresses: Addresses, weights: We
 
 
 def _embed(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
-    builder.embed(_weight(weights, _name(op.read("weight"))), op.get("scale", 1.0), addresses[_name(op.write("out"))])
+    ids = op.read("ids")
+    builder.embed(
+        _weight(weights, _name(op.read("weight"))),
+        op.get("scale", 1.0),
+        addresses[_name(op.write("out"))],
+        ids=0 if ids is None else addresses[ids],
+        num_ids=op.get("rows", 0),
+    )
 
 
 def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
     norm, residual, x, out = op.read("norm"), op.read("residual"), _name(op.read("x")), _name(op.write("out"))
     post_norm = op.read("post_norm")
-    over_rows = program.by_name[out].shape[0] == "rows"
+    over_rows, gather = program.by_name[out].shape[0] == "rows", gathered(op)
     builder.linear(
         over_rows=over_rows,
         selected=over_rows and program.by_name[x].shape[0] == "rows",
@@ -50,6 +57,7 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         biases=[addresses[name] for name in op.read_all("bias")],
         post_norm=0 if post_norm is None else addresses[post_norm],
         residual=0 if residual is None else addresses[residual],
+        gather=None if gather is None else (gather[:4], gather.axes),
     )
 
 

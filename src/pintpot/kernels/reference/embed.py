@@ -7,5 +7,6 @@ from pintpot.program.spec import Op, Program
 
 
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
-    reads = names(op.reads)
-    memory[names(op.writes)["out"]] = memory[reads["weight"]][call.tokens] * op.get("scale", 1.0)
+    reads, rows = names(op.reads), op.get("rows", 0)
+    words = memory[reads["ids"]].reshape(-1)[:rows] if rows else call.tokens
+    memory[names(op.writes)["out"]] = memory[reads["weight"]][words] * op.get("scale", 1.0)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pintpot.formats.hadamard import rotate_columns
 from pintpot.kernels.reference import Call, Memory
-from pintpot.program.ops.linear import FLOAT_FORMATS, GATES, PLANES
+from pintpot.program.gather import Gather
+from pintpot.program.ops.linear import FLOAT_FORMATS, GATES, PLANES, gathered
 from pintpot.program.spec import Op, Program
 
 GROUP = 32
@@ -65,7 +66,9 @@ def prologue(op: Op, memory: Memory) -> NDArray[Any]:
 
 def _prologue(op: Op, memory: Memory) -> NDArray[Any]:
     x = memory[str(op.read("x"))]
-    kind = op.get("prologue", "none")
+    kind, gather = op.get("prologue", "none"), gathered(op)
+    if gather is not None:
+        return unfolded(np.asarray(x), gather)
     if kind == "rmsnorm":
         return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"))
     if kind in GATES:
@@ -73,6 +76,23 @@ def _prologue(op: Op, memory: Memory) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return np.asarray(gate / (1 + np.exp(-opened(gate, kind))) * up)
     return np.asarray(x)
+
+
+def unfolded(x: NDArray[Any], gather: Gather) -> NDArray[Any]:
+    """The rows of a convolution [rows, columns] out of flat memory."""
+    places = []
+    for axis in gather.axes:
+        at = np.arange(axis.places)[:, None] * axis.step - axis.before + np.arange(axis.kernel) * axis.dilation
+        places.append((at, axis))
+    index = np.arange(gather.batch).reshape(-1, *[1] * 7) * gather.batch_stride
+    index = index + np.arange(gather.channels) * gather.channel_stride
+    inside = np.ones((1,) * 8, bool)
+    for number, (at, axis) in enumerate(places):
+        shape = [1] * 8
+        shape[1 + number], shape[4 + number] = at.shape
+        inside = inside & ((at >= 0) & (at < axis.size)).reshape(shape)
+        index = index + (np.clip(at, 0, axis.size - 1) * axis.stride).reshape(shape)
+    return np.where(inside, x.reshape(-1)[index], 0).reshape(gather.rows, gather.columns)
 
 
 def opened(gate: NDArray[Any], kind: str) -> NDArray[Any]:

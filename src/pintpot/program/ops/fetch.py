@@ -18,9 +18,9 @@ def depends(op: Op, program: Program, extent: Extent) -> Extent:
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     per_pass = float(op.get("bytes"))
-    # Rows looked up by token are read once for each token; the head's not where no logits are wanted.
+    # Rows looked up by token are read once for each; the head's not where no logits are wanted.
     if op.get("per_token"):
-        looked_up = per_pass * extent.tokens
+        looked_up = per_pass * (op.get("rows", 0) or extent.tokens)
         return Demand(disk_bytes=looked_up, lookup_bytes=looked_up, ram_bytes=looked_up)
     num_bytes = per_pass * int(extent.rows > 0 or not op.get("over_rows"))
     return Demand(disk_bytes=num_bytes, ram_bytes=num_bytes)

@@ -5,7 +5,8 @@ SwiGLU is silu(gate) * up, GeGLU gelu(gate) * up with the tanh form of gelu), a 
 columns of what it gives (0: none; formats/hadamard.py), the rounding of activations, and an RMS norm of all that was
 multiplied (where `post_norm` [sum N_i] is read) run inside the op, so that a block costs few barriers.
 
-T are the call's tokens, or its rows; an op with an attribute `rows` always has so many, and its buffers are flat.
+T are the call's tokens, or its rows; an op with an attribute `rows` always has so many, and its buffers are flat. Where
+it has a `gather` (`program.gather`), x is what that looks at, and the rows are what it makes of it: a convolution.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from math import prod
 from pintpot.errors import UsageError, need
 from pintpot.formats import Encoding, encoding
 from pintpot.program.demand import Demand, Work
+from pintpot.program.gather import Gather, gather_of
 from pintpot.program.spec import Extent, Op, Program
 
 FLOAT_FORMATS = ("f32", "f16", "bf16")
@@ -32,7 +34,7 @@ def check(op: Op, program: Program) -> None:
     need(bool(weights) and x is not None and out is not None, "linear reads x and weights, and writes out", UsageError)
     need(op.get("prologue", "none") in PROLOGUES, f"no prologue {op.get('prologue')!r}", UsageError)
     need(op.get("activation", "float32") in PLANES, f"no activation {op.get('activation')!r}", UsageError)
-    width = row_values(op, program, str(x)) // (2 if gated(op) else 1)
+    width = _width(op, program, str(x))
     size = op.get("rotate", 0)
     fits = size == 0 or (size > 1 and size & (size - 1) == 0 and width % size == 0)
     need(fits, f"linear: {width} columns cannot be rotated in blocks of {size}", UsageError)
@@ -49,6 +51,22 @@ def check(op: Op, program: Program) -> None:
     apart = {found.num_apart for found in _encodings(op, program) if found.kind != "float"}
     need(len(apart) <= 1, f"low-bit weights of a linear keep the same columns apart, not {sorted(apart)}", UsageError)
     need(max(apart, default=0) <= width, f"of {width} columns {max(apart, default=0)} cannot be kept apart", UsageError)
+
+
+def _width(op: Op, program: Program, x: str) -> int:
+    """Columns of the rows that meet the weights."""
+    gather = gathered(op)
+    if gather is None:
+        return row_values(op, program, x) // (2 if gated(op) else 1)
+    plain = gather.rows == op.get("rows") and op.get("prologue", "none") == "none"
+    need(plain, f"a linear of {op.get('rows')} rows gathers {gather.rows}", UsageError)
+    need(gather.values <= prod(program.shape(x)), f"linear gathers beyond {x}", UsageError)
+    return gather.columns
+
+
+def gathered(op: Op) -> Gather | None:
+    """What makes the rows of a linear op out of its input; None where they lie there."""
+    return gather_of(op.get("gather"))
 
 
 def num_apart(op: Op, program: Program) -> int:
@@ -83,7 +101,7 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
         ram_bytes += found.packed_bytes(num_outputs, width)
     for _, name in (*op.reads, *op.writes):
         if program.by_name[name].life == "step":
-            ram_bytes += 4.0 * rows * row_values(op, program, name)
+            ram_bytes += 4.0 * moved_values(op, program, name, rows)
     products = (Work(key, amount, rows) for key, amount in amounts.items())
     work = (*_before(op, program, rows), *products, *_after(op, program, rows))
     phases = 1 if rows <= FEW_ROWS else 2 + (op.read("post_norm") is not None)
@@ -97,6 +115,8 @@ def _before(op: Op, program: Program, rows: int) -> Iterator[Work]:
     size = 1 if rows <= FEW_ROWS else rows
     if op.get("prologue", "none") != "none":
         yield Work(f"prologue/{op.get('prologue')}", values, size)
+    if op.get("gather") is not None:
+        yield Work("prologue/gather", values, size)
     if op.get("rotate"):
         yield Work("prologue/rotate", values, size)
     if PLANES[op.get("activation", "float32")] and not formats <= set(FLOAT_FORMATS):
@@ -122,7 +142,7 @@ def gated(op: Op) -> bool:
 
 def prepares(op: Op) -> bool:
     """Whether rows are changed in floating point before they meet the weights."""
-    return bool(op.get("prologue", "none") != "none" or op.get("rotate", 0))
+    return bool(op.get("prologue", "none") != "none" or op.get("rotate", 0) or op.get("gather") is not None)
 
 
 def suffix(name: str, planes: int) -> str:
@@ -143,6 +163,12 @@ def row_values(op: Op, program: Program, name: str) -> int:
     values = prod(shape)
     need(values % rows == 0, f"linear: {name} has {values} values, which are no {rows} rows", UsageError)
     return values // rows
+
+
+def moved_values(op: Op, program: Program, name: str, rows: int) -> int:
+    """Values of a buffer that so many rows of this op are read from or written to."""
+    gather = gathered(op) if name == op.read("x") else None
+    return rows * row_values(op, program, name) if gather is None else gather.values
 
 
 def over_rows(op: Op, program: Program) -> bool:
