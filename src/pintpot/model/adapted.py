@@ -57,6 +57,12 @@ def write_description(
     (path / DESCRIPTION).write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
 
 
+def recorded_calls(model: Model) -> frozenset[str]:
+    """The calls of PyTorch's library that a recorded module makes; none of another model."""
+    parts = [part for part in model.parts if part.family == FAMILY]
+    return frozenset(str(op.get("call")) for part in parts for op in part.config.get("ops", ()) if "call" in op)
+
+
 def _file(path: Path, name: str) -> LocalFile:
     return LocalFile((path / name).resolve())
 

@@ -20,14 +20,17 @@ ATTENTION: Final = "_scaled_dot_product_flash_attention_for_cpu"
 _PRODUCTS = f"mm addmm bmm baddbmm convolution {ATTENTION}"
 _LOOKUPS = "embedding gather index index_select take"
 _SORTS = "argsort kthvalue median nanmedian sort topk"
-_VALUES = """
+_BY_VALUE = """
 abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh bitwise_and bitwise_left_shift bitwise_not bitwise_or
-bitwise_right_shift bitwise_xor bucketize ceil clamp clamp_max clamp_min copysign cos cosh div elu eq erf erfc erfinv
-exp exp2 expm1 floor floor_divide fmax fmin fmod frac ge gelu glu gt hardshrink hardsigmoid hardswish hardtanh heaviside
-hypot isinf isnan isneginf isposinf le leaky_relu lerp lgamma log log10 log1p log2 log_sigmoid_forward logaddexp
-logaddexp2 logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne
-neg pow _prelu_kernel reciprocal relu remainder round rsqrt rsub sgn sigmoid sign signbit silu sin sinc sinh softplus
-softshrink sqrt sub tan tanh threshold trunc where xlogy
+bitwise_right_shift bitwise_xor ceil clamp clamp_max clamp_min copysign cos cosh div elu eq erf erfc erfinv exp exp2
+expm1 floor floor_divide fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid hardswish hardtanh heaviside hypot isinf
+isnan isneginf isposinf le leaky_relu lerp lgamma log log10 log1p log2 logaddexp logaddexp2 logical_and logical_not
+logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg pow _prelu_kernel reciprocal relu
+remainder round rsqrt rsub sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink sqrt sub tan tanh threshold
+trunc where xlogy
+"""
+_VALUES = """
+bucketize glu log_sigmoid_forward
 
 all amax amin aminmax any argmax argmin count_nonzero cummax cummin cumprod cumsum dot linalg_cross linalg_vector_norm
 logcumsumexp logsumexp max mean min mv nansum norm prod std std_mean sum var var_mean
@@ -49,9 +52,11 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     **dict.fromkeys(_PRODUCTS.split(), "product"),
     **dict.fromkeys(_LOOKUPS.split(), "lookup"),
     **dict.fromkeys(_SORTS.split(), "sort"),
-    **dict.fromkeys(_VALUES.split(), "values"),
+    **dict.fromkeys((_BY_VALUE + _VALUES).split(), "values"),
 }
 
+BY_VALUE: Final = frozenset(_BY_VALUE.split()) | {"clone", "_to_copy"}
+"""Calls of which each value follows from the values in the same place; axes of length 1 serve all places."""
 Sizes = tuple[int, ...]
 
 

@@ -1,0 +1,1 @@
+"""What is in memory between two ops."""

@@ -1,0 +1,99 @@
+"""The first stage of a convolutional network patch by patch: its large early activations are never in memory whole.
+
+MCUNetV2 (Lin et al. 2021, arXiv:2110.15352): the result of the first layers, when it has become small, is computed in
+patches, each from its own part of the image; where their receptive fields overlap, the layers before compute twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import ClassVar
+
+from pintpot.budget import Budget
+from pintpot.contract.form import Form
+from pintpot.contract.step import Facet, Step
+from pintpot.errors import NotApplicable, need
+from pintpot.machine.spec import Machine
+from pintpot.model.adapted import recorded_calls
+from pintpot.model.spec import Model
+from pintpot.program.layout import bytes_behind, step_bytes
+from pintpot.program.pieces import is_divisible, out_view
+from pintpot.program.spec import Op, Program, Work
+from pintpot.program.tiled import Chain, chain_of, evenly, rewritten, tile
+
+SIDES = (2, 3, 4, 6)
+FALLS = 0.9
+"""A longer stage is looked at where what comes behind it takes no more than this share of the least found so far."""
+PATIENCE = 3
+"""Stages that may be looked at in vain, behind the best one found."""
+_CONVOLUTION = "convolution.default"
+
+
+@dataclass(frozen=True)
+class PatchStage(Step):
+    """What the first convolutions make is computed in `side` times `side` patches, up to where least memory is needed.
+
+    The same convolutions over parts of their rows: sums may be taken in another order, as PyTorch finds best for a shape.
+    """
+
+    paper: ClassVar[str] = "MCUNetV2, Lin et al. 2021, arXiv:2110.15352"
+    facet: ClassVar[Facet] = Facet.ACTIVATIONS
+    side: int = 2
+
+    def check(self, model: Model, form: Form) -> None:
+        need(self.side > 1, "a side has two patches at least", NotApplicable)
+        need(_CONVOLUTION in recorded_calls(model), "the model has no convolutions in a row to divide", NotApplicable)
+
+    def rewrite(self, work: Work, form: Form) -> Work:
+        """Raises NotApplicable where the most memory is needed elsewhere."""
+        return rewritten(work, self._patched)
+
+    def _patched(self, program: Program) -> Program:
+        found, side = _patched(program, self.side), self.side
+        if found is None:
+            raise NotApplicable(f"no {side} by {side} patches of a first stage take less memory than it takes whole")
+        return found
+
+    @classmethod
+    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        return tuple(cls(side=side) for side in SIDES) if _CONVOLUTION in recorded_calls(model) else ()
+
+
+@lru_cache(maxsize=64)
+def _patched(program: Program, side: int) -> Program | None:
+    """None where no stage takes less memory in patches."""
+    least, found, behind, vain = step_bytes(program), None, bytes_behind(program), 0
+    for chain in _stages(program):
+        if behind[chain.inside[-1]] > FALLS * least or vain >= PATIENCE:
+            continue
+        height, width = chain.result_view[1][-2:]
+        axes = [(0, size) for size in chain.result_view[1][:-2]]
+        boxes = [(*axes, *patch) for patch in product(evenly(height, side), evenly(width, side))]
+        made = tile(program, chain, boxes)
+        if made is not None and step_bytes(made) < least:
+            least, found, vain = step_bytes(made), made, 0
+        elif found is not None:
+            vain += 1
+    return found
+
+
+def _stages(program: Program) -> Iterator[Chain]:
+    """The chains of ops from the first convolution on that have one result, the shortest first."""
+    ops = program.ops
+    first = next((at for at, op in enumerate(ops) if op.get("call") == _CONVOLUTION), len(ops))
+    while first and _leads(ops[first - 1], ops[first]):
+        first -= 1
+    for last in range(first, len(ops)):
+        if not is_divisible(ops[last]) or len(out_view(ops[last])[1]) != 4:
+            return
+        chain = chain_of(program, range(first, last + 1)) if last > first else None
+        if chain is not None:
+            yield chain
+
+
+def _leads(op: Op, to: Op) -> bool:
+    """Whether an op makes what the next one reads."""
+    return is_divisible(op) and bool(op.writes) and op.writes[0][1] in {name for _, name in to.reads}
