@@ -327,13 +327,13 @@ def _penalized(logits: Wide, how: reference.Sampling, past: tuple[int, ...]) -> 
 def _possible(logits: NDArray[np.float32], how: reference.Sampling, draw: float) -> set[int]:
     """Tokens that the reference draws from native likelihoods of penalized logits: several where sums are that near."""
     if how.temperature == 0.0:
-        return {sample.draw(logits.astype(np.float64), how, draw, ())}
+        return {sample.draw(logits.astype(np.float64), how, draw)}
     values = _log_likelihoods(_largest(logits, how.top_k), how.temperature) * how.temperature
     found, moved = set(), (-1e-12, 0.0, 1e-12)
     tops, leasts = moved if how.top_p < 1 else (0.0,), moved if how.min_p > 0 else (0.0,)
     for shift, top, least in product(moved, tops, leasts):
         cuts = replace(how, top_k=0, top_p=how.top_p + top, min_p=min(1.0, how.min_p * (1 + least)))
-        found.add(sample.draw(values, cuts, min(1 - 1e-15, max(0.0, draw + shift)), ()))
+        found.add(sample.draw(values, cuts, min(1 - 1e-15, max(0.0, draw + shift))))
     return found
 
 

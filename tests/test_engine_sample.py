@@ -13,6 +13,8 @@ pytest.importorskip("pintpot._native")
 from replaying import Decoder, Rig, fill_call, make
 
 from pintpot import _native
+from pintpot.errors import UsageError
+from pintpot.kernels.reference import Call, Sampling, sample
 
 ISAS: list[str] = _native.available_isas()
 
@@ -22,19 +24,37 @@ def sampler(vocab: int, rows: int, isa: str = "") -> Rig:
     return make(decoder, {"prefill": decoder.program("prefill", rows, rows, False)}, isa=isa)
 
 
-def draw(rig: Rig, logits: NDArray[Any], history: tuple[int, ...] = (), **how: Any) -> tuple[list[int], list[float]]:
+def draw(
+    rig: Rig,
+    logits: NDArray[Any],
+    history: tuple[int, ...] = (),
+    bias: tuple[tuple[int, float], ...] = (),
+    allowed: NDArray[np.bool_] | None = None,
+    **how: Any,
+) -> tuple[list[int], list[float]]:
     """Tokens drawn from rows of logits, with sampling settings per sequence."""
     replay, rows = rig.replays["prefill"], len(logits)
     call = replay.call(history=16)
     fill_call(call, {row: (0, [0]) for row in range(rows)}, rig.decoder.num_pages())
     call.history[:, : len(history)] = history
     call.history_length[:] = len(history)
+    for row in range(rows):
+        call.put_bias(row, bias)
+        if allowed is not None:
+            call.put_allowed(row, packed(allowed))
     for name, value in how.items():
         getattr(call, name)[:rows] = value
     replay.floats("logits")[:rows] = logits
     last = len(replay.program.ops) - 1
     assert replay.run(call, last)
     return replay.integers("next")[:rows].tolist(), replay.floats("logprob")[:rows].tolist()
+
+
+def packed(allowed: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """A bit for each token, in words of 32."""
+    bits = np.zeros(-(-len(allowed) // 32) * 32, np.uint8)
+    bits[: len(allowed)] = allowed
+    return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 def expected(
@@ -102,3 +122,35 @@ def test_greedy_takes_the_lowest_of_equals_and_the_penalty_counts_once() -> None
     assert draw(rig, logits, temperature=1e-30)[0] == [7, 40] or draw(rig, logits, temperature=1e-30)[0] == [31, 40]
     poisoned = np.full((2, 50), np.nan, np.float32)
     assert all(0 <= token < 50 for token in draw(rig, poisoned)[0] + draw(rig, poisoned, temperature=1.0)[0])
+
+
+def test_a_mask_and_a_bias_are_those_of_the_reference() -> None:
+    """Every mask leaves some tokens of 333; the words drawn are those of the reference over what is left."""
+    rng, rig = np.random.default_rng(4), sampler(333, 60)
+    logits = (rng.standard_normal((60, 333)) * 2).astype(np.float32)
+    for share, temperature in ((0.5, 0.0), (0.02, 0.0), (0.3, 0.9), (0.01, 1.5)):
+        allowed = rng.random(333) < share
+        allowed[int(rng.integers(333))] = True
+        bias = tuple((int(token), float(rng.normal() * 8)) for token in rng.integers(0, 333, 5))
+        seeds = np.arange(60)
+        found, told = draw(rig, logits, bias=bias, allowed=allowed, temperature=temperature, seed=seeds)
+        how = Sampling(temperature=temperature)
+        for row, token in enumerate(found):
+            assert allowed[token]
+            call = Call(*(np.zeros(1, np.int32),) * 3, (0,), ((0,),), bias=(bias,), allowed=(allowed,))
+            wished = call.wished(logits[row], 0)
+            near = {sample.draw(wished, how, _native.uniform(row, 0) + shift) for shift in (-1e-5, 0, 1e-5)}
+            assert token in near
+            assert told[row] == pytest.approx(sample.logprob(logits[row], token), abs=1e-4)
+
+
+def test_what_cannot_be_wished_for_is_refused() -> None:
+    rig, logits = sampler(50, 1), np.zeros((1, 50), np.float32)
+    beyond = np.arange(64) >= 50
+    with pytest.raises(UsageError, match="allows no token"):
+        draw(rig, logits, allowed=beyond)
+    with pytest.raises(UsageError, match="1 words of 32 bits for 50 tokens"):
+        draw(rig, logits, allowed=np.ones(32, bool))
+    for bias in ((50, 1.0), (-1, 1.0), (3, float("inf"))):
+        with pytest.raises(UsageError, match="bias"):
+            draw(rig, logits, bias=(bias,))

@@ -31,6 +31,7 @@ from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.request import Request
 from pintpot.runtime.scheduler import Scheduler
 from pintpot.runtime.sequence import Sequence
+from pintpot.runtime.waiting import InOrder
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.cache.sink_window import SinkWindow
 from pintpot.techniques.place.streamed import Streamed
@@ -150,7 +151,7 @@ def test_prompts_share_chunks_as_the_scheduler_lets_them(prompt: int, chunk: int
     pool = PagePool(1000, 32)
     sequences = tuple(Sequence(seat, PageTable(pool, keep_everything), 512) for seat in range(batch))
     requests = [Request(tuple(range(prompt)), 1) for _ in range(batch)]
-    scheduler = Scheduler(requests, sequences, chunk, 512, frozenset())
+    scheduler = Scheduler(InOrder(requests), sequences, chunk, 512, frozenset())
     found: dict[tuple[int, int, int], list[float]] = {}
     while (replay := scheduler.next()) is not None:
         assert replay.stage == "prefill"

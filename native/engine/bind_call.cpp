@@ -67,6 +67,18 @@ void put_history(Call& self, int32_t seat, uint64_t counter, nb::handle tokens) 
     self.history_length[i] = int32_t(words.size());
 }
 
+// The words that may come next, a bit for each; an empty buffer allows all.
+void put_allowed(Call& self, int32_t seat, nb::handle mask) {
+    Words words(mask);
+    self.allowed[seat_of(self, seat)].assign(words.begin(), words.end());
+}
+
+void put_bias(Call& self, int32_t seat, const std::vector<std::pair<int32_t, float>>& bias) {
+    std::vector<Bias>& mine = self.bias[seat_of(self, seat)];
+    mine.clear();
+    for (const auto& [token, value] : bias) mine.push_back({token, value});
+}
+
 void put_row(Call& self, size_t row, int32_t token) {
     need(row < self.rows.size(), text("no row %zu", row));
     self.rows[row] = token;
@@ -103,6 +115,8 @@ void bind_call(nb::module_& module) {
         .def("put_sampling", &put_sampling, nb::arg("sequence"), nb::arg("temperature"), nb::arg("top_k"),
              nb::arg("top_p"), nb::arg("min_p"), nb::arg("penalty"), nb::arg("seed"))
         .def("put_history", &put_history, nb::arg("sequence"), nb::arg("counter"), nb::arg("tokens"))
+        .def("put_allowed", &put_allowed, nb::arg("sequence"), nb::arg("mask"))
+        .def("put_bias", &put_bias, nb::arg("sequence"), nb::arg("bias"))
         .def("put_row", &put_row, nb::arg("row"), nb::arg("token"))
         .def_rw("num_tokens", &Call::num_tokens)
         .def_rw("num_rows", &Call::num_rows)

@@ -33,6 +33,7 @@ Call::Call(const Bounds& wanted, int32_t history_)
     top_p.assign(sequences, 1.0f), penalty.assign(sequences, 1.0f);
     seed.resize(sequences), counter.resize(sequences), history_length.resize(sequences);
     history.resize(sequences * size_t(history_));
+    allowed.resize(sequences), bias.resize(sequences);
     runs.reserve(num_tokens_);
 }
 
@@ -112,7 +113,23 @@ void Call::check_sampling(int64_t vocabulary) const {
         const int32_t* past = history.data() + i * size_t(max_history);
         for (int32_t j = 0; j < history_length[i]; ++j)
             need(past[j] >= 0 && past[j] < vocabulary, text("token %d in the history is not one of %lld", past[j], (long long)vocabulary));
+        check_wishes(i, vocabulary);
     }
+}
+
+void Call::check_wishes(size_t sequence, int64_t vocabulary) const {
+    for (const Bias& one : bias[sequence]) {
+        need(one.token >= 0 && one.token < vocabulary, text("a bias for token %d, which is not one of %lld", one.token, (long long)vocabulary));
+        need(std::isfinite(one.value), text("a bias of %g; a finite one will do", double(one.value)));
+    }
+    const std::vector<uint32_t>& words = allowed[sequence];
+    if (words.empty()) return;
+    need(int64_t(words.size()) == (vocabulary + 31) / 32, text("a mask of %zu words of 32 bits for %lld tokens", words.size(), (long long)vocabulary));
+    uint32_t any = 0;
+    for (size_t i = 0; i + 1 < words.size(); ++i) any |= words[i];
+    // Bits after the last token say nothing.
+    any |= words.back() & (vocabulary % 32 == 0 ? ~0u : (1u << (vocabulary % 32)) - 1);
+    need(any != 0, "a mask that allows no token");
 }
 
 }  // namespace pintpot

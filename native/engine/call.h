@@ -29,6 +29,11 @@ struct Visible {
     int32_t num_pages;  // of the cache
 };
 
+struct Bias {
+    int32_t token;
+    float value;
+};
+
 class Call {
   public:
     // Room for these bounds and `history` earlier tokens of each sequence. Throws std::invalid_argument.
@@ -58,6 +63,11 @@ class Call {
     std::vector<uint64_t> seed, counter;
     std::vector<int32_t> history, history_length;  // [sequences][max_history]: tokens that the penalty is for
 
+    // What somebody else has to say about a sequence's next token: a bit for each word that may come (empty: all), and
+    // what is added to the logits of some.
+    std::vector<std::vector<uint32_t>> allowed;
+    std::vector<std::vector<Bias>> bias;
+
     std::vector<Run> runs;
 
   private:
@@ -65,6 +75,7 @@ class Call {
     void check_tokens(int64_t vocabulary);
     void check_pages(const Visible& visible) const;
     void check_sampling(int64_t vocabulary) const;
+    void check_wishes(size_t sequence, int64_t vocabulary) const;
 };
 
 }  // namespace pintpot

@@ -44,6 +44,15 @@ void penalize(const Call& call, int32_t sequence, const float* logits, float* to
     }
 }
 
+// What others add to some logits, and then their word on which may come at all.
+void obey(const Call& call, size_t sequence, int64_t n, float* to) {
+    for (const Bias& one : call.bias[sequence]) to[one.token] += one.value;
+    const std::vector<uint32_t>& allowed = call.allowed[sequence];
+    if (allowed.empty()) return;
+    for (int64_t i = 0; i < n; ++i)
+        if ((allowed[size_t(i / 32)] >> (i % 32) & 1) == 0) to[i] = -std::numeric_limits<float>::infinity();
+}
+
 // Logits that top-k leaves out become -inf; `to` may be x. Equals of the last one that it keeps stay.
 void keep_largest(const KernelTable& kernels, const float* x, int64_t n, int64_t k, float* to) {
     float least = kernels.kth_largest(x, n, k);
@@ -69,9 +78,10 @@ void Sample::choose(Context& context, int32_t row, float* own) const {
     int32_t sequence = call.sequence_of_row(row);
     size_t s = size_t(sequence);
     const float* x = logits;
-    if (call.penalty[s] != 1 && call.history_length[s] > 0) {
+    if (call.penalty[s] != 1 || !call.bias[s].empty() || !call.allowed[s].empty()) {
         std::memcpy(own, logits, size_t(n) * sizeof(float));
         penalize(call, sequence, logits, own);
+        obey(call, s, n, own);
         x = own;
     }
     // Logits that are all NaN have no largest.

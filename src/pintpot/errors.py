@@ -12,6 +12,7 @@ PintpotError
 │   └── BadPack                      changed or incomplete
 │       └── NewerPack                of a format that only a newer version reads
 ├── PromiseBroken           exit 1   measured against promised, and it did not hold
+├── Busy                             more is asked than can wait; the same may do later
 ├── NotApplicable                    a technique's reason for not applying (planning catches it)
 └── Interrupted             exit 130 the person pressed Ctrl-C
 """
@@ -77,6 +78,10 @@ class PromiseBroken(PintpotError):
     """What was measured does not keep what was promised."""
 
     exit_code = 1
+
+
+class Busy(PintpotError):
+    """More is asked at once than can wait its turn."""
 
 
 class NotApplicable(PintpotError):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
+
 from pintpot.kernels.native.bind import Replay as BoundReplay
 from pintpot.runtime.request import Sampling
 from pintpot.runtime.scheduler import Answer, Part
 from pintpot.runtime.sequence import Sequence
+
+_ALL = array("i")
+"""The mask that allows every token."""
 
 
 class Arguments:
@@ -16,6 +22,8 @@ class Arguments:
         self._context = context
         self._written: dict[int, list[int]] = {}
         self._sampling: dict[int, Sampling] = {}
+        self._bias: dict[int, tuple[tuple[int, float], ...]] = {}
+        self._guided: set[int] = set()
         self.call.num_sequences = bound.program.bound("sequences")
 
     def fill(self, parts: tuple[Part, ...]) -> int:
@@ -24,8 +32,9 @@ class Arguments:
         for part in parts:
             at = self._put(at, part.answer.sequence, part.first, part.stop)
             if part.last:
-                self.call.put_row(num_rows, at - 1)
-                num_rows += 1
+                for token in range(at - part.num_rows, at):
+                    self.call.put_row(num_rows, token)
+                    num_rows += 1
                 self._sample(part.answer)
         self.call.num_tokens, self.call.num_rows = at, num_rows
         return num_rows
@@ -47,3 +56,28 @@ class Arguments:
             self._sampling[seat] = how
         first = known if penalty == 1.0 else max(0, known - self._context)
         self.call.put_history(seat, known, sequence.tokens[first:known])
+        self._wish(seat, answer)
+
+    def _wish(self, seat: int, answer: Answer) -> None:
+        """What others have to say about the next token."""
+        bias, guide = _bias_of(answer), answer.request.guide
+        if self._bias.get(seat, ()) != bias:
+            self.call.put_bias(seat, bias)
+            self._bias[seat] = bias
+        if guide is not None:
+            self.call.put_allowed(seat, guide.allowed())
+            self._guided.add(seat)
+        elif seat in self._guided:
+            self.call.put_allowed(seat, _ALL)
+            self._guided.remove(seat)
+
+
+def _bias_of(answer: Answer) -> tuple[tuple[int, float], ...]:
+    """What is added to the logits of some tokens: what was asked for, and the penalties of words that are there."""
+    how, asked = answer.sampling, answer.request.bias
+    if how.presence_penalty == how.frequency_penalty == 0.0:
+        return asked
+    sequence = answer.sequence
+    counts = Counter(sequence.tokens[answer.num_prompt : sequence.num_known].tolist())
+    taken = [(word, -how.presence_penalty - how.frequency_penalty * count) for word, count in counts.items()]
+    return (*asked, *taken)

@@ -14,10 +14,13 @@ from pintpot.planner.plan import Plan
 from pintpot.program.spec import Program, Work
 from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
+from pintpot.runtime.likely import likely_of
 from pintpot.runtime.pages import PagePool, PageTable
+from pintpot.runtime.prefixes import Prefixes
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler
 from pintpot.runtime.sequence import Sequence
+from pintpot.runtime.waiting import InOrder, Waiting
 
 
 @dataclass
@@ -48,8 +51,11 @@ class Engine:
         for step in plan.steps:
             step.install(slots)
         program = work.stage("prefill").programs[0]
-        pool = PagePool(program.shape("layers.0.k_cache")[0], plan.form.cache.page_tokens)
-        tables = [PageTable(pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
+        num_pages, cache = program.shape("layers.0.k_cache")[0], plan.form.cache
+        most = num_pages // program.bound("sequences") if cache.window else None
+        self.pool = PagePool(num_pages, cache.page_tokens, most)
+        self.prefixes: Prefixes | None = None
+        tables = [PageTable(self.pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
         self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
         self._cancel = stages.cancel
         self._stages: Stages | None = stages
@@ -76,9 +82,55 @@ class Engine:
         self._cancel.clear()
         self.timing, self.ended = Timing(), "cancelled"
         self._scheduler = Scheduler(
-            map(self._checked, requests), self.sequences, self.plan.form.chunk, self.context, end
+            InOrder(map(self._checked, requests)), self.sequences, self.plan.form.chunk, self.context, end
         )
         return self._drawn(self._scheduler, self._turn)
+
+    def serve(self, waiting: Waiting, end: frozenset[int]) -> Iterator[list[Drawn] | None]:
+        """Answer requests that come and go, for as long as somebody asks: the tokens of one replay after the other.
+
+        Prompts are read in turn with steps of those that answer; where weights come from disk, together with them.
+        Beginnings that were read are kept while there is room, and shared. None says that there is nothing to do.
+        Between two of them `leave` may be called; `waiting` is asked there, too. Ends when it was cancelled. Raises
+        BadPack.
+        """
+        self._turn += 1
+        turn = self._turn
+        self._cancel.clear()
+        self.reset()
+        self.timing, self.ended = Timing(), ""
+        form = self.plan.form
+        self.prefixes = Prefixes(self.pool, shared=not form.cache.window)
+        scheduler = self._scheduler = Scheduler(
+            waiting, self.sequences, form.chunk, self.context, end,
+            turns="in turn" if form.ring is None else "together", prefixes=self.prefixes,
+        )  # fmt: skip
+        try:
+            while turn == self._turn:
+                replay = scheduler.next()
+                drawn = None if replay is None else self._step(replay, scheduler)
+                if drawn is None and replay is not None:
+                    return
+                yield drawn
+        finally:
+            self._forget_prefixes(scheduler)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.sequences)
+
+    def audit(self) -> list[str]:
+        """What is wrong with the books of the cache; nothing where every page is where it should be."""
+        return self.pool.audit(sequence.table for sequence in self.sequences)
+
+    def _forget_prefixes(self, scheduler: Scheduler) -> None:
+        for answer in tuple(scheduler.live):
+            scheduler.leave(answer.index)
+        if self.prefixes is not None:
+            self.prefixes.clear()
+            self.pool.reclaim = None
+        self.prefixes = None
+        self.reset()
 
     def check(self, request: Request) -> None:
         """Raise UsageError for a prompt that leaves no room for an answer."""
@@ -102,13 +154,13 @@ class Engine:
     def _drawn(self, scheduler: Scheduler, turn: int) -> Iterator[Drawn]:
         self._check_turn(turn)
         while (replay := scheduler.next()) is not None:
-            tokens = self._replay(replay, scheduler)
-            if tokens is None:
+            drawn = self._step(replay, scheduler)
+            if drawn is None:
                 self.ended = "cancelled"
                 return
-            for drawn in scheduler.drew(replay, tokens):
-                self.ended = drawn.ended or self.ended
-                yield drawn
+            for one in drawn:
+                self.ended = one.ended or self.ended
+                yield one
                 self._check_turn(turn)
 
     def _check_turn(self, turn: int) -> None:
@@ -138,7 +190,7 @@ class Engine:
         self.reset()
         sequence, prompt = self.sequences[0], len(tokens) - num_words
         sequence.begin(array("i", tokens))
-        text = Answer(0, sequence, Sampling(), len(tokens), 1, frozenset())
+        text = Answer(0, sequence, Request(tokens, 1, Sampling()), len(tokens), frozenset())
         chunk = self.plan.form.chunk
         chunks = [(first, min(prompt, first + chunk)) for first in range(0, prompt, chunk)]
         words = [(first, first + 1) for first in range(prompt, len(tokens))]
@@ -163,8 +215,8 @@ class Engine:
         for sequence in self.sequences:
             sequence.forget(0)
 
-    def _replay(self, replay: Replay, scheduler: Scheduler) -> list[int] | None:
-        """Replay one stage; None when it was cancelled. The cache then holds what it held before."""
+    def _step(self, replay: Replay, scheduler: Scheduler) -> list[Drawn] | None:
+        """Replay one stage and take its tokens; None when it was cancelled: the cache holds what it held before."""
         bound, arguments = self.stage(replay.stage), self._arguments[replay.stage]
         done = False
         try:
@@ -187,7 +239,8 @@ class Engine:
             read, total = scheduler.progress()
             if read < total:
                 self.progress(read, total)
-        return bound.integers("next")[:num_rows].tolist()
+        tokens = bound.integers("next")[:num_rows].tolist()
+        return scheduler.drew(replay, tokens, likely_of(bound, replay.parts, tokens))
 
     def _note(self, stage: str, num_tokens: int, seconds: float) -> None:
         if stage == "prefill":

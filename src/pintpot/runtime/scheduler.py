@@ -1,6 +1,8 @@
-"""Which sequences take part in the next replay, without a device: prompts first, then all that answer side by side.
+"""Which sequences take part in the next replay, without a device.
 
 Continuous batching: Orca (Yu et al. 2022). A sequence that is done leaves, and a request that waits takes its place.
+Prompts are read in chunks, first of all, or in turn with steps of those that answer, or in one replay with them
+(Sarathi-Serve, Agrawal et al. 2024, arXiv:2403.02310): see `Turns`.
 """
 
 from __future__ import annotations
@@ -8,9 +10,27 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
 
+from pintpot.runtime.prefixes import Prefixes
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.sequence import Sequence
+from pintpot.runtime.waiting import Waiting
+
+Turns = Literal["prompts first", "in turn", "together"]
+"""Who goes next while prompts are read and others answer. First: nobody answers until all are read, which takes the
+least time in all. In turn: a chunk, then a step, so that a long prompt holds nobody up for longer than a chunk takes.
+Together: words of answers are tokens of the chunk, so that weights on disk are read once for both; they are then
+rounded as those of prompts are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """Log probability of a token, as the model had it before anything was asked of it, and the likeliest beside it."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +43,7 @@ class Drawn:
     index: int
     token: int
     ended: str
+    likely: Likely | None = None
 
 
 @dataclass(slots=True)
@@ -31,11 +52,14 @@ class Answer:
 
     index: int
     sequence: Sequence
-    sampling: Sampling
+    request: Request
     num_prompt: int
-    max_tokens: int
     end: frozenset[int]
     num_drawn: int = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.request.sampling
 
     def part(self, room: int) -> Part:
         """What comes next of what is known and not cached, at most `room` tokens."""
@@ -47,21 +71,35 @@ class Answer:
         """Take a token. Returns why the answer ends with it, "" where it does not."""
         self.num_drawn += 1
         self.sequence.append(token)
-        if token in self.end:
+        guide = self.request.guide
+        if token in self.end or (guide is not None and guide.took(token)):
             return "end"
-        if self.num_drawn == self.max_tokens:
+        if self.num_drawn == self.request.max_tokens:
             return "length"
         return "context" if self.sequence.num_known > context else ""
 
 
+def num_positions(request: Request, context: int) -> int:
+    """Positions of the cache that a request may come to need; the last word of an answer needs none."""
+    return min(len(request.tokens) + request.max_tokens - 1, context)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Positions [first, stop) of one sequence in a replay; `last` says that its next token is wanted."""
+    """Positions [first, stop) of one sequence in a replay; `last` says that its next token is wanted.
+
+    The last `num_guessed` of its tokens were guessed, and what follows each of them is wanted too.
+    """
 
     answer: Answer
     first: int
     stop: int
     last: bool
+    num_guessed: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return self.last + self.num_guessed
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,40 +111,52 @@ class Replay:
 
 
 class Scheduler:
-    """Requests over the sequences of an engine. Ask for `next`, replay it, tell what was `drew`n, and so on."""
+    """Requests over the sequences of an engine. Ask for `next`, replay it, tell what was `drew`n, and so on.
+
+    With `prefixes` prompts begin with pages that others have read, answers leave theirs for others, and a request
+    begins only when all pages that it may come to need are there, so that what has begun can always be finished.
+    """
 
     def __init__(
         self,
-        requests: Iterable[Request],
+        waiting: Waiting,
         sequences: tuple[Sequence, ...],
         chunk: int,
         context: int,
         end: frozenset[int],
+        *,
+        turns: Turns = "prompts first",
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.live: list[Answer] = []
-        self._waiting: Iterator[Request] = iter(requests)
+        self._waiting = waiting
         self._free = list(sequences)
         self._chunk, self._context, self._end = chunk, context, end
-        self._num_begun = 0
+        self._turns: Turns = turns
+        self._prefixes = prefixes
+        self._pool = sequences[0].table.pool
+        self._steps_next = False
 
     def next(self) -> Replay | None:
-        """The next replay; None when all requests are answered. A request is only asked for when it can begin."""
-        while self._free and (request := next(self._waiting, None)) is not None:
-            self._begin(request)
+        """The next replay; None while there is nothing to do. A request is only asked for when it can begin."""
+        while self._free and (request := self._waiting.take(self._fits)) is not None:
+            self._begin(*request)
         reading = [answer for answer in self.live if answer.num_drawn == 0]
-        if reading:
-            return Replay("prefill", self._chunk_of(reading))
-        return Replay("decode", tuple(answer.part(1) for answer in self.live)) if self.live else None
+        steps = [answer for answer in self.live if answer.num_drawn > 0]
+        if reading and not (self._steps_next and steps):
+            self._steps_next = self._turns == "in turn"
+            beside = self._steps(steps) if self._turns == "together" and len(steps) < self._chunk else ()
+            return Replay("prefill", (*beside, *self._chunk_of(reading, self._chunk - len(beside))))
+        self._steps_next = False
+        return Replay("decode", self._steps(steps)) if steps else None
 
-    def drew(self, replay: Replay, tokens: Iterable[int]) -> list[Drawn]:
-        """Take the token that each part with `last` got."""
-        wanted = [part.answer for part in replay.parts if part.last]
-        drawn = []
-        for answer, token in zip(wanted, tokens, strict=True):
-            ended = answer.draw(token, self._context)
-            if ended:
-                self._end_of(answer)
-            drawn.append(Drawn(answer.index, token, ended))
+    def drew(self, replay: Replay, tokens: Iterable[int], likely: Iterable[Likely | None] = ()) -> list[Drawn]:
+        """Take the tokens that each part got: one where it is the `last`, one more for each that was guessed."""
+        found, told = iter(tokens), iter(likely)
+        drawn: list[Drawn] = []
+        for part in replay.parts:
+            mine = list(islice(found, part.num_rows))
+            drawn += self._take(part, mine, list(islice(told, part.num_rows)))
         return drawn
 
     def leave(self, index: int) -> None:
@@ -119,19 +169,49 @@ class Scheduler:
         done = sum(min(answer.sequence.num_cached, answer.num_prompt) for answer in self.live)
         return done, sum(answer.num_prompt for answer in self.live)
 
-    def _begin(self, request: Request) -> None:
+    def _steps(self, answers: list[Answer]) -> tuple[Part, ...]:
+        return tuple(answer.part(1) for answer in answers)
+
+    def _take(self, part: Part, tokens: list[int], likely: list[Likely | None]) -> Iterator[Drawn]:
+        answer = part.answer
+        if tokens and answer.num_drawn == 0 and self._prefixes is not None:
+            self._prefixes.keep(answer.sequence, answer.num_prompt)
+        for place, token in enumerate(tokens):
+            ended = answer.draw(token, self._context)
+            if ended:
+                self._end_of(answer)
+            yield Drawn(answer.index, token, ended, likely[place] if likely else None)
+            if ended:
+                return
+
+    def _fits(self, request: Request) -> bool:
+        """Whether all pages that a request may need are there, beside those that the others may still come to need."""
+        if self._prefixes is None:
+            return True
+        known = self._prefixes.find(memoryview(array("i", request.tokens)))
+        pool, context = self._pool, self._context
+        new = pool.num_for(num_positions(request, context)) - len(known)
+        idle = pool.num_idle - sum(pool.is_idle(page) for page in known)
+        owed = sum(
+            max(0, pool.num_for(num_positions(one.request, context)) - one.sequence.table.num_held) for one in self.live
+        )
+        return new + owed <= pool.num_free + idle
+
+    def _begin(self, index: int, request: Request) -> None:
         prompt = array("i", request.tokens)
         # The one that has most of it, else the one whose loss costs least.
         sequence = max(self._free, key=lambda one: (one.num_shared(prompt), -one.num_cached, -one.seat))
         self._free.remove(sequence)
+        if self._prefixes is not None:
+            sequence.forget(0)
+            self._prefixes.begin(sequence, memoryview(prompt))
+            sequence.tokens[: sequence.num_cached] = prompt[: sequence.num_cached]
         sequence.begin(prompt)
         end = frozenset[int]() if request.ignore_end else self._end
-        answer = Answer(self._num_begun, sequence, request.sampling, len(prompt), request.max_tokens, end)
-        self._num_begun += 1
-        self.live.append(answer)
+        self.live.append(Answer(index, sequence, request, len(prompt), end))
 
-    def _chunk_of(self, reading: list[Answer]) -> tuple[Part, ...]:
-        parts, room = [], self._chunk
+    def _chunk_of(self, reading: list[Answer], room: int) -> tuple[Part, ...]:
+        parts = []
         for answer in reading:
             parts.append(answer.part(room))
             room -= parts[-1].stop - parts[-1].first
@@ -142,3 +222,6 @@ class Scheduler:
     def _end_of(self, answer: Answer) -> None:
         self.live.remove(answer)
         self._free.append(answer.sequence)
+        if self._prefixes is not None:
+            self._prefixes.keep(answer.sequence, answer.sequence.num_cached)
+            answer.sequence.forget(0)

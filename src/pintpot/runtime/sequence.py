@@ -41,9 +41,13 @@ class Sequence:
         self.num_known += 1
 
     def forget(self, position: int) -> None:
-        """Nothing from `position` on is cached any more."""
+        """Nothing from `position` on is cached any more; of a page that others use, too, nothing at all."""
         self.num_cached = min(self.num_cached, position)
         self.table.truncate(self.num_cached)
+        size, pages = self.table.pool.page_tokens, self.table.pages
+        if self.num_cached % size and pages[-1] != NO_PAGE and self.table.pool.is_shared(pages[-1]):
+            self.num_cached -= self.num_cached % size
+            self.table.truncate(self.num_cached)
 
 
 def _num_equal(one: memoryview[int], other: memoryview[int]) -> int:

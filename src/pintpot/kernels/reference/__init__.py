@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.program.spec import Program
@@ -39,7 +40,8 @@ class Call:
 
     `tokens`, `positions` and `sequences` have one entry for each token; `rows` lists the tokens with logits;
     `page_tables[s][i]` is the page of positions i * page_tokens and on of sequence s. `uniform` gives, for each row,
-    the number in [0, 1) that a random draw uses, `history` the tokens already seen by each sequence.
+    the number in [0, 1) that a random draw uses, `history` the tokens already seen by each sequence. `bias` is what is
+    added to the logits of some tokens of each sequence, and `allowed` [V] which of its tokens may come (None: all).
     """
 
     tokens: NDArray[Any]
@@ -50,6 +52,16 @@ class Call:
     sampling: tuple[Sampling, ...] = (Sampling(),)
     uniform: tuple[float, ...] = (0.0,)
     history: tuple[tuple[int, ...], ...] = field(default=((),))
+    bias: tuple[tuple[tuple[int, float], ...], ...] = ()
+    allowed: tuple[NDArray[Any] | None, ...] = ()
+
+    def wished(self, logits: NDArray[Any], sequence: int) -> NDArray[Any]:
+        """Logits [V] of a sequence as others want them: with its bias, and -inf where a token may not come."""
+        values = np.array(logits, np.float64)
+        for token, value in self.bias[sequence] if self.bias else ():
+            values[token] += value
+        allowed = self.allowed[sequence] if self.allowed else None
+        return values if allowed is None else np.where(allowed, values, -np.inf)
 
 
 def run(program: Program, memory: Memory, call: Call, first: int = 0, stop: int | None = None) -> None:

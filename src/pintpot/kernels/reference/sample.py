@@ -1,4 +1,4 @@
-"""The next token from logits: repetition penalty, temperature, top-k, top-p, min-p, then one draw."""
+"""The next token from logits: repetition penalty, what others wish, temperature, top-k, top-p, min-p, then one draw."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
     drawn = []
     for row, values in enumerate(logits):
         sequence = int(call.sequences[call.rows[row]])
-        drawn.append(draw(values, call.sampling[sequence], call.uniform[row], call.history[sequence]))
+        how, past = call.sampling[sequence], call.history[sequence]
+        drawn.append(draw(call.wished(penalized(values, how, past), sequence), how, call.uniform[row]))
     memory[writes["next"]] = np.array(drawn, np.int32)
     if "logprob" in writes:
         memory[writes["logprob"]] = np.array([logprob(*pair) for pair in zip(logits, drawn, strict=True)])
 
 
-def draw(logits: NDArray[Any], how: Sampling, uniform: float, history: tuple[int, ...]) -> int:
-    """One token from logits [V]: the first, in the order of the vocabulary, whose share and those before it exceed
-    `uniform`. Each cut keeps everything that is as likely as the last that it keeps."""
-    values = penalized(logits, how, history)
+def draw(values: NDArray[Any], how: Sampling, uniform: float) -> int:
+    """One token from logits [V] with all that was asked of them.
+
+    The first, in the order of the vocabulary, whose share and those before it exceed `uniform`. Each cut keeps
+    everything that is as likely as the last that it keeps.
+    """
     if how.temperature == 0.0:
         return int(np.argmax(values))
     weights = np.exp((values - values.max()) / how.temperature)

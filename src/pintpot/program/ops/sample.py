@@ -2,7 +2,8 @@
 
 Repetition penalty, temperature, top-k, top-p (Holtzman et al. 2019), min-p (Nguyen et al. 2024), each keeping all that
 is as likely as the last it keeps; temperature 0 takes the largest, the lowest index where two are equal. Random numbers
-come from a counter, so a seed repeats an answer. `logprob` is of the token before penalty, temperature and cuts.
+come from a counter, so a seed repeats an answer. After the penalty comes what the call has for a sequence: a bias of
+some logits, and a mask of the tokens that may come. `logprob` is of the token before penalty, temperature and cuts.
 """
 
 from __future__ import annotations
