@@ -17,7 +17,7 @@ from environment import PYTHON, environment
 from pintpot.errors import DoesNotFit, PintpotError, need
 from pintpot.meter.cap import Cap
 
-_OWN = ("pintpot", "limits")
+_OWN = ("pintpot", "pintpot_module", "limits")
 _WORKER = Path(__file__).with_name("worker.py").resolve()
 PATIENCE_S = 900.0
 
