@@ -148,7 +148,9 @@ def test_what_a_module_calls_is_what_was_recorded(net: Net, model: Model, ids: t
     products = ("addmm", "mm", "_unsafe_view")
     with Calls() as eager, torch.no_grad():
         net(ids)
-    recorded = [op["call"].partition(".")[0] for op in model.parts[0].config["ops"] if op["kind"] == "aten"]
+    recorded = [
+        op["call"].partition(".")[0] for op in model.parts[0].config["stages"][0]["ops"] if op["kind"] == "aten"
+    ]
     assert [name for name in eager.names if name not in products] == [one for one in recorded if one != "clone"]
     with opened(model, tmp_path, AsStored()) as session:
         session(ids)
@@ -248,7 +250,7 @@ def test_a_strangers_recording_calls_nothing_but_tensors(
     model: Model, tmp_path: Path, change: dict[str, str], why: str
 ) -> None:
     config = json.loads(json.dumps(model.parts[0].config))
-    next(op for op in config["ops"] if op.get("call") == "add.Tensor").update(change)
+    next(op for op in config["stages"][0]["ops"] if op.get("call") == "add.Tensor").update(change)
     forged = replace(model, parts=(replace(model.parts[0], config=config),))
     with pytest.raises(BadPack, match=why):
         opened(forged, tmp_path, AsStored())
@@ -256,14 +258,14 @@ def test_a_strangers_recording_calls_nothing_but_tensors(
 
 def test_a_strangers_recording_looks_at_nothing_beyond_its_memory(model: Model, tmp_path: Path) -> None:
     config = json.loads(json.dumps(model.parts[0].config))
-    op = next(op for op in config["ops"] if op.get("call") == "add.Tensor")
+    op = next(op for op in config["stages"][0]["ops"] if op.get("call") == "add.Tensor")
     op["tensors"][0]["offset"] = 1 << 30
     with pytest.raises(UsageError, match="looks beyond"):
         planned(replace(model, parts=(replace(model.parts[0], config=config),)), AsStored())
 
 
 def test_a_damaged_description_is_refused(model: Model, tmp_path: Path) -> None:
-    (tmp_path / DESCRIPTION).write_text(json.dumps({"version": 1, "name": "x"}))
+    (tmp_path / DESCRIPTION).write_text(json.dumps({"version": 2, "name": "x"}))
     with pytest.raises(BadFile, match="not what `adapt` writes"):
         pintpot.describe(tmp_path)
     assert pintpot.describe(model.source.path) == model

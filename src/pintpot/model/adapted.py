@@ -22,7 +22,9 @@ OWN_WEIGHTS: Final = "weights.safetensors"
 EXAMPLES: Final = "examples.safetensors"
 FAMILY: Final = "adapted"
 """The file of `pintpot.nets` that makes work of it; no architecture of that name is looked for in a config.json."""
-VERSION: Final = 1
+STAGE: Final = "forward"
+"""The stage of a module that has one."""
+VERSION: Final = 2
 CONTEXT: Final = 2
 """Of what has no words: the least that a workload may name."""
 
@@ -32,7 +34,8 @@ def describe_adapted(path: Path) -> Model:
     folder = LocalFolder(path)
     where = f"{folder.name}/{DESCRIPTION}"
     data = parse_json(folder.text(DESCRIPTION) or "", where)
-    need(data.get("version") == VERSION, f"{where} has version {data.get('version')!r:.40}, not {VERSION}", BadFile)
+    other = f"{where} has version {data.get('version')!r:.40}, not {VERSION}; adapt the module again"
+    need(data.get("version") == VERSION, other, BadFile)
     try:
         config, name, files = dict(data["config"]), str(data["name"]), [str(file) for file in data["files"]]
         tensors = {t.name: t for number, file in enumerate(files) for t in parse_safetensors(_file(path, file), number)}
@@ -47,6 +50,11 @@ def describe_adapted(path: Path) -> Model:
     return Model(name, "module", (part,), (), CONTEXT, source, None, digest)
 
 
+def example_name(stage: str, name: str) -> str:
+    """What an input of a stage is called among the example inputs of all."""
+    return f"{stage}/{name}"
+
+
 def write_description(
     path: Path, name: str, config: dict[str, Any], files: list[str], matrices: list[str], vectors: list[str]
 ) -> None:
@@ -59,8 +67,8 @@ def write_description(
 
 def recorded_calls(model: Model) -> frozenset[str]:
     """The calls of PyTorch's library that a recorded module makes; none of another model."""
-    parts = [part for part in model.parts if part.family == FAMILY]
-    return frozenset(str(op.get("call")) for part in parts for op in part.config.get("ops", ()) if "call" in op)
+    stages = [stage for part in model.parts if part.family == FAMILY for stage in part.config.get("stages", ())]
+    return frozenset(str(op.get("call")) for stage in stages for op in stage.get("ops", ()) if "call" in op)
 
 
 def _file(path: Path, name: str) -> LocalFile:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.meter.home import home
-from pintpot.model.adapted import EXAMPLES, OWN_WEIGHTS, describe_adapted, write_description
+from pintpot.model.adapted import EXAMPLES, OWN_WEIGHTS, STAGE, describe_adapted, example_name, write_description
 from pintpot.model.safetensors import parse_safetensors
 from pintpot.model.source import LocalFile
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
     import torch
+
+    from pintpot.kernels.torch.record import Example
 
 KEPT = "modules"
 """The folder of the home that holds recorded modules."""
@@ -36,10 +38,28 @@ def adapt(
     `describe` reads it again without PyTorch. Raises UnsupportedModel for a module that cannot be recorded, and says
     which of its doings stand against it, BadInput for weights that are neither in the file nor in the module.
     """
-    inputs, given_path = example_inputs, None if weights is None else Path(weights).expanduser()
+    from pintpot.kernels.torch.record import Example
+
+    stage = Example(STAGE, example_inputs, repeats="output")
+    return adapt_stages(module, (stage,), weights=weights, name=name, folder=folder)
+
+
+def adapt_stages(
+    module: torch.nn.Module,
+    examples: Sequence[Example],
+    *,
+    weights: str | Path | None = None,
+    name: str | None = None,
+    folder: str | Path | None = None,
+) -> Model:
+    """A module of several stages, methods of its own, over the same weights: as `adapt` does with `forward` alone.
+
+    A buffer that a stage writes in place lasts from call to call, begins at zero, and is seen by all stages.
+    """
     from pintpot.kernels.torch.record import named_inputs, record
 
-    found = record(module, inputs)
+    given_path = None if weights is None else Path(weights).expanduser()
+    found = record(module, examples)
     given = _names(given_path)
     everything = {**found.matrices, **found.vectors}
     own = {key: one for key, one in everything.items() if key not in given}
@@ -47,13 +67,18 @@ def adapt(
     need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
     called = name or type(module).__name__
     place = _place(called, found.config) if folder is None else Path(folder).expanduser()
+    inputs = {
+        example_name(example.name, key): one
+        for example in examples
+        for key, one in named_inputs(example.inputs).items()
+    }
     try:
         place.mkdir(parents=True, exist_ok=True)
         files = [] if given_path is None else [str(given_path.resolve())]
         if own:
             _save(own, place / OWN_WEIGHTS)
             files.append(OWN_WEIGHTS)
-        _save(named_inputs(inputs), place / EXAMPLES)
+        _save(inputs, place / EXAMPLES)
         write_description(place, called, found.config, files, list(found.matrices), list(found.vectors))
     except OSError as error:
         raise BadInput(f"cannot write {place}: {error.strerror}") from error

@@ -1,9 +1,10 @@
 """Any module of PyTorch: what was recorded while it ran under fake tensors becomes work. No torch is needed for that.
 
-`config` is the recording (`pintpot.kernels.torch.record`): `storages`, bytes of each piece of memory that a forward
-uses; `inputs` and `outputs`, views of them; `constants`; and `ops` in their order, each either a packed leaf (`linear`)
-or a call of ATen on views. One stage, `forward`, with the shapes of the example inputs. A recording may come from a
-stranger: nothing of it is looked at beyond its buffers, and `kernels.torch.bind` says which calls there may be.
+`config` is the recording (`pintpot.kernels.torch.record`): `constants`; `state`, memory that lasts from call to call;
+and `stages`, mostly one alone, `forward`. A stage has `storages`, bytes of each piece of memory that it uses; `inputs`
+and `outputs`, views of them with the shapes of the example inputs; `ops` in their order, each either a packed leaf
+(`linear`) or a call of ATen on views; and `repeats`, how often a request runs it. A recording may come from a stranger:
+nothing of it is looked at beyond its buffers, and `kernels.torch.bind` says which calls there may be.
 """
 
 from __future__ import annotations
@@ -20,33 +21,49 @@ from pintpot.program import ops as ops_of
 from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
 from pintpot.program.spec import Buffer, Buffers, Extent, Life, Op, Program, Segment, Stage, Table, Work
 
-STAGE = "forward"
+REPEATS = ("output", "prompt")
+"""Fields of a workload that say how often a stage runs."""
+MOST_STAGES = 64
 MOST_OPS = 1 << 20
 MOST_BYTES = 1 << 46
 
 
 def work(config: Mapping[str, Any], form: Form, workload: Workload) -> Work:
-    """The stage `forward`, once for each answer of the workload. Raises UsageError for what cannot be a recording."""
-    recording = _Recording(config)
-    ops = recording.ops(form.activation)
-    buffers = Buffers.join(_weight_buffers(form.weights), recording.buffers)
-    bounds = (("tokens", 1), ("rows", 1), ("sequences", 1), ("context", 1))
-    program = Program(STAGE, bounds, buffers, ops, (Segment(0, len(ops)),))
-    ops_of.check(program)
-    return Work((Stage(STAGE, "module", (program,), ((Extent(1), workload.output),)),))
+    """The recorded stages, each as often as a request runs it. Raises UsageError for what cannot be a recording."""
+    lasting = Buffers(_lasting(config))
+    return Work(tuple(_stage(stage, lasting, form, workload) for stage in config["stages"]))
 
 
 def check(config: Mapping[str, Any], form: Form) -> None:
     """Raises BadInput for a recording without bounds, or one whose weights are others than the form's."""
-    storages, found = config.get("storages"), config.get("ops")
+    stages: Any = config.get("stages")
+    need(isinstance(stages, list | tuple) and 0 < len(stages) <= MOST_STAGES, "a recording without stages")
+    names = [stage["name"] for stage in stages]
+    plain = all(isinstance(name, str) and name.isidentifier() and len(name) < 64 for name in names)
+    need(plain and len(set(names)) == len(names), f"stages of the names {names!r:.80}")
+    for stage in stages:
+        _check_stage(stage, config)
+    for item in config["state"].values():
+        need(0 < _num_bytes(item) < MOST_BYTES, f"state of {item!r:.80}")
+    lacking = set().union(*map(_weights_of, stages)) - form.weights.names
+    need(not lacking, f"nobody has the weights {sorted(lacking)[:3]}")
+
+
+def _check_stage(stage: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    storages, found, repeats = stage["storages"], stage["ops"], stage["repeats"]
     good = isinstance(storages, list | tuple) and all(type(n) is int and 0 < n < MOST_BYTES for n in storages)
     need(good and isinstance(found, list | tuple) and len(found) <= MOST_OPS, "a recording without storages or ops")
-    lacking = _weights_of(config) - form.weights.names
-    need(not lacking, f"nobody has the weights {sorted(lacking)[:3]}")
-    for view in (*config.get("inputs", ()), *leaves(config.get("outputs"))):
-        at = view["storage"]
-        need(type(at) is int and 0 <= at < len(config["storages"]), f"no storage {at!r:.40}")
-        need(0 <= end_bytes(view_of(view)) <= config["storages"][at], f"a view beyond storage {at}")
+    counted = repeats in REPEATS if isinstance(repeats, str) else type(repeats) is int and 0 < repeats < MOST_OPS
+    need(counted, f"a stage that runs {repeats!r:.40} times")
+    for view in (*stage.get("inputs", ()), *leaves(stage.get("outputs"))):
+        if "state" in view:
+            need(view["state"] in config["state"], f"no state {view['state']!r:.40}")
+            room = _num_bytes(config["state"][view["state"]])
+        else:
+            at = view["storage"]
+            need(type(at) is int and 0 <= at < len(storages), f"no storage {at!r:.40}")
+            room = storages[at]
+        need(0 <= end_bytes(view_of(view)) <= room, f"a view beyond {view!r:.80}")
 
 
 def leaves(tree: Any) -> Iterator[Mapping[str, Any]]:
@@ -56,7 +73,7 @@ def leaves(tree: Any) -> Iterator[Mapping[str, Any]]:
 
 def named_leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The same, each with its place in the tree: keys of mappings and numbers in lists, dots between them."""
-    if isinstance(tree, Mapping) and "storage" in tree:
+    if isinstance(tree, Mapping) and is_view(tree):
         yield at or "answer", tree
     elif isinstance(tree, Mapping):
         inner = tree.get("dict", {}).items() if "dict" in tree else enumerate(tree.get("list", ()))
@@ -70,19 +87,42 @@ def view_of(item: Mapping[str, Any]) -> View:
     return item["dtype"], tuple(item["sizes"]), tuple(item["strides"]), item["offset"]
 
 
-def storage_name(index: int) -> str:
-    """The buffer of a storage."""
-    return f"storage.{index}"
+def is_view(tree: Mapping[str, Any]) -> bool:
+    """Whether a tree of outputs is a single tensor."""
+    return "storage" in tree or "state" in tree
+
+
+def buffer_name(stage: str, item: Mapping[str, Any]) -> str:
+    """The buffer that a recorded tensor of a stage looks at."""
+    if "weight" in item:
+        return str(item["weight"])
+    if "constant" in item:
+        return constant_name(item["constant"])
+    return state_name(item["state"]) if "state" in item else _storage_name(stage, item["storage"])
 
 
 def constant_name(name: str) -> str:
     """The buffer of a constant."""
-    return f"constant.{name}"
+    return f"constant/{name}"
 
 
-def _weights_of(config: Mapping[str, Any]) -> set[str]:
+def state_name(name: str) -> str:
+    """The buffer of what lasts, one for all stages."""
+    return f"state/{name}"
+
+
+def _storage_name(stage: str, index: int) -> str:
+    return f"stage/{stage}/{index}"
+
+
+def _num_bytes(item: Mapping[str, Any]) -> int:
+    """Of a constant or a state."""
+    return int(prod(item["sizes"])) * VALUE_BYTES[item["dtype"]]
+
+
+def _weights_of(stage: Mapping[str, Any]) -> set[str]:
     found: set[str] = set()
-    for op in config["ops"]:
+    for op in stage["ops"]:
         if op["kind"] == "linear":
             found |= {name for name in (op["weight"], op["bias"]) if name is not None}
         else:
@@ -90,51 +130,69 @@ def _weights_of(config: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def _buffer_name(item: Mapping[str, Any]) -> str:
-    if "weight" in item:
-        return str(item["weight"])
-    return constant_name(item["constant"]) if "constant" in item else storage_name(item["storage"])
+def _words(num_bytes: int) -> tuple[int]:
+    """Memory comes in whole words of 4 bytes."""
+    return (max(1, -(-num_bytes // 4)),)
+
+
+def _lasting(config: Mapping[str, Any]) -> Iterator[Buffer]:
+    """What all stages share beside the weights."""
+    for name, item in config["constants"].items():
+        yield Buffer(constant_name(name), _words(_num_bytes(item)), "int32", "tables", "session")
+    for name, item in config["state"].items():
+        yield Buffer(state_name(name), _words(_num_bytes(item)), "int32", "cache", "session")
+
+
+def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Workload) -> Stage:
+    name, repeats = stage["name"], stage["repeats"]
+    recording = _Recording(stage)
+    ops = recording.ops(form.activation)
+    buffers = Buffers.join(_weight_buffers(form.weights), lasting, recording.buffers)
+    bounds = (("tokens", 1), ("rows", 1), ("sequences", 1), ("context", 1))
+    program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
+    ops_of.check(program)
+    need(not isinstance(repeats, str) or repeats in REPEATS, f"a stage that runs {repeats!r:.40} times")
+    times = int(getattr(workload, repeats)) if isinstance(repeats, str) else int(repeats)
+    return Stage(name, "module", (program,), ((Extent(1), times),))
 
 
 class _Recording:
-    """A recording, turned into buffers and ops."""
+    """One recorded stage, turned into buffers and ops."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
-        self._lasting = {view["storage"] for view in (*config["inputs"], *leaves(config["outputs"]))}
+    def __init__(self, stage: Mapping[str, Any]) -> None:
+        self._stage, self._name = stage, str(stage["name"])
+        views = (*stage["inputs"], *leaves(stage["outputs"]))
+        self._kept = {view["storage"] for view in views if "storage" in view}
 
     @property
     def buffers(self) -> Buffers:
-        """Memory in whole 4-byte words: inputs and outputs outlive a forward, all else shares one arena."""
+        """Inputs and outputs outlive a replay, all else shares one arena."""
         found = []
-        for index, num_bytes in enumerate(self._config["storages"]):
-            words = (-(-num_bytes // 4),)
-            life: Life = "session" if index in self._lasting else "step"
-            found.append(Buffer(storage_name(index), words, "int32", "buffers", life))
-        for name, constant in self._config["constants"].items():
-            words = -(-prod(constant["sizes"]) * VALUE_BYTES[constant["dtype"]] // 4)
-            found.append(Buffer(constant_name(name), (max(1, words),), "int32", "tables", "session"))
+        for index, num_bytes in enumerate(self._stage["storages"]):
+            life: Life = "session" if index in self._kept else "step"
+            found.append(Buffer(_storage_name(self._name, index), _words(num_bytes), "int32", "buffers", life))
         # What is handed out is a copy, which the caller keeps.
-        given = sum(-(-prod(v["sizes"]) * VALUE_BYTES[v["dtype"]] // 4) for v in leaves(self._config["outputs"]))
-        found.append(Buffer("answers", (max(1, given),), "int32", "buffers", "session"))
+        given = sum(_words(_num_bytes(view))[0] for view in leaves(self._stage["outputs"]))
+        found.append(Buffer(f"stage/{self._name}/answers", (max(1, given),), "int32", "buffers", "session"))
         return Buffers(found)
 
     def ops(self, activation: ActivationForm) -> Table[Op]:
-        return Table(self._op(op, activation) for op in self._config["ops"])
+        return Table(self._op(op, activation) for op in self._stage["ops"])
 
     def _op(self, op: Mapping[str, Any], activation: ActivationForm) -> Op:
         if op["kind"] == "linear":
             bias = () if op["bias"] is None else (("bias", op["bias"]),)
-            reads = (("x", storage_name(op["x"])), ("weight", op["weight"]), *bias)
+            reads = (("x", _storage_name(self._name, op["x"])), ("weight", op["weight"]), *bias)
             knobs = (("prologue", "none"), ("activation", activation.prefill), ("rows", op["rows"]))
-            return Op("linear", reads, (("out", storage_name(op["out"])),), knobs)
+            return Op("linear", reads, (("out", _storage_name(self._name, op["out"])),), knobs)
         attributes = (
             ("call", op["call"]), ("args", op["args"]), ("kwargs", op["kwargs"]),
             ("views", tuple(map(view_of, op["tensors"]))), ("outs", tuple(map(view_of, op["outs"]))),
             ("multiply_adds", op["multiply_adds"]),
         )  # fmt: skip
-        reads = tuple(("tensor", _buffer_name(item)) for item in op["tensors"])
-        writes = tuple(("out", storage_name(index)) for index in op["writes"])
+        reads = tuple(("tensor", buffer_name(self._name, item)) for item in op["tensors"])
+        writes = tuple(("out", buffer_name(self._name, item)) for item in op["writes"])
+        need(not any("weight" in item for item in op["writes"]), f"{op['call']!r:.40} writes to a weight")
         return Op("aten", reads, writes, attributes)
 
 

@@ -48,7 +48,7 @@ class FileLayout:
 
 
 def lay_out_file(form: Form, work: Work) -> FileLayout:
-    """The layout of a form's weights, streamed strips in the order in which the last stage fetches them."""
+    """The layout of a form's weights, streamed strips in the order in which the stages fetch them."""
     residents, resident_end = _residents(form)
     passing = _passing(form, work, form.ring.slot_bytes) if form.ring else ()
     slots = passing + lay_slots(_looked_up(form, passing), LOOKUP_SLOT_BYTES)
@@ -73,16 +73,16 @@ def _residents(form: Form) -> tuple[tuple[Resident, ...], int]:
 
 
 def _passing(form: Form, work: Work, slot_bytes: int) -> tuple[Slot, ...]:
-    """Slots that passes read. What only logits need has slots of its own, so that other passes read none of it."""
+    """Slots that passes read, in the order of the stages. What not all of them need has slots of its own."""
     weights = {weight.name: weight for weight in form.weights}
+    users: dict[str, set[tuple[str, bool]]] = {}
+    for stage in work.stages:
+        for op in stage.programs[0].ops:
+            if op.kind == "fetch" and not op.get("per_token"):
+                users.setdefault(str(op.read("weight")), set()).add((stage.name, bool(op.get("over_rows"))))
     slots: tuple[Slot, ...] = ()
-    logits, fetches = (
-        [op for op in stage.programs[0].ops if op.kind == "fetch" and not op.get("per_token")]
-        for stage in (work.stages[0], work.stages[-1])
-    )
-    only = {op.read("weight") for op in logits if op.get("over_rows")}
-    for _, ops in groupby(fetches, key=lambda op: op.read("weight") in only):
-        ordered = [weights[str(op.read("weight"))] for op in ops]
+    for _, names in groupby(users, key=lambda name: users[name]):
+        ordered = [weights[name] for name in names]
         strips = [(w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in ordered]
         slots += lay_slots(strips, slot_bytes)
     return slots

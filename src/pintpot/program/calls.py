@@ -57,6 +57,9 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
 
 BY_VALUE: Final = frozenset(_BY_VALUE.split()) | {"clone", "_to_copy"}
 """Calls of which each value follows from the values in the same place; axes of length 1 serve all places."""
+
+_PUT = frozenset({"index_copy_", "index_put_", "scatter_", "index_fill_"})
+
 Sizes = tuple[int, ...]
 
 
@@ -64,6 +67,11 @@ def meaning(call: str) -> Meaning | None:
     """What a call does, by its name and overload; None for one that no recording may hold."""
     name = call.partition(".")[0]
     return MEANINGS.get(name) or MEANINGS.get(name.removesuffix("_"))
+
+
+def puts(call: str) -> bool:
+    """Whether a call writes what it is given in some places of its first tensor, and leaves the others alone."""
+    return call.partition(".")[0] in _PUT
 
 
 def fits(call: str, args: str, kwargs: str, sizes: list[Sizes]) -> bool:

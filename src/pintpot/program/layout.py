@@ -75,7 +75,9 @@ def bytes_behind(program: Program) -> list[int]:
     bounds = {axis: bound for axis, bound in program.bounds if axis in axes}
     alive = [0] * (len(program.ops) + 1)
     for life in lives:
-        size = _aligned(_bytes(tuple([axis if isinstance(axis, int) else bounds[axis] for axis in life.shape]), life.format))
+        size = _aligned(
+            _bytes(tuple([axis if isinstance(axis, int) else bounds[axis] for axis in life.shape]), life.format)
+        )
         alive[life.first] += size
         alive[life.last + 1] -= size
     alive = list(accumulate(alive))

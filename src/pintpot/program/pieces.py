@@ -90,7 +90,9 @@ def _product(op: Op, box: Box) -> Piece | None:
     one, other = sizes[-2:]
     batch, rows, columns = box
     addends = tuple(_broadcast(each, out_view(op)[1], box) for each in sizes[:-2])
-    return Piece((*addends, (batch, rows, (0, one[2])), (batch, (0, other[1]), columns)), box, json.loads(op.get("args")))
+    return Piece(
+        (*addends, (batch, rows, (0, one[2])), (batch, (0, other[1]), columns)), box, json.loads(op.get("args"))
+    )
 
 
 def _normed(op: Op, box: Box) -> Piece | None:

@@ -233,8 +233,6 @@ def evenly(num: int, parts: int) -> list[tuple[int, int]]:
     return list(zip(marks, marks[1:], strict=False))
 
 
-
-
 def rewritten(work: Work, change: Callable[[Program], Program]) -> Work:
     """Work with every program changed. What is changed has no weights, so that forms of one model share what is found.
 

@@ -13,6 +13,7 @@ from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes, resident_bytes
+from pintpot.model.adapted import STAGE, example_name
 from pintpot.runtime.module import open_module
 
 SECONDS, FEWEST_CALLS, MOST_CALLS = 0.5, 3, 400
@@ -20,14 +21,18 @@ SECONDS, FEWEST_CALLS, MOST_CALLS = 0.5, 3, 400
 
 
 class Answerer:
-    """Requests: `opened`, `run`, `answers`. `examples` is a safetensors file of inputs; "" draws some."""
+    """Requests: `opened`, `run`, `answers`. `examples` is a safetensors file of inputs; "" draws some.
+
+    A run is about the last stage, which gives an answer with each call; those before it are called once for it.
+    """
 
     def __init__(self, pack: Path, threads: str, examples: str = "") -> None:
         started = time.perf_counter()
         self._session = open_module(pack, this_machine(), threads=int(threads))
         self._open_s = time.perf_counter() - started
         self._resident = resident_bytes()
-        self._inputs = read_inputs(Path(examples)) if examples else drawn_inputs(self._session.plan.config)
+        config = self._session.plan.config
+        self._inputs = read_inputs(Path(examples), config) if examples else drawn_inputs(config)
 
     def opened(self) -> dict[str, Any]:
         """Seconds and memory of the opening, by holder."""
@@ -37,12 +42,15 @@ class Answerer:
 
     def run(self) -> dict[str, Any]:
         """Calls for half a second: the median of their seconds, bytes from disk, and the peak so far."""
-        positional, named = self._inputs
+        self._session.reset()
+        *before, last = self._inputs
+        for stage in before:
+            self._call(stage)
         found: list[float] = []
         disk, end = traffic().read_bytes, time.perf_counter() + SECONDS
         while len(found) < FEWEST_CALLS or (time.perf_counter() < end and len(found) < MOST_CALLS):
-            self._session(*positional, **named)
-            found.append(self._session.seconds)
+            self._call(last)
+            found.append(self._session.stage(last).seconds)
         return {
             "step_s": median(found),
             "disk_bytes_per_step": (traffic().read_bytes - disk) / len(found),
@@ -54,30 +62,48 @@ class Answerer:
         """What the pack gives for the examples: outputs by their place in the tree, as arrays in an .npz file."""
         import numpy as np
 
-        positional, named = self._inputs
-        found = dict(outputs(self._session(*positional, **named)))
+        self._session.reset()
+        found = {key: one for stage in self._inputs for key, one in outputs(self._call(stage), stage_place(stage))}
         np.savez(path, allow_pickle=False, **{key: one.float().numpy() for key, one in found.items()})
         return {"peak_bytes": peak_bytes()}
 
+    def _call(self, stage: str) -> Any:
+        positional, named = self._inputs[stage]
+        return self._session.stage(stage)(*positional, **named)
 
-Inputs = tuple[list[torch.Tensor], dict[str, torch.Tensor]]
+
+Inputs = dict[str, tuple[list[torch.Tensor], dict[str, torch.Tensor]]]
+"""Of each stage, in their order, its arguments and keywords."""
 
 
-def read_inputs(path: Path) -> Inputs:
+def read_inputs(path: Path, config: Any) -> Inputs:
     """Inputs as `adapt` kept them: those with numbers are arguments, in their order. Raises UsageError for none."""
     from safetensors.torch import load_file
 
     need(path.is_file(), f"{path} has no example inputs", UsageError)
-    return _split(load_file(path))
+    found = load_file(path)
+    due = {stage["name"]: [item["name"] for item in stage["inputs"]] for stage in config["stages"]}
+    lacking = [name for stage, names in due.items() for name in names if example_name(stage, name) not in found]
+    need(not lacking, f"{path} has no example inputs for {', '.join(lacking)}", UsageError)
+    return {stage: _split({name: found[example_name(stage, name)] for name in names}) for stage, names in due.items()}
 
 
 def drawn_inputs(config: Any) -> Inputs:
     """Inputs of the recorded shapes whose values mean nothing: zeros, which every table of words has."""
-    shapes = {item["name"]: (item["sizes"], getattr(torch, item["dtype"])) for item in config["inputs"]}
-    return _split({name: torch.zeros(sizes, dtype=dtype) for name, (sizes, dtype) in shapes.items()})
+    return {
+        stage["name"]: _split(
+            {item["name"]: torch.zeros(item["sizes"], dtype=getattr(torch, item["dtype"])) for item in stage["inputs"]}
+        )
+        for stage in config["stages"]
+    }
 
 
-def _split(found: dict[str, torch.Tensor]) -> Inputs:
+def stage_place(stage: str) -> str:
+    """Where the outputs of a stage stand among those of all: in a module of one stage they are all there is."""
+    return "" if stage == STAGE else stage
+
+
+def _split(found: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     places = sorted((name for name in found if name.isdecimal()), key=int)
     return [found[name] for name in places], {name: one for name, one in found.items() if not name.isdecimal()}
 

@@ -15,23 +15,23 @@ import numpy as np
 import torch
 
 from pintpot.contract.form import source_form
-from pintpot.kernels.torch.bind import Forward, Memory, tensor_of
+from pintpot.kernels.torch.bind import Forward, Leaves, Memory, tensor_of
 from pintpot.meter.likeness import likeness
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.adapted import EXAMPLES
-from pintpot.model.spec import Model
+from pintpot.model.spec import Model, Weight
 from pintpot.model.store import Store
 from pintpot.nets import adapted
 from pintpot.packer.calibrate.source import whole
 from pintpot.packer.manifest import read_manifest
-from pintpot.program.layout import lay_out
+from pintpot.program.layout import Layout, lay_out
 from pintpot.program.spec import Op, Program
-from pintpot.proof.module_measured import read_inputs
+from pintpot.proof.module_measured import read_inputs, stage_place
 from pintpot.proof.source import source_model
 from pintpot.runtime.begun import give_back
 from pintpot.runtime.bound import addresses_of
 from pintpot.runtime.memory import PackMemory
-from pintpot.runtime.module import fill_constants
+from pintpot.runtime.module import clear, fill_constants
 from pintpot.stream.arena import open_arena
 
 ALIGN = 64
@@ -48,8 +48,12 @@ class Answerer:
         """How like the answers in `path` are to the unpacked module's. Raises BadInput when the source is gone."""
         model = source_model(self._manifest)
         given = np.load(path, allow_pickle=False)
-        positional, named = read_inputs(Path(model.source.path) / EXAMPLES)
-        inputs = {**{str(at): one for at, one in enumerate(positional)}, **named}
+        inputs = {
+            stage: {**{str(at): one for at, one in enumerate(positional)}, **named}
+            for stage, (positional, named) in read_inputs(
+                Path(model.source.path) / EXAMPLES, model.parts[0].config
+            ).items()
+        }
         with ExitStack() as closing, Store(model) as store:
             wanted = _unpacked(model, store, inputs, self._manifest.plan.budget.workload, closing)
         found = [asdict(likeness(name, one, given[name])) for name, one in wanted.items()]
@@ -57,31 +61,53 @@ class Answerer:
 
 
 def _unpacked(
-    model: Model, store: Store, inputs: dict[str, torch.Tensor], workload: Any, closing: ExitStack
+    model: Model, store: Store, inputs: dict[str, dict[str, torch.Tensor]], workload: Any, closing: ExitStack
 ) -> dict[str, Any]:
+    """The outputs of all stages, each called once, in their order."""
     config = model.parts[0].config
     work = adapted.work(config, source_form(model), workload)
-    program, layout = work.stages[0].programs[0], lay_out(work)
-    vectors = [weight for part in model.parts for weight in part.weights() if len(weight.shape) == 1]
+    layout, sources = lay_out(work), {weight.name: weight for part in model.parts for weight in part.weights()}
+    places = _places(sources, layout, closing)
+    arenas = list(places.arenas.values())
+    fill_constants(config, layout, places.arenas)
+    clear(places.arenas.get("cache"))
+    found: dict[str, Any] = {}
+    for stage, recorded in zip(work.stages, config["stages"], strict=True):
+        program, name = stage.programs[0], stage.name
+        memory = Memory(program, addresses_of(program, layout, places), arenas)
+        closing.callback(memory.close)
+        if not found:
+            _fill_vectors(sources, store, memory)
+        for item in recorded["inputs"]:
+            tensor_of(item, memory, adapted.buffer_name(name, item)).copy_(inputs[name][item["name"]])
+        Forward(program, _leaves(program, memory, store, sources), memory).run()
+        for place, item in adapted.named_leaves(recorded["outputs"], stage_place(name)):
+            found[place] = tensor_of(item, memory, adapted.buffer_name(name, item)).float().numpy().copy()
+    return found
+
+
+def _places(sources: dict[str, Weight], layout: Layout, closing: ExitStack) -> PackMemory:
+    """Memory for everything but the matrices."""
     offsets, end = {}, 0
-    for weight in vectors:
-        offsets[weight.name] = end
-        end += -(-4 * weight.shape[0] // ALIGN) * ALIGN
+    for weight in sources.values():
+        if len(weight.shape) == 1:
+            offsets[weight.name] = end
+            end += -(-4 * weight.shape[0] // ALIGN) * ALIGN
     arenas = {name: open_arena(max(size, 4096)) for name, size in {**layout.sizes, "weights": end}.items()}
     for arena in arenas.values():
         closing.callback(give_back, arena)
     base = arenas["weights"].address
-    places = PackMemory(arenas, {name: base + offset for name, offset in offsets.items()}, None, True)
-    memory = Memory(program, addresses_of(program, layout, places), list(arenas.values()))
-    closing.callback(memory.close)
-    for weight in vectors:
-        values = torch.from_numpy(np.ascontiguousarray(whole(store, weight)).reshape(-1))
-        memory.view(weight.name, ("float32", weight.shape, (1,), 0)).copy_(values)
-    fill_constants(config, layout, arenas)
-    for item in config["inputs"]:
-        tensor_of(item, memory, adapted.storage_name(item["storage"])).copy_(inputs[item["name"]])
-    sources = {weight.name: weight for part in model.parts for weight in part.weights()}
+    return PackMemory(arenas, {name: base + offset for name, offset in offsets.items()}, None, True)
 
+
+def _fill_vectors(sources: dict[str, Weight], store: Store, memory: Memory) -> None:
+    for weight in sources.values():
+        if len(weight.shape) == 1:
+            values = torch.from_numpy(np.ascontiguousarray(whole(store, weight)).reshape(-1))
+            memory.view(weight.name, ("float32", weight.shape, (1,), 0)).copy_(values)
+
+
+def _leaves(program: Program, memory: Memory, store: Store, sources: dict[str, Weight]) -> Leaves:
     def leaves(first: int, stop: int) -> bool:
         for op in program.ops[first:stop]:
             if op.kind == "linear":
@@ -89,12 +115,7 @@ def _unpacked(
                 _multiply(op, program, memory, torch.from_numpy(np.ascontiguousarray(weight)))
         return True
 
-    Forward(program, leaves, memory).run()
-    trees = adapted.named_leaves(config["outputs"])
-    return {
-        name: tensor_of(item, memory, adapted.storage_name(item["storage"])).float().numpy().copy()
-        for name, item in trees
-    }
+    return leaves
 
 
 def _multiply(op: Op, program: Program, memory: Memory, weight: torch.Tensor) -> None:

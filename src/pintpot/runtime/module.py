@@ -37,8 +37,58 @@ if TYPE_CHECKING:
     from pintpot._native import Arena, Ring
 
 
+class StageCall:
+    """One stage of an open module: called with tensors of the shapes it was recorded with, it gives what it gives."""
+
+    def __init__(self, stage: Mapping[str, Any], forward: Forward, memory: Memory) -> None:
+        self.name, self.seconds = str(stage["name"]), 0.0
+        self._tree, self._forward = stage["outputs"], [forward]
+
+        def tensor(item: Mapping[str, Any]) -> torch.Tensor:
+            return tensor_of(item, memory, adapted.buffer_name(self.name, item))
+
+        self._inputs = {item["name"]: tensor(item) for item in stage["inputs"]}
+        self._outputs = {id(item): tensor(item) for item in adapted.leaves(stage["outputs"])}
+
+    def close(self) -> None:
+        """Let go of memory."""
+        for held in (self._forward, self._inputs, self._outputs):
+            held.clear()
+
+    def __call__(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
+        """What the stage gives, as tensors of its own in lists and dicts.
+
+        Raises UsageError for inputs of other names, shapes or dtypes than those that it was recorded with.
+        """
+        need(bool(self._inputs), "the session is closed", UsageError)
+        given = {**{str(at): one for at, one in enumerate(args)}, **kwargs}
+        same = given.keys() == self._inputs.keys()
+        need(same, f"{self.name} takes {', '.join(self._inputs)}, not {', '.join(given) or 'nothing'}", UsageError)
+        for name, place in self._inputs.items():
+            one = given[name]
+            need(
+                one.shape == place.shape and (one.dtype == place.dtype or place.is_floating_point()),
+                f"input {name} is {one.dtype} {tuple(one.shape)}; recorded was {place.dtype} {tuple(place.shape)}",
+                UsageError,
+            )
+            place.copy_(one)
+        started = time.perf_counter()
+        self._forward[0].run()
+        self.seconds = time.perf_counter() - started
+        return self._given(self._tree)
+
+    def _given(self, tree: Any) -> Any:
+        if adapted.is_view(tree):
+            return self._outputs[id(tree)].clone()
+        if "dict" in tree:
+            return {key: self._given(one) for key, one in tree["dict"].items()}
+        return tuple(self._given(one) for one in tree["list"]) if "list" in tree else tree["value"]
+
+
 class ModuleSession:
-    """A module that runs: call it with tensors of the shapes it was recorded with, one call at a time.
+    """A module that runs: call it, or one of its stages, with tensors of the shapes it was recorded with.
+
+    One call at a time. What a stage keeps in memory that lasts, the others see; `reset` forgets it.
 
     Torch computes with as many threads as the plan has, from its opening on, in all of this process.
     """
@@ -47,26 +97,17 @@ class ModuleSession:
         self,
         folder: Path,
         plan: Plan,
-        forward: Forward,
-        memory: Memory,
+        stages: Mapping[str, StageCall],
         ring: Ring | None,
+        arenas: Mapping[str, Arena],
         held: Mapping[str, int],
         notes: tuple[str, ...],
         closing: ExitStack,
     ) -> None:
         self.folder, self.plan, self.ring, self.held, self.notes = folder, plan, ring, held, notes
-        self._closing, self._forward = closing, [forward]
-        config = plan.config
-        self._inputs = {
-            item["name"]: tensor_of(item, memory, adapted.storage_name(item["storage"])) for item in config["inputs"]
-        }
-        self._outputs = {
-            id(item): tensor_of(item, memory, adapted.storage_name(item["storage"]))
-            for item in adapted.leaves(config["outputs"])
-        }
-        self.seconds = 0.0
-        for end in (self._forward.clear, self._inputs.clear, self._outputs.clear):
-            closing.callback(end)
+        self._stages, self._cache, self._closing = stages, arenas.get("cache"), closing
+        for stage in stages.values():
+            closing.callback(stage.close)
         # PyTorch lets go of memory later than the interpreter does, so a session that nobody closed ends before.
         weakref.finalize(self, closing.close)
 
@@ -82,34 +123,37 @@ class ModuleSession:
         """Give memory and lock back."""
         self._closing.close()
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the module's stages, in the order in which a request runs them."""
+        return tuple(self._stages)
+
+    def stage(self, name: str) -> StageCall:
+        """A stage by its name. Raises UsageError for one that the module has not."""
+        need(name in self._stages, f"this module has the stages {', '.join(self._stages)}, not {name}", UsageError)
+        return self._stages[name]
+
     def __call__(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
-        """What the module gives, as tensors of its own in lists and dicts.
+        """What a module of one stage gives; see `StageCall`. Raises UsageError where there are several."""
+        first, *others = self._stages.values()
+        need(not others, f"this module has several stages; call stage({first.name!r}), for one", UsageError)
+        return first(*args, **kwargs)
 
-        Raises UsageError for inputs of other names, shapes or dtypes than those that it was recorded with.
-        """
-        need(bool(self._inputs), "the session is closed", UsageError)
-        given = {**{str(at): one for at, one in enumerate(args)}, **kwargs}
-        same = given.keys() == self._inputs.keys()
-        need(same, f"this module takes {', '.join(self._inputs)}, not {', '.join(given) or 'nothing'}", UsageError)
-        for name, place in self._inputs.items():
-            one = given[name]
-            need(
-                one.shape == place.shape and (one.dtype == place.dtype or place.is_floating_point()),
-                f"input {name} is {one.dtype} {tuple(one.shape)}; recorded was {place.dtype} {tuple(place.shape)}",
-                UsageError,
-            )
-            place.copy_(one)
-        started = time.perf_counter()
-        self._forward[0].run()
-        self.seconds = time.perf_counter() - started
-        return self._given(self.plan.config["outputs"])
+    @property
+    def seconds(self) -> float:
+        """Of the last call of each stage, together."""
+        return sum(stage.seconds for stage in self._stages.values())
 
-    def _given(self, tree: Any) -> Any:
-        if "storage" in tree:
-            return self._outputs[id(tree)].clone()
-        if "dict" in tree:
-            return {key: self._given(one) for key, one in tree["dict"].items()}
-        return tuple(self._given(one) for one in tree["list"]) if "list" in tree else tree["value"]
+    def reset(self) -> None:
+        """Forget what lasts from call to call: a new request begins."""
+        clear(self._cache)
+
+
+def clear(cache: Arena | None) -> None:
+    """Fill what lasts from call to call with zeros, where there is some."""
+    if cache is not None:
+        with memoryview(cache).cast("B") as place:
+            torch.frombuffer(place, dtype=torch.uint8).zero_()
 
 
 def open_module(folder: Path, machine: Machine, *, threads: int | None = None) -> ModuleSession:
@@ -152,17 +196,20 @@ def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> Mo
     memory = open_memory(begun, manifest, layout, scratch, held.mark)
     held.mark(BUFFERS)
     try:
-        forward, tensors = _bind(manifest, work, layout, memory)
+        stages, tensors = _bind(manifest, work, layout, memory)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadPack(f"{folder}: its recording cannot be bound: {error!r}") from error
-    stack.callback(tensors.close)
+    for one in tensors:
+        stack.callback(one.close)
     held.mark(LOADER)
     finish_weights(begun, manifest, None)
     held.put(WEIGHTS, begun.weights.nbytes)
     fill_constants(plan.config, layout, memory.arenas)
     held.mark(TABLES)
     _split_process(held, here)
-    return ModuleSession(folder, plan, forward, tensors, memory.ring, held.by_holder, notes, stack.pop_all())
+    clear(memory.arenas.get("cache"))
+    arenas, closing = memory.arenas, stack.pop_all()
+    return ModuleSession(folder, plan, stages, memory.ring, arenas, held.by_holder, notes, closing)
 
 
 def _split_process(held: Held, here: Here) -> None:
@@ -181,11 +228,20 @@ def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:
         raise BadPack(f"{folder}: its plan makes no program: {error!r}") from error
 
 
-def _bind(manifest: Manifest, work: Work, layout: Layout, memory: PackMemory) -> tuple[Forward, Memory]:
-    stages = bind_stages(manifest, work, layout, memory, Pool(manifest.plan.threads))
-    program = work.stages[0].programs[0]
-    tensors = Memory(program, addresses_of(program, layout, memory), list(memory.arenas.values()))
-    return Forward(program, native_leaves(stages[adapted.STAGE]), tensors), tensors
+def _bind(
+    manifest: Manifest, work: Work, layout: Layout, memory: PackMemory
+) -> tuple[dict[str, StageCall], list[Memory]]:
+    native, arenas = (
+        bind_stages(manifest, work, layout, memory, Pool(manifest.plan.threads)),
+        list(memory.arenas.values()),
+    )
+    stages, tensors = {}, []
+    for stage, recorded in zip(work.stages, manifest.plan.config["stages"], strict=True):
+        program = stage.programs[0]
+        tensors.append(Memory(program, addresses_of(program, layout, memory), arenas))
+        forward = Forward(program, native_leaves(native[stage.name]), tensors[-1])
+        stages[stage.name] = StageCall(recorded, forward, tensors[-1])
+    return stages, tensors
 
 
 def fill_constants(config: Mapping[str, Any], layout: Layout, arenas: Mapping[str, Arena]) -> None:

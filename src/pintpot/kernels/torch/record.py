@@ -2,13 +2,15 @@
 
 What is replaced is a copy that shares nothing with the user's module but its code; no weight is read. A leaf is
 replaced where it is the only user of its weight; what else a module does with its parameters stays a call of ATen.
+A module may have several stages, methods of its own that are called in turn; a buffer that one of them writes lasts
+from call to call, and all of them see it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,19 @@ from pintpot.kernels.torch.trace import Trace
 Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor] | torch.Tensor
 DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One stage of a module: `method` is called with tensors of these shapes, `repeats` times for each request.
+
+    That is a number, or the field of a workload that holds it ("output": once for each word of an answer).
+    """
+
+    name: str
+    inputs: Inputs
+    method: str = "forward"
+    repeats: int | str = 1
 
 
 @dataclass(frozen=True)
@@ -55,31 +70,43 @@ class Leaf(torch.nn.Module):
         return self._trace[0].linear(x, *self._names, self.out_features)
 
 
-def record(module: torch.nn.Module, inputs: Inputs) -> Recorded:
-    """Run a module in eval mode on fakes of `inputs` (a tensor, a tuple for its arguments, or a mapping of keywords).
+def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
+    """Run the stages of a module in eval mode on fakes of their inputs.
 
-    Raises UnsupportedModel, with what it was, for a forward that decides by values, draws at random or reads tensors
-    that nobody registered; UsageError for inputs that are no tensors.
+    Inputs are a tensor, a tuple for the arguments, or a mapping of keywords. Raises UnsupportedModel, with what it was,
+    for a stage that decides by values, draws at random or reads tensors that nobody registered, and for a buffer that
+    is written and does not begin at zero; UsageError for inputs that are no tensors, and stages of one name.
     """
-    given = named_inputs(inputs)
-    state = _State(module)
+    names = [example.name for example in examples]
+    good = all(name.isidentifier() for name in names) and len(set(names)) == len(names)
+    need(bool(names) and good, f"stages are named once each, by plain words; these are {names}", UsageError)
+    own = _Own(module)
+    given = [named_inputs(example.inputs) for example in examples]
     excluded: frozenset[str] = frozenset()
     while True:
-        trace, config = _traced(module, state, given, excluded)
-        used = {
-            item["weight"] for op in trace.ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item
-        }
-        packed = {op["weight"] for op in trace.ops if op["kind"] == "linear"}
-        both = used & packed
-        if not both:
+        traced = [_traced(module, own, *each, excluded) for each in zip(examples, given, strict=True)]
+        ops = [op for trace, _ in traced for op in trace.ops]
+        used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
+        packed = {op["weight"] for op in ops if op["kind"] == "linear"}
+        if not used & packed:
             break
-        excluded |= both
+        excluded |= used & packed
     need(bool(packed), "the module has no linear layer, so there is nothing to pack", UnsupportedModel)
-    used |= {op["bias"] for op in trace.ops if op["kind"] == "linear" and op["bias"] is not None}
+    lasting = {name for trace, _ in traced for name in trace.changed}
+    for trace, _ in traced:
+        _name_state(trace, lasting)
+    constants = {item["constant"] for op in ops for item in op.get("tensors", ()) if "constant" in item}
+    used |= {op["bias"] for op in ops if op["kind"] == "linear" and op["bias"] is not None}
+    used -= lasting
+    config = {
+        "stages": [stage for _, stage in traced],
+        "constants": {name: _constant(name, own.constants[name]) for name in sorted(constants)},
+        "state": {name: own.state(name) for name in sorted(lasting)},
+    }
     return Recorded(
         config,
-        {name: state.tensors[name] for name in state.tensors if name in packed},
-        {name: state.tensors[name] for name in state.tensors if name in used},
+        {name: own.tensors[name] for name in own.tensors if name in packed},
+        {name: own.tensors[name] for name in own.tensors if name in used},
     )
 
 
@@ -97,51 +124,71 @@ def named_inputs(inputs: Inputs) -> dict[str, torch.Tensor]:
     return found
 
 
-class _State:
+class _Own:
     """Parameters and buffers of a module by their first name; those of integers are constants of its recording."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        everything = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self.buffers = dict(module.named_buffers())
+        everything = {**dict(module.named_parameters()), **self.buffers}
         self.tensors = {name: one for name, one in everything.items() if one.is_floating_point()}
         self.constants = {name: one for name, one in everything.items() if not one.is_floating_point()}
         owners = (named for owner in module.modules() for named in owner._parameters.values() if named is not None)
         self.num_owners = Counter(id(one) for one in owners)
         self.names = {id(one): name for name, one in everything.items()}
 
+    def state(self, name: str) -> dict[str, Any]:
+        """A buffer that lasts from call to call, without its values, which are zeros at first."""
+        one = self.buffers[name]
+        zero = one.is_meta or not bool(one.any())
+        need(zero, f"the module writes to its buffer {name}, which does not begin at zero", UnsupportedModel)
+        return {"dtype": str(_fake(one).dtype).removeprefix("torch."), "sizes": list(one.shape)}
+
 
 def _traced(
-    module: torch.nn.Module, state: _State, given: Mapping[str, torch.Tensor], excluded: frozenset[str]
+    module: torch.nn.Module, own: _Own, example: Example, given: Mapping[str, torch.Tensor], excluded: frozenset[str]
 ) -> tuple[Trace, dict[str, Any]]:
-    trace, mode = Trace(), FakeTensorMode()
+    trace, mode = Trace(own.buffers), FakeTensorMode()
     with mode:
-        fakes = {name: _fake(one) for name, one in {**state.tensors, **state.constants}.items()}
+        fakes = {name: _fake(one) for name, one in {**own.tensors, **own.constants}.items()}
         inputs = {name: _fake(one) for name, one in given.items()}
     memo: dict[int, Any] = {}
-    for name, one in {**state.tensors, **state.constants}.items():
+    for name, one in {**own.tensors, **own.constants}.items():
         fake = fakes[name]
         memo[id(one)] = torch.nn.Parameter(fake, requires_grad=False) if isinstance(one, torch.nn.Parameter) else fake
-        trace.know(memo[id(one)], {"weight": name} if name in state.tensors else {"constant": name})
+        trace.know(memo[id(one)], {"weight": name} if name in own.tensors else {"constant": name})
     swapped = copy.deepcopy(module, memo).eval()
-    swapped = _replace_leaves(swapped, module, state, excluded, [trace])
+    swapped = _replace_leaves(swapped, module, own, excluded, [trace])
     views = []
     for name, fake in inputs.items():
         trace.storage(fake)
         views.append({"name": name, **trace.view(fake)})
     args = [fake for name, fake in inputs.items() if name.isdecimal()]
+    called = swapped if example.method == "forward" else getattr(swapped, example.method)
     try:
         with _call_by_call(), mode, trace, torch.no_grad():
-            result = swapped(*args, **{name: fake for name, fake in inputs.items() if not name.isdecimal()})
+            result = called(*args, **{name: fake for name, fake in inputs.items() if not name.isdecimal()})
     except _UNTRACEABLE as error:
         raise UnsupportedModel(
-            f"the module's forward depends on values, which no recording can hold: {error}"
+            f"the module's {example.name} depends on values, which no recording can hold: {error}"
         ) from error
     except AssertionError as error:
         why = "the module reads a tensor that is neither an input, nor a parameter, nor a buffer; register it"
         raise UnsupportedModel(why) from error
     return trace, {
-        "inputs": views, "outputs": _tree(result, trace), "ops": trace.ops, "storages": trace.storages,
-        "constants": {name: _constant(name, state.constants[name]) for name in _constants_of(trace)},
+        "name": example.name, "repeats": example.repeats, "inputs": views, "outputs": _tree(result, trace),
+        "ops": trace.ops, "storages": trace.storages,
     }  # fmt: skip
+
+
+def _name_state(trace: Trace, lasting: set[str]) -> None:
+    """Buffers that a stage changes are state wherever they are looked at."""
+    for item in (*(item for op in trace.ops for item in op.get("tensors", []) + op.get("writes", [])), *trace.outputs):
+        name = item.get("weight", item.get("constant"))
+        if name in lasting:
+            item.pop("weight" if "weight" in item else "constant")
+            item["state"] = name
+    kept = [item for item in trace.outputs if "weight" in item or "constant" in item]
+    need(not kept, f"the module gives away its own {kept[:1]}", UnsupportedModel)
 
 
 @contextmanager
@@ -163,7 +210,7 @@ def _fake(one: torch.Tensor) -> torch.Tensor:
 
 
 def _replace_leaves(
-    swapped: torch.nn.Module, module: torch.nn.Module, state: _State, excluded: frozenset[str], trace: list[Trace]
+    swapped: torch.nn.Module, module: torch.nn.Module, own: _Own, excluded: frozenset[str], trace: list[Trace]
 ) -> torch.nn.Module:
     """The copy with a leaf in the place of each linear layer that is the only user of its weight."""
     originals = dict(module.named_modules(remove_duplicate=False))
@@ -171,10 +218,10 @@ def _replace_leaves(
         if type(child) is not torch.nn.Linear:
             continue
         original = originals[path]
-        weight = state.names[id(original.weight)]
-        if weight in excluded or state.num_owners[id(original.weight)] > 1:
+        weight = own.names[id(original.weight)]
+        if weight in excluded or own.num_owners[id(original.weight)] > 1:
             continue
-        bias = None if original.bias is None else state.names[id(original.bias)]
+        bias = None if original.bias is None else own.names[id(original.bias)]
         leaf = Leaf(child, weight, bias, trace)
         if not path:
             return leaf
@@ -186,8 +233,7 @@ def _replace_leaves(
 def _tree(result: Any, trace: Trace) -> Any:
     """What a forward gave: views in lists and dicts."""
     if isinstance(result, FakeTensor | torch.Tensor):
-        trace.storage(result)
-        return trace.view(result)
+        return trace.given(result)
     if isinstance(result, Mapping):
         return {"dict": {str(key): _tree(one, trace) for key, one in result.items() if one is not None}}
     if isinstance(result, tuple | list):
@@ -197,13 +243,6 @@ def _tree(result: Any, trace: Trace) -> Any:
     raise UnsupportedModel(
         f"the module gives back a {type(result).__name__}; tensors in lists and dicts are known here"
     )
-
-
-def _constants_of(trace: Trace) -> list[str]:
-    found = {
-        item["constant"] for op in trace.ops if op["kind"] == "aten" for item in op["tensors"] if "constant" in item
-    }
-    return sorted(found)
 
 
 MOST_CONSTANT_VALUES = 1 << 20

@@ -7,6 +7,7 @@ only take memory are none either. What a forward decides by values, or draws at 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from math import prod
 from typing import Any
 
@@ -26,12 +27,19 @@ _GIVES_OTHER_MEMORY = frozenset({"resize_", "resize_as_", "set_", "set_data"})
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every call of ATen under it becomes an op. Weights, inputs and constants are made known to it first."""
+    """Every call of ATen under it becomes an op. Weights, inputs and constants are made known to it first.
 
-    def __init__(self) -> None:
+    Of `buffers`, which a module may change, it knows the names; `changed` are those that it did change. `outputs` are
+    views of what it gave away.
+    """
+
+    def __init__(self, buffers: Collection[str] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[dict[str, Any]] = []
         self.storages: list[int] = []
+        self.changed: set[str] = set()
+        self.outputs: list[dict[str, Any]] = []
+        self._buffers = frozenset(buffers)
         self._places: dict[int, dict[str, Any]] = {}
         self._kept: list[torch.Tensor] = []
 
@@ -39,6 +47,23 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A tensor lies in this place: {"weight": name} or {"constant": name}."""
         self._places[_key(tensor)] = place
         self._kept.append(tensor)
+
+    def written(self, tensor: torch.Tensor) -> dict[str, Any]:
+        """The place of memory that changes: a storage, or a buffer of the module, which lasts from call to call."""
+        place = self._places.get(_key(tensor), {})
+        name = place.get("weight", place.get("constant"))
+        if name not in self._buffers:
+            return {"storage": self.storage(tensor)}
+        self.changed.add(str(name))
+        return dict(place)
+
+    def given(self, tensor: torch.Tensor) -> dict[str, Any]:
+        """A tensor that the module gives away, as a view."""
+        place = self._places.get(_key(tensor), {})
+        if place.get("weight", place.get("constant")) not in self._buffers:
+            self.storage(tensor)
+        self.outputs.append(self.view(tensor))
+        return self.outputs[-1]
 
     def storage(self, tensor: torch.Tensor) -> int:
         """The number of a tensor's memory, a new one for memory that was never seen."""
@@ -122,7 +147,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         need(schema.name != "aten::lift_fresh", made, UnsupportedModel)
         known = schema.name.startswith("aten::") and meaning(call) is not None
         need(known, f"the module calls {schema.name}, and what that does is not known here", UnsupportedModel)
-        written = [self.storage(tensor) for tensor in changed]
+        written = [self.written(tensor) for tensor in changed]
         said = [_json(item, tensors, self) for item in args]
         named = {key: _json(item, tensors, self) for key, item in kwargs.items()}
         sizes = [tuple(tensor["sizes"]) for tensor in tensors]
@@ -132,7 +157,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ops.append(
             {
                 "kind": "aten", "call": call, "args": json.dumps(said), "kwargs": json.dumps(named), "tensors": tensors,
-                "writes": written or [self.storage(tensor) for tensor in outs],
+                "writes": written or [{"storage": self.storage(tensor)} for tensor in outs],
                 "outs": [self.view(tensor) for tensor in outs],
                 "multiply_adds": _multiply_adds(func, args, kwargs, given),
             }

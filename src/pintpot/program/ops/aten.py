@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import log2, prod
 
 from pintpot.errors import UsageError, need
-from pintpot.program.calls import fits, meaning
+from pintpot.program.calls import fits, meaning, puts
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
@@ -56,9 +56,10 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     views, outs, adds = op.get("views", ()), op.get("outs", ()), float(op.get("multiply_adds", 0.0))
     does = meaning(op.get("call"))
-    # Of a table only the rows that are given back are read.
-    read, given = _amounts(views[1:] if does == "lookup" else views), _amounts(outs)
-    values, num_bytes = max(read[0], given[0]), read[1] + given[1] * (2 if does == "lookup" else 1)
+    # Of a table only the rows that are given back are read, and of one that rows are put in only those are touched.
+    put = puts(op.get("call"))
+    read, given = _amounts(views[1:] if does == "lookup" or put else views), _amounts(outs)
+    values, num_bytes = max(read[0], given[0]), read[1] * (2 if put else 1) + given[1] * (2 if does == "lookup" else 1)
     if does == "sort":
         values *= log2(max((2, *(size for _, sizes, _, _ in views for size in sizes))))
     inside = Work("matmul/f32", adds, PRODUCT_ROWS) if does == "product" else Work("prologue/swiglu", values, ROWS)
