@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pintpot.errors import BadInput, BadPack, NewerPack, UsageError, need
+from pintpot.errors import BadPack, NewerPack, UsageError, need
 from pintpot.units import parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
@@ -25,21 +25,18 @@ Progress = Callable[[float, str], None]
 """Told how much is done, 0 to 1, and what is being done."""
 
 
-def describe(model: str | Path, *, offline: bool | None = None) -> Model:
+def describe(
+    model: str | Path, *, offline: bool | None = None, progress: Progress | None = None, **shapes: int
+) -> Model:
     """A model from its headers alone: a .gguf file, a Hugging Face folder, or a hub id such as "org/name".
 
-    Raises BadInput (BadFile, UnsupportedModel) with what is wrong with it.
+    One without a native family is built by transformers, without weights, and recorded for inputs of `shapes`: `batch`,
+    `image_size` in pixels, `tokens`; by default what its own files say. That takes seconds once, and is kept. Raises
+    BadInput (BadFile, UnsupportedModel) with what is wrong with it.
     """
-    from pintpot.model.read import describe as read
+    from pintpot.runtime.describing import describe as read
 
-    try:
-        return read(str(model), offline=offline)
-    except BadInput:
-        from pintpot.packer.raw import is_pack
-
-        if not is_pack(Path(model).expanduser()):
-            raise
-    raise BadInput(f"{model} is a pack already: `pintpot run {model}` runs it, `pintpot prove {model}` measures it")
+    return read(str(model), offline, shapes, progress)
 
 
 def probe(path: Path | None = None, *, quick: bool = False, progress: Progress | None = None) -> Machine:
@@ -72,7 +69,7 @@ def calibrate(
     """
     from pintpot.packer.calibrate.apart import sensitivities_apart
 
-    described = _local(describe(model) if isinstance(model, str | Path) else model)
+    described, _ = _local(model, {}, progress)
     return sensitivities_apart(described, None if text is None else Path(text), again, progress)
 
 
@@ -86,6 +83,7 @@ def plan(
     output: int | None = None,
     first_token: str | float | None = None,
     per_token: str | float | None = None,
+    image_size: int | None = None,
     degradation: float | None = None,
     prefer: Literal["speed", "quality", "memory"] | None = None,
     threads: int | None = None,
@@ -98,8 +96,8 @@ def plan(
     """The best way to run a model inside a budget, and why the others lost.
 
     What is not given takes its default: memory 80% of what is free, context min(2048, the model's), batch 1,
-    degradation 0.05 nats per token, prefer speed. `machine` names a data sheet of the catalog or a TOML file; this
-    machine otherwise. Raises DoesNotFit with the smallest budget that would do.
+    degradation 0.05 nats per token, prefer speed. Without a native family, a model is recorded for context, batch and
+    image_size. `machine` names a data sheet or a TOML file; else this machine. Raises DoesNotFit with what would do.
     """
     from pintpot.machine.process import module_process_bytes
     from pintpot.meter.memory import attainable_bytes
@@ -107,16 +105,17 @@ def plan(
     from pintpot.planner.make import make_plan
     from pintpot.planner.memory import recall
     from pintpot.planner.sensitivity import recall_sensitivities, table_key
+    from pintpot.runtime.describing import shaped
 
-    described = describe(model) if isinstance(model, str | Path) else model
+    described, left = shaped(model, {"context": context, "batch": batch, "image_size": image_size}, progress)
     here = _machine(machine, progress)
     budget = make_budget(
         described,
         here,
         attainable_bytes(),
         memory_bytes=None if memory is None else parse_bytes(memory),
-        context=context,
-        batch=batch,
+        context=left.get("context"),
+        batch=left.get("batch"),
         prompt=prompt,
         output=output,
         first_token_s=None if first_token is None else parse_seconds(first_token),
@@ -154,7 +153,7 @@ def pack(
     from pintpot.packer.apart import pack_apart
     from pintpot.packer.place import place_asked, place_of
 
-    described = _local(describe(model) if isinstance(model, str | Path) else model)
+    described, asked = _local(model, asked, progress)
     made = plan or _plan(described, asked, progress)
     if folder is not None:
         return pack_apart(described, made, Path(folder), progress, None if text is None else Path(text))
@@ -229,7 +228,7 @@ def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None, a
     from pintpot.packer.place import found_asked, place_asked
     from pintpot.packer.shelf import clear_damaged
 
-    described = _local(describe(model))
+    described, asked = _local(model, asked, progress)
     folder = None if again else found_asked(described, asked)
     if folder is None:
         made, folder = _plan(described, asked, progress), place_asked(described, asked)
@@ -278,12 +277,11 @@ def _machine(machine: str | Path | Machine | None, progress: Progress | None) ->
     return load_machine(machine)
 
 
-def _local(model: Model) -> Model:
-    if model.source.kind != "hub":
-        return model
-    from pintpot.model.hub import download
+def _local(model: str | Path | Model, asked: dict[str, Any], told: Progress | None) -> tuple[Model, dict[str, Any]]:
+    from pintpot.runtime.describing import local, shaped
 
-    return download(model)
+    found, left = shaped(model, asked, told)
+    return local(found), left
 
 
 def _plan(model: Model, asked: dict[str, Any], progress: Progress | None) -> Plan:

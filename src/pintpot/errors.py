@@ -9,6 +9,7 @@ PintpotError
 ├── BadInput                exit 4   a file, folder or value from outside is not what it should be
 │   ├── BadFile                      truncated, inconsistent or hostile
 │   ├── UnsupportedModel             an architecture, tokenizer or format without a home here
+│   │   └── NoFamily                 an architecture without native arithmetic here; transformers may have it
 │   └── BadPack                      changed or incomplete
 │       └── NewerPack                of a format that only a newer version reads
 ├── PromiseBroken           exit 1   measured against promised, and it did not hold
@@ -64,6 +65,10 @@ class BadFile(BadInput):
 
 class UnsupportedModel(BadInput):
     """An architecture, tokenizer or format that has no home here."""
+
+
+class NoFamily(UnsupportedModel):
+    """An architecture that no native family serves."""
 
 
 class BadPack(BadInput):

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pintpot.cli.options import MODEL, common, example
+from pintpot.cli.options import COUNT, MODEL, common, example, with_options
 from pintpot.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from pintpot.model.spec import Model, Weight
 
 
+_SHAPES = (
+    click.option("--batch", **COUNT, help="Texts or pictures side by side, of what has no native family.  [1]"),
+    click.option("--image-size", **COUNT, help="Pixels of a picture's edge.  [the model's]"),
+    click.option("--context", "tokens", **COUNT, help="Tokens of a text.  [128, or the model's]"),
+)
+
+
 @click.command(
     "describe",
     short_help="A model, read from its headers alone.",
-    epilog=example("pintpot describe SmolLM2-135M-Instruct.Q4_1.gguf"),
+    epilog=example("pintpot describe SmolLM2-135M-Instruct.Q4_1.gguf", "pintpot describe org/dinov2-small --batch 4"),
 )
 @MODEL
+@with_options(*_SHAPES)
 @common
-def describe_command(terminal: Terminal, model: str) -> None:
-    """What a model is: family, shape, formats, tokenizer. Only headers are read, whatever its size."""
+def describe_command(terminal: Terminal, model: str, **shapes: int | None) -> None:
+    """What a model is: family, shape, formats, tokenizer. Only headers are read, whatever its size.
+
+    One without a native family is built by transformers, without weights, and recorded once for inputs of the shapes
+    given here.
+    """
     import pintpot
 
-    found = pintpot.describe(model)
+    with terminal.progress() as progress:
+        asked: dict[str, Any] = {key: value for key, value in shapes.items() if value is not None}
+        found = pintpot.describe(model, progress=progress, **asked)
     if terminal.as_json:
         terminal.data({"num_values": found.num_values, "num_bytes": found.num_bytes, **_document(found)})
         return
@@ -49,7 +63,7 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
     families = ", ".join(dict.fromkeys(part.family for part in model.parts))
     num_blocks = sum(block.name.startswith("layers.") for part in model.parts for block in part.blocks)
     bits = 8 * model.num_bytes / max(model.num_values, 1)
-    yield "kind", f"{model.kind}, family {families}, {num_blocks} blocks"
+    yield "kind", _kind(model) or f"{model.kind}, family {families}, {num_blocks} blocks"
     yield "size", f"{_count(model.num_values)} values in {format_bytes(model.num_bytes)}, {bits:.3g} bits each"
     if (token := model.tokenizer) is not None:
         yield "context", f"{model.context:,} tokens"
@@ -60,6 +74,17 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
     num_files = len(model.source.files)
     yield "from", f"{model.source.path} ({model.source.kind}, {num_files} file{'s' if num_files != 1 else ''})"
     yield "digest", model.digest
+
+
+def _kind(model: Model) -> str:
+    """Of a module that a kind feeds: which, and for how much at once."""
+    about = next((part.config["kind"] for part in model.parts if part.config.get("kind")), None)
+    if about is None:
+        return ""
+    shapes = {"batch": "side by side", "size": "pixels", "tokens": "tokens"}
+    told = [f"{' × '.join(map(str, value)) if isinstance(value, list | tuple) else value} {shapes[key]}"
+            for key, value in about.items() if key in shapes]  # fmt: skip
+    return f"{about['name']} ({about.get('task', '')}), recorded for {', '.join(told)}"
 
 
 def _groups(model: Model) -> Iterator[tuple[str, list[Weight]]]:

@@ -53,7 +53,8 @@ TIME: dict[str, Any] = {"metavar": "TIME", "callback": _amount("parse_seconds")}
 PLANNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 300MB or 2GiB.  [80% of what is free]"),
     click.option("--context", **COUNT, help="Tokens that a sequence may hold.  [2048, or the model's]"),
-    click.option("--batch", **COUNT, help="Sequences side by side.  [1]"),
+    click.option("--batch", **COUNT, help="Sequences, texts or pictures side by side.  [1]"),
+    click.option("--image-size", **COUNT, help="Pixels of a picture's edge, of models that see.  [the model's]"),
     click.option("--prompt", "prompt_tokens", **TOKENS, help="Tokens that come in, to plan for."),
     click.option("--output", "output_tokens", **COUNT, help="Tokens that go out, to plan for."),
     click.option("--first-token", **TIME, help="At most so long to the first word, like 2 or 500ms."),
@@ -84,7 +85,7 @@ ROUNDED_ON: dict[str, Any] = {
 _RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
-    "threads", "below_4_bits", "windowed", "uncalibrated", "machine",
+    "threads", "below_4_bits", "windowed", "uncalibrated", "machine", "image_size",
 )  # fmt: skip
 
 

@@ -15,10 +15,16 @@ from pintpot.cli.terminal import Terminal
 from pintpot.errors import BadInput, BadPack, Interrupted, UsageError, need
 
 if TYPE_CHECKING:
+    from pintpot.runtime.module import ModuleSession
     from pintpot.runtime.session import Session
 
 SPEAKING = (
-    click.option("-p", "--text", "text", help="The prompt."),
+    click.option(
+        "-p", "--text", "texts", multiple=True, help="The prompt; of encoders and classifiers, several texts."
+    ),
+    click.option(
+        "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture, for models that see."
+    ),
     click.option("--prompt-file", type=click.Path(), help="A file that holds the prompt; - is standard input."),
     click.option("--calibration-text", **ROUNDED_ON),
     click.option("--system", help="What the model is told before the conversation."),
@@ -53,6 +59,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "se
         'pintpot run model.gguf --memory 300MB -p "Why is the sky blue?"',
         "cat question.txt | pintpot run packed --temperature 0",
         "pintpot run packed          a conversation; /help tells its commands",
+        "pintpot run org/dinov2-small --image cat.png --json",
     ),
 )
 @click.argument("model_or_pack")
@@ -62,7 +69,8 @@ def run_command(
     terminal: Terminal,
     model_or_pack: str,
     asked: dict[str, Any],
-    text: str | None,
+    texts: tuple[str, ...],
+    images: tuple[Path, ...],
     prompt_file: str | None,
     calibration_text: Path | None,
     raw: bool,
@@ -72,17 +80,25 @@ def run_command(
     """Run a pack, by folder or by its name in `pintpot list`, or a model (planned and packed first, once).
 
     Without a prompt and with a terminal on both sides it is a conversation. Words go to stdout, all else to stderr.
+    Models that see or read without writing answer about every --image or --text: classes, boxes, vectors.
     """
+    asked |= {} if calibration_text is None else {"text": calibration_text}
+    if images or len(texts) > 1:
+        from pintpot.cli.ask import ask_module, given_of
+
+        return ask_module(terminal, model_or_pack, asked, given_of(images, texts))
+    text = texts[0] if texts else None
     need(not (raw and system), "--system belongs to a chat template, and --raw leaves that out", UsageError)
     prompt = _prompt(text, prompt_file)
     need(prompt is not None or not (terminal.as_json or raw), "--json and --raw need a prompt: -p TEXT", UsageError)
     answer = _answering(speaking, raw, system)
-    asked |= {} if calibration_text is None else {"text": calibration_text}
     if prompt is not None:
-        return _ask(terminal, model_or_pack, asked, lambda session: answer(session, prompt))
+        return _ask(terminal, model_or_pack, asked, prompt, answer)
     from pintpot.cli.talk import converse
 
     with _open(terminal, model_or_pack, asked) as session:
+        if callable(session):
+            raise UsageError(f"{model_or_pack} is no model to talk with; give it something: --text or --image")
         converse(session, terminal, answer)
     return 0
 
@@ -107,17 +123,11 @@ def _answering(speaking: dict[str, Any], raw: bool, system: str | None) -> Answe
 
 
 @contextmanager
-def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Iterator[Session]:
+def _open(terminal: Terminal, model_or_pack: str, asked: dict[str, Any]) -> Iterator[Session | ModuleSession]:
     import pintpot
-    from pintpot.errors import UsageError
 
     with terminal.progress() as progress:
         opened = pintpot.run(model_or_pack, progress=progress, **asked)
-    if callable(opened):
-        opened.close()
-        raise UsageError(
-            f"{model_or_pack} is a module and takes tensors: call pintpot.run({model_or_pack!r}) in Python"
-        )
     with opened as session:
         for note in session.notes:
             terminal.say(f"pintpot: {note}")
@@ -128,20 +138,25 @@ def _ask(
     terminal: Terminal,
     model_or_pack: str,
     asked: dict[str, Any],
-    answer: Callable[[Session], Iterator[str]],
+    prompt: str,
+    answer: Answer,
     last: bool = False,
 ) -> int:
     """One answer. Where the first pass over a kept pack finds it damaged, it is opened again, which packs it anew."""
     with _open(terminal, model_or_pack, asked) as session:
+        if callable(session):
+            from pintpot.cli.ask import answer_text
+
+            return answer_text(terminal, session, prompt)
         try:
-            return _once(session, terminal, answer(session))
+            return _once(session, terminal, answer(session, prompt))
         except BadPack:
             from pintpot.packer.raw import pack_named
 
             was_named = session.folder == pack_named(model_or_pack).resolve()
             if last or was_named or session.summary().num_tokens:
                 raise
-    return _ask(terminal, model_or_pack, asked, answer, last=True)
+    return _ask(terminal, model_or_pack, asked, prompt, answer, last=True)
 
 
 def _once(session: Session, terminal: Terminal, pieces: Iterator[str]) -> int:

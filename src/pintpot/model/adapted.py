@@ -1,14 +1,17 @@
 """A module of PyTorch that was recorded: a folder with what it computes, and safetensors with what it knows.
 
 `pintpot_module.json` holds `name`, the recording as `config` (`pintpot.nets.adapted`), the files of its weights, and
-which tensors of them are `matrices` of packed leaves and which are `vectors`, of which all values stay as they are.
-No code lies in it, and nothing here imports torch.
+which tensors of them are `matrices` of packed leaves and which are `vectors`, of which all values stay as they are;
+`names` says what the files call a tensor where that is not what the module calls it. What kind of model it is lies in
+the recording, as `kind` (`pintpot.runtime.kinds`). No code lies in it, and nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +42,8 @@ def describe_adapted(path: Path) -> Model:
     try:
         config, name, files = dict(data["config"]), str(data["name"]), [str(file) for file in data["files"]]
         tensors = {t.name: t for number, file in enumerate(files) for t in parse_safetensors(_file(path, file), number)}
+        called = dict(data.get("names", {}))
+        tensors |= {own: replace(tensors[file_name], name=own) for own, file_name in called.items()}
         weights = [_weight(tensors, name, matrix=True) for name in data["matrices"]]
         weights += [_weight(tensors, name, matrix=False) for name in data["vectors"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -56,13 +61,23 @@ def example_name(stage: str, name: str) -> str:
 
 
 def write_description(
-    path: Path, name: str, config: dict[str, Any], files: list[str], matrices: list[str], vectors: list[str]
+    path: Path,
+    name: str,
+    config: dict[str, Any],
+    files: list[str],
+    matrices: list[str],
+    vectors: list[str],
+    names: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the description of a recorded module; `files` are paths, or names within the folder. Raises OSError."""
+    """Write the description of a recorded module, whole or not at all; `files` are paths, or names within the folder,
+    `names` what they call a tensor of another name. Raises OSError."""
     data = {
         "version": VERSION, "name": name, "config": config, "files": files, "matrices": matrices, "vectors": vectors,
+        "names": dict(names or {}),
     }  # fmt: skip
-    (path / DESCRIPTION).write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
+    draft = path / f".{DESCRIPTION}.draft"
+    draft.write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
+    draft.replace(path / DESCRIPTION)
 
 
 def recorded_calls(model: Model) -> frozenset[str]:

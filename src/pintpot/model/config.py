@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.errors import BadFile, NoFamily, UnsupportedModel, need
 from pintpot.model.adapted import FAMILY
 from pintpot.model.config_layers import PATTERNS, global_rope, layer_settings
 from pintpot.model.config_rope import rope_settings
@@ -50,14 +50,14 @@ def families() -> tuple[str, ...]:
 
 
 def check_family(model_type: str, where: str) -> None:
-    """Raise UnsupportedModel, naming the nearest family, unless this one runs natively."""
+    """Raise NoFamily, naming the nearest one, unless this one runs natively."""
     known = families()
     if model_type in known:
         return
     prefixed = [name for name in known if model_type.startswith(name)]
     near = max(prefixed, key=len) if prefixed else difflib.get_close_matches(model_type, known, 1, 0.0)[0]
     listed = ", ".join(known)
-    raise UnsupportedModel(
+    raise NoFamily(
         f"{where}: the architecture {model_type!r} does not run here; the nearest that does is {near} (of {listed})"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pintpot.errors import BadInput, DiskTooSmall, need
+from pintpot.errors import BadInput, DiskTooSmall, NoFamily, need
 from pintpot.model.gguf import join_splits, parse_gguf, split_names
 from pintpot.model.hub_files import (
     TIMEOUT_S,
@@ -93,6 +93,8 @@ def _describe_cache(repo: str, file: str, revision: str, why: str) -> Model:
         raise BadInput(f"{why} the local cache has no {wanted} of it; fetch it once while online")
     try:
         model = describe(str(found if file else found.parent))
+    except NoFamily:
+        raise
     except BadInput as error:
         raise BadInput(f"{why} the local cache is incomplete: {error}") from error
     return model if file else replace(model, name=repo)

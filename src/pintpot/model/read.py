@@ -110,7 +110,7 @@ def describe_folder(folder: Folder, source: Source, name: str) -> Model:
     raw = parse_json(_needed(folder, "config.json"), where)
     config = normalize(raw, where)
     config["eos_token_id"] = _end_ids(folder, config)
-    tensors, files = _tensors(folder)
+    tensors, files = checkpoint(folder)
     inner, _ = language_config(raw, where)
     other_parts = inner is not raw
     family = config["model_type"]
@@ -154,7 +154,7 @@ def _needed(folder: Folder, name: str) -> str:
     return text
 
 
-def _tensors(folder: Folder) -> tuple[list[Weight], list[str]]:
+def checkpoint(folder: Folder) -> tuple[list[Weight], list[str]]:
     """All tensors under their own names, and the files that hold them."""
     names = folder.names()
     if _INDEX not in names:

@@ -27,28 +27,33 @@ def adapt(
     module: torch.nn.Module,
     example_inputs: torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor],
     *,
-    weights: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    names: Mapping[str, str] | None = None,
+    kind: Mapping[str, Any] | None = None,
     name: str | None = None,
     folder: str | Path | None = None,
 ) -> Model:
     """A module of PyTorch, described: what it computes for inputs of these shapes is recorded, and nothing computed.
 
-    It is the user's own object, and may lie on the meta device with `weights` beside it, a safetensors file whose names
-    are the module's own; what the file lacks is taken from the module. Kept in `folder`, or under PINTPOT_HOME;
-    `describe` reads it again without PyTorch. Raises UnsupportedModel for a module that cannot be recorded, and says
-    which of its doings stand against it, BadInput for weights that are neither in the file nor in the module.
+    It is the user's own object, and may lie on the meta device with `weights` beside it, safetensors files whose names
+    are the module's own, or those that `names` gives for them; what the files lack is taken from the module. `kind`
+    says what a person may give it (`pintpot.runtime.kinds`). Kept in `folder`, or under PINTPOT_HOME; `describe` reads
+    it again without PyTorch. Raises UnsupportedModel for a module that cannot be recorded, and says which of its doings
+    stand against it, BadInput for weights that are neither in the files nor in the module.
     """
     from pintpot.kernels.torch.record import Example
 
     stage = Example(STAGE, example_inputs, repeats="output")
-    return adapt_stages(module, (stage,), weights=weights, name=name, folder=folder)
+    return adapt_stages(module, (stage,), weights=weights, names=names, kind=kind, name=name, folder=folder)
 
 
 def adapt_stages(
     module: torch.nn.Module,
     examples: Sequence[Example],
     *,
-    weights: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    names: Mapping[str, str] | None = None,
+    kind: Mapping[str, Any] | None = None,
     name: str | None = None,
     folder: str | Path | None = None,
 ) -> Model:
@@ -58,15 +63,18 @@ def adapt_stages(
     """
     from pintpot.kernels.torch.record import named_inputs, record
 
-    given_path = None if weights is None else Path(weights).expanduser()
+    paths = _paths(weights)
     found = record(module, examples)
-    given = _names(given_path)
+    if kind is not None:
+        found.config["kind"] = dict(kind)
+    given = _names(paths)
     everything = {**found.matrices, **found.vectors}
-    own = {key: one for key, one in everything.items() if key not in given}
+    called = {key: one for key, one in (names or {}).items() if key in everything and one in given}
+    own = {key: one for key, one in everything.items() if key not in given and key not in called}
     empty = [key for key, one in own.items() if one.is_meta]
     need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
-    called = name or type(module).__name__
-    place = _place(called, found.config) if folder is None else Path(folder).expanduser()
+    title = name or type(module).__name__
+    place = _place(title, found.config) if folder is None else Path(folder).expanduser()
     inputs = {
         example_name(example.name, key): one
         for example in examples
@@ -74,23 +82,28 @@ def adapt_stages(
     }
     try:
         place.mkdir(parents=True, exist_ok=True)
-        files = [] if given_path is None else [str(given_path.resolve())]
+        files = [str(path.resolve()) for path in paths]
         if own:
             _save(own, place / OWN_WEIGHTS)
             files.append(OWN_WEIGHTS)
         _save(inputs, place / EXAMPLES)
-        write_description(place, called, found.config, files, list(found.matrices), list(found.vectors))
+        write_description(place, title, found.config, files, list(found.matrices), list(found.vectors), called)
     except OSError as error:
         raise BadInput(f"cannot write {place}: {error.strerror}") from error
     return describe_adapted(place)
 
 
-def _names(weights: Path | None) -> frozenset[str]:
-    if weights is None:
-        return frozenset()
-    known = weights.suffix == ".safetensors"
-    need(known, f"{weights} is no safetensors file; what holds code as well is not read", UsageError)
-    return frozenset(tensor.name for tensor in parse_safetensors(LocalFile(weights)))
+def _paths(weights: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    listed = [] if weights is None else [weights] if isinstance(weights, str | Path) else list(weights)
+    found = [Path(one).expanduser() for one in listed]
+    for path in found:
+        known = path.suffix == ".safetensors"
+        need(known, f"{path} is no safetensors file; what holds code as well is not read", UsageError)
+    return found
+
+
+def _names(paths: list[Path]) -> frozenset[str]:
+    return frozenset(tensor.name for path in paths for tensor in parse_safetensors(LocalFile(path)))
 
 
 def _place(name: str, config: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pintpot.contract.step import CALIBRATED
-from pintpot.errors import DiskTooSmall, InUse, PintpotError, UsageError, need
+from pintpot.errors import BadInput, DiskTooSmall, InUse, PintpotError, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model
@@ -121,9 +122,9 @@ def tokenizer_of(model: Model) -> TokenizerSource:
 
 
 def _save_small_files(model: Model, draft: Path) -> tuple[str, ...]:
-    """The files beside the weights: the tokenizer's, and of a GGUF source its metadata."""
+    """The files beside the weights: the tokenizer's, and of a GGUF source its metadata; of a module its kind's."""
     if model.tokenizer is None:
-        return ()
+        return _copy_files(model, draft)
     tokenizer_of(model).save(draft)
     if model.source.kind != "gguf":
         return TOKENIZER_FILES
@@ -131,6 +132,18 @@ def _save_small_files(model: Model, draft: Path) -> tuple[str, ...]:
 
     save_metadata(Path(model.source.files[0]), draft / METADATA)
     return (*TOKENIZER_FILES, METADATA)
+
+
+def _copy_files(model: Model, draft: Path) -> tuple[str, ...]:
+    """Of the files that a pack may hold those that the kind of a module asks for."""
+    named = [name for part in model.parts for name in part.config.get("kind", {}).get("files", ())]
+    kept = tuple(name for name in TOKENIZER_FILES if name in named)
+    for name in kept:
+        try:
+            shutil.copyfile(Path(model.source.path) / name, draft / name)
+        except OSError as error:
+            raise BadInput(f"{model.source.path} has no {name} any more: {error.strerror}") from error
+    return kept
 
 
 def _refuse_other(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pintpot.contract.form import RingForm
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
-from pintpot.planner.names import BUFFERS, CACHE, LOADER, PROCESS, RING, TABLES, TOKENIZER, TORCH, WEIGHTS
+from pintpot.planner.names import BUFFERS, CACHE, INPUTS, LOADER, PROCESS, RING, TABLES, TOKENIZER, TORCH, WEIGHTS
 from pintpot.planner.question import Question
 
 PROCESS_SPREAD_BYTES = 2_000_000
@@ -41,7 +41,7 @@ def constant_holders(question: Question) -> tuple[Holder, ...]:
     weights = [weight for part in question.model.parts for weight in part.weights()]
     strips = sum(num_strips(weight.shape[0]) for weight in weights if len(weight.shape) == 2)
     most = MANIFEST_BYTES_PER_WEIGHT * len(weights) + STRIP_BYTES * strips
-    return (*_libraries(question), _measured(question, LOADER, (most // 2, most)))
+    return (*_libraries(question), *_inputs(question), _measured(question, LOADER, (most // 2, most)))
 
 
 def with_slots(constant: tuple[Holder, ...], most_slots: int) -> tuple[Holder, ...]:
@@ -95,6 +95,13 @@ def _libraries(question: Question) -> tuple[Holder, Holder]:
         return process, _measured(question, TOKENIZER, estimate, REMEMBERED_BYTES)
     more = max(0, question.torch_bytes - size)
     return process, _measured(question, TORCH, (round(more / TORCH_SPREAD), round(more * TORCH_SPREAD)))
+
+
+def _inputs(question: Question) -> tuple[Holder, ...]:
+    """What makes inputs of a person's files and texts, where a module has a kind that reads them."""
+    kinds = (part.config.get("kind") for part in question.model.parts)
+    most = max((int(about["memory_bytes"]) for about in kinds if about is not None), default=None)
+    return () if most is None else (Holder(INPUTS, 0, most),)
 
 
 def _measured(question: Question, name: str, estimate: tuple[int, int], growth_bytes: int = 0) -> Holder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 PROCESS = "interpreter and libraries"
 TOKENIZER = "tokenizer"
 TORCH = "torch"
+INPUTS = "reading inputs"
 WEIGHTS = "weights in RAM"
 RING = "ring for streamed weights"
 CACHE = "cache"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from pintpot.program.spec import Work
 from pintpot.runtime.begun import Begun, begin, find
 from pintpot.runtime.bound import addresses_of, bind_stages
 from pintpot.runtime.held import Held
+from pintpot.runtime.kinds import Answer, Given
 from pintpot.runtime.memory import PackMemory, finish_weights, memory_bytes, open_memory
 from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.units import format_bytes
@@ -147,6 +148,15 @@ class ModuleSession:
     def reset(self) -> None:
         """Forget what lasts from call to call: a new request begins."""
         clear(self._cache)
+
+    def ask(self, *, images: Sequence[str | Path] = (), texts: Sequence[str] = ()) -> Iterator[Answer]:
+        """What a published model says of pictures or texts, one answer for each, as many at a time as it was recorded
+        for. Raises UsageError for a module that takes tensors alone, or something else.
+        """
+        from pintpot.runtime.asking import answers, read
+
+        given = Given(tuple(map(Path, images)), tuple(texts))
+        return answers(self, read(self.plan.config, self.folder, given, self.plan.model_name))
 
 
 def clear(cache: Arena | None) -> None:

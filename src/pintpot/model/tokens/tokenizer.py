@@ -67,17 +67,32 @@ class Tokenizer:
         `add_special`: with the tokens that the model wants around a text (a chat template writes them itself).
         Raises BadInput for text that is not Unicode (lone surrogates).
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise BadInput(f"the text has a lone surrogate at character {error.start}: it is not Unicode") from error
+        _check_unicode(text)
         return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+
+    def encode_cut(self, text: str, most: int) -> tuple[list[int], bool]:
+        """At most so many ids, those that the model wants around a text among them, and whether something was cut."""
+        _check_unicode(text)
+        self._backend.enable_truncation(most)
+        try:
+            with _library_errors():
+                found = self._backend.encode(text)
+        finally:
+            self._backend.no_truncation()
+        return list(found.ids), bool(found.overflowing)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are no character come out as U+FFFD, ids beyond the vocabulary as nothing."""
         wanted = list(ids)
         need(all(0 <= index < 2**32 for index in wanted), "a token id is negative or has more than 32 bits")
         return str(self._backend.decode(wanted, skip_special_tokens=skip_special))
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"the text has a lone surrogate at character {error.start}: it is not Unicode") from error
 
 
 def _load(definition: str | Path) -> tokenizers.Tokenizer:
