@@ -40,10 +40,11 @@ class Facet(IntEnum):
     DRAFT = 14
     GRADIENT = 15
     ACTIVATIONS = 16
-    OPTIMIZER = 17
-    BATCHING = 18
-    PLACE = 19
-    PARALLEL = 20
+    PATCHES = 17
+    OPTIMIZER = 18
+    BATCHING = 19
+    PLACE = 20
+    PARALLEL = 21
 
 
 TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from pintpot.program.ops.aten import View
@@ -60,9 +61,9 @@ class Digits:
             if offset:
                 return None
         at = sorted(marks)
-        if len(kinds) != 1 or totals != {at[-1]} or at[0] != 1 or any(b % a for a, b in zip(at, at[1:], strict=False)):
+        if len(kinds) != 1 or totals != {at[-1]} or at[0] != 1 or any(b % a for a, b in pairwise(at)):
             return None
-        return cls(kinds.pop(), tuple(at[:-1]), tuple(b // a for a, b in zip(at, at[1:], strict=False)))
+        return cls(kinds.pop(), tuple(at[:-1]), tuple(b // a for a, b in pairwise(at)))
 
     @property
     def whole(self) -> Box:
@@ -99,7 +100,7 @@ class Digits:
         found: list[Range] = []
         _, sizes, strides, _ = view
         for size, stride in zip(sizes, strides, strict=True):
-            first, stop, partly = 0, 1, False
+            first, stop = 0, 1
             for i in self._axis(size, stride) if size > 1 else ():
                 (low, high), radix = digits[i], self.radices[i]
                 if stop - first > 1 and (low, high) != (0, radix):

@@ -6,7 +6,6 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
@@ -67,21 +66,6 @@ def step_bytes(program: Program) -> int:
     """Bytes of what lives only inside one replay of a program."""
     lives, axes = _lives(program.ops, program.buffers)
     return _packed(lives, tuple([axis for axis in program.bounds if axis[0] in axes]))[1]
-
-
-def bytes_behind(program: Program) -> list[int]:
-    """Of each op the most that is alive at once in any of the ops behind it, however it is laid out."""
-    lives, axes = _lives(program.ops, program.buffers)
-    bounds = {axis: bound for axis, bound in program.bounds if axis in axes}
-    alive = [0] * (len(program.ops) + 1)
-    for life in lives:
-        size = _aligned(
-            _bytes(tuple([axis if isinstance(axis, int) else bounds[axis] for axis in life.shape]), life.format)
-        )
-        alive[life.first] += size
-        alive[life.last + 1] -= size
-    alive = list(accumulate(alive))
-    return list(accumulate(reversed(alive), max))[-2::-1] if program.ops else []
 
 
 @lru_cache(maxsize=64)

@@ -45,7 +45,8 @@ def piece(op: Op, box: Box) -> Piece | None:
 
 def out_view(op: Op) -> View:
     """The first output of a call; what a call changes in place is what it reads first."""
-    return op.get("outs")[0] if op.get("outs") else op.get("views")[0]
+    views: Sequence[View] = op.get("outs") or op.get("views")
+    return views[0]
 
 
 def _rule(op: Op) -> Callable[[Op, Box], Piece | None] | None:
@@ -89,10 +90,9 @@ def _product(op: Op, box: Box) -> Piece | None:
     sizes = _sizes(op)
     one, other = sizes[-2:]
     batch, rows, columns = box
-    addends = tuple(_broadcast(each, out_view(op)[1], box) for each in sizes[:-2])
-    return Piece(
-        (*addends, (batch, rows, (0, one[2])), (batch, (0, other[1]), columns)), box, json.loads(op.get("args"))
-    )
+    addends = [_broadcast(each, out_view(op)[1], box) for each in sizes[:-2]]
+    factors = (batch, rows, (0, one[2])), (batch, (0, other[1]), columns)
+    return Piece((*addends, *factors), box, json.loads(op.get("args")))
 
 
 def _normed(op: Op, box: Box) -> Piece | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 from pintpot.program.boxes import Box, Digits, hull, narrowed, sizes_of
 from pintpot.program.ops.aten import VALUE_BYTES, View
 from pintpot.program.pieces import Piece, out_view, piece
-from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Table, Work
+from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
 Held = dict[str, Box]
 
@@ -230,15 +231,16 @@ def evenly(num: int, parts: int) -> list[tuple[int, int]]:
     """`num` places in at most so many ranges, the longest no more than one longer than the shortest."""
     parts = max(1, min(parts, num))
     marks = [num * i // parts for i in range(parts + 1)]
-    return list(zip(marks, marks[1:], strict=False))
+    return list(pairwise(marks))
 
 
-def rewritten(work: Work, change: Callable[[Program], Program]) -> Work:
-    """Work with every program changed. What is changed has no weights, so that forms of one model share what is found.
+def rewritten(work: Work, change: Callable[[Program], Program | None]) -> Work | None:
+    """Work with every program changed that `change` gives another for; None where it is none of them.
 
-    `change` gives a program of the same buffers and more.
+    What is changed has no weights, so that forms of one model share what is found out. A changed program has the same
+    buffers and more.
     """
-    stages = []
+    stages, changed = list[Stage](), False
     for stage in work.stages:
         programs = []
         for program in stage.programs:
@@ -246,9 +248,11 @@ def rewritten(work: Work, change: Callable[[Program], Program]) -> Work:
             weights = [part for part in parts if part and all(buffer.life == "pack" for buffer in part)]
             rest = [part for part in parts if all(part is not one for one in weights)]
             done = change(replace(program, buffers=Buffers.join(*rest)))
-            programs.append(replace(done, buffers=Buffers.join(*weights, *_parts(done))))
+            whole = done and replace(done, buffers=Buffers.join(*weights, *_parts(done)))
+            programs.append(whole or program)
+            changed = changed or whole is not None
         stages.append(replace(stage, programs=tuple(programs)))
-    return Work(tuple(stages))
+    return Work(tuple(stages)) if changed else None
 
 
 def _parts(program: Program) -> tuple[Buffers, ...]:

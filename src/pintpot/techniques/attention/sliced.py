@@ -48,10 +48,7 @@ class SlicedAttention(Step):
 
     def rewrite(self, work: Work, form: Form) -> Work:
         """Raises NotApplicable where the most memory is needed elsewhere."""
-        return rewritten(work, self._sliced)
-
-    def _sliced(self, program: Program) -> Program:
-        found = _sliced(program, self.slices)
+        found = rewritten(work, lambda program: _sliced(program, self.slices))
         if found is None:
             why = f"{self.slices} slices of attention take no less memory: scores are not what takes most"
             raise NotApplicable(why)

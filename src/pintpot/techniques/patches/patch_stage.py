@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from math import inf, prod
 from typing import ClassVar
 
 from pintpot.budget import Budget
@@ -19,16 +20,12 @@ from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.adapted import recorded_calls
 from pintpot.model.spec import Model
-from pintpot.program.layout import bytes_behind, step_bytes
+from pintpot.program.layout import step_bytes
 from pintpot.program.pieces import is_divisible, out_view
 from pintpot.program.spec import Op, Program, Work
 from pintpot.program.tiled import Chain, chain_of, evenly, rewritten, tile
 
 SIDES = (2, 3, 4, 6)
-FALLS = 0.9
-"""A longer stage is looked at where what comes behind it takes no more than this share of the least found so far."""
-PATIENCE = 3
-"""Stages that may be looked at in vain, behind the best one found."""
 _CONVOLUTION = "convolution.default"
 
 
@@ -36,11 +33,12 @@ _CONVOLUTION = "convolution.default"
 class PatchStage(Step):
     """What the first convolutions make is computed in `side` times `side` patches, up to where least memory is needed.
 
-    The same convolutions over parts of their rows: sums may be taken in another order, as PyTorch finds best for a shape.
+    The same convolutions over parts of their rows; their sums may be taken in another order, for PyTorch chooses a way
+    by the shape.
     """
 
     paper: ClassVar[str] = "MCUNetV2, Lin et al. 2021, arXiv:2110.15352"
-    facet: ClassVar[Facet] = Facet.ACTIVATIONS
+    facet: ClassVar[Facet] = Facet.PATCHES
     side: int = 2
 
     def check(self, model: Model, form: Form) -> None:
@@ -49,10 +47,7 @@ class PatchStage(Step):
 
     def rewrite(self, work: Work, form: Form) -> Work:
         """Raises NotApplicable where the most memory is needed elsewhere."""
-        return rewritten(work, self._patched)
-
-    def _patched(self, program: Program) -> Program:
-        found, side = _patched(program, self.side), self.side
+        found, side = rewritten(work, lambda program: _patched(program, self.side)), self.side
         if found is None:
             raise NotApplicable(f"no {side} by {side} patches of a first stage take less memory than it takes whole")
         return found
@@ -65,33 +60,32 @@ class PatchStage(Step):
 @lru_cache(maxsize=64)
 def _patched(program: Program, side: int) -> Program | None:
     """None where no stage takes less memory in patches."""
-    least, found, behind, vain = step_bytes(program), None, bytes_behind(program), 0
+    least, found = step_bytes(program), None
     for chain in _stages(program):
-        if behind[chain.inside[-1]] > FALLS * least or vain >= PATIENCE:
-            continue
         height, width = chain.result_view[1][-2:]
         axes = [(0, size) for size in chain.result_view[1][:-2]]
         boxes = [(*axes, *patch) for patch in product(evenly(height, side), evenly(width, side))]
         made = tile(program, chain, boxes)
         if made is not None and step_bytes(made) < least:
-            least, found, vain = step_bytes(made), made, 0
-        elif found is not None:
-            vain += 1
+            least, found = step_bytes(made), made
     return found
 
 
 def _stages(program: Program) -> Iterator[Chain]:
-    """The chains of ops from the first convolution on that have one result, the shortest first."""
-    ops = program.ops
+    """The chains of ops from the first convolution on that have one result, each a smaller one than those before."""
+    ops, least = program.ops, inf
     first = next((at for at, op in enumerate(ops) if op.get("call") == _CONVOLUTION), len(ops))
     while first and _leads(ops[first - 1], ops[first]):
         first -= 1
     for last in range(first, len(ops)):
-        if not is_divisible(ops[last]) or len(out_view(ops[last])[1]) != 4:
+        view = out_view(ops[last]) if is_divisible(ops[last]) else None
+        if view is None or len(view[1]) != 4:
             return
-        chain = chain_of(program, range(first, last + 1)) if last > first else None
-        if chain is not None:
-            yield chain
+        if last > first and prod(view[1]) < least:
+            chain = chain_of(program, range(first, last + 1))
+            if chain is not None:
+                yield chain
+                least = prod(view[1])
 
 
 def _leads(op: Op, to: Op) -> bool:

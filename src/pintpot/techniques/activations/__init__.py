@@ -1,1 +1,0 @@
-"""What is in memory between two ops."""

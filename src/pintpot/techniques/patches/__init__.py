@@ -1,0 +1,1 @@
+"""Images computed in parts."""
