@@ -139,9 +139,10 @@ void attention(const KernelTable& table, const Heads& h, int32_t format) {
     int64_t q_width = h.heads * h.dim;
     Floats q(size_t(h.tokens * q_width)), out = q, merged = q;
     CacheView cache{k.data(), v.data(), format, h.kv_heads, h.dim};
-    RopeCall rope{cache, h.heads, h.rope_dim, h.interleaved, 1e-6f, q_norm.data(), k_norm.data(), angles.data()};
+    RopeCall rope{cache, h.heads, h.rope_dim, h.interleaved, 1e-6f, q_norm.data(), k_norm.data()};
     for (int64_t token = 0; token < h.tokens; ++token)
-        table.rope_store(&rope, &qkv[size_t(token * width)], token, where.data(), &q[size_t(token * q_width)]);
+        table.rope_store(&rope, &angles[size_t(token * h.rope_dim)], &qkv[size_t(token * width)], token, where.data(),
+                         &q[size_t(token * q_width)]);
     tell(name + " q", q), tell(name + " k", k), tell(name + " v", v);
     int64_t segments = num_segments(h.tokens), rows = h.tokens * (h.heads / h.kv_heads);
     Floats partials(size_t(segments * rows * partial_floats(h.dim)));

@@ -49,13 +49,14 @@ def plan_of(
     context: int = 128,
     batch: int = 1,
     output: int | None = None,
+    given: int = 0,
     threads: int = 1,
     memory_bytes: int = 4_000_000_000,
     machine: Machine = MACHINE,
     change: Callable[[Form], Form] | None = None,
 ) -> Plan:
     """The plan that these steps make; `change` may turn its form into one that no step makes."""
-    workload = Workload(context=context, batch=batch, prompt=context // 4, output=output or context // 4)
+    workload = Workload(context=context, batch=batch, prompt=context // 4, output=output or context // 4, given=given)
     budget = Budget(memory_bytes, workload, degradation=1e9, threads=threads)
     plan = assess(Question(model, machine, budget, FREE), steps)
     return plan if change is None else replace(plan, form=change(plan.form))

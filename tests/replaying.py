@@ -338,7 +338,8 @@ def fill_call(
     index = 0
     for sequence, (position, tokens) in sequences.items():
         for offset, token in enumerate(tokens):
-            call.tokens[index], call.positions[index], call.sequence[index] = token, position + offset, sequence
+            call.tokens[index], call.sequence[index] = token, sequence
+            call.positions[index] = call.turns[index] = position + offset
             index += 1
     call.num_tokens = index
     call.num_sequences = max(sequences) + 1

@@ -11,6 +11,7 @@ from tiny import FAMILIES, hf_config
 
 from pintpot.errors import BadFile, PintpotError, UnsupportedModel
 from pintpot.model.config import normalize
+from pintpot.model.config_sections import axes_of
 
 
 def _raw(**changes: Any) -> dict[str, Any]:
@@ -114,6 +115,41 @@ def test_gemma_in_the_form_that_tells_each_kind_of_layer() -> None:
 def test_gemmas_that_do_not_run(changes: dict[str, Any], kind: type[PintpotError], words: str) -> None:
     with pytest.raises(kind, match=words):
         normalize({**GEMMA, **changes}, "c")
+
+
+QWEN_VL = {
+    "model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+    "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936, "rope_theta": 1e6,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "vision_config": {"hidden_size": 1280},
+    "use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 70,
+}  # fmt: skip
+"""A vision-language model as its authors first published it, in one level."""
+
+
+def test_positions_of_three_numbers() -> None:
+    found = normalize(QWEN_VL, "c")
+    assert (found["model_type"], found["rope_scaling"], found["attention_bias"]) == ("qwen2", None, True)
+    assert (found["mrope_section"], found["mrope_interleaved"]) == ([16, 24, 24], False)
+    assert axes_of(found, 64) == [0] * 16 + [1] * 24 + [2] * 24
+    inner = {key: value for key, value in QWEN_VL.items() if not key.startswith("rope")}
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    new = normalize({"text_config": {**inner, "model_type": "qwen3_vl_text", "rope_parameters": rope}}, "c")
+    assert (new["model_type"], new["mrope_interleaved"]) == ("qwen3", True)
+    axes = axes_of(new, 64)
+    assert (axes[:6], axes[57:]) == ([0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 0, 0, 0])
+    assert "mrope_section" not in normalize({**QWEN_VL, "model_type": "qwen2", "rope_scaling": None}, "c")
+    for sections in ([16, 24], [16, 24, 25], [16, 24, -1], "no"):
+        with pytest.raises(BadFile, match="mrope_section"):
+            normalize({**QWEN_VL, "rope_scaling": {"type": "mrope", "mrope_section": sections}}, "c")
+
+
+def test_sizes_that_a_published_vision_language_model_leaves_out() -> None:
+    vicuna = {"model_type": "llama", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "vocab_size": 32064}
+    found = normalize({"model_type": "llava", "text_config": vicuna, "vision_config": {}}, "c")
+    assert (found["hidden_size"], found["intermediate_size"], found["num_hidden_layers"]) == (4096, 11008, 32)
+    assert (found["num_attention_heads"], found["vocab_size"], found["rms_norm_eps"]) == (32, 32064, 1e-5)
+    with pytest.raises(BadFile, match="hidden_size is missing"):
+        normalize(vicuna, "c")
 
 
 def test_sliding_windows() -> None:

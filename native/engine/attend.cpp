@@ -48,7 +48,9 @@ void Attend::bind(const Memory& memory, const Bounds& bounds, Ring*, int threads
     int64_t head_dim = rope.cache.head_dim;
     floats(record_.qkv, bounds.tokens * (rope.heads + 2 * rope.cache.kv_heads) * head_dim, "the input of an attend");
     floats(record_.out, int64_t(bounds.tokens) * rope.heads * head_dim, "the output of an attend");
-    if (rope.rope_dim > 0) floats(rope.table, int64_t(bounds.context) * rope.rope_dim, "the rotary table");
+    if (rope.rope_dim > 0) floats(record_.table, int64_t(bounds.context) * rope.rope_dim, "the rotary table");
+    need(record_.num_given >= 0 && record_.num_given <= kMostGiven, "fewer than 0 or too many angles given");
+    if (record_.num_given > 0) floats(record_.given, record_.num_given * rope.rope_dim, "the angles given");
     if (rope.q_norm != nullptr) floats(rope.q_norm, head_dim, "a norm of queries");
     if (rope.k_norm != nullptr) floats(rope.k_norm, head_dim, "a norm of keys");
     int64_t bytes = int64_t(record_.num_pages) * rope.cache.kv_heads * page_bytes(rope.cache);
@@ -62,7 +64,9 @@ void Attend::store(Context& context, int32_t token) const {
     const Call& call = *context.call;
     size_t i = size_t(token);
     float* qkv = record_.qkv + int64_t(token) * (record_.rope.heads + 2 * record_.rope.cache.kv_heads) * record_.rope.cache.head_dim;
-    context.kernels->rope_store(&record_.rope, qkv, call.positions[i], call.pages_of(call.sequence[i]), qkv);
+    int64_t turn = call.turns[i], dim = record_.rope.rope_dim;
+    const float* angles = turn < 0 ? record_.given + ~turn * dim : record_.table + turn * dim;
+    context.kernels->rope_store(&record_.rope, angles, qkv, call.positions[i], call.pages_of(call.sequence[i]), qkv);
 }
 
 int64_t Attend::begin(Context& context, int phase) {

@@ -13,6 +13,9 @@ struct AttendRecord {
     float* qkv;  // [tokens][(heads + 2 kv_heads) * head_dim]; the queries are rotated in place
     float* out;  // [tokens][heads * head_dim]
     RopeCall rope;
+    const float* table;  // [context][rope_dim]: rope_dim/2 cosines, then sines
+    const float* given;  // the same, for turns that are no position
+    int64_t num_given;
     float scale;
     int32_t num_pages;  // of the cache
     int32_t window, sinks;
@@ -28,6 +31,7 @@ class Attend final : public Op {
     int num_phases() const override { return 2; }
     int64_t begin(Context& context, int phase) override;
     void work(Context& context, int phase, int64_t chunk, int thread) override;
+    int64_t num_given() const { return record_.num_given; }
     Visible visible() const { return {record_.window, record_.sinks, record_.num_pages}; }
 
   private:

@@ -40,9 +40,17 @@ void put(Call& self, size_t at, int32_t seat, int32_t position, nb::handle token
          text("%zu tokens at %zu where %zu were recorded", words.size(), at, self.tokens.size()));
     std::copy(words.begin(), words.end(), self.tokens.begin() + ptrdiff_t(at));
     for (size_t i = 0; i < words.size(); ++i) {
-        self.positions[at + i] = position + int32_t(i);
+        self.positions[at + i] = self.turns[at + i] = position + int32_t(i);
         self.sequence[at + i] = seat;
     }
+}
+
+// The angles by which the tokens `at` and on turn, where they are not those of their positions.
+void put_turns(Call& self, size_t at, nb::handle turns) {
+    Words words(turns);
+    need(at <= self.turns.size() && words.size() <= self.turns.size() - at,
+         text("%zu turns at %zu where %zu tokens were recorded", words.size(), at, self.turns.size()));
+    std::copy(words.begin(), words.end(), self.turns.begin() + ptrdiff_t(at));
 }
 
 void put_pages(Call& self, int32_t seat, const std::vector<int32_t>& pages) {
@@ -111,6 +119,7 @@ void bind_call(nb::module_& module) {
             },
             nb::arg("tokens"), nb::arg("rows"), nb::arg("sequences"), nb::arg("context"), nb::arg("history") = 0)
         .def("put", &put, nb::arg("at"), nb::arg("sequence"), nb::arg("position"), nb::arg("tokens"))
+        .def("put_turns", &put_turns, nb::arg("at"), nb::arg("turns"))
         .def("put_pages", &put_pages, nb::arg("sequence"), nb::arg("pages"))
         .def("put_sampling", &put_sampling, nb::arg("sequence"), nb::arg("temperature"), nb::arg("top_k"),
              nb::arg("top_p"), nb::arg("min_p"), nb::arg("penalty"), nb::arg("seed"))
@@ -124,6 +133,7 @@ void bind_call(nb::module_& module) {
         .def_prop_ro("tokens", vector_view(&Call::tokens))
         .def_prop_ro("positions", vector_view(&Call::positions))
         .def_prop_ro("sequence", vector_view(&Call::sequence))
+        .def_prop_ro("turns", vector_view(&Call::turns))
         .def_prop_ro("rows", vector_view(&Call::rows))
         .def_prop_ro("pages", matrix_view(&Call::pages, &Call::max_pages))
         .def_prop_ro("temperature", vector_view(&Call::temperature))

@@ -207,7 +207,7 @@ double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int h
     for (int32_t i = 0; i < bounds.tokens; ++i)
         call.sequence[size_t(i)] = i / tokens, call.positions[size_t(i)] = int32_t(context) - tokens + i % tokens;
     for (size_t i = 0; i < call.pages.size(); ++i) call.pages[i] = int32_t(i);
-    call.prepare(1, {{0, 0, int32_t(num_pages)}});
+    call.prepare({1, 0, 0}, {{0, 0, int32_t(num_pages)}});
 
     std::vector<float> qkv(size_t(bounds.tokens) * size_t((heads + 2 * kv_heads) * head_dim), 0.01f);
     std::vector<float> out(size_t(bounds.tokens) * size_t(heads * head_dim)), table(size_t(context * head_dim), 0.7071f);
@@ -216,8 +216,8 @@ double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int h
     for (int64_t layer = 0; layer < layers; ++layer) {
         CacheView cache{arena.data() + 2 * layer * half, arena.data() + (2 * layer + 1) * half,
                         format == "f16" ? kCacheF16 : kCacheSym8c, kv_heads, head_dim};
-        RopeCall rope{cache, heads, head_dim, 0, 0.0f, nullptr, nullptr, table.data()};
-        AttendRecord record{qkv.data(), out.data(), rope, 0.1f, int32_t(num_pages), 0, 0, rounded};
+        RopeCall rope{cache, heads, head_dim, 0, 0.0f, nullptr, nullptr};
+        AttendRecord record{qkv.data(), out.data(), rope, table.data(), nullptr, 0, 0.1f, int32_t(num_pages), 0, 0, rounded};
         ops.push_back(std::make_unique<Attend>(record));
         ops.back()->bind(Anywhere(), bounds, nullptr, pool.size());
         shared = std::max(shared, ops.back()->scratch(bounds, pool.size()).shared);

@@ -115,7 +115,7 @@ void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uint
 }
 
 void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintptr_t v, const std::string& cache_format,
-                int32_t num_pages, uintptr_t table, int32_t rope_dim, const std::string& rope, uintptr_t q_norm,
+                int32_t num_pages, uintptr_t table, uintptr_t given, int64_t num_given, int32_t rope_dim, const std::string& rope, uintptr_t q_norm,
                 uintptr_t k_norm, float eps, int32_t heads, int32_t kv_heads, int32_t head_dim, float scale,
                 int32_t window, int32_t sinks, bool rounded) {
     need(rope == "half" || rope == "interleaved", "no rope layout '" + rope + "'");
@@ -129,7 +129,9 @@ void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintpt
     record.rope.eps = eps;
     record.rope.q_norm = pointer<const float>(q_norm);
     record.rope.k_norm = pointer<const float>(k_norm);
-    record.rope.table = pointer<const float>(table);
+    record.table = pointer<const float>(table);
+    record.given = pointer<const float>(given);
+    record.num_given = num_given;
     record.scale = scale;
     record.num_pages = num_pages;
     record.window = window;
@@ -213,17 +215,27 @@ void bind_builder(nb::module_& module) {
         .def("elsewhere", [](Builder& self) { self.add<Elsewhere>(); })
         .def(
             "embed",
-            [](Builder& self, const Weight& weight, float scale, uintptr_t out, uintptr_t ids, int64_t num_ids) {
-                self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out), pointer<const int32_t>(ids), num_ids}, self.kernels);
+            [](Builder& self, const Weight& weight, float scale, uintptr_t out, uintptr_t ids, int64_t num_ids, uintptr_t given,
+               int64_t num_given) {
+                self.add<Embed>(EmbedRecord{weight, scale, pointer<float>(out), pointer<const int32_t>(ids), num_ids,
+                                            pointer<const float>(given), num_given},
+                                self.kernels);
             },
-            nb::arg("weight"), nb::arg("scale"), nb::arg("out"), nb::arg("ids") = 0, nb::arg("num_ids") = 0)
+            nb::arg("weight"), nb::arg("scale"), nb::arg("out"), nb::arg("ids") = 0, nb::arg("num_ids") = 0,
+            nb::arg("given") = 0, nb::arg("num_given") = 0)
         .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("rows"), nb::arg("x"),
              nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
              nb::arg("post_norm"), nb::arg("residual"), nb::arg("gather") = nb::none())
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
-             nb::arg("num_pages"), nb::arg("table"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
+             nb::arg("num_pages"), nb::arg("table"), nb::arg("given"), nb::arg("num_given"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
              nb::arg("k_norm"), nb::arg("eps"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),
              nb::arg("scale"), nb::arg("window"), nb::arg("sinks"), nb::arg("rounded"))
+        .def(
+            "give",
+            [](Builder& self, uintptr_t x, int64_t columns, uintptr_t given, int64_t num_given) {
+                self.add<Give>(GiveRecord{pointer<float>(x), columns, pointer<const float>(given), num_given});
+            },
+            nb::arg("x"), nb::arg("columns"), nb::arg("given"), nb::arg("num_given"))
         .def(
             "select",
             [](Builder& self, uintptr_t x, int64_t columns, uintptr_t out) {

@@ -27,6 +27,7 @@ Call::Call(const Bounds& wanted, int32_t history_)
     checked(bounds.context, kLongestContext, "positions");
     need(history_ >= 0 && history_ <= kLongestContext, "a history of fewer than 0 or too many tokens");
     tokens.resize(num_tokens_), positions.resize(num_tokens_), sequence.resize(num_tokens_);
+    turns.resize(num_tokens_);
     rows.resize(checked(bounds.rows, kMostTokens, "rows"));
     pages.assign(sequences * size_t(max_pages), -1);
     temperature.resize(sequences), min_p.resize(sequences), top_k.resize(sequences);
@@ -37,11 +38,11 @@ Call::Call(const Bounds& wanted, int32_t history_)
     runs.reserve(num_tokens_);
 }
 
-void Call::prepare(int64_t vocabulary, const std::vector<Visible>& attends) {
+void Call::prepare(const Known& known, const std::vector<Visible>& attends) {
     check_counts();
-    check_tokens(vocabulary);
+    check_tokens(known);
     for (const Visible& visible : attends) check_pages(visible);
-    check_sampling(vocabulary);
+    check_sampling(known.words);
 }
 
 void Call::check_counts() const {
@@ -62,11 +63,15 @@ void Call::check_every_row() const {
         need(rows[size_t(row)] == row, "the rows of a program without a select are its tokens, in order");
 }
 
-void Call::check_tokens(int64_t vocabulary) {
+void Call::check_tokens(const Known& known) {
     runs.clear();
     for (int32_t i = 0; i < num_tokens; ++i) {
         int32_t token = tokens[size_t(i)], position = positions[size_t(i)], owner = sequence[size_t(i)];
-        need(token >= 0 && token < vocabulary, text("token %d is not one of %lld", token, (long long)vocabulary));
+        int32_t turn = turns[size_t(i)];
+        need(token < known.words && ~int64_t(token) < known.rows,
+             text("token %d is not one of %lld, nor of %lld rows given", token, (long long)known.words, (long long)known.rows));
+        need(turn < bounds.context && ~int64_t(turn) < known.angles,
+             text("turn %d is not one of %d, nor of %lld given", turn, bounds.context, (long long)known.angles));
         need(position >= 0 && position < bounds.context, text("position %d is not one of %d", position, bounds.context));
         need(owner >= 0 && owner < num_sequences, text("sequence %d is not one of %d", owner, num_sequences));
         bool goes_on = !runs.empty() && runs.back().sequence == owner;
@@ -112,7 +117,7 @@ void Call::check_sampling(int64_t vocabulary) const {
         need(history_length[i] >= 0 && history_length[i] <= max_history, text("%d tokens in a history of %d", history_length[i], max_history));
         const int32_t* past = history.data() + i * size_t(max_history);
         for (int32_t j = 0; j < history_length[i]; ++j)
-            need(past[j] >= 0 && past[j] < vocabulary, text("token %d in the history is not one of %lld", past[j], (long long)vocabulary));
+            need(past[j] < vocabulary, text("token %d in the history is not one of %lld", past[j], (long long)vocabulary));
         check_wishes(i, vocabulary);
     }
 }

@@ -7,6 +7,8 @@
 
 namespace pintpot {
 
+constexpr int32_t kMostGiven = 1 << 24;  // rows or angles
+
 struct Bounds {
     int32_t tokens;     // new tokens of one replay
     int32_t rows;       // rows of it whose logits are wanted
@@ -34,13 +36,20 @@ struct Bias {
     float value;
 };
 
+// What tokens and turns may name: words, rows given to the embedding, and angles given to attention.
+struct Known {
+    int64_t words;
+    int64_t rows;
+    int64_t angles;
+};
+
 class Call {
   public:
     // Room for these bounds and `history` earlier tokens of each sequence. Throws std::invalid_argument.
     Call(const Bounds& bounds, int32_t history);
 
     // Checks every number that memory safety or a result depends on, and fills `runs`. Throws std::invalid_argument.
-    void prepare(int64_t vocabulary, const std::vector<Visible>& attends);
+    void prepare(const Known& known, const std::vector<Visible>& attends);
 
     // Throws unless logits are wanted for all tokens in their order, or for none.
     void check_every_row() const;
@@ -53,7 +62,8 @@ class Call {
     const int32_t max_history;
 
     int32_t num_tokens = 0, num_rows = 0, num_sequences = 0;
-    std::vector<int32_t> tokens, positions, sequence;  // of each new token
+    // Of each new token. Token ~i is row i of those given; turn ~i angle i of those given, others a line of the table.
+    std::vector<int32_t> tokens, positions, sequence, turns;
     std::vector<int32_t> rows;                         // tokens whose logits are wanted
     std::vector<int32_t> pages;                        // [sequences][max_pages], -1 where there is none
 
@@ -72,7 +82,7 @@ class Call {
 
   private:
     void check_counts() const;
-    void check_tokens(int64_t vocabulary);
+    void check_tokens(const Known& known);
     void check_pages(const Visible& visible) const;
     void check_sampling(int64_t vocabulary) const;
     void check_wishes(size_t sequence, int64_t vocabulary) const;

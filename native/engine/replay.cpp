@@ -32,7 +32,7 @@ size_t OpList::scratch_bytes(int threads) const {
 
 Replay::Replay(std::unique_ptr<OpList> list, const KernelTable& kernels, Pool& pool, Ring* ring, const Memory& memory,
                uint8_t* scratch, size_t scratch_bytes, const CancelFlag& cancel)
-    : list_(std::move(list)), pool_(pool), ring_(ring), cancel_(cancel), vocabulary_(INT32_MAX),
+    : list_(std::move(list)), pool_(pool), ring_(ring), cancel_(cancel), known_{INT32_MAX, INT32_MAX, INT32_MAX},
       strips_left_(ring == nullptr ? 0 : ring->order().size()) {
     context_.kernels = &kernels;
     context_.pool = &pool;
@@ -55,10 +55,17 @@ void Replay::bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes) 
     context_.per_thread_bytes = wanted.per_thread;
     for (const auto& op : list_->ops) {
         op->bind(memory, list_->bounds, ring_, pool_.size());
-        if (auto* embed = dynamic_cast<Embed*>(op.get())) vocabulary_ = std::min(vocabulary_, embed->vocabulary());
-        if (auto* sample = dynamic_cast<Sample*>(op.get())) vocabulary_ = std::min(vocabulary_, sample->vocabulary());
+        if (auto* embed = dynamic_cast<Embed*>(op.get())) {
+            known_.words = std::min(known_.words, embed->vocabulary());
+            known_.rows = std::min(known_.rows, embed->num_given());
+        }
+        if (auto* give = dynamic_cast<Give*>(op.get())) known_.rows = std::min(known_.rows, give->num_given());
+        if (auto* sample = dynamic_cast<Sample*>(op.get())) known_.words = std::min(known_.words, sample->vocabulary());
         if (auto* linear = dynamic_cast<Linear*>(op.get())) every_row_ = every_row_ || linear->wants_every_row();
-        if (auto* attend = dynamic_cast<Attend*>(op.get())) attends_.push_back(attend->visible());
+        if (auto* attend = dynamic_cast<Attend*>(op.get())) {
+            attends_.push_back(attend->visible());
+            known_.angles = std::min(known_.angles, attend->num_given());
+        }
     }
     std::sort(attends_.begin(), attends_.end(), [](const Visible& a, const Visible& b) {
         return std::tie(a.window, a.sinks, a.num_pages) < std::tie(b.window, b.sinks, b.num_pages);
@@ -112,7 +119,7 @@ bool Replay::run(Call& call, int first, int stop, const std::function<bool()>& p
     const Bounds &have = call.bounds, &wanted = bounds();
     need(have.tokens <= wanted.tokens && have.rows <= wanted.rows && have.sequences <= wanted.sequences && have.context <= wanted.context,
          "the call has larger bounds than the replay");
-    call.prepare(vocabulary_, attends_);
+    call.prepare(known_, attends_);
     if (every_row_) call.check_every_row();
     begin_pass(call, first);
     context_.call = &call;

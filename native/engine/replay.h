@@ -74,7 +74,7 @@ class Replay final : Job {
     Ring* ring_;
     const CancelFlag& cancel_;
     Context context_;
-    int64_t vocabulary_;
+    Known known_;
     std::vector<Visible> attends_;
 
     // Strips of each ring position that a pass uses, with logits and without; and what is left of them in this pass.

@@ -39,6 +39,9 @@ void Embed::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int) {
     need(count > 0 && count < int64_t(1) << 31, "an embed of no words, or too many");
     check_floats(memory, record_.out, count * record_.weight.columns, "the output of an embed");
     if (record_.ids != nullptr) memory.check(record_.ids, count * int64_t(sizeof(int32_t)), sizeof(int32_t), "the words of an embed");
+    need(record_.num_given >= 0 && record_.num_given <= kMostGiven, "fewer than 0 or too many rows given");
+    if (record_.num_given > 0)
+        check_floats(memory, record_.given, record_.num_given * record_.weight.columns, "the rows given to an embed");
 }
 
 // A call's own tokens were checked with it.
@@ -69,6 +72,10 @@ void Embed::look_up(Context& context, int64_t index, uint8_t* own) const {
     const Weight& weight = record_.weight;
     int64_t row = record_.ids == nullptr ? context.call->tokens[size_t(index)] : record_.ids[index], strip = row / kStripRows;
     float* out = record_.out + index * weight.columns;
+    if (row < 0) {
+        std::memcpy(out, record_.given + ~row * weight.columns, size_t(weight.columns) * sizeof(float));
+        return;
+    }
     if (strip < weight.resident_strips) {
         context.kernels->expand_row(weight.format, weight.resident, weight.columns, row, out);
     } else {
@@ -76,6 +83,23 @@ void Embed::look_up(Context& context, int64_t index, uint8_t* own) const {
         context.kernels->expand_row(weight.format, own, weight.columns, row % kStripRows, out);
     }
     if (record_.scale != 1.0f) context.kernels->scale(out, weight.columns, record_.scale, out);
+}
+
+void Give::bind(const Memory& memory, const Bounds& bounds, Ring*, int) {
+    need(record_.columns > 0, "rows without columns are given");
+    need(record_.num_given >= 0 && record_.num_given <= kMostGiven, "fewer than 0 or too many rows given");
+    check_floats(memory, record_.x, bounds.tokens * record_.columns, "the rows that others are given to");
+    check_floats(memory, record_.given, record_.num_given * record_.columns, "the rows given to a layer");
+}
+
+int64_t Give::begin(Context& context, int) {
+    const Call& call = *context.call;
+    for (int32_t i = 0; i < call.num_tokens; ++i) {
+        int64_t token = call.tokens[size_t(i)];
+        if (token < 0)
+            context.kernels->add(record_.given + ~token * record_.columns, record_.columns, record_.x + i * record_.columns);
+    }
+    return 0;
 }
 
 void Select::bind(const Memory& memory, const Bounds& bounds, Ring*, int) {

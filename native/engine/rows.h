@@ -1,4 +1,4 @@
-// embed, select and sample: the ops that work on one row at a time.
+// embed, give, select and sample: the ops that work on one row at a time.
 #pragma once
 
 #include <vector>
@@ -7,14 +7,16 @@
 
 namespace pintpot {
 
-// out [tokens][columns] = scale * the weight's row of each token. Rows on disk are read one strip at a time. Words are
-// the call's tokens, or `ids`, so many whatever the call says.
+// out [tokens][columns] = scale * the weight's row of each token, and for token ~i row i of those given. Rows on disk are
+// read one strip at a time. Words are the call's tokens, or `ids`, so many whatever the call says.
 struct EmbedRecord {
     Weight weight;
     float scale;
     float* out;
     const int32_t* ids;
     int64_t num_ids;
+    const float* given;
+    int64_t num_given;
 };
 
 class Embed final : public Op {
@@ -25,8 +27,9 @@ class Embed final : public Op {
     void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
     int64_t begin(Context& context, int phase) override;
     void work(Context& context, int phase, int64_t chunk, int thread) override;
-    // Words that the tokens of a call may be.
+    // Words that the tokens of a call may be, and rows that they may name.
     int64_t vocabulary() const { return record_.ids == nullptr ? record_.weight.rows : INT32_MAX; }
+    int64_t num_given() const { return record_.ids == nullptr ? record_.num_given : INT32_MAX; }
 
   private:
     int64_t count(const Context& context) const { return record_.ids == nullptr ? context.call->num_tokens : record_.num_ids; }
@@ -37,6 +40,26 @@ class Embed final : public Op {
     void look_up(Context& context, int64_t index, uint8_t* own) const;
 
     EmbedRecord record_;
+};
+
+// Row i of those given is added to the row of x [tokens][columns] of a token ~i.
+struct GiveRecord {
+    float* x;
+    int64_t columns;
+    const float* given;
+    int64_t num_given;
+};
+
+class Give final : public Op {
+  public:
+    explicit Give(const GiveRecord& record) : record_(record) {}
+    const char* kind() const override { return "give"; }
+    void bind(const Memory& memory, const Bounds& bounds, Ring* ring, int threads) override;
+    int64_t begin(Context& context, int phase) override;
+    int64_t num_given() const { return record_.num_given; }
+
+  private:
+    GiveRecord record_;
 };
 
 // out [rows][columns] = the rows of x [tokens][columns] whose logits are wanted.

@@ -39,6 +39,7 @@ void penalize(const Call& call, int32_t sequence, const float* logits, float* to
     const int32_t* past = call.history.data() + int64_t(sequence) * call.max_history;
     float penalty = call.penalty[size_t(sequence)];
     for (int32_t i = 0; i < call.history_length[size_t(sequence)]; ++i) {
+        if (past[i] < 0) continue;  // no word
         float logit = logits[past[i]];
         to[past[i]] = logit > 0 ? logit / penalty : logit * penalty;
     }

@@ -30,7 +30,8 @@ void rotate(float* x, int64_t n, int64_t size);
 void add(const float* x, int64_t n, float* y);
 void scale(const float* x, int64_t n, float factor, float* y);
 
-void rope_store(const RopeCall* call, const float* qkv, int64_t position, const int32_t* pages, float* q_out);
+void rope_store(const RopeCall* call, const float* angles, const float* qkv, int64_t position, const int32_t* pages,
+                float* q_out);
 void attend(const AttendCall* call);
 void attend_segments(const AttendCall* call, int64_t first, int64_t stop, float* partials);
 void attend_merge(const AttendCall* call, const float* partials, int64_t num_segments);

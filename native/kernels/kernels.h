@@ -15,7 +15,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 5;
+constexpr int32_t kAbiVersion = 6;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
 constexpr int64_t kGroup = 32;
@@ -108,7 +108,6 @@ struct RopeCall {
   float eps;               // of the head norms
   const float* q_norm;     // [head_dim] or null
   const float* k_norm;     // [head_dim] or null
-  const float* table;      // [context][rope_dim]: rope_dim/2 cosines, then sines
 };
 
 // Causal attention of consecutive positions of one sequence, for one kv head and the heads / kv_heads query heads on it
@@ -173,7 +172,8 @@ struct KernelTable {
 
   // One token: norms (if any) and rotates its q heads into q_out [heads * head_dim] and its k heads, and stores k and v
   // into page pages[position / 32]. qkv: [(heads + 2 kv_heads) * head_dim]. q_out may be qkv itself.
-  void (*rope_store)(const RopeCall* call, const float* qkv, int64_t position, const int32_t* pages, float* q_out);
+  void (*rope_store)(const RopeCall* call, const float* angles, const float* qkv, int64_t position, const int32_t* pages,
+                     float* q_out);
   // All of it: memory does not grow with the number of keys or tokens.
   void (*attend)(const AttendCall* call);
   // The same in pieces that threads can share, for few tokens over a long cache: segments [first, stop) of

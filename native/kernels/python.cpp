@@ -151,7 +151,6 @@ void rope_store(const std::string& isa, const std::string& format, Array<uint8_t
   c.heads = (int32_t)qkv.shape(1) / head_dim - 2 * kv_heads;
   c.rope_dim = (int32_t)rope.shape(1), c.interleaved = interleaved, c.eps = eps;
   c.q_norm = q_norm ? q_norm->data() : nullptr, c.k_norm = k_norm ? k_norm->data() : nullptr;
-  c.table = rope.data();
   const int64_t tokens = (int64_t)qkv.shape(0), last = position + tokens - 1;
   need(c.heads > 0 && (int64_t)q_out.shape(1) == c.heads * head_dim && q_out.shape(0) == qkv.shape(0),
        "qkv and q_out disagree");
@@ -160,7 +159,7 @@ void rope_store(const std::string& isa, const std::string& format, Array<uint8_t
   const auto& t = table(isa);
   for (int64_t i = 0; i < tokens; ++i) {
     need(pages.data()[(position + i) / kPageTokens] >= 0, "the page of a new token must exist");
-    t.rope_store(&c, qkv.data() + i * (int64_t)qkv.shape(1), position + i, pages.data(),
+    t.rope_store(&c, rope.data() + (position + i) * c.rope_dim, qkv.data() + i * (int64_t)qkv.shape(1), position + i, pages.data(),
                  q_out.data() + i * (int64_t)q_out.shape(1));
   }
 }

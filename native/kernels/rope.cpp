@@ -24,10 +24,10 @@ void prepare(const RopeCall& c, const float* norm, const float* angles, const fl
 
 }  // namespace
 
-void rope_store(const RopeCall* call, const float* qkv, int64_t position, const int32_t* pages, float* q_out) {
+void rope_store(const RopeCall* call, const float* angles, const float* qkv, int64_t position, const int32_t* pages,
+                float* q_out) {
   const CacheView& cache = call->cache;
   const int64_t dim = cache.head_dim, page = pages[position / kPageTokens], slot = position % kPageTokens;
-  const float* angles = call->table + position * call->rope_dim;
   const float* keys = qkv + call->heads * dim;
   const float* values = keys + cache.kv_heads * dim;
   for (int64_t h = 0; h < cache.kv_heads; ++h) {

@@ -15,17 +15,22 @@ DEFAULT_MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The work to plan for: `context` positions per sequence, of which `prompt` come in and `output` go out."""
+    """The work to plan for: `context` positions per sequence, of which `prompt` come in and `output` go out.
+
+    `given` of the prompt's positions at most are no words: what an image became takes them.
+    """
 
     context: int = DEFAULT_CONTEXT
     batch: int = 1
     prompt: int = 512
     output: int = 128
     task: str = "chat"
+    given: int = 0
 
     def __post_init__(self) -> None:
         need(self.context >= 2, f"a context of {self.context} holds no word and its answer; use 2 or more", UsageError)
         need(self.batch >= 1, f"a batch of {self.batch} is empty; use 1 or more", UsageError)
+        need(0 <= self.given < self.context, f"{self.given} positions for images in {self.context}", UsageError)
         need(self.prompt >= 1 and self.output >= 1, "prompt and output are at least one token", UsageError)
 
 

@@ -4,7 +4,8 @@ Keys of the result: model_type, hidden_size, intermediate_size, num_hidden_layer
 num_key_value_heads, head_dim, rms_norm_eps, rope_theta, rope_scaling (None, or a dict with rope_type linear, llama3,
 yarn or longrope), rope_layout ("half" or "interleaved"), partial_rotary_factor (where it is not 1),
 max_position_embeddings, vocab_size, tie_word_embeddings, attention_bias, sliding_window (None or a number),
-bos_token_id and eos_token_id (lists); where layers differ, layer_types, query_pre_attn_scalar, rope_local_base_freq.
+bos_token_id and eos_token_id (lists); where layers differ, layer_types, query_pre_attn_scalar, rope_local_base_freq;
+where positions have several numbers, mrope_section and mrope_interleaved.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pintpot.errors import BadFile, NoFamily, UnsupportedModel, need
 from pintpot.model.adapted import FAMILY
 from pintpot.model.config_layers import PATTERNS, global_rope, layer_settings
 from pintpot.model.config_rope import rope_settings
+from pintpot.model.config_sections import section_settings
 from pintpot.model.fields import flag, integer, real, show, token_ids
 
 _NESTED: Final = ("text_config", "llm_config", "language_config", "language_model_config", "thinker_config")
@@ -36,8 +38,18 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """What transformers' configuration classes take where config.json is silent; sizes that shape the weights have none,
 unless published files leave them out."""
-_OTHER_NAMES: Final = {"gemma3_text": "gemma3"}
-"""Model types of a family's language model alone."""
+_OTHER_NAMES: Final = {
+    "gemma3_text": "gemma3", "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2", "qwen2_5_vl": "qwen2",
+    "qwen2_5_vl_text": "qwen2", "qwen3_vl": "qwen3", "qwen3_vl_text": "qwen3",
+}  # fmt: skip
+"""Model types of a family's language model alone, or inside a vision-language model."""
+_INSIDE: Final[dict[str, dict[str, Any]]] = {
+    "llama": {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "vocab_size": 32000,
+    },
+}  # fmt: skip
+"""Sizes that published vision-language models leave out of their language model's part."""
 _SILU: Final = ("silu", "swish")
 _ACTIVATIONS: Final = {"gemma3": ("gelu_pytorch_tanh",)}
 
@@ -82,9 +94,11 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     config, where = language_config(raw, where)
     model_type = config.get("model_type")
+    if config is not raw and isinstance(model_type, str):
+        config = {**_INSIDE.get(model_type, {}), **config}
     if not isinstance(model_type, str):
         raise BadFile(f"{where}: model_type is missing")
-    model_type = _OTHER_NAMES.get(model_type, model_type)
+    model_type, own_type = _OTHER_NAMES.get(model_type, model_type), model_type
     check_family(model_type, where)
     config = {**config, "model_type": model_type}
     _refuse_unknown(raw, config, where)
@@ -116,6 +130,7 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         "rope_layout": "half",
         **rope_settings(global_rope(config), defaults, head_dim, where),
         **layer_settings(config, where),
+        **section_settings(own_type, config, head_dim, where),
     }
     check_heads(normal, where)
     return normal

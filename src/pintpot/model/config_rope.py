@@ -67,7 +67,7 @@ def _scaling(
 ) -> dict[str, Any] | None:
     family = str(config.get("model_type"))
     kind = given.get("rope_type", given.get("type", "default"))
-    if kind == "default":
+    if kind == "default" or (kind == "mrope" and "mrope_section" in given):
         return None
     kind = _OLD_NAMES.get(family, {}).get(kind, kind) if isinstance(kind, str) else kind
     runs = _SCALINGS.get(family, _USUAL)

@@ -60,12 +60,12 @@ _OWN_GGUF: Final[dict[str, dict[str, str]]] = {
 _OWN_GGUF_TOP: Final[dict[str, dict[str, str]]] = {"phi3": {"rope_factors_short.weight": "rope_freqs"}}
 _LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)")
-_HF_PREFIX = re.compile(r"(model\.)?(language_model\.)?(model\.)?")
+_HF_PREFIX = re.compile(r"(model\.)?((language|text)_model\.)?(model\.)?")
 _IGNORED = re.compile(
     r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)|blk\.\d+\.attn_rot_embd\.weight|rope_factors_long\.weight"
 )
 _OTHER_PARTS = re.compile(
-    r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|image_newline|vision)\b.*"
+    r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|connector|image_newline|vision)\b.*"
 )
 
 

@@ -13,6 +13,7 @@ from pintpot.errors import BadFile, BadInput, UnsupportedModel, need
 from pintpot.model.adapted import DESCRIPTION, describe_adapted
 from pintpot.model.config import language_config, normalize
 from pintpot.model.config_gguf import normalize_gguf
+from pintpot.model.config_sections import given_layers
 from pintpot.model.fields import token_ids
 from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
@@ -112,7 +113,8 @@ def describe_folder(folder: Folder, source: Source, name: str) -> Model:
     config["eos_token_id"] = _end_ids(folder, config)
     tensors, files = checkpoint(folder)
     inner, _ = language_config(raw, where)
-    other_parts = inner is not raw
+    config |= given_layers(raw, where)
+    other_parts = inner is not raw or "vision_config" in raw
     family = config["model_type"]
     canonical, plus = partial(canonical_hf, family=family), plus_of(family)
     weights = canonical_weights(tensors, canonical, folder.name, other_parts=other_parts, plus=plus)

@@ -20,6 +20,8 @@ from pintpot.program.spec import Buffer, Buffers, Extents, Op, Program, Segment,
 Roles = tuple[tuple[str, str], ...]
 Wire = tuple[str, Roles, Roles]
 Attributes = tuple[tuple[str, Any], ...]
+GIVEN, ANGLES = "given", "given_angles"
+"""Rows of embedding that come from elsewhere, and the rotary angles of the positions that they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,9 @@ class Own:
 class Shape:
     """A decoder's numbers. `head` names the weight of the output head (`embed` where they are tied).
 
-    Each layer has its window (0: none) and the buffer with its rotary table.
+    Each layer has its window (0: none) and the buffer with its rotary table. `given` rows of embedding may come from
+    elsewhere (images), with angles of their own where positions have several `sections`; after each of the first
+    `given_layers` more of them are added.
     """
 
     hidden: int
@@ -62,6 +66,9 @@ class Shape:
     biases: tuple[str, ...]
     qk_norm: bool
     post_norms: bool
+    given: int
+    sections: bool
+    given_layers: int
 
 
 def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own: Own = Own()) -> Work:
@@ -69,7 +76,7 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own:
 
     `config` has the key names of Hugging Face's config.json; which biases and norms exist is read from the form.
     """
-    shape = _shape(config, form.weights.names, own)
+    shape = _shape(config, form.weights.names, own, workload.batch * workload.given)
     pages = num_pages(form.cache, workload, form.chunk)
     batch = workload.batch
     fixed = (("sequences", batch), ("context", workload.context), ("pages", pages))
@@ -100,7 +107,7 @@ _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size
 MOST = 1 << 28
 
 
-def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own) -> Shape:
+def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own, given: int) -> Shape:
     layers, window = config["num_hidden_layers"], config.get("sliding_window") or 0
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
@@ -124,6 +131,9 @@ def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own) -> Shape:
         biases=tuple(r for r in ("q", "k", "v", "o", "gate", "up", "down") if f"layers.0.{r}_bias" in names),
         qk_norm="layers.0.q_norm" in names,
         post_norms="layers.0.attn_post_norm" in names,
+        given=given,
+        sections="mrope_section" in config,
+        given_layers=config.get("given_layers", 0) if given else 0,
     )
 
 
@@ -180,10 +190,13 @@ def _ops(shape: Shape, rows: str, head_rows: str, window: int, sinks: int, prefi
 
     normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", shape.gate))
     scaled = () if shape.embed_scale == 1.0 else (("scale", shape.embed_scale),)
-    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed")), (("out", "x.0"),), scaled)]
+    given = (("given", GIVEN),) if shape.given else ()
+    ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed"), *given), (("out", "x.0"),), scaled)]
     for layer in range(shape.layers):
         wires, attributes = _block(shape, layer), (normed, attend(layer), plain, normed, gated)
         ops += [Op(kind, reads, writes, knobs) for (kind, reads, writes), knobs in zip(wires, attributes, strict=True)]
+        if layer < shape.given_layers:
+            ops.append(Op("give", (("x", x := f"x.{2 * layer + 2}"), ("given", f"{GIVEN}.{layer}")), (("out", x),)))
     final = f"x.{2 * shape.layers}"
     # Rows whose logits are wanted are few in prefill too, and the first word of an answer is drawn from them.
     head = linear("rmsnorm", head_rows)
@@ -206,12 +219,13 @@ def _block(shape: Shape, layer: int) -> tuple[Wire, ...]:
         return found + tuple(("bias", f"{at}{role}_bias") for role in roles if role in shape.biases)
 
     norms = (("q_norm", at + "q_norm"), ("k_norm", at + "k_norm")) if shape.qk_norm else ()
-    pages, table = (("k", at + "k_cache"), ("v", at + "v_cache")), ("rope", shape.tables[layer])
+    pages, angles = (("k", at + "k_cache"), ("v", at + "v_cache")), (("angles", ANGLES),)
+    table = (("rope", shape.tables[layer]), *angles * (shape.given > 0 and shape.sections))
     attn_after, ffn_after = ((("post_norm", f"{at}{of}_post_norm"),) * shape.post_norms for of in ("attn", "ffn"))
     attn_norm, ffn_norm = ("norm", at + "attn_norm"), ("norm", at + "ffn_norm")
     return (
         ("linear", (("x", x), *weights("q", "k", "v"), attn_norm), (("out", at + "qkv"),)),
-        ("attend", (("qkv", at + "qkv"), table, *norms, *pages), (("out", at + "attended"), *pages)),
+        ("attend", (("qkv", at + "qkv"), *table, *norms, *pages), (("out", at + "attended"), *pages)),
         ("linear", (("x", at + "attended"), *weights("o"), *attn_after, ("residual", x)), (("out", middle),)),
         ("linear", (("x", middle), *weights("gate", "up"), ffn_norm), (("out", at + "gated"),)),
         ("linear", (("x", at + "gated"), *weights("down"), *ffn_after, ("residual", middle)), (("out", out),)),
@@ -228,6 +242,10 @@ def _buffers(shape: Shape, cache_format: str, page_tokens: int, prefill: bool) -
         *(Buffer(t, ("context", shape.rope_dim), "f32", "tables", "session") for t in sorted({"rope", *shape.tables})),
         Buffer("logits", ("rows", shape.vocab), "f32", "buffers", "step"),
     ]
+    given = (GIVEN, *(f"{GIVEN}.{layer}" for layer in range(shape.given_layers))) if shape.given else ()
+    buffers += [Buffer(name, (shape.given, shape.hidden), "f32", "buffers", "session") for name in given]
+    if shape.given and shape.sections:
+        buffers.append(Buffer(ANGLES, (shape.given, shape.rope_dim), "f32", "buffers", "session"))
     if prefill:
         buffers.append(Buffer("last", ("rows", shape.hidden), "f32", "buffers", "step"))
     for index in range(2 * shape.layers + 1):

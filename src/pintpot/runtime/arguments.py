@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from pintpot.kernels.native.bind import Replay as BoundReplay
 from pintpot.runtime.request import Sampling
 from pintpot.runtime.scheduler import Answer, Part
 from pintpot.runtime.sequence import Sequence
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _ALL = array("i")
 """The mask that allows every token."""
@@ -42,7 +46,13 @@ class Arguments:
     def _put(self, at: int, sequence: Sequence, first: int, stop: int) -> int:
         """Positions [first, stop) of a sequence as tokens `at` and on. Returns where the next ones go."""
         seat, pages = sequence.seat, sequence.table.pages
-        self.call.put(at, seat, first, sequence.tokens[first:stop])
+        tokens: Buffer = sequence.tokens[first:stop]
+        if sequence.placed.pictures:
+            tokens = sequence.placed.placed(sequence.tokens[first:stop], sequence.first_row)
+        self.call.put(at, seat, first, tokens)
+        turns = sequence.turns(first, stop)
+        if turns is not None:
+            self.call.put_turns(at, turns)
         if self._written.get(seat) != pages:
             self.call.put_pages(seat, pages)
             self._written[seat] = list(pages)

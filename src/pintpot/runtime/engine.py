@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pintpot.contract.slots import Slots
 from pintpot.errors import UsageError, need
@@ -14,13 +15,19 @@ from pintpot.planner.plan import Plan
 from pintpot.program.spec import Program, Work
 from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
+from pintpot.runtime.given import Given, Look
 from pintpot.runtime.likely import likely_of
 from pintpot.runtime.pages import PagePool, PageTable
+from pintpot.runtime.pictures import Picture
 from pintpot.runtime.prefixes import Prefixes
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler
 from pintpot.runtime.sequence import Sequence
 from pintpot.runtime.waiting import InOrder, Waiting
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
 
 
 @dataclass
@@ -57,6 +64,10 @@ class Engine:
         self.prefixes: Prefixes | None = None
         tables = [PageTable(self.pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
         self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
+        self._given = Given(program, plan.config)
+        for sequence in self.sequences:
+            sequence.first_row = sequence.seat * self._given.num_rows
+        self.look: Look = _sees_nothing
         self._cancel = stages.cancel
         self._stages: Stages | None = stages
         self._arguments = {stage: Arguments(stages[stage], self.context) for stage in ("prefill", "decode")}
@@ -82,7 +93,12 @@ class Engine:
         self._cancel.clear()
         self.timing, self.ended = Timing(), "cancelled"
         self._scheduler = Scheduler(
-            InOrder(map(self._checked, requests)), self.sequences, self.plan.form.chunk, self.context, end
+            InOrder(map(self._checked, requests)),
+            self.sequences,
+            self.plan.form.chunk,
+            self.context,
+            end,
+            sections=self._given.sections,
         )
         return self._drawn(self._scheduler, self._turn)
 
@@ -103,7 +119,7 @@ class Engine:
         self.prefixes = Prefixes(self.pool, shared=not form.cache.window)
         scheduler = self._scheduler = Scheduler(
             waiting, self.sequences, form.chunk, self.context, end,
-            turns="in turn" if form.ring is None else "together", prefixes=self.prefixes,
+            turns="in turn" if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
         )  # fmt: skip
         try:
             while turn == self._turn:
@@ -141,6 +157,7 @@ class Engine:
             f"shorten it, or plan with a larger --context",
             UsageError,
         )
+        self._given.check(request)
 
     def leave(self, index: int) -> None:
         """End the answer to request `index` early, between two tokens; its place goes to the next request."""
@@ -221,7 +238,10 @@ class Engine:
         done = False
         try:
             for part in replay.parts:
-                part.answer.sequence.table.extend(part.first, part.stop)
+                sequence = part.answer.sequence
+                sequence.table.extend(part.first, part.stop)
+                if sequence.placed.pictures:
+                    self._given.fill(bound, sequence, part.first, part.stop, self.look)
             num_rows = arguments.fill(replay.parts)
             started = time.perf_counter()
             done = bound.run(arguments.call)
@@ -250,6 +270,10 @@ class Engine:
             self.timing.decode_tokens += num_tokens
             self.timing.decode_s += seconds
             self.timing.step_s.append(seconds)
+
+
+def _sees_nothing(picture: Picture) -> Mapping[str, NDArray[float32]]:
+    raise UsageError("nobody here turns images into rows of embedding")
 
 
 def _final_states(program: Program) -> str:

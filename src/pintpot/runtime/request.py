@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pintpot.errors import UsageError, need
+from pintpot.runtime.pictures import Picture, check_pictures
 
 
 class Guide(Protocol):
@@ -53,6 +54,7 @@ class Request:
 
     `bias` is added to the logits of some tokens, `guide` says which may come at all, and with `num_likely` every token
     comes with its log probability, and with those of so many of the likeliest.
+    Tokens below 0 are those of `pictures`, in the same order.
     """
 
     tokens: tuple[int, ...]
@@ -63,8 +65,11 @@ class Request:
     bias: tuple[tuple[int, float], ...] = ()
     guide: Guide | None = None
     num_likely: int | None = None
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self) -> None:
         need(len(self.tokens) > 0, "the prompt is empty", UsageError)
         need(self.max_tokens >= 1, f"{self.max_tokens} tokens are no answer; ask for 1 or more", UsageError)
         need(all(self.stop), "a stop string is empty", UsageError)
+        if self.pictures or min(self.tokens) < 0:
+            check_pictures(self.tokens, self.pictures)

@@ -127,6 +127,7 @@ class Scheduler:
         *,
         turns: Turns = "prompts first",
         prefixes: Prefixes | None = None,
+        sections: bool = False,
     ) -> None:
         self.live: list[Answer] = []
         self._waiting = waiting
@@ -136,6 +137,7 @@ class Scheduler:
         self._prefixes = prefixes
         self._pool = sequences[0].table.pool
         self._steps_next = False
+        self._sections = sections
 
     def next(self) -> Replay | None:
         """The next replay; None while there is nothing to do. A request is only asked for when it can begin."""
@@ -206,7 +208,7 @@ class Scheduler:
             sequence.forget(0)
             self._prefixes.begin(sequence, memoryview(prompt))
             sequence.tokens[: sequence.num_cached] = prompt[: sequence.num_cached]
-        sequence.begin(prompt)
+        sequence.begin(prompt, request.pictures, self._sections)
         end = frozenset[int]() if request.ignore_end else self._end
         self.live.append(Answer(index, sequence, request, len(prompt), end))
 

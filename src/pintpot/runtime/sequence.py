@@ -6,10 +6,14 @@ from array import array
 from bisect import bisect_left
 
 from pintpot.runtime.pages import NO_PAGE, PageTable
+from pintpot.runtime.pictures import Picture, Placed
 
 
 class Sequence:
-    """Sequence number `seat` of every replay. The first `num_cached` of its `num_known` tokens are in the cache."""
+    """Sequence number `seat` of every replay. The first `num_cached` of its `num_known` tokens are in the cache.
+
+    Rows `first_row` and on of those given are for its pictures.
+    """
 
     def __init__(self, seat: int, table: PageTable, context: int) -> None:
         self.seat = seat
@@ -17,6 +21,9 @@ class Sequence:
         # The last token drawn may be one that has no place in the cache any more.
         self.tokens = memoryview(array("i", bytes(4 * (context + 1))))
         self.num_cached = self.num_known = 0
+        self.placed, self.first_row = Placed(), 0
+        self._turns: array[int] | None = None
+        self._next_turn = 0
 
     @property
     def cached(self) -> list[int]:
@@ -30,11 +37,25 @@ class Sequence:
         # A window let pages go that an earlier position would see.
         return 0 if same < self.num_cached and NO_PAGE in self.table.pages else same
 
-    def begin(self, prompt: array[int]) -> None:
-        """Become the sequence of this prompt; what is cached of it stays."""
+    def begin(self, prompt: array[int], pictures: tuple[Picture, ...] = (), sections: bool = False) -> None:
+        """Become the sequence of this prompt; what is cached of it stays.
+
+        With `sections` the rows of pictures turn by angles of their own.
+        """
         self.forget(self.num_shared(prompt))
+        self.placed.begin(pictures)
+        self._turns = None
+        if sections and pictures:
+            self._turns, self._next_turn = self.placed.turns(prompt, self.first_row)
         self.tokens[: len(prompt)] = prompt
         self.num_known = len(prompt)
+
+    def turns(self, first: int, stop: int) -> array[int] | None:
+        """What tokens [first, stop) turn by; None where that is their position."""
+        if self._turns is None:
+            return None
+        behind = self._next_turn - len(self._turns)
+        return self._turns[first:stop] + array("i", range(max(first, len(self._turns)) + behind, stop + behind))
 
     def append(self, token: int) -> None:
         self.tokens[self.num_known] = token

@@ -28,13 +28,15 @@ def record(builder: Builder, program: Program, addresses: Addresses, weights: We
 
 
 def _embed(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
-    ids = op.read("ids")
+    ids, given = op.read("ids"), op.read("given")
     builder.embed(
         _weight(weights, _name(op.read("weight"))),
         op.get("scale", 1.0),
         addresses[_name(op.write("out"))],
         ids=0 if ids is None else addresses[ids],
         num_ids=op.get("rows", 0),
+        given=0 if given is None else addresses[given],
+        num_given=0 if given is None else program.shape(given)[0],
     )
 
 
@@ -63,7 +65,7 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
 
 def _attend(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
     k, v, table = _name(op.read("k")), _name(op.read("v")), _name(op.read("rope"))
-    q_norm, k_norm = op.read("q_norm"), op.read("k_norm")
+    q_norm, k_norm, angles = op.read("q_norm"), op.read("k_norm"), op.read("angles")
     pages = program.shape(k)
     head_dim, kv_heads = op.get("head_dim"), op.get("kv_heads")
     if pages != (pages[0], kv_heads, 32, head_dim) or program.shape(v) != pages:
@@ -77,6 +79,8 @@ def _attend(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         cache_format=program.by_name[k].format,
         num_pages=pages[0],
         table=addresses[table],
+        given=0 if angles is None else addresses[angles],
+        num_given=0 if angles is None else program.shape(angles)[0],
         rope_dim=program.shape(table)[1],
         rope=op.get("rope", "half"),
         q_norm=0 if q_norm is None else addresses[q_norm],
@@ -97,6 +101,11 @@ def _aten(builder: Builder, op: Op, program: Program, addresses: Addresses, weig
     builder.elsewhere()
 
 
+def _give(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
+    x, given = _name(op.read("x")), _name(op.read("given"))
+    builder.give(addresses[x], program.shape(x)[1], addresses[given], program.shape(given)[0])
+
+
 def _select(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
     x = _name(op.read("x"))
     builder.select(addresses[x], program.shape(x)[1], addresses[_name(op.write("out"))])
@@ -114,7 +123,7 @@ def _sample(builder: Builder, op: Op, program: Program, addresses: Addresses, we
 
 _RECORDERS: Mapping[str, Callable[[Builder, Op, Program, Addresses, Weights], None]] = {
     "embed": _embed, "linear": _linear, "attend": _attend, "select": _select, "sample": _sample,
-    "aten": _aten,
+    "give": _give, "aten": _aten,
 }  # fmt: skip
 
 

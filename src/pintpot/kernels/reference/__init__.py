@@ -41,7 +41,9 @@ class Call:
     `tokens`, `positions` and `sequences` have one entry for each token; `rows` lists the tokens with logits;
     `page_tables[s][i]` is the page of positions i * page_tokens and on of sequence s. `uniform` gives, for each row,
     the number in [0, 1) that a random draw uses, `history` the tokens already seen by each sequence. `bias` is what is
-    added to the logits of some tokens of each sequence, and `allowed` [V] which of its tokens may come (None: all).
+    added to the logits of some tokens of each sequence, and `allowed` [V] which of its tokens may come (None: all). A
+    token ~i takes row i of those given to the embedding; `turns` are the positions by which tokens turn where they are
+    not their own.
     """
 
     tokens: NDArray[Any]
@@ -54,6 +56,7 @@ class Call:
     history: tuple[tuple[int, ...], ...] = field(default=((),))
     bias: tuple[tuple[tuple[int, float], ...], ...] = ()
     allowed: tuple[NDArray[Any] | None, ...] = ()
+    turns: NDArray[Any] | None = None
 
     def wished(self, logits: NDArray[Any], sequence: int) -> NDArray[Any]:
         """Logits [V] of a sequence as others want them: with its bias, and -inf where a token may not come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,17 @@ def rotated(op: Op, memory: Memory, call: Call) -> tuple[NDArray[Any], NDArray[A
         q = rms_norm(q, memory[reads["q_norm"]], op.get("eps"))
     if "k_norm" in reads:
         k = rms_norm(k, memory[reads["k_norm"]], op.get("eps"))
-    angles, layout = memory[reads["rope"]][call.positions], op.get("rope", "half")
+    angles, layout = _angles(memory, reads, call), op.get("rope", "half")
     return rotate(q, angles, layout), rotate(k, angles, layout), v
+
+
+def _angles(memory: Memory, reads: Mapping[str, str], call: Call) -> NDArray[Any]:
+    """The line of the rotary table, or of the angles given, by which each token turns [T, rope_dim]."""
+    turns = call.positions if call.turns is None else call.turns
+    angles = memory[reads["rope"]][np.maximum(turns, 0)]
+    if "angles" in reads:
+        angles[turns < 0] = memory[reads["angles"]][~turns[turns < 0]]
+    return np.asarray(angles)
 
 
 def attend(op: Op, memory: Memory, call: Call, q: NDArray[Any]) -> NDArray[Any]:

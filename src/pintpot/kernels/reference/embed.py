@@ -1,6 +1,8 @@
-"""Embedding lookup, scaled where the op says so."""
+"""Embedding lookup, scaled where the op says so, and rows that are given."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from pintpot.kernels.reference import Call, Memory, names
 from pintpot.program.spec import Op, Program
@@ -9,4 +11,7 @@ from pintpot.program.spec import Op, Program
 def run(op: Op, program: Program, memory: Memory, call: Call) -> None:
     reads, rows = names(op.reads), op.get("rows", 0)
     words = memory[reads["ids"]].reshape(-1)[:rows] if rows else call.tokens
-    memory[names(op.writes)["out"]] = memory[reads["weight"]][words] * op.get("scale", 1.0)
+    out = memory[reads["weight"]][np.maximum(words, 0)] * op.get("scale", 1.0)
+    if "given" in reads:
+        out[words < 0] = memory[reads["given"]][~words[words < 0]]
+    memory[names(op.writes)["out"]] = out

@@ -3,6 +3,8 @@
 Reads qkv [T, (H + 2 KV) * hd]; rotates and stores the new keys and values in the pages of k and v
 [pages, KV, page tokens, hd]; writes out [T, H * hd]. It spends qkv: queries may be rotated in place.
 With `window` only the last `window` positions and the first `sinks` are seen (Xiao et al. 2023).
+Positions turn by the lines of `rope` [context, rope_dim], or where a token says ~i by line i of `angles`
+[G, rope_dim], which are given: what an image shows lies in more than one direction.
 With `rounded` its products run in integers of 13 bits and a sign (native/kernels/kernels.h).
 """
 
@@ -29,6 +31,9 @@ def check(op: Op, program: Program) -> None:
     for role in ("k", "v"):
         pages = program.shape(str(op.read(role)))
         need(pages[1::2] == (kv_heads, head_dim), "attend: pages of another shape", UsageError)
+    angles = op.read("angles")
+    alike = angles is None or program.shape(angles)[1:] == program.shape(str(op.read("rope")))[1:]
+    need(alike, "attend: the angles given have another width than the rotary table", UsageError)
     need(op.get("rope", "half") in ("half", "interleaved"), f"no rope layout {op.get('rope')!r}", UsageError)
 
 

@@ -1,6 +1,7 @@
 """Rows of the embedding for each token: tokens [T], weight [V, D] -> out [T, D].
 
 An op that reads `ids` (int32) looks up these, as many as its attribute `rows` says, and its buffers are flat.
+A token ~i (below 0) takes row i of `given` [G, D], which is what an image became: it is not looked up and not scaled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ def check(op: Op, program: Program) -> None:
     need(known, f"embed looks up {rows} words, and {ids} has fewer", UsageError)
     wide = prod(out) >= rows * width if rows else out[-1] == width
     need(wide, f"embed writes rows of {width} into {out}", UsageError)
+    given = op.read("given")
+    fits = given is None or program.shape(given)[1:] == (width,)
+    need(fits, f"the rows given to embed have another width than {width}", UsageError)
 
 
 def depends(op: Op, program: Program, extent: Extent) -> int:

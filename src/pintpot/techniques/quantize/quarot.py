@@ -58,6 +58,8 @@ class QuaRot(Rotation):
         fixed = [w for w in form.weights if w.is_matrix and matches(self.target, w.name) and not reachable(w)]
         names = ", ".join(f"{w.name} in {w.format}" for w in fixed[:2])
         need(not fixed, f"rotated values cannot be kept as {names}", NotApplicable)
+        given = any(op.read("given") for program in work.programs() for op in program.ops if op.kind == "embed")
+        need(not (self.stream and given), "what images become would meet a stream that is turned", NotApplicable)
         return super().rewrite(work, form)
 
     def online(self, op: Op, ops: Sequence[Op], forms: Forms) -> int:
