@@ -32,6 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("server", "trainer"),
     ("proof",),
     ("api",),
+    ("hosting",),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -60,6 +61,7 @@ SECTIONS = {
     "trainer": "a pack learns",
     "proof": "promised beside measured",
     "api": "the verbs as functions",
+    "hosting": "the verb that serves",
     "cli": "the verbs as commands",
     "__init__": "what `import pintpot` offers",
     "__main__": "`python -m pintpot`",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pintpot.contract.form import Form
     from pintpot.contract.step import Step
     from pintpot.errors import PintpotError
+    from pintpot.hosting import serve
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
     from pintpot.nets._recorded import adapt
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "describe": "api", "probe": "api", "calibrate": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
-    "export": "api", "frontier": "proof.draw", "adapt": "nets._recorded",
+    "export": "api", "serve": "hosting", "frontier": "proof.draw", "adapt": "nets._recorded",
     "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
     "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
     "Session": "runtime.session", "Sampling": "runtime.request", "PintpotError": "errors",
@@ -46,6 +47,7 @@ _HOMES = {
 __all__ = [
     "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
     "Workload", "adapt", "calibrate", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
+    "serve",
 ]  # fmt: skip
 
 

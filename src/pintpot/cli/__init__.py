@@ -19,7 +19,7 @@ from pintpot.errors import Interrupted, PintpotError
 
 _HOMES = {
     "describe": "describe", "probe": "probe", "calibrate": "calibrate", "plan": "plan", "pack": "pack", "run": "run",
-    "prove": "prove", "export": "export", "list": "shelf", "rm": "shelf", "doctor": "doctor",
+    "prove": "prove", "serve": "serve", "export": "export", "list": "shelf", "rm": "shelf", "doctor": "doctor",
 }  # fmt: skip
 
 

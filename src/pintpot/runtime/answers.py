@@ -37,7 +37,7 @@ class Piece(NamedTuple):
     answer: Answer | None = None
 
 
-class _Voice:
+class Voice:
     """One answer in the making: tokens in, text out, up to a stop string."""
 
     def __init__(self, number: int, tokenizer: Tokenizer, request: Request) -> None:
@@ -71,7 +71,7 @@ class Answers:
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, makers: Iterable[Callable[[], Request]]) -> None:
         self._engine, self._tokenizer = engine, tokenizer
-        self._voices: dict[int, _Voice] = {}
+        self._voices: dict[int, Voice] = {}
         self._refused: deque[Piece] = deque()
         self._num_begun = 0
         self.num_prompt_tokens = self.num_tokens = 0
@@ -114,7 +114,7 @@ class Answers:
             except UsageError as error:
                 self._refused.append(Piece(number, "", Answer("", "refused", 0, 0, str(error))))
                 continue
-            self._voices[self._num_begun] = _Voice(number, self._tokenizer, request)
+            self._voices[self._num_begun] = Voice(number, self._tokenizer, request)
             self._num_begun += 1
             self.num_prompt_tokens += len(request.tokens)
             yield request

@@ -45,14 +45,22 @@ class Prefixes:
 
     def begin(self, sequence: Sequence, prompt: memoryview[int]) -> None:
         """Let an empty sequence begin with what is known of its prompt."""
+        self.num_asked_tokens += len(prompt)
+        self.go_on(sequence, prompt)
+
+    def go_on(self, sequence: Sequence, prompt: memoryview[int]) -> None:
+        """Let a sequence that reads its prompt skip what others have read meanwhile, where it stands between pages."""
+        size = self._pool.page_tokens
+        if sequence.num_cached % size:
+            return
         now, pages = next(self._clock), []
-        for node in self._path(prompt, (len(prompt) - 1) // self._pool.page_tokens):
+        for node in self._path(prompt, (len(prompt) - 1) // size):
             node.used = now
             pages.append(node.page)
-        sequence.table.adopt(pages)
-        sequence.num_cached = len(pages) * self._pool.page_tokens
-        self.num_hit_tokens += sequence.num_cached
-        self.num_asked_tokens += len(prompt)
+        new = pages[len(sequence.table.pages) :]
+        sequence.table.adopt(new)
+        sequence.num_cached += len(new) * size
+        self.num_hit_tokens += len(new) * size
 
     def keep(self, sequence: Sequence, num_tokens: int) -> None:
         """Know the whole pages of the first `num_tokens` tokens of a sequence, which are cached."""

@@ -176,8 +176,8 @@ class Scheduler:
 
     def _take(self, part: Part, tokens: list[int], likely: list[Likely | None]) -> Iterator[Drawn]:
         answer = part.answer
-        if tokens and answer.num_drawn == 0 and self._prefixes is not None:
-            self._prefixes.keep(answer.sequence, answer.num_prompt)
+        if answer.num_drawn == 0 and self._prefixes is not None:
+            self._prefixes.keep(answer.sequence, answer.sequence.num_cached)
         for place, token in enumerate(tokens):
             ended = answer.draw(token, self._context)
             if ended:
@@ -215,6 +215,9 @@ class Scheduler:
     def _chunk_of(self, reading: list[Answer], room: int) -> tuple[Part, ...]:
         parts = []
         for answer in reading:
+            if self._prefixes is not None:
+                sequence = answer.sequence
+                self._prefixes.go_on(sequence, sequence.tokens[: answer.num_prompt])
             parts.append(answer.part(room))
             room -= parts[-1].stop - parts[-1].first
             if room == 0:

@@ -137,6 +137,7 @@ class Service:
             prefixes = self.engine.prefixes
             found.put(self.engine.audit() + (prefixes.audit() if prefixes and not self._asked else []))
 
+        need(self._thread.is_alive(), "the service has ended", Busy)
         self._orders.put(look)
         return found.get(timeout=60)
 
@@ -165,11 +166,17 @@ class Service:
                     self._tell(one, now)
                 self._obey(idle=drawn is None)
                 if self._closing:
-                    break
+                    return
                 self._end_late(time.monotonic())
         except PintpotError as error:
             self.error = error
+        finally:
+            self._end_all()
+
+    def _end_all(self) -> None:
         with self._lock:
+            if not self._closing and self.error is None:
+                self.error = PintpotError("the engine has stopped")
             self._closing = True
         for number in tuple(self._asked):
             self._end_early(number, "cancelled" if self.error is None else "failed")

@@ -56,6 +56,10 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         return frozenset(index for index, token in added.items() if token.special)
 
+    def definition(self) -> str:
+        """The text of tokenizer.json, as other libraries read it; it may be large."""
+        return str(self._backend.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of one word of the vocabulary, None when it has no such word."""
         index = self._backend.token_to_id(token)

@@ -1,0 +1,162 @@
+"""`pintpot.serve`: a model or a pack becomes a service, inside a memory budget that counts the server, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pintpot.errors import DoesNotFit, UsageError, need
+from pintpot.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from pintpot.model.spec import Model
+    from pintpot.planner.plan import Plan
+    from pintpot.server.serving import Serving
+
+Progress = Callable[[float, str], None]
+BATCHES = (32, 16, 8, 4, 2, 1)
+"""Sequences side by side that are weighed where nobody asked for a number."""
+BODY_BYTES, BODY_BYTES_OF_TOKEN = 128 << 10, 32
+"""Of a body: this many, and so many more for each position of the context."""
+DEFAULT_PORT = 8080
+
+
+def serve(
+    model_or_pack: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    name: str | None = None,
+    key: str = "",
+    waiting: int = 256,
+    answer_s: float = 600.0,
+    drain_s: float = 30.0,
+    ready: Callable[[str, Serving], None] | None = None,
+    progress: Progress | None = None,
+    **asked: Any,
+) -> None:
+    """Answer an OpenAI client's requests until SIGTERM or Ctrl-C, which lets those under way end within `drain_s`.
+
+    A model is planned and packed first, as `pintpot.run` does it with `asked`; without `batch` for as many sequences as
+    give most words a second. `memory` counts the whole process. `host` 127.0.0.1 is reached from this machine alone;
+    with `key` clients have to know it. At most `waiting` requests wait, and each may take `answer_s`. `ready` is told
+    the address. Raises UsageError without the extra (`pip install pintpot[serve]`), DoesNotFit.
+    """
+    missing = [module for module in ("starlette", "uvicorn") if find_spec(module) is None]
+    need(not missing, f"serving needs {' and '.join(missing)}: pip install pintpot[serve]", UsageError)
+    from pintpot.server.run import listen, serve_until_stopped
+
+    listening = listen(host, port)
+    with listening:
+        folder, memory = _folder(model_or_pack, asked, progress)
+        with open_serving(folder, name=name, memory_bytes=memory, waiting=waiting, answer_s=answer_s, drain_s=drain_s,
+                          threads=asked.get("threads"), progress=progress) as serving:  # fmt: skip
+            told = None if ready is None else lambda url: ready(url, serving)
+            serve_until_stopped(serving, listening, key, told)
+
+
+def open_serving(
+    folder: Path,
+    *,
+    name: str | None = None,
+    memory_bytes: int | None = None,
+    waiting: int = 256,
+    answer_s: float = 600.0,
+    drain_s: float = 30.0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Serving:
+    """A pack that is open, and the thread that drives it. A context manager."""
+    from pintpot.api import run
+    from pintpot.runtime.service import Service
+    from pintpot.runtime.session import Session
+    from pintpot.server.admit import SERVER_BYTES, Limits
+    from pintpot.server.serving import Serving
+
+    session = run(folder, threads=threads, progress=progress)
+    if not isinstance(session, Session):
+        session.close()
+        raise UsageError(f"{folder} holds a module of PyTorch; only language models are served")
+    body_bytes = BODY_BYTES + BODY_BYTES_OF_TOKEN * session.engine.context
+    limits = Limits(body_bytes=body_bytes, answer_s=answer_s, waiting=waiting, drain_s=drain_s)
+    service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting).start()
+    promised = session.plan.cost.memory_high + SERVER_BYTES
+    found = Serving(session, service, name or folder.name, limits, memory_bytes or promised)
+    found.guiding = _guiding(found)
+    return found
+
+
+def _guiding(serving: Serving) -> Any:
+    """What makes guides of schemas; None where nothing does."""
+    if find_spec("llguidance") is None:
+        return None
+    from pintpot.server.guided import make_guiding
+    from pintpot.server.schema import Invalid
+
+    try:
+        return make_guiding(serving.session.tokenizer, serving.num_words)
+    except Invalid:
+        return None
+
+
+def _folder(model_or_pack: str | Path, asked: dict[str, Any], progress: Progress | None) -> tuple[Path, int | None]:
+    """The pack to open, and the budget of the whole process where one was given."""
+    from pintpot.packer.apart import apart
+    from pintpot.packer.raw import is_pack, pack_named
+    from pintpot.server.admit import SERVER_BYTES
+
+    folder = pack_named(model_or_pack)
+    memory = None if asked.get("memory") is None else parse_bytes(asked["memory"])
+    if is_pack(folder):
+        given = {key: value for key, value in asked.items() if key != "threads" and value}
+        need(not given, "a pack has its plan; these options belong to a model", UsageError)
+        return folder, None
+    if memory is not None:
+        least = f"{format_bytes(memory)} is less than the {format_bytes(SERVER_BYTES)} that the server itself takes"
+        need(memory > SERVER_BYTES, least, DoesNotFit)
+    within = asked if memory is None else {**asked, "memory": memory - SERVER_BYTES}
+    named = {key: str(value) if isinstance(value, Path) else value for key, value in within.items()}
+    answer = apart("pintpot.hosting", {"model": str(model_or_pack), "asked": named}, progress)
+    return Path(answer["folder"]), memory
+
+
+def best_batch(model: Model, asked: dict[str, Any], progress: Progress | None = None) -> int:
+    """How many sequences side by side give most tokens a second in all, at the bad end. Raises DoesNotFit for none."""
+    from pintpot.api import plan
+
+    found: list[tuple[float, int]] = []
+    refused: DoesNotFit | None = None
+    for done, number in enumerate(BATCHES):
+        if progress is not None:
+            progress(done / len(BATCHES), "weighing how many at once")
+        try:
+            made: Plan = plan(model, **{**asked, "batch": number})
+        except DoesNotFit as error:
+            refused = error
+            continue
+        found.append((made.cost.stage("decode").tokens_per_s.low, number))
+    if not found and refused is not None:
+        raise refused
+    return max(found)[1]
+
+
+def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    from pintpot.api import describe, pack
+    from pintpot.packer.place import found_asked
+
+    model, asked = describe(request["model"]), dict(request["asked"])
+    numbers = (asked.pop("batch"),) if asked.get("batch") else BATCHES
+    for number in numbers:
+        folder = found_asked(model, {**asked, "batch": number})
+        if folder is not None:
+            return {"folder": str(folder)}
+    batch = numbers[0] if len(numbers) == 1 else best_batch(model, asked, progress)
+    return {"folder": str(pack(model, progress=progress, **{**asked, "batch": batch}))}
+
+
+if __name__ == "__main__":
+    from pintpot.packer.apart import serve as answer
+
+    answer(_prepare)
