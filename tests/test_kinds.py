@@ -107,7 +107,7 @@ def test_the_whole_path_by_one_command(bert: Path) -> None:
     found = json.loads(done.stdout)
     assert [one["text"] for one in found["answers"]] == ["cat mat", "ba"]
     assert all(len(one["embedding"]) == 32 for one in found["answers"])
-    assert found["plan"]["config"]["kind"]["tokens"] == 8
+    assert found["plan"]["parts"][0]["config"]["kind"]["tokens"] == 8
 
 
 @pytest.mark.parametrize(

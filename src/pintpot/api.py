@@ -131,7 +131,7 @@ def plan(
     known = recall(key, here.fingerprint)
     return make_plan(
         described, here, budget, measured=known.degradation, measured_bytes=known.holders, proved=known.proved,
-        sensitivities=recall_sensitivities(key), torch_bytes=module_process_bytes(described.kind),
+        sensitivities=recall_sensitivities(key), torch_bytes=module_process_bytes(described.needs_torch),
     )  # fmt: skip
 
 

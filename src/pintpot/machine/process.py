@@ -65,12 +65,12 @@ def process_bytes(imports: tuple[str, ...] = RUN_IMPORTS) -> int:
     return ProcessSize(imports).num_bytes()
 
 
-def module_process_bytes(kind: str = "module") -> int:
+def module_process_bytes(needed: bool = True) -> int:
     """What a process weighs that runs modules of PyTorch: measured once for each version of it, in seconds, and kept.
 
-    0 for a model of another kind. Raises UsageError where PyTorch is not installed.
+    0 for a model that has none. Raises UsageError where PyTorch is not installed.
     """
-    if kind != "module":
+    if not needed:
         return 0
     need(_is_there("torch"), "modules are run by PyTorch, which is not here: pip install pintpot[torch]", UsageError)
     mark = program_mark((*_INSTALLED, "torch"))

@@ -18,13 +18,13 @@ from typing import Any, Final
 from pintpot.errors import BadFile, need
 from pintpot.model.safetensors import parse_safetensors
 from pintpot.model.source import LocalFile, LocalFolder, parse_json
-from pintpot.model.spec import Block, Model, Part, Source, Weight
+from pintpot.model.spec import FAMILY_OF_MODULES, Block, Model, Part, Source, Weight
 
 DESCRIPTION: Final = "pintpot_module.json"
 OWN_WEIGHTS: Final = "weights.safetensors"
 EXAMPLES: Final = "examples.safetensors"
-FAMILY: Final = "adapted"
-"""The file of `pintpot.nets` that makes work of it; no architecture of that name is looked for in a config.json."""
+FAMILY: Final = FAMILY_OF_MODULES
+"""No architecture of that name is looked for in a config.json."""
 STAGE: Final = "forward"
 """The stage of a module that has one."""
 VERSION: Final = 2

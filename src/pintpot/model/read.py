@@ -17,6 +17,7 @@ from pintpot.model.config_sections import given_layers
 from pintpot.model.fields import token_ids
 from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
+from pintpot.model.joined import PARTS, joined, parts_of
 from pintpot.model.merges import count_merges
 from pintpot.model.names import blocks_of, canonical_gguf, canonical_hf, canonical_weights, plus_of
 from pintpot.model.safetensors import parse_safetensors, read_index
@@ -56,6 +57,8 @@ def _describe_directory(path: Path) -> Model:
     names = folder.names()
     if DESCRIPTION in names:
         return describe_adapted(path)
+    if PARTS in names:
+        return joined(path, {name: describe(str(place), offline=True) for name, place in parts_of(path).items()})
     if "config.json" in names:
         return describe_folder(folder, Source("hf", str(path.resolve()), ()), folder.name)
     firsts = sorted(name for name in names if name.endswith(".gguf") and not re.search(r"-(?!00001)\d{5}-of-", name))

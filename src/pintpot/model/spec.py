@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+FAMILY_OF_MODULES: Final = "adapted"
+"""The file of `pintpot.nets` that makes work of recorded modules, which PyTorch runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One network of a model, with the family that turns it into work (`pintpot.nets`)."""
+    """One network of a model, with the family that turns it into work (`pintpot.nets`).
+
+    The names of its weights begin with `prefix`, which is "" in one part at most: that of the language.
+    """
 
     name: str
     family: str
     config: Mapping[str, Any]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] = ()
+    prefix: str = ""
 
     def weights(self) -> Iterator[Weight]:
         for block in self.blocks:
@@ -103,6 +110,11 @@ class Model:
     def language(self) -> Part | None:
         """The part that reads and writes tokens, one after the other over a cache; None where there is none."""
         return next((part for part in self.parts if part.name == "language"), None)
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether a part of it is a recorded module."""
+        return any(part.family == FAMILY_OF_MODULES for part in self.parts)
 
     @property
     def num_bytes(self) -> int:

@@ -17,6 +17,7 @@ from pintpot.contract.step import CALIBRATED
 from pintpot.errors import BadInput, DiskTooSmall, InUse, PintpotError, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.meter.memory import peak_bytes
+from pintpot.model.joined import LANGUAGE, part_folder
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.model.tokens import TokenizerSource, from_folder, from_gguf
@@ -114,11 +115,12 @@ def _texts(model: Model, text: Path | None) -> Texts:
 
 def tokenizer_of(model: Model) -> TokenizerSource:
     """The tokenizer that lies beside a model's weights."""
-    if model.source.kind == "gguf":
+    path = part_folder(Path(model.source.path), LANGUAGE)
+    if path.suffix == ".gguf" or model.source.kind == "gguf":
         from pintpot.model.gguf import open_gguf
 
-        return from_gguf(open_gguf(Path(model.source.files[0])))
-    return from_folder(Path(model.source.path))
+        return from_gguf(open_gguf(path))
+    return from_folder(path)
 
 
 def _save_small_files(model: Model, draft: Path) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pintpot.contract.form import PAGE_TOKENS, VOCABULARY_ROLES, Form, RingForm,
 from pintpot.errors import need
 from pintpot.formats import encoding
 from pintpot.machine.spec import CACHE_FORMATS
-from pintpot.nets import family
+from pintpot.nets import check_parts
 from pintpot.packer.types import check_types
 from pintpot.planner.plan import Plan
 from pintpot.program.fetch import ALIGN
@@ -48,7 +48,7 @@ def _check_plan(plan: Plan, context: int) -> None:
     need(workload.batch <= MOST_TOKENS // workload.context, f"a batch of {workload.batch}")
     need(workload.prompt <= MOST_TOKENS and workload.output <= MOST_TOKENS, "a prompt or answer without end")
     need(0 < plan.threads <= MOST_THREADS, f"{plan.threads} threads")
-    family(plan.family).check(plan.config, plan.form)
+    check_parts(plan.parts, plan.form)
 
 
 def _check_form(form: Form) -> None:

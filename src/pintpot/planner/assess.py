@@ -12,7 +12,7 @@ from itertools import combinations
 from pintpot.contract.form import Form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
-from pintpot.nets import family
+from pintpot.nets import work_of
 from pintpot.planner.calibrating import calibrating_bytes, calibrating_s, no_room
 from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, gentler, steps_key
@@ -149,8 +149,8 @@ class Bench:
         """The work of a form before any step has rewritten it."""
         found = self._works.get(form)
         if found is None:
-            part, workload = self.question.model.parts[0], self.question.budget.workload
-            found = self._works[form] = select_early(family(part.family).work(part.config, form, workload))
+            question = self.question
+            found = self._works[form] = select_early(work_of(question.model.parts, form, question.budget.workload))
         return found
 
     def _fixed(self, work: Work, form: Form) -> Fixed:
@@ -253,12 +253,11 @@ def _check_native(work: Work) -> None:
 
 
 def _plan(question: Question, steps: tuple[Step, ...], form: Form, cost: Cost, degradation: Degradation) -> Plan:
-    part, machine = question.model.parts[0], question.machine
+    machine = question.machine
     return Plan(
         model_name=question.model.name,
         model_digest=question.model.digest,
-        family=part.family,
-        config=part.config,
+        parts=tuple(replace(part, blocks=()) for part in question.model.parts),
         machine_name=machine.name,
         machine_digest=machine.digest,
         machine_fingerprint=machine.fingerprint,

@@ -5,7 +5,7 @@ What `prove` measured on this machine for this model (`Question.measured_bytes`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pintpot.budget import Workload
 from pintpot.contract.form import RingForm
@@ -79,22 +79,20 @@ def all_holders(
 def loading_bytes(question: Question) -> int:
     """What the process holds while the tokenizer is loaded, before anything else is; most of it is given back."""
     info = question.model.tokenizer
-    libraries = _libraries(question)
-    if info is None:
-        return sum(holder.high for holder in libraries)
-    most = loading_peak_bytes(info.vocab_size, info.num_merges)
-    return libraries[0].high + max(most, libraries[1].high)
+    most = 0 if info is None else loading_peak_bytes(info.vocab_size, info.num_merges)
+    return sum(max(most, h.high) if h.name == TOKENIZER else h.high for h in _libraries(question))
 
 
-def _libraries(question: Question) -> tuple[Holder, Holder]:
-    """The process, and beside it the tokenizer, or PyTorch where a module is run."""
+def _libraries(question: Question) -> Iterator[Holder]:
+    """The process, and beside it PyTorch where a module is run, and the tokenizer where there is one."""
     size, info = question.machine.process_bytes, question.model.tokenizer
-    process = _measured(question, PROCESS, (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES))
+    yield _measured(question, PROCESS, (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES))
+    if question.model.needs_torch:
+        more = max(0, question.torch_bytes - size)
+        yield _measured(question, TORCH, (round(more / TORCH_SPREAD), round(more * TORCH_SPREAD)))
     if info is not None:
         estimate = loaded_bytes(info.vocab_size, info.num_merges)
-        return process, _measured(question, TOKENIZER, estimate, REMEMBERED_BYTES)
-    more = max(0, question.torch_bytes - size)
-    return process, _measured(question, TORCH, (round(more / TORCH_SPREAD), round(more * TORCH_SPREAD)))
+        yield _measured(question, TOKENIZER, estimate, REMEMBERED_BYTES)
 
 
 def _inputs(question: Question) -> tuple[Holder, ...]:

@@ -126,7 +126,8 @@ def _question(
     measured_bytes: Mapping[str, tuple[int, int]] | None,
 ) -> Question:
     context = budget.workload.context
-    most = model.parts[0].config.get("max_position_embeddings", 0)
+    language = model.language
+    most = 0 if language is None else language.config.get("max_position_embeddings", 0)
     why = f" (its {most} take rotary factors that do not run here)" if model.context < most else ""
     need(
         context <= model.context,

@@ -11,10 +11,11 @@ from pintpot.budget import Budget, Workload
 from pintpot.contract.form import ActivationForm, CacheForm, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Step, step_from_json
 from pintpot.errors import BadInput, UsageError, need
+from pintpot.model.spec import Part
 from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
 from pintpot.techniques import classes
 
-VERSION = 2
+VERSION = 3
 NATS = "nats"
 COSINE = "of cosine"
 """The unit of degradation where there are no words: what a cosine lacks to 1."""
@@ -72,14 +73,14 @@ class Advice:
 class Plan:
     """How one model will run on one machine inside one budget.
 
-    `model` and `machine` are identified by digest; `threads` is how many threads compute; `config` is what the family
-    needs to build the work again. Everything else of the run follows from `steps` and `form`.
+    `model` and `machine` are identified by digest; `threads` is how many threads compute; `parts` are the model's,
+    without their blocks: all that their families need to build the work again. Everything else of the run follows from
+    `steps` and `form`.
     """
 
     model_name: str
     model_digest: str
-    family: str
-    config: Mapping[str, Any] = field(repr=False)
+    parts: tuple[Part, ...] = field(repr=False)
     machine_name: str
     machine_digest: str
     machine_fingerprint: str
@@ -95,16 +96,23 @@ class Plan:
     smallest_bytes: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """That of the part which answers: the language, or the last one."""
+        return next((part for part in self.parts if part.name == "language"), self.parts[-1]).config
+
     def to_json(self) -> dict[str, Any]:
         data = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        plain = {k: v for k, v in data.items() if k not in ("steps", "config", "budget", "form", "cost")}
+        plain = {k: v for k, v in data.items() if k not in ("steps", "parts", "budget", "form", "cost")}
         plain["rejected"] = [_rejected_json(item) for item in self.rejected]
         plain["advice"] = [asdict(item) for item in self.advice]
         plain["degradation"] = asdict(self.degradation)
         return {
             "pintpot_plan": VERSION,
             **plain,
-            "config": dict(self.config),
+            "parts": [
+                {"name": p.name, "family": p.family, "config": dict(p.config), "prefix": p.prefix} for p in self.parts
+            ],
             "budget": asdict(self.budget),
             "steps": [step.to_json() for step in self.steps],
             "form": asdict(self.form),
@@ -129,6 +137,7 @@ class Plan:
             budget["workload"] = Workload(**budget["workload"])
             budget["chosen"] = tuple(budget["chosen"])
             fields["budget"] = Budget(**budget)
+            fields["parts"] = tuple(Part(**part) for part in fields["parts"])
             fields["steps"] = tuple(step_from_json(step, classes()) for step in fields["steps"])
             fields["form"] = _form(fields["form"])
             fields["cost"] = _cost(fields["cost"])

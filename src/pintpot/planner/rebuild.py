@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pintpot.nets import family
+from pintpot.nets import work_of
 from pintpot.planner.plan import Plan
 from pintpot.program.early import select_early
 from pintpot.program.spec import Work
@@ -10,7 +10,7 @@ from pintpot.program.spec import Work
 
 def rebuild_work(plan: Plan, *, every_row: bool = False) -> Work:
     """The work of a plan, as it was priced; with `every_row` all rows of a prompt go through all of the network."""
-    work = family(plan.family).work(plan.config, plan.form, plan.budget.workload)
+    work = work_of(plan.parts, plan.form, plan.budget.workload)
     work = work if every_row else select_early(work)
     for step in plan.steps:
         work = step.rewrite(work, plan.form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes, resident_bytes
-from pintpot.model.adapted import STAGE, example_name
-from pintpot.runtime.module import open_module
+from pintpot.model.adapted import EXAMPLES, STAGE, example_name
+from pintpot.model.joined import part_folder
+from pintpot.model.spec import Part
+from pintpot.runtime.module import open_module, stages_of
 
 SECONDS, FEWEST_CALLS, MOST_CALLS = 0.5, 3, 400
 """A run lasts so long, and has so many calls."""
 
 
 class Answerer:
-    """Requests: `opened`, `run`, `answers`. `examples` is a safetensors file of inputs; "" draws some.
+    """Requests: `opened`, `run`, `answers`. `examples` is the folder that has inputs; "" draws some.
 
     A run is about the last stage, which gives an answer with each call; those before it are called once for it.
     """
@@ -31,8 +34,8 @@ class Answerer:
         self._session = open_module(pack, this_machine(), threads=int(threads))
         self._open_s = time.perf_counter() - started
         self._resident = resident_bytes()
-        config = self._session.plan.config
-        self._inputs = read_inputs(Path(examples), config) if examples else drawn_inputs(config)
+        parts = self._session.plan.parts
+        self._inputs = read_inputs(Path(examples), parts) if examples else drawn_inputs(parts)
 
     def opened(self) -> dict[str, Any]:
         """Seconds and memory of the opening, by holder."""
@@ -76,25 +79,33 @@ Inputs = dict[str, tuple[list[torch.Tensor], dict[str, torch.Tensor]]]
 """Of each stage, in their order, its arguments and keywords."""
 
 
-def read_inputs(path: Path, config: Any) -> Inputs:
-    """Inputs as `adapt` kept them: those with numbers are arguments, in their order. Raises UsageError for none."""
+def read_inputs(source: Path, parts: Sequence[Part]) -> Inputs:
+    """Inputs as `adapt` kept them: those with numbers are arguments, in their order. Raises UsageError for none.
+
+    `source` is the folder of a recorded module, or of a model with several parts.
+    """
     from safetensors.torch import load_file
 
-    need(path.is_file(), f"{path} has no example inputs", UsageError)
-    found = load_file(path)
-    due = {stage["name"]: [item["name"] for item in stage["inputs"]] for stage in config["stages"]}
-    lacking = [name for stage, names in due.items() for name in names if example_name(stage, name) not in found]
-    need(not lacking, f"{path} has no example inputs for {', '.join(lacking)}", UsageError)
-    return {stage: _split({name: found[example_name(stage, name)] for name in names}) for stage, names in due.items()}
+    given: Inputs = {}
+    for part in parts:
+        path = part_folder(source, part.name) / EXAMPLES
+        need(path.is_file(), f"{path} has no example inputs", UsageError)
+        found = load_file(path)
+        for _, stage in stages_of((part,)):
+            due = {item["name"]: example_name(stage["name"], item["name"]) for item in stage["inputs"]}
+            lacking = [name for name in due.values() if name not in found]
+            need(not lacking, f"{path} has no example inputs for {', '.join(lacking)}", UsageError)
+            given[part.prefix + stage["name"]] = _split({name: found[key] for name, key in due.items()})
+    return given
 
 
-def drawn_inputs(config: Any) -> Inputs:
+def drawn_inputs(parts: Sequence[Part]) -> Inputs:
     """Inputs of the recorded shapes whose values mean nothing: zeros, which every table of words has."""
     return {
-        stage["name"]: _split(
+        part.prefix + stage["name"]: _split(
             {item["name"]: torch.zeros(item["sizes"], dtype=getattr(torch, item["dtype"])) for item in stage["inputs"]}
         )
-        for stage in config["stages"]
+        for part, stage in stages_of(parts)
     }
 
 

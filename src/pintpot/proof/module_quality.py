@@ -18,10 +18,9 @@ from pintpot.contract.form import source_form
 from pintpot.kernels.torch.bind import Forward, Leaves, Memory, tensor_of
 from pintpot.meter.likeness import likeness
 from pintpot.meter.memory import peak_bytes
-from pintpot.model.adapted import EXAMPLES
 from pintpot.model.spec import Model, Weight
 from pintpot.model.store import Store
-from pintpot.nets import adapted
+from pintpot.nets import adapted, work_of
 from pintpot.packer.calibrate.source import whole
 from pintpot.packer.manifest import read_manifest
 from pintpot.program.layout import Layout, lay_out
@@ -31,7 +30,7 @@ from pintpot.proof.source import source_model
 from pintpot.runtime.begun import give_back
 from pintpot.runtime.bound import addresses_of
 from pintpot.runtime.memory import PackMemory
-from pintpot.runtime.module import clear, fill_constants
+from pintpot.runtime.module import clear, fill_constants, stages_of
 from pintpot.stream.arena import open_arena
 
 ALIGN = 64
@@ -50,9 +49,7 @@ class Answerer:
         given = np.load(path, allow_pickle=False)
         inputs = {
             stage: {**{str(at): one for at, one in enumerate(positional)}, **named}
-            for stage, (positional, named) in read_inputs(
-                Path(model.source.path) / EXAMPLES, model.parts[0].config
-            ).items()
+            for stage, (positional, named) in read_inputs(Path(model.source.path), model.parts).items()
         }
         with ExitStack() as closing, Store(model) as store:
             wanted = _unpacked(model, store, inputs, self._manifest.plan.budget.workload, closing)
@@ -64,25 +61,31 @@ def _unpacked(
     model: Model, store: Store, inputs: dict[str, dict[str, torch.Tensor]], workload: Any, closing: ExitStack
 ) -> dict[str, Any]:
     """The outputs of all stages, each called once, in their order."""
-    config = model.parts[0].config
-    work = adapted.work(config, source_form(model), workload)
+    work = work_of(model.parts, source_form(model), workload)
     layout, sources = lay_out(work), {weight.name: weight for part in model.parts for weight in part.weights()}
     places = _places(sources, layout, closing)
     arenas = list(places.arenas.values())
-    fill_constants(config, layout, places.arenas)
+    fill_constants(model.parts, layout, places.arenas)
     clear(places.arenas.get("cache"))
     found: dict[str, Any] = {}
-    for stage, recorded in zip(work.stages, config["stages"], strict=True):
-        program, name = stage.programs[0], stage.name
+    for part, recorded in stages_of(model.parts):
+        name = part.prefix + recorded["name"]
+        program = work.stage(name).programs[0]
         memory = Memory(program, addresses_of(program, layout, places), arenas)
         closing.callback(memory.close)
-        if not found:
-            _fill_vectors(sources, store, memory)
+        _fill_vectors({weight.name: weight for weight in part.weights()}, store, memory)
         for item in recorded["inputs"]:
-            tensor_of(item, memory, adapted.buffer_name(name, item)).copy_(inputs[name][item["name"]])
+            tensor_of(item, memory, part.prefix + adapted.buffer_name(recorded["name"], item)).copy_(
+                inputs[name][item["name"]]
+            )
         Forward(program, _leaves(program, memory, store, sources), memory).run()
         for place, item in adapted.named_leaves(recorded["outputs"], stage_place(name)):
-            found[place] = tensor_of(item, memory, adapted.buffer_name(name, item)).float().numpy().copy()
+            found[place] = (
+                tensor_of(item, memory, part.prefix + adapted.buffer_name(recorded["name"], item))
+                .float()
+                .numpy()
+                .copy()
+            )
     return found
 
 

@@ -13,6 +13,7 @@ from pintpot.errors import BadInput
 from pintpot.meter.agreement import Interval
 from pintpot.meter.likeness import Likeness
 from pintpot.model.adapted import EXAMPLES
+from pintpot.model.joined import part_folder
 from pintpot.packer.manifest import Manifest
 from pintpot.proof.judge import Measured, Quality
 from pintpot.proof.worker import Worker
@@ -28,15 +29,15 @@ def measure_module(
 
     `disk` says what the limit reads of the pack's file.
     """
-    plan, examples = manifest.plan, Path(manifest.source.path) / EXAMPLES
-    known = examples.is_file()
+    plan, source = manifest.plan, Path(manifest.source.path)
+    known = all((part_folder(source, part.name) / EXAMPLES).is_file() for part in plan.parts)
     if not known:
         notes.append(DRAWN)
     found: list[dict[str, Any]] = []
     limits: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
         path = str(Path(scratch) / "answers.npz")
-        inputs = (str(examples),) if known else ()
+        inputs = (str(source),) if known else ()
         with Worker("module_measured", pack, str(plan.threads), *inputs) as worker:
             opened = worker.ask("opened")
             with Worker("limit", pack, str(plan.form.ram_bytes), str(plan.threads)) as limit:

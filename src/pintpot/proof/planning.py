@@ -41,7 +41,7 @@ class Answerer:
                 measured_bytes=known.holders,
                 sensitivities=table,
                 proved=known.proved,
-                torch_bytes=module_process_bytes(model.kind),
+                torch_bytes=module_process_bytes(model.needs_torch),
             )
         except DoesNotFit:
             return {"peak_bytes": peak_bytes(), "steps": []}

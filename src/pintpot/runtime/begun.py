@@ -107,13 +107,14 @@ def _early_bytes(raw: dict[str, Any]) -> int:
     Nothing of a pack that does not fit; whoever goes on with it says so.
     """
     holders = {holder["name"]: holder["high"] for holder in raw["plan"]["cost"]["holders"]}
-    promised, tokenizer = sum(holders.values()), raw["tokenizer"]
+    tokenizer, promised = raw["tokenizer"], sum(holders.values())
     if promised > attainable_bytes():
         return 0
+    beside = holders[PROCESS] + holders[LOADER] + holders.get(TORCH, 0)
     if tokenizer is None:
-        return int(max(0, promised - holders[PROCESS] - holders[LOADER] - holders[TORCH]))
+        return int(max(0, promised - beside))
     loading = max(loading_peak_bytes(tokenizer["vocab_size"], tokenizer["num_merges"]), holders[TOKENIZER])
-    return int(max(0, promised - holders[PROCESS] - holders[LOADER] - loading))
+    return int(max(0, promised - beside - loading))
 
 
 def give_back(arena: Arena) -> None:

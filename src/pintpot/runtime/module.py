@@ -17,6 +17,8 @@ from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.kernels.torch.bind import Forward, Memory, native_leaves, tensor_of
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
+from pintpot.model.adapted import FAMILY
+from pintpot.model.spec import Part
 from pintpot.nets import adapted
 from pintpot.packer.manifest import Manifest, manifest_of
 from pintpot.packer.raw import check_files
@@ -41,12 +43,13 @@ if TYPE_CHECKING:
 class StageCall:
     """One stage of an open module: called with tensors of the shapes it was recorded with, it gives what it gives."""
 
-    def __init__(self, stage: Mapping[str, Any], forward: Forward, memory: Memory) -> None:
-        self.name, self.seconds = str(stage["name"]), 0.0
+    def __init__(self, stage: Mapping[str, Any], forward: Forward, memory: Memory, prefix: str = "") -> None:
+        """`prefix` is that of the part whose stage it is."""
+        self.name, self.seconds = prefix + str(stage["name"]), 0.0
         self._tree, self._forward = stage["outputs"], [forward]
 
         def tensor(item: Mapping[str, Any]) -> torch.Tensor:
-            return tensor_of(item, memory, adapted.buffer_name(self.name, item))
+            return tensor_of(item, memory, prefix + adapted.buffer_name(stage["name"], item))
 
         self._inputs = {item["name"]: tensor(item) for item in stage["inputs"]}
         self._outputs = {id(item): tensor(item) for item in adapted.leaves(stage["outputs"])}
@@ -194,7 +197,8 @@ def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> Mo
     manifest, notes = priced_here(manifest_of(folder, begun.pack.raw), here, threads)
     check_files(folder, manifest.files)
     plan = manifest.plan
-    need(plan.family == "adapted", f"{folder} is a pack of {plan.family}, and no module's", BadPack)
+    others = [part.family for part in plan.parts if part.family != FAMILY]
+    need(not others, f"{folder} is a pack of {', '.join(others)}, and no module's", BadPack)
     work, layout, scratch = _measures(folder, plan)
     due, promised = memory_bytes(manifest, layout, scratch), plan.cost.memory_high
     lying = f"{folder}: its plan promises {format_bytes(promised)}, and its recording needs {format_bytes(due)}"
@@ -214,7 +218,7 @@ def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> Mo
     held.mark(LOADER)
     finish_weights(begun, manifest, None)
     held.put(WEIGHTS, begun.weights.nbytes)
-    fill_constants(plan.config, layout, memory.arenas)
+    fill_constants(plan.parts, layout, memory.arenas)
     held.mark(TABLES)
     _split_process(held, here)
     clear(memory.arenas.get("cache"))
@@ -246,19 +250,26 @@ def _bind(
         list(memory.arenas.values()),
     )
     stages, tensors = {}, []
-    for stage, recorded in zip(work.stages, manifest.plan.config["stages"], strict=True):
+    for part, recorded in stages_of(manifest.plan.parts):
+        stage = work.stage(part.prefix + recorded["name"])
         program = stage.programs[0]
         tensors.append(Memory(program, addresses_of(program, layout, memory), arenas))
         forward = Forward(program, native_leaves(native[stage.name]), tensors[-1])
-        stages[stage.name] = StageCall(recorded, forward, tensors[-1])
+        stages[stage.name] = StageCall(recorded, forward, tensors[-1], part.prefix)
     return stages, tensors
 
 
-def fill_constants(config: Mapping[str, Any], layout: Layout, arenas: Mapping[str, Arena]) -> None:
-    """Write the integers that the module came with into the memory laid out for them."""
-    for name, constant in config["constants"].items():
-        holder, offset = layout.session[adapted.constant_name(name)]
-        dtype = getattr(torch, constant["dtype"])
-        values = torch.tensor(constant["values"], dtype=dtype).view(torch.uint8).numpy().tobytes()
-        with memoryview(arenas[holder])[offset : offset + len(values)] as place:
-            place[:] = values
+def stages_of(parts: Sequence[Part]) -> Iterator[tuple[Part, Mapping[str, Any]]]:
+    """The recorded stages of all parts that are modules, in their order."""
+    return ((part, stage) for part in parts if part.family == FAMILY for stage in part.config["stages"])
+
+
+def fill_constants(parts: Sequence[Part], layout: Layout, arenas: Mapping[str, Arena]) -> None:
+    """Write the integers that the modules came with into the memory laid out for them."""
+    for part in parts:
+        for name, constant in part.config["constants"].items() if part.family == FAMILY else ():
+            holder, offset = layout.session[part.prefix + adapted.constant_name(name)]
+            dtype = getattr(torch, constant["dtype"])
+            values = torch.tensor(constant["values"], dtype=dtype).view(torch.uint8).numpy().tobytes()
+            with memoryview(arenas[holder])[offset : offset + len(values)] as place:
+                place[:] = values

@@ -53,7 +53,7 @@ def _priced(manifest: Manifest, machine: Machine, threads: int, elsewhere: bool)
 
     plan = manifest.plan
     model, budget = packed_model(manifest), replace(plan.budget, threads=threads)
-    torch_bytes = module_process_bytes(model.kind)
+    torch_bytes = module_process_bytes(model.needs_torch)
     question = Question(model, machine, budget, shipped_priors(model.kind), torch_bytes=torch_bytes)
     priced = replace(reprice(plan, question), degradation=plan.degradation)
     note = f"packed for {plan.machine_name}; priced again for {machine.name}"

@@ -53,7 +53,7 @@ def read_back(path: Path, manifest: Manifest) -> None:
         model = describe(str(path), offline=True)
     except BadInput as error:
         raise BadPack(f"what the pack holds makes no model: {error}") from error
-    found, due = model.parts[0].config, manifest.plan.config
+    found, due = model.part("language").config, manifest.plan.config
     wrong = [key for key in due if key not in _TOLD_ELSEWHERE and not _same(found, due, key)]
     need(not wrong, f"the pack's metadata tell another model: {', '.join(wrong)} differ", BadPack)
 
