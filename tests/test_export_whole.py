@@ -128,7 +128,7 @@ def test_metadata_of_another_model_are_refused(pack: Path, out: Path) -> None:
 
 
 def test_a_family_that_nobody_named_is_refused(pack: Path, out: Path) -> None:
-    change_manifest(pack, lambda data: data["plan"]["config"].__setitem__("model_type", "mamba"))
+    change_manifest(pack, lambda data: data["plan"]["parts"][0]["config"].__setitem__("model_type", "mamba"))
     with pytest.raises(UnsupportedModel, match="mamba"):
         write_export(pack, out / "x", GGUF)
     assert list(out.iterdir()) == []
