@@ -22,6 +22,7 @@ VERBS = {
     "calibrate": "weights measured over",
     "frontier": "MB of weights",
     "adapt": "of cosine",
+    "pipeline": "vae.decode",
 }
 
 

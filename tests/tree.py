@@ -32,7 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("server", "trainer"),
     ("proof",),
     ("api",),
-    ("hosting",),
+    ("hosting", "pictures"),
     ("cli",),
     ("__init__", "__main__"),
 )
@@ -62,6 +62,7 @@ SECTIONS = {
     "proof": "promised beside measured",
     "api": "the verbs as functions",
     "hosting": "the verb that serves",
+    "pictures": "diffusers' own pipelines by those verbs",
     "cli": "the verbs as commands",
     "__init__": "what `import pintpot` offers",
     "__main__": "`python -m pintpot`",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
     from pintpot.nets._recorded import adapt
+    from pintpot.pictures import pipeline
     from pintpot.planner.plan import Plan
     from pintpot.program.spec import Work
     from pintpot.proof.draw import frontier
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "describe": "api", "probe": "api", "calibrate": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
-    "export": "api", "serve": "hosting", "frontier": "proof.draw", "adapt": "nets._recorded",
+    "export": "api", "serve": "hosting", "pipeline": "pictures", "frontier": "proof.draw", "adapt": "nets._recorded",
     "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
     "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
     "Session": "runtime.session", "Sampling": "runtime.request", "PintpotError": "errors",
@@ -46,8 +47,8 @@ _HOMES = {
 
 __all__ = [
     "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
-    "Workload", "adapt", "calibrate", "describe", "export", "frontier", "pack", "plan", "probe", "prove", "run",
-    "serve",
+    "Workload", "adapt", "calibrate", "describe", "export", "frontier", "pack", "pipeline", "plan", "probe", "prove",
+    "run", "serve",
 ]  # fmt: skip
 
 

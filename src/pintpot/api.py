@@ -158,7 +158,7 @@ def pack(
     if folder is not None:
         return pack_apart(described, made, Path(folder), progress, None if text is None else Path(text))
     place = place_asked(described, {**asked, "text": text}) if plan is None else place_of(described, made, text)
-    return _keep(described, made, place, progress, text)
+    return keep(described, made, place, progress, text)
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session | ModuleSession:
@@ -176,17 +176,18 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
     if is_pack(folder):
         asked.pop("threads", None)
         need(not any(asked.values()), "a pack has its plan; these options belong to a model", UsageError)
-        return _open(folder, threads, progress)
+        return open_pack(folder, threads, progress)
     try:
-        return _open(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
+        return open_pack(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
     except NewerPack:
         raise
     except BadPack as error:
         _log.warning("%s; it is packed again", error)
-    return _open(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress)
+    return open_pack(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress)
 
 
-def _open(folder: Path, threads: int | None, progress: Progress | None) -> Session | ModuleSession:
+def open_pack(folder: Path, threads: int | None, progress: Progress | None) -> Session | ModuleSession:
+    """A session of a pack, which may be of another machine."""
     from pintpot.machine.features import cpu, fingerprint
     from pintpot.meter.home import home
     from pintpot.runtime.begun import begin, find
@@ -234,11 +235,12 @@ def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None, a
         made, folder = _plan(described, asked, progress), place_asked(described, asked)
         if again:
             clear_damaged(folder)
-        folder = _keep(described, made, folder, progress, asked.get("text"))
+        folder = keep(described, made, folder, progress, asked.get("text"))
     return folder
 
 
-def _keep(model: Model, made: Plan, folder: Path, progress: Progress | None, text: str | Path | None) -> Path:
+def keep(model: Model, made: Plan, folder: Path, progress: Progress | None, text: str | Path | None) -> Path:
+    """Pack into a place under PINTPOT_HOME, in a process apart."""
     from pintpot.packer.apart import pack_apart
     from pintpot.packer.shelf import forget_damage
 

@@ -28,7 +28,7 @@ from pintpot.model.tokens.memory import most_merges
 
 _INDEX: Final = "model.safetensors.index.json"
 _SINGLE: Final = "model.safetensors"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w./-]+\.gguf)?(@[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w./-]+\.gguf)?(@[\w.-]+)?")
 _TOKENIZER_TYPE = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
 _TOKENIZER_HEAD_BYTES = 64 * 1024
 _GGUF_TOKENIZERS: Final = {"gpt2": "bpe", "llama": "spm"}
@@ -45,7 +45,7 @@ def describe(path_or_id: str, *, offline: bool | None = None) -> Model:
         return _describe_directory(path)
     if path.exists():
         return _describe_file(path)
-    if not _HUB_ID.fullmatch(path_or_id):
+    if not HUB_ID.fullmatch(path_or_id):
         raise BadInput(f"{path_or_id}: no such file or folder, and no hub id (org/name) either")
     from pintpot.model.hub import describe_hub
 

@@ -1,0 +1,1 @@
+"""diffusers' own pipelines with stages of ours in the place of their networks."""
