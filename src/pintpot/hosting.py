@@ -83,7 +83,7 @@ def open_serving(
     limits = Limits(body_bytes=body_bytes, answer_s=answer_s, waiting=waiting, drain_s=drain_s)
     service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting).start()
     promised = session.plan.cost.memory_high + SERVER_BYTES
-    found = Serving(session, service, name or folder.name, limits, memory_bytes or promised)
+    found = Serving(session, service, name or session.plan.model_name, limits, memory_bytes or promised)
     found.guiding = _guiding(found)
     return found
 

@@ -17,7 +17,7 @@ KEY = "PINTPOT_API_KEY"
 SERVING = (
     click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is reached from everywhere."),
     click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."),
-    click.option("--name", help="What clients call the model.  [the pack's name]"),
+    click.option("--name", help="What clients call the model.  [its own name]"),
     click.option("--api-key", envvar=KEY, help=f"What clients have to know; better given as {KEY}."),
     click.option("--waiting", **COUNT, default=256, show_default=True, help="Requests that may wait."),
     click.option("--answer-time", **TIME, default="10min", show_default=True, help="The longest that an answer takes."),

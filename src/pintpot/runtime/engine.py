@@ -16,6 +16,7 @@ from pintpot.program.spec import Program, Work
 from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
 from pintpot.runtime.given import Given, Look
+from pintpot.runtime.guesses import Pace
 from pintpot.runtime.likely import likely_of
 from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.pictures import Picture
@@ -28,6 +29,10 @@ from pintpot.runtime.waiting import InOrder, Waiting
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
+
+
+MOST_STEPS = 1 << 16
+"""Steps of which each one's time is kept; a server may take more."""
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Engine:
         most = num_pages // program.bound("sequences") if cache.window else None
         self.pool = PagePool(num_pages, cache.page_tokens, most)
         self.prefixes: Prefixes | None = None
+        self.pace = Pace()
         tables = [PageTable(self.pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
         self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
         self._given = Given(program, plan.config)
@@ -116,10 +122,12 @@ class Engine:
         self.reset()
         self.timing, self.ended = Timing(), ""
         form = self.plan.form
+        self.pace = Pace()
         self.prefixes = Prefixes(self.pool, shared=not form.cache.window)
         scheduler = self._scheduler = Scheduler(
             waiting, self.sequences, form.chunk, self.context, end,
             turns="in turn" if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
+            pace=self.pace, step_tokens=self.stage("decode").program.bound("tokens"),
         )  # fmt: skip
         try:
             while turn == self._turn:
@@ -269,7 +277,9 @@ class Engine:
         else:
             self.timing.decode_tokens += num_tokens
             self.timing.decode_s += seconds
-            self.timing.step_s.append(seconds)
+            if len(self.timing.step_s) < MOST_STEPS:
+                self.timing.step_s.append(seconds)
+            self.pace.took(num_tokens, seconds)
 
 
 def _sees_nothing(picture: Picture) -> Mapping[str, NDArray[float32]]:

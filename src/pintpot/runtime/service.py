@@ -56,6 +56,8 @@ class State:
     num_pages: int
     hit_tokens: int
     asked_tokens: int
+    guessed_tokens: int
+    right_tokens: int
     error: str
 
 
@@ -119,7 +121,7 @@ class Service:
         return State(
             num_asked - waiting, waiting, pool.num_used, pool.num_idle, pool.num_pages,
             prefixes.num_hit_tokens if prefixes else 0, prefixes.num_asked_tokens if prefixes else 0,
-            str(self.error or ""),
+            self.engine.pace.num_guessed, self.engine.pace.num_right, str(self.error or ""),
         )  # fmt: skip
 
     def wait_idle(self, seconds: float) -> bool:

@@ -35,6 +35,7 @@ def gauges(serving: Serving) -> dict[str, Any]:
         "waiting": state.num_waiting,
         "pages": {"used": state.used_pages, "idle": state.idle_pages, "total": state.num_pages},
         "prefix": {"hit_tokens": state.hit_tokens, "asked_tokens": state.asked_tokens},
+        "guesses": {"made": state.guessed_tokens, "right": state.right_tokens},
         "requests": {"accepted": counts.num_accepted, "refused": counts.num_refused, **counts.ended},
         "tokens": {"prompt": counts.num_prompt_tokens, "answer": counts.num_tokens},
         "draining": serving.draining,
@@ -66,6 +67,8 @@ def prometheus(serving: Serving) -> str:
         [(f'{{kind="{name}"}}', number) for name, number in now["tokens"].items()])  # fmt: skip
     put("prefix_tokens_total", "counter", "Tokens of prompts, and those of them that others had read.",
         [('{kind="asked"}', now["prefix"]["asked_tokens"]), ('{kind="hit"}', now["prefix"]["hit_tokens"])])  # fmt: skip
+    put("guessed_tokens_total", "counter", "Words that were guessed, and those of them that were right.",
+        [(f'{{kind="{name}"}}', number) for name, number in now["guesses"].items()])  # fmt: skip
     put("tokens_per_second", "gauge", "Tokens of answers in the last seconds.", [("", now["tokens_per_s"])])
     put("first_token_seconds", "histogram", "From a request to its first token.", _buckets(counts.first_token))
     put("between_tokens_seconds", "histogram", "From a token to the next.", _buckets(counts.between_tokens))
