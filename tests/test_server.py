@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +20,10 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("llguidance")
 
 import openai
-from packing import EXACT, opened, pack_of
+from packing import EXACT, MACHINE, opened, pack_of
 from tiny import Tiny, write_hf
 
+from pintpot import api, hosting
 from pintpot.hosting import open_serving
 from pintpot.runtime.request import Request, Sampling
 from pintpot.server.run import listen, serve_until_stopped
@@ -273,6 +274,29 @@ def test_numbers_for_scrapers_and_for_the_page(server: Server) -> None:
     assert server.ask("GET", "/openapi.json")[1]["openapi"] == "3.1.0"
 
 
+def test_the_page_asks_nobody_else_for_anything(server: Server) -> None:
+    status, page = server.ask("GET", "/")
+    assert status == 200
+    text = page.decode()
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text)
+    assert not re.findall(r"<(?:link|img|iframe|script src)", text)
+    wanted = set(re.findall(r"now\.(\w+)", text)) - {"toFixed"}
+    assert wanted <= set(server.ask("GET", "/metrics.json")[1]), "the page reads what the server tells"
+
+
+def test_what_other_budgets_would_bring(server: Server, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "this_machine", lambda **how: MACHINE)
+    monkeypatch.setattr(hosting, "NUM_BUDGETS", 3)
+    monkeypatch.setattr(server.serving, "planning", lambda: hosting.plans_of(pack))
+    found = server.ask("GET", "/plans.json")[1]["plans"]
+    memory = [one["memory"] for one in found]
+    assert len(memory) == 3
+    assert memory == sorted(memory)
+    fits = [one for one in found if "why" not in one]
+    assert fits
+    assert all(one["tokens_per_s"][0] <= one["tokens_per_s"][1] and one["binds"] for one in fits)
+
+
 def test_a_client_that_leaves_frees_its_place(server: Server) -> None:
     for stream in (True, False):
         body = json.dumps({"model": "tiny", "prompt": "A", "max_tokens": 200, "stream": stream}).encode()
@@ -337,4 +361,3 @@ def test_what_drains_takes_nothing_new(pack: Path) -> None:
         assert server.ask("GET", "/health")[0] == 503
         with pytest.raises(openai.RateLimitError, match="closing"):
             server.client().completions.create(model="tiny", prompt="A")
-        time.sleep(0)

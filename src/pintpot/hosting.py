@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pintpot.contract.step import Facet
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.units import format_bytes, parse_bytes
 
@@ -21,6 +24,7 @@ BATCHES = (32, 16, 8, 4, 2, 1)
 BODY_BYTES, BODY_BYTES_OF_TOKEN = 128 << 10, 32
 """Of a body: this many, and so many more for each position of the context."""
 DEFAULT_PORT = 8080
+NUM_BUDGETS = 9
 
 
 def serve(
@@ -85,7 +89,15 @@ def open_serving(
     promised = session.plan.cost.memory_high + SERVER_BYTES
     found = Serving(session, service, name or session.plan.model_name, limits, memory_bytes or promised)
     found.guiding = _guiding(found)
+    found.planning = partial(_plans_apart, folder)
     return found
+
+
+def _plans_apart(folder: Path) -> list[dict[str, Any]]:
+    from pintpot.packer.apart import apart
+
+    plans: list[dict[str, Any]] = apart("pintpot.hosting", {"plans_of": str(folder)})["plans"]
+    return plans
 
 
 def _guiding(serving: Serving) -> Any:
@@ -142,10 +154,51 @@ def best_batch(model: Model, asked: dict[str, Any], progress: Progress | None = 
     return max(found)[1]
 
 
+def plans_of(folder: Path) -> list[dict[str, Any]]:
+    """What other memory budgets would bring to a pack's question, from the smallest that would do to twice its own.
+
+    Raises BadInput where the model that it was made from is gone.
+    """
+    from pintpot.api import plan
+    from pintpot.packer.manifest import read_manifest
+    from pintpot.proof.source import source_model
+    from pintpot.server.admit import SERVER_BYTES
+
+    manifest, _ = read_manifest(folder)
+    made, model = manifest.plan, source_model(manifest)
+    budget, load = made.budget, made.budget.workload
+    low = max(1, made.smallest_bytes or made.cost.memory_high)
+    high = 2 * max(made.cost.memory_high, low)
+    plans = []
+    for index in range(NUM_BUDGETS):
+        memory = round(low * (high / low) ** (index / (NUM_BUDGETS - 1)))
+        try:
+            one = plan(
+                model, memory=memory, context=load.context, batch=load.batch, prompt=load.prompt, output=load.output,
+                degradation=budget.degradation, prefer=budget.prefer, threads=made.threads,
+            )  # fmt: skip
+        except DoesNotFit as error:
+            plans.append({"memory": memory + SERVER_BYTES, "why": str(error)})
+            continue
+        decode, first = one.cost.stage("decode"), one.cost.first_token_s
+        plans.append({
+            "memory": memory + SERVER_BYTES,
+            "tokens_per_s": [decode.tokens_per_s.low, decode.tokens_per_s.high],
+            "first_token_s": [first.low, first.high],
+            "degradation": [one.degradation.low, one.degradation.high],
+            "binds": decode.binds,
+            "weights": ", ".join(str(step) for step in one.steps if step.facet in (Facet.FORMAT, Facet.PLACE)),
+        })  # fmt: skip
+    return plans
+
+
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from pintpot.api import describe, pack
     from pintpot.packer.place import found_asked
 
+    if "plans_of" in request:
+        os.nice(10)  # the server goes first
+        return {"plans": plans_of(Path(request["plans_of"]))}
     model, asked = describe(request["model"]), dict(request["asked"])
     numbers = (asked.pop("batch"),) if asked.get("batch") else BATCHES
     for number in numbers:

@@ -67,6 +67,9 @@ def make_app(serving: Serving, key: str = "", loopback: bool = True) -> ASGIApp:
     async def state(request: Request) -> Response:
         return JSONResponse(gauges(serving))
 
+    async def plans(request: Request) -> Response:
+        return JSONResponse(await serving.plans())
+
     async def page(request: Request) -> Response:
         text = files("pintpot.server").joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers=HEADERS)
@@ -79,6 +82,7 @@ def make_app(serving: Serving, key: str = "", loopback: bool = True) -> ASGIApp:
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/metrics.json", state),
+        Route("/plans.json", plans),
         Route("/openapi.json", openapi),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),

@@ -38,6 +38,7 @@ def document() -> dict[str, Any]:
             "/health": {"get": _telling("Whether the service lives.")},
             "/metrics": {"get": _telling("Numbers for Prometheus.", "text/plain")},
             "/metrics.json": {"get": _telling("The same numbers as JSON.")},
+            "/plans.json": {"get": _telling("What other memory budgets would bring.")},
         },
     }
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 from pintpot.errors import PintpotError, need
 from pintpot.model.tokens import encode_chat
@@ -37,6 +38,7 @@ class Serving:
     limits: Limits
     memory_bytes: int
     guiding: Guiding | None = None
+    planning: Callable[[], list[dict[str, Any]]] | None = None
     draining: bool = False
     stop: Callable[[], None] = lambda: None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -44,6 +46,7 @@ class Serving:
     def __post_init__(self) -> None:
         self.bodies = Bodies(self.limits)
         self.preparing = asyncio.Semaphore(PREPARING)
+        self._plans: asyncio.Future[dict[str, Any]] | None = None
 
     def __enter__(self) -> Serving:
         return self
@@ -77,6 +80,18 @@ class Serving:
             for choice in range(asked.num_choices):
                 found.append(replace(first, sampling=asked.sampling_of(choice), guide=self._guide(asked)))
         return found
+
+    async def plans(self) -> dict[str, Any]:
+        """What other budgets would bring, planned once, in a process apart."""
+        if self._plans is None:
+            self._plans = asyncio.ensure_future(asyncio.to_thread(self._planned))
+        return await asyncio.shield(self._plans)
+
+    def _planned(self) -> dict[str, Any]:
+        try:
+            return {"plans": [] if self.planning is None else self.planning()}
+        except PintpotError as error:
+            return {"plans": [], "why": str(error)}
 
     def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
         words = self.num_words
