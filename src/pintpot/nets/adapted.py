@@ -20,6 +20,7 @@ from pintpot.errors import BadInput, need
 from pintpot.program import ops as ops_of
 from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
 from pintpot.program.spec import Buffer, Buffers, Extent, Life, Op, Program, Segment, Stage, Table, Work
+from pintpot.program.tidy import tidy
 
 REPEATS = ("output", "prompt")
 """Fields of a workload that say how often a stage runs."""
@@ -147,7 +148,8 @@ def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Wor
     name, repeats = stage["name"], stage["repeats"]
     recording = _Recording(stage)
     ops = recording.ops(form.activation)
-    buffers = Buffers.join(_weight_buffers(form.weights), lasting, recording.buffers)
+    ops, others = tidy(ops, Buffers.join(lasting, recording.buffers))
+    buffers = Buffers.join(_weight_buffers(form.weights), *others.parts)
     bounds = (("tokens", 1), ("rows", 1), ("sequences", 1), ("context", 1))
     program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
     ops_of.check(program)

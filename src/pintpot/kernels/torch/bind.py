@@ -70,10 +70,11 @@ class Forward:
         first = 0
         for index, op in enumerate(program.ops):
             if op.kind == "aten":
-                if index > first:
+                # What was computed here is nothing to the leaves; from where they were left they go on.
+                if any(one.kind != "aten" for one in program.ops[first:index]):
                     parts.append(partial(leaves, first, index))
+                    first = index
                 parts.append(_bound(op, memory))
-                first = index
         # The last range ends the pass of what streams, be it empty of leaves.
         self._parts: tuple[Call, ...] = (*parts, partial(leaves, first, len(program.ops)))
 
