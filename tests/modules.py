@@ -20,9 +20,9 @@ from pintpot.runtime.module import ModuleSession, open_module
 MB = 1_000_000
 
 
-def planned(model: Model, *steps: Any, memory: int = 600 * MB) -> Plan:
+def planned(model: Model, *steps: Any, memory: int = 600 * MB, **asked: Any) -> Plan:
     machine = null_machine()
-    budget = make_budget(model, machine, memory, memory_bytes=memory, degradation=1000.0)
+    budget = make_budget(model, machine, memory, memory_bytes=memory, degradation=1000.0, **asked)
     question = Question(model, machine, budget, shipped_priors(model.kind), torch_bytes=300 * MB)
     return assess(question, steps)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pintpot.errors import BadFile, PintpotError, UnsupportedModel, UsageError
+from pintpot.runtime.kinds._noise import normal
 from pintpot.runtime.loops import denoise
 from pintpot.runtime.schedules import moves
 
@@ -109,3 +111,10 @@ def test_what_is_no_schedule_here_is_refused(
 ) -> None:
     with pytest.raises(error, match=why):
         moves(config, num_steps)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 28, 28), (3, 5, 7), (17,), (2, 4, 8, 8)])
+@pytest.mark.parametrize("seed", [0, 1, 7, 123456789])
+def test_noise_is_what_pytorch_draws(shape: tuple[int, ...], seed: int) -> None:
+    due = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).numpy()
+    np.testing.assert_allclose(normal(shape, seed), due, atol=2e-6)

@@ -87,6 +87,9 @@ AROUND = {
 }
 # Files of a kind that cannot say themselves what they are.
 MUTE = {
+    "examples/digits/model_index.json": "a pipeline of diffusers without a decoder, made by `examples/train_digits.py`",
+    "examples/digits/scheduler/scheduler_config.json": "how its noise is taken away",
+    "examples/digits/transformer/config.json": "its network, whose weights lie beside it",
     "src/pintpot/packer/calibrate/text.txt": "the text that weights are calibrated on where nobody gave another",
     "src/pintpot/planner/priors.json": "degradation by format and kind of weight, from `benchmarks/priors.py`",
     "src/pintpot/planner/priors_of_modules.json": "the same for modules, from `benchmarks/priors_of_modules.py`",

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.cli.terminal import Terminal
-from pintpot.errors import UsageError, need
+from pintpot.errors import BadInput, UsageError, need
 
 if TYPE_CHECKING:
-    from pintpot.runtime.kinds import Batch, Given
+    from pintpot.runtime.kinds import Answer, Batch, Given
     from pintpot.runtime.module import ModuleSession
 
 
-def ask_module(terminal: Terminal, model_or_pack: str, asked: dict[str, Any], given: Given) -> int:
+def ask_module(
+    terminal: Terminal, model_or_pack: str, asked: dict[str, Any], given: Given, out: Path | None = None
+) -> int:
     """Answer about everything that was given, one line or one entry of JSON for each.
 
+    What is drawn goes to `out`, with numbers behind its name where there are several.
     Inputs are read before the pack is opened: what decoding takes is given back by then.
     """
     import pintpot
+    from pintpot.packer.raw import is_pack, pack_named
 
+    if given.labels:
+        given = replace(given, steps=asked.get("output"))
+        if is_pack(pack_named(model_or_pack)):
+            asked.pop("output", None)  # a pack draws in as many steps as it is asked for
     batches = _read(terminal, model_or_pack, asked, given)
     with terminal.progress() as progress:
         session = pintpot.run(model_or_pack, progress=progress, **asked)
     with session:
         need(callable(session), f"{model_or_pack} writes text; give it a prompt alone", UsageError)
-        answer_batches(terminal, session, batches)  # type: ignore[arg-type]
+        answer_batches(terminal, session, batches, out)  # type: ignore[arg-type]
     return 0
 
 
@@ -38,8 +47,8 @@ def answer_text(terminal: Terminal, session: ModuleSession, text: str) -> int:
     return 0
 
 
-def answer_batches(terminal: Terminal, session: ModuleSession, batches: list[Batch]) -> None:
-    """Compute the batches one after the other, and print what they say."""
+def answer_batches(terminal: Terminal, session: ModuleSession, batches: list[Batch], out: Path | None = None) -> None:
+    """Compute the batches one after the other, and print what they say; pictures go to `out`."""
     import click
 
     from pintpot.cli.terminal import safe
@@ -47,12 +56,16 @@ def answer_batches(terminal: Terminal, session: ModuleSession, batches: list[Bat
 
     for note in (*session.notes, *(note for batch in batches for note in batch.notes)):
         terminal.say(f"pintpot: {note}")
-    found, running = [], Running(session)
+    found: list[dict[str, Any]] = []
+    running = Running(session)
     with terminal.progress() as progress:
         for index, batch in enumerate(batches):
             progress(index / len(batches), "answering")
             for answer in answers(session, [batch], running):
-                found.append(answer.data)
+                data = {**answer.data}
+                if out is not None:
+                    data["file"] = str(_draw(answer, out, len(found)))
+                found.append(data)
                 if not terminal.as_json:
                     several = len(batches) > 1 or len(batch.names) > 1
                     click.echo(safe(f"{answer.name}: {answer.text}" if several else answer.text))
@@ -64,11 +77,28 @@ def answer_batches(terminal: Terminal, session: ModuleSession, batches: list[Bat
         terminal.say(f"{len(found)} answers in {len(batches)} calls of {1e3 * seconds / len(batches):.3g} ms")
 
 
-def given_of(images: tuple[Path, ...], texts: tuple[str, ...]) -> Given:
+def _draw(answer: Answer, out: Path, number: int) -> Path:
+    """Write a picture, whole or not at all. Raises UsageError for an answer without one, BadInput where none goes."""
+    from PIL import Image
+
+    if answer.picture is None:
+        raise UsageError(f"{answer.name} is no picture, so --out has nothing to write")
+    path = out if number == 0 else out.with_stem(f"{out.stem}-{number + 1}")
+    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    try:
+        Image.fromarray(answer.picture).save(draft)
+        draft.replace(path)
+    except (OSError, ValueError) as error:
+        draft.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def given_of(images: tuple[Path, ...], texts: tuple[str, ...], labels: tuple[int, ...] = (), **how: Any) -> Given:
     """What came with the command."""
     from pintpot.runtime.kinds import Given
 
-    return Given(images, texts)
+    return Given(images, texts, labels, **how)
 
 
 def _read(terminal: Terminal, model_or_pack: str, asked: dict[str, Any], given: Given) -> list[Batch]:

@@ -56,7 +56,9 @@ PLANNING = (
     click.option("--batch", **COUNT, help="Sequences, texts or pictures side by side.  [1]"),
     click.option("--image-size", **COUNT, help="Pixels of a picture's edge, of models that see.  [the model's]"),
     click.option("--prompt", "prompt_tokens", **TOKENS, help="Tokens that come in, to plan for."),
-    click.option("--output", "output_tokens", **COUNT, help="Tokens that go out, to plan for."),
+    click.option(
+        "--output", "--steps", "output_tokens", **COUNT, help="Tokens that go out, or steps of a drawing, to plan for."
+    ),
     click.option("--first-token", **TIME, help="At most so long to the first word, like 2 or 500ms."),
     click.option("--per-token", **TIME, help="At most so long for each further word, like 50ms."),
     click.option(

@@ -25,6 +25,9 @@ SPEAKING = (
     click.option(
         "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture, for models that see."
     ),
+    click.option("--label", "labels", multiple=True, type=click.IntRange(min=0), help="What to draw, by its number."),
+    click.option("--guidance", metavar="X", type=click.FloatRange(0, 100), help="How much the label counts.  [1]"),
+    click.option("-o", "--out", metavar="FILE", type=click.Path(path_type=Path), help="Where to write what was drawn."),
     click.option("--prompt-file", type=click.Path(), help="A file that holds the prompt; - is standard input."),
     click.option("--calibration-text", **ROUNDED_ON),
     click.option("--system", help="What the model is told before the conversation."),
@@ -60,6 +63,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "se
         "cat question.txt | pintpot run packed --temperature 0",
         "pintpot run packed          a conversation; /help tells its commands",
         "pintpot run org/dinov2-small --image cat.png --json",
+        "pintpot run examples/digits --label 7 --seed 1 --steps 30 -o seven.png",
     ),
 )
 @click.argument("model_or_pack")
@@ -71,6 +75,9 @@ def run_command(
     asked: dict[str, Any],
     texts: tuple[str, ...],
     images: tuple[Path, ...],
+    labels: tuple[int, ...],
+    guidance: float | None,
+    out: Path | None,
     prompt_file: str | None,
     calibration_text: Path | None,
     raw: bool,
@@ -80,13 +87,16 @@ def run_command(
     """Run a pack, by folder or by its name in `pintpot list`, or a model (planned and packed first, once).
 
     Without a prompt and with a terminal on both sides it is a conversation. Words go to stdout, all else to stderr.
-    Models that see or read without writing answer about every --image or --text: classes, boxes, vectors.
+    Models that see or read without writing answer about every --image or --text: classes, boxes, vectors; those
+    that draw draw every --label.
     """
     asked |= {} if calibration_text is None else {"text": calibration_text}
-    if images or len(texts) > 1:
+    if images or labels or len(texts) > 1:
         from pintpot.cli.ask import ask_module, given_of
 
-        return ask_module(terminal, model_or_pack, asked, given_of(images, texts))
+        given = given_of(images, texts, labels, seed=speaking["seed"], guidance=guidance)
+        return ask_module(terminal, model_or_pack, asked, given, out)
+    need(out is None and guidance is None, "--out and --guidance belong to a --label that is drawn", UsageError)
     text = texts[0] if texts else None
     need(not (raw and system), "--system belongs to a chat template, and --raw leaves that out", UsageError)
     prompt = _prompt(text, prompt_file)

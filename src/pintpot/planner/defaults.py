@@ -49,9 +49,13 @@ _BUDGET_KEYS = (
 def _workload(model: Model, chosen: dict[str, Any]) -> Workload:
     """Prompt and output fit the context together: one that nobody chose is raised for them. Raises UsageError."""
     if model.language is None:
-        words = [key for key in ("context", "batch", "prompt", "output") if key in chosen]
+        # A network that draws is run so many times for one answer; all others once.
+        repeats = (model.parts[0].config.get("kind") or {}).get("repeats")
+        no_words = ("context", "batch", "prompt", *(() if repeats else ("output",)))
+        words = [key for key in no_words if key in chosen]
         need(not words, f"{model.name} has no {' or '.join(words)}; its example inputs say what it takes", UsageError)
-        return Workload(context=2, prompt=1, output=1, task="forward")
+        output = chosen.get("output") or repeats or 1
+        return Workload(context=2, prompt=1, output=output, task="denoise" if repeats else "forward")
     given = {key: chosen[key] for key in _MOST if chosen.get(key)}
     context, most = chosen.get("context") or min(DEFAULT_CONTEXT, model.context), chosen.get("context") or model.context
     left, share = most - sum(given.values()), int(context * PROMPT_SHARE)

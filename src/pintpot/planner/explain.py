@@ -117,6 +117,7 @@ def _asked(plan: Plan) -> tuple[Asked, ...]:
     rows = [
         ("memory", format_bytes(budget.memory_bytes), "memory_bytes"),
         *(words if work.task == "chat" else ()),
+        *([("steps", str(work.output), "output")] if work.task == "denoise" else []),
         ("degradation", f"at most {budget.degradation:g} {_unit(plan)}", "degradation"),
         ("prefer", budget.prefer, "prefer"),
         ("threads", str(plan.threads), "threads"),
@@ -135,7 +136,8 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
         rate, unit = stage.tokens_per_s, "tok/s" if plan.budget.workload.task == "chat" else "/s"
         rows.append(SpeedRow(stage.name, format_rate(rate.low, unit), format_rate(rate.high, unit), stage.binds))
     tokens = (("first token", cost.first_token_s), ("each token", cost.per_token_s))
-    one = tokens if plan.budget.workload.task == "chat" else (("each answer", cost.per_token_s),)
+    drawn = (("each step", cost.per_token_s), ("each picture", cost.total_s))
+    one = {"chat": tokens, "denoise": drawn}.get(plan.budget.workload.task, (("each answer", cost.per_token_s),))
     for what, span in (*one, ("opening", cost.open_s)):
         rows.append(SpeedRow(what, format_seconds(span.high), format_seconds(span.low)))
     return tuple(rows)

@@ -17,7 +17,7 @@ from pintpot.meter.likeness import Likeness
 from pintpot.planner.cost import Span
 from pintpot.planner.names import LOADER
 from pintpot.planner.plan import NATS, Plan
-from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality
+from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality, Unit
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,12 @@ def _of_module(plan: Plan, measured: Measured) -> Iterator[Row]:
     floors = [_decode_floor_s(plan, limit) for limit in measured.limits]
     middle, promised = median(seen), stage.tokens_per_s
     spread = (middle, min(seen), max(seen), 1 / median(floors))
-    yield Row(stage.name, "answers/s", promised.low, promised.high, *spread, holds=middle >= promised.low)
+    drawn = plan.budget.workload.task == "denoise"
+    unit: Unit = "steps/s" if drawn else "answers/s"
+    yield Row(stage.name, unit, promised.low, promised.high, *spread, holds=middle >= promised.low)
+    if drawn:
+        steps = plan.budget.workload.output
+        yield _seconds("picture", plan.cost.total_s, [steps * run["step_s"] for run in measured.runs])
 
 
 def _speed(stage: str, plan: Plan, measured: Measured) -> Row:

@@ -11,7 +11,7 @@ from pintpot.meter.agreement import Agreement, Interval
 from pintpot.meter.likeness import Likeness
 from pintpot.units import format_amount, format_bytes, format_span
 
-Unit = Literal["bytes", "seconds", "tokens/s", "answers/s", "nats", "of cosine"]
+Unit = Literal["bytes", "seconds", "tokens/s", "answers/s", "steps/s", "nats", "of cosine"]
 OF_QUALITY = ("nats", "of cosine")
 Verdict = Literal["held", "not held", "not decided", "not judged"]
 VERSION = 2

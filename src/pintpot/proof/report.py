@@ -32,8 +32,8 @@ def amount(row: Row, value: float | None) -> str:
         return format_bytes(value)
     if row.unit == "seconds":
         return format_seconds(value)
-    if row.unit in ("tokens/s", "answers/s"):
-        return format_rate(value, "tok/s" if row.unit == "tokens/s" else "answers/s")
+    if row.unit.endswith("/s"):
+        return format_rate(value, "tok/s" if row.unit == "tokens/s" else row.unit)
     return f"{value:.4f} nats" if row.unit == "nats" else f"{value:.3g} {row.unit}"
 
 

@@ -11,6 +11,8 @@ from pintpot.errors import BadInput, NoFamily, UsageError, need
 if TYPE_CHECKING:
     from pintpot.model.spec import Model
 
+DIFFUSERS = ("model_index.json", "config.json")
+"""One of these lies in a folder that diffusers wrote, though others have a config.json as well."""
 Progress = Callable[[float, str], None]
 SHAPES = {"context": "tokens", "batch": "batch", "image_size": "image_size"}
 """What is asked of a plan, and what it is called where a model is recorded for it."""
@@ -20,6 +22,12 @@ def describe(model: str, offline: bool | None, shapes: Mapping[str, int], progre
     """As `pintpot.describe`."""
     from pintpot.model.read import describe as read
 
+    path = Path(model).expanduser()
+    if (path / DIFFUSERS[0]).is_file() or (path / DIFFUSERS[1]).is_file():
+        from pintpot.runtime.pipelines import denoiser
+
+        if denoiser.is_denoiser(path):
+            return denoiser.described(path, shapes, progress)
     try:
         found = read(model, offline=offline)
     except NoFamily as error:

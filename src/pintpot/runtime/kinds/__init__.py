@@ -62,11 +62,16 @@ class Given:
 
     images: Sequence[Path] = ()
     texts: Sequence[str] = ()
+    labels: Sequence[int] = ()
+    """What to draw; the first is drawn from `seed` (0), each further one from the next, in so many `steps`."""
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
 
     @property
     def names(self) -> frozenset[str]:
         """Of what something was given."""
-        return frozenset(name for name in ("images", "texts") if getattr(self, name))
+        return frozenset(name for name in ("images", "texts", "labels") if getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Answer:
     name: str
     text: str
     data: Mapping[str, Any]
+    picture: NDArray[Any] | None = None
+    """What was drawn, of bytes [H, W] or [H, W, 3]."""
 
 
 class Kind(Protocol):

@@ -17,6 +17,8 @@ from pintpot.model.spec import Weight
 
 INDEX: Final = "model_index.json"
 CONFIG: Final = "config.json"
+SCHEDULER: Final = "scheduler"
+SCHEDULE: Final = "scheduler_config.json"
 STEMS: Final = ("diffusion_pytorch_model", "model")
 """What files of weights are called, by diffusers and by transformers."""
 LIBRARIES: Final = ("diffusers", "transformers")
@@ -101,6 +103,14 @@ def settings(folder: Path, name: str) -> dict[str, Any]:
     text = LocalFolder(folder).text(name) if (folder / name).is_file() else None
     need(text is not None, f"{folder}: there is no {name} in it", BadInput)
     return dict(parse_json(text or "", f"{folder.name}/{name}"))
+
+
+def schedule_of(folder: Path) -> dict[str, Any]:
+    """How the pipeline around a network takes noise away; diffusers' own defaults of DDIM for a network alone."""
+    place = folder.parent / SCHEDULER
+    if not (is_pipeline(folder.parent) and (place / SCHEDULE).is_file()):
+        return {"_class_name": "DDIMScheduler"}
+    return settings(place, SCHEDULE)
 
 
 def weight_files(folder: Path) -> list[Path]:

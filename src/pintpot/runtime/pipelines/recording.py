@@ -14,6 +14,7 @@ from pintpot.model.adapted import DESCRIPTION
 from pintpot.nets._recorded import KEPT, adapt
 from pintpot.packer.apart import apart, serve
 from pintpot.runtime.pipelines.building import empty, names_in_files, own_errors
+from pintpot.runtime.pipelines.denoiser import settle
 from pintpot.runtime.pipelines.folder import weight_files
 from pintpot.runtime.pipelines.request import INNER, Call, Request
 
@@ -47,20 +48,10 @@ def record_here(request: Request) -> Path:
                 Call(network, request).eval(), request.zeros(), weights=weight_files(folder), names=names,
                 name=f"{folder.name}-{request.method}", folder=draft,
             )  # fmt: skip
-        _settle(draft, place)
+        settle(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return place
-
-
-def _settle(draft: Path, place: Path) -> None:
-    """Into its place; where another process was first, that one's stays."""
-    try:
-        draft.rename(place)
-    except OSError:
-        if not (place / DESCRIPTION).is_file():
-            shutil.rmtree(place, ignore_errors=True)
-            draft.rename(place)
 
 
 def _answer(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
