@@ -77,6 +77,7 @@ def open_serving(
     from pintpot.runtime.service import Service
     from pintpot.runtime.session import Session
     from pintpot.server.admit import SERVER_BYTES, Limits
+    from pintpot.server.guided import guiding_of
     from pintpot.server.serving import Serving
 
     session = run(folder, threads=threads, progress=progress)
@@ -88,7 +89,7 @@ def open_serving(
     service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting).start()
     promised = session.plan.cost.memory_high + SERVER_BYTES
     found = Serving(session, service, name or session.plan.model_name, limits, memory_bytes or promised)
-    found.guiding = _guiding(found)
+    found.guiding = guiding_of(session)
     found.planning = partial(_plans_apart, folder)
     return found
 
@@ -98,19 +99,6 @@ def _plans_apart(folder: Path) -> list[dict[str, Any]]:
 
     plans: list[dict[str, Any]] = apart("pintpot.hosting", {"plans_of": str(folder)})["plans"]
     return plans
-
-
-def _guiding(serving: Serving) -> Any:
-    """What makes guides of schemas; None where nothing does."""
-    if find_spec("llguidance") is None:
-        return None
-    from pintpot.server.guided import make_guiding
-    from pintpot.server.schema import Invalid
-
-    try:
-        return make_guiding(serving.session.tokenizer, serving.num_words)
-    except Invalid:
-        return None
 
 
 def _folder(model_or_pack: str | Path, asked: dict[str, Any], progress: Progress | None) -> tuple[Path, int | None]:

@@ -28,6 +28,14 @@ class _Tokens(click.IntRange):
             raise click.BadParameter(f"{error.message.rstrip('.')}: {hint}", ctx, param) from error
 
 
+class _Batch(click.IntRange):
+    """Sequences side by side, or, where answers are given, a file of requests."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        asked = ctx is not None and ctx.info_name == "run" and isinstance(value, str) and not value.isdigit()
+        return Path(value) if asked else super().convert(value, param, ctx)
+
+
 def _amount(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """Reads bytes or seconds as people write them, by a function of `pintpot.units`."""
 
@@ -53,7 +61,7 @@ TIME: dict[str, Any] = {"metavar": "TIME", "callback": _amount("parse_seconds")}
 PLANNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 300MB or 2GiB.  [80% of what is free]"),
     click.option("--context", **COUNT, help="Tokens that a sequence may hold.  [2048, or the model's]"),
-    click.option("--batch", **COUNT, help="Sequences, texts or pictures side by side.  [1]"),
+    click.option("--batch", type=_Batch(min=1), metavar="N", help="Sequences, texts or pictures side by side.  [1]"),
     click.option("--image-size", **COUNT, help="Pixels of a picture's edge, of models that see.  [the model's]"),
     click.option("--prompt", "prompt_tokens", **TOKENS, help="Tokens that come in, to plan for."),
     click.option(

@@ -27,7 +27,9 @@ SPEAKING = (
     ),
     click.option("--label", "labels", multiple=True, type=click.IntRange(min=0), help="What to draw, by its number."),
     click.option("--guidance", metavar="X", type=click.FloatRange(0, 100), help="How much the label counts.  [1]"),
-    click.option("-o", "--out", metavar="FILE", type=click.Path(path_type=Path), help="Where to write what was drawn."),
+    click.option(
+        "-o", "--out", metavar="FILE", type=click.Path(path_type=Path), help="Where a drawing or --batch answers go."
+    ),
     click.option("--prompt-file", type=click.Path(), help="A file that holds the prompt; - is standard input."),
     click.option("--calibration-text", **ROUNDED_ON),
     click.option("--system", help="What the model is told before the conversation."),
@@ -62,6 +64,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "se
         'pintpot run model.gguf --memory 300MB -p "Why is the sky blue?"',
         "cat question.txt | pintpot run packed --temperature 0",
         "pintpot run packed          a conversation; /help tells its commands",
+        "pintpot run packed --batch asked.jsonl          each line a request; its answer goes to asked.answers.jsonl",
         "pintpot run org/dinov2-small --image cat.png --json",
         "pintpot run examples/digits --label 7 --seed 1 --steps 30 -o seven.png",
     ),
@@ -91,6 +94,10 @@ def run_command(
     that draw draw every --label.
     """
     asked |= {} if calibration_text is None else {"text": calibration_text}
+    if isinstance(asked.get("batch"), Path):
+        from pintpot.cli.batch import answer_file
+
+        return answer_file(terminal, model_or_pack, asked, out)
     if images or labels or len(texts) > 1:
         from pintpot.cli.ask import ask_module, given_of
 

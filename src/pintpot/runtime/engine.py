@@ -22,7 +22,7 @@ from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.pictures import Picture
 from pintpot.runtime.prefixes import Prefixes
 from pintpot.runtime.request import Request, Sampling
-from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler
+from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler, Turns
 from pintpot.runtime.sequence import Sequence
 from pintpot.runtime.waiting import InOrder, Waiting
 
@@ -108,10 +108,10 @@ class Engine:
         )
         return self._drawn(self._scheduler, self._turn)
 
-    def serve(self, waiting: Waiting, end: frozenset[int]) -> Iterator[list[Drawn] | None]:
+    def serve(self, waiting: Waiting, end: frozenset[int], turns: Turns = "in turn") -> Iterator[list[Drawn] | None]:
         """Answer requests that come and go, for as long as somebody asks: the tokens of one replay after the other.
 
-        Prompts are read in turn with steps of those that answer; where weights come from disk, together with them.
+        Where weights come from disk, prompts are read together with steps of those that answer, else by `turns`.
         Beginnings that were read are kept while there is room, and shared. None says that there is nothing to do.
         Between two of them `leave` may be called; `waiting` is asked there, too. Ends when it was cancelled. Raises
         BadPack.
@@ -126,7 +126,7 @@ class Engine:
         self.prefixes = Prefixes(self.pool, shared=not form.cache.window)
         scheduler = self._scheduler = Scheduler(
             waiting, self.sequences, form.chunk, self.context, end,
-            turns="in turn" if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
+            turns=turns if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
             pace=self.pace, step_tokens=self.stage("decode").program.bound("tokens"),
         )  # fmt: skip
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pintpot.model.tokens import Tokenizer
 from pintpot.runtime.request import Guide
+from pintpot.runtime.session import Session
+from pintpot.server.asking import Guiding, num_words
 from pintpot.server.schema import Invalid
 
 if TYPE_CHECKING:
@@ -39,7 +41,17 @@ class Grammar:
         return not self._matcher.consume_token(token) or self._matcher.is_stopped()
 
 
-def make_guiding(tokenizer: Tokenizer, num_words: int) -> Callable[[dict[str, object]], Guide]:
+def guiding_of(session: Session) -> Guiding | None:
+    """What makes guides for an open pack; None for want of the extra or of words that it reads."""
+    if find_spec("llguidance") is None:
+        return None
+    try:
+        return make_guiding(session.tokenizer, num_words(session))
+    except Invalid:
+        return None
+
+
+def make_guiding(tokenizer: Tokenizer, words_known: int) -> Guiding:
     """What makes guides of JSON schemas, for a model of so many tokens.
 
     Raises Invalid for a tokenizer whose words llguidance cannot read.
@@ -47,7 +59,7 @@ def make_guiding(tokenizer: Tokenizer, num_words: int) -> Callable[[dict[str, ob
     from llguidance import LLMatcher, LLTokenizer
 
     try:
-        words = LLTokenizer(tokenizer.definition(), n_vocab=num_words, eos_token=list(tokenizer.eos_ids), slices=[])
+        words = LLTokenizer(tokenizer.definition(), n_vocab=words_known, eos_token=list(tokenizer.eos_ids), slices=[])
     except ValueError as error:
         raise Invalid(f"answers in JSON are not possible with this model's words: {error}") from error
 
@@ -62,6 +74,6 @@ def make_guiding(tokenizer: Tokenizer, num_words: int) -> Callable[[dict[str, ob
         matcher = LLMatcher(words, grammar, log_level=0)
         if matcher.is_error():
             raise Invalid(f"the JSON schema cannot be followed: {matcher.get_error()}", "response_format")
-        return Grammar(matcher, num_words, tokenizer.eos_ids)
+        return Grammar(matcher, words_known, tokenizer.eos_ids)
 
     return guide

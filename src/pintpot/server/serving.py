@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from pintpot.errors import PintpotError, need
-from pintpot.model.tokens import encode_chat
-from pintpot.runtime.request import Guide, Request
+from pintpot.runtime.request import Request
 from pintpot.runtime.service import Service
 from pintpot.runtime.session import Session
 from pintpot.server.admit import Bodies, Limits
-from pintpot.server.schema import Invalid
-from pintpot.server.wire import Asked, Prompt
+from pintpot.server.asking import Guiding, requests_of
+from pintpot.server.wire import Asked
 
 PREPARING = 2
 """Bodies that are read into tokens at a time."""
-Guiding = Callable[[dict[str, object]], Guide]
-"""Makes a guide of a JSON schema. Raises Invalid for one that cannot be followed."""
 
 
 class NoSuchModel(PintpotError):
@@ -61,25 +58,7 @@ class Serving:
         """The requests for all choices of all prompts, checked. Raises NoSuchModel, Invalid, and what the door says."""
         known = f"there is no model {asked.model!r} here; this server has {self.name!r}"
         need(asked.model == self.name, known, NoSuchModel)
-        strange = [token for token, _ in asked.bias if token >= self.num_words]
-        if strange:
-            raise Invalid(f"logit_bias is for token {strange[0]}, and there are {self.num_words}", "logit_bias")
-        found = []
-        for prompt in asked.prompts:
-            tokens = self._tokens(prompt)
-            room = self.session.engine.context - len(tokens)
-            first = Request(
-                tokens,
-                max(1, room if asked.max_tokens is None else min(asked.max_tokens, room)),
-                asked.sampling,
-                asked.stop,
-                bias=asked.bias,
-                num_likely=asked.num_likely,
-            )
-            self.service.check(first)
-            for choice in range(asked.num_choices):
-                found.append(replace(first, sampling=asked.sampling_of(choice), guide=self._guide(asked)))
-        return found
+        return requests_of(asked, self.session, self.service.check, self.guiding)
 
     async def plans(self) -> dict[str, Any]:
         """What other budgets would bring, planned once, in a process apart."""
@@ -92,26 +71,3 @@ class Serving:
             return {"plans": [] if self.planning is None else self.planning()}
         except PintpotError as error:
             return {"plans": [], "why": str(error)}
-
-    def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
-        words = self.num_words
-        if isinstance(prompt, str):
-            tokens = self.session.tokenizer.encode(prompt)
-            need(bool(tokens), "the prompt is empty", Invalid)
-            return tuple(tokens)
-        if isinstance(prompt[0], dict):
-            return tuple(encode_chat(self.session.tokenizer, [one for one in prompt if isinstance(one, dict)]))
-        ids = tuple(one for one in prompt if isinstance(one, int))
-        need(max(ids) < words, f"token {max(ids)} is not one of {words}", Invalid)
-        return ids
-
-    @property
-    def num_words(self) -> int:
-        """Tokens that the model knows."""
-        return int(self.session.plan.config["vocab_size"])
-
-    def _guide(self, asked: Asked) -> Guide | None:
-        if asked.grammar is None:
-            return None
-        need(self.guiding is not None, "answers in JSON are not offered here: pip install pintpot[serve]", Invalid)
-        return self.guiding(asked.grammar) if self.guiding is not None else None
