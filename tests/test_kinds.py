@@ -101,13 +101,23 @@ def test_an_encoder_pools_as_sentence_transformers_does(bert: Path, tmp_path: Pa
         assert answer.data["embedding"] == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
-def test_the_whole_path_by_one_command(bert: Path) -> None:
+def test_the_whole_path_by_one_command(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINTPOT_HOME", str(tmp_path / "home"))
     words = ["run", str(bert), "--text", "cat mat", "--text", "ba", "--context", "8", "--memory", "900MB", "--json"]
     done = subprocess.run([sys.executable, "-m", "pintpot", *words], stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
     assert [one["text"] for one in found["answers"]] == ["cat mat", "ba"]
     assert all(len(one["embedding"]) == 32 for one in found["answers"])
     assert found["plan"]["parts"][0]["config"]["kind"]["tokens"] == 8
+    (kept,) = (tmp_path / "home" / "packs").iterdir()
+    proof = pintpot.prove(kept, runs=1)
+    (cosine,) = proof.agreements
+    assert (cosine.what, cosine.count) == ("cosine of embeddings", 16)
+    assert 1 - cosine.mean == pytest.approx(proof.row("degradation").measured, abs=1e-6)
+    assert proof.row("degradation").holds is not False
+    assert "cosine of embeddings" in proof.report_path.read_text()
+    with pytest.raises(UsageError, match="looks at no pictures"):
+        pintpot.prove(kept, runs=1, images=[kept / "cat.png"])
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ def show_proof(proof: Proof, terminal: Terminal) -> None:
         console.print(line)
     if proof.answers is not None:
         console.print(_quality(proof))
+    if proof.agreements:
+        console.print(_agreements(proof))
     if proof.steps:
         console.print(_steps(proof))
     if proof.holders:
@@ -176,6 +178,15 @@ def _interval(found: Interval) -> str:
 
 def _nats(value: float) -> str:
     return f"{value:.3g}"
+
+
+def _agreements(proof: Proof) -> Table:
+    from pintpot.cli.tables import table
+
+    made = table("", "packed and unpacked", "of so many", title="agreement", right=(1, 2))
+    for one in proof.agreements:
+        made.add_row(one.what, f"{one.mean:.4%}", str(one.count))
+    return made
 
 
 def _holders(proof: Proof) -> Table:

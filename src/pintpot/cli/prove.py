@@ -12,7 +12,7 @@ from pintpot.cli.terminal import Terminal
 from pintpot.errors import PromiseBroken
 
 _OF_FRONTIERS = ("budgets", "context", "keep", "again")
-_OF_PROOFS = ("steps", "profile")
+_OF_PROOFS = ("steps", "profile", "images")
 
 
 @click.command(
@@ -27,6 +27,9 @@ _OF_PROOFS = ("steps", "profile")
 @click.argument("pack")
 @click.option(
     "--text", type=click.Path(path_type=Path), help="A text to judge quality by.  [one that comes with Pintpot]"
+)
+@click.option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture to judge a model that sees by."
 )
 @click.option("--tokens", **COUNT, help="Judge quality by so many tokens of the text.  [1536]")
 @click.option("--html", type=click.Path(path_type=Path), help="Where the report goes.  [beside the pack]")
@@ -52,7 +55,7 @@ def prove_command(terminal: Terminal, pack: str, frontier: bool, **how: Any) -> 
     is next to as good as any with all weights in RAM, are packed and measured. What is measured is kept: a start that
     was interrupted goes on where it was.
     """
-    given = {key: value for key, value in how.items() if value is not None and value is not False}
+    given = {key: value for key, value in how.items() if value not in (None, False, ())}
     for name in given:
         if name in (_OF_PROOFS if frontier else _OF_FRONTIERS):
             raise click.UsageError(f"--{name} {'does not go with' if frontier else 'goes with'} --frontier")

@@ -14,6 +14,7 @@ from typing import Any
 from pintpot.meter.agreement import Agreement, tokens_to_decide
 from pintpot.meter.clock import median
 from pintpot.meter.likeness import Likeness
+from pintpot.meter.overlap import Agreed
 from pintpot.planner.cost import Span
 from pintpot.planner.names import LOADER
 from pintpot.planner.plan import NATS, Plan
@@ -44,7 +45,7 @@ class Quality:
 
     `answers` is that of words decoded one by one after a prompt, `prompts` that of all words read as a prompt; both
     `of_weights` in float32 arithmetic. `steps` where they were asked for. Where there are no words, `likeness` is that
-    of each output.
+    of each output, or of what a kind's answers are judged by; `agreements` are in that kind's own measures.
     """
 
     answers: Agreement | None = None
@@ -53,6 +54,7 @@ class Quality:
     prompts_of_weights: Agreement | None = None
     steps: tuple[StepQuality, ...] = ()
     likeness: tuple[Likeness, ...] = ()
+    agreements: tuple[Agreed, ...] = ()
 
 
 def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Quality, num_runs: int) -> Proof:
@@ -83,6 +85,7 @@ def judge(pack: Path, digest: str, plan: Plan, measured: Measured, quality: Qual
         prompts_of_weights=quality.prompts_of_weights,
         steps=quality.steps,
         likeness=quality.likeness,
+        agreements=quality.agreements,
         binds=cost.stages[-1].binds,
         num_runs=num_runs,
         environment={},

@@ -17,6 +17,8 @@ from pintpot.meter.memory import peak_bytes, resident_bytes
 from pintpot.model.adapted import EXAMPLES, STAGE, example_name
 from pintpot.model.joined import part_folder
 from pintpot.model.spec import Part
+from pintpot.proof.module_batches import computed, read_batches, write_arrays
+from pintpot.runtime.asking import Running
 from pintpot.runtime.module import open_module, stages_of
 
 SECONDS, FEWEST_CALLS, MOST_CALLS = 0.5, 3, 400
@@ -61,10 +63,17 @@ class Answerer:
             "grown_bytes": resident_bytes() - self._resident,
         }
 
-    def answers(self, path: str) -> dict[str, Any]:
-        """What the pack gives for the examples: outputs by their place in the tree, as arrays in an .npz file."""
+    def answers(self, path: str, inputs: str = "", names: list[list[str]] | None = None) -> dict[str, Any]:
+        """What the pack gives for the examples: outputs by their place in the tree, as arrays in an .npz file.
+
+        For `inputs`, batches of a kind in such a file, what it makes of each, batch by batch.
+        """
         import numpy as np
 
+        if inputs:
+            batches = read_batches(Path(inputs), names or [])
+            write_arrays(Path(path), computed(self._session.plan.config, batches, Running(self._session)))
+            return {"peak_bytes": peak_bytes()}
         self._session.reset()
         found = {key: one for stage in self._inputs for key, one in outputs(self._call(stage), stage_place(stage))}
         np.savez(path, allow_pickle=False, **{key: one.float().numpy() for key, one in found.items()})

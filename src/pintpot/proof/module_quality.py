@@ -6,6 +6,7 @@ so that the reference of a module too large for the budget is inside it too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +19,14 @@ from pintpot.contract.form import source_form
 from pintpot.kernels.torch.bind import Forward, Leaves, Memory, tensor_of
 from pintpot.meter.likeness import likeness
 from pintpot.meter.memory import peak_bytes
-from pintpot.model.spec import Model, Weight
+from pintpot.model.spec import Model, Part, Weight
 from pintpot.model.store import Store
 from pintpot.nets import adapted, work_of
 from pintpot.packer.calibrate.source import whole
 from pintpot.packer.manifest import read_manifest
 from pintpot.program.layout import Layout, lay_out
 from pintpot.program.spec import Op, Program
+from pintpot.proof.module_batches import compared, read_arrays, read_batches
 from pintpot.proof.module_measured import read_inputs, stage_place
 from pintpot.proof.source import source_model
 from pintpot.runtime.begun import give_back
@@ -37,7 +39,7 @@ ALIGN = 64
 
 
 class Answerer:
-    """Request `compare`."""
+    """Requests `compare` and `agreement`."""
 
     def __init__(self, pack: Path, threads: str) -> None:
         torch.set_num_threads(int(threads))
@@ -47,46 +49,69 @@ class Answerer:
         """How like the answers in `path` are to the unpacked module's. Raises BadInput when the source is gone."""
         model = source_model(self._manifest)
         given = np.load(path, allow_pickle=False)
-        inputs = {
-            stage: {**{str(at): one for at, one in enumerate(positional)}, **named}
-            for stage, (positional, named) in read_inputs(Path(model.source.path), model.parts).items()
-        }
+        inputs = read_inputs(Path(model.source.path), model.parts)
         with ExitStack() as closing, Store(model) as store:
-            wanted = _unpacked(model, store, inputs, self._manifest.plan.budget.workload, closing)
+            unpacked = Unpacked(model, store, self._manifest.plan.budget.workload, closing)
+            wanted: dict[str, Any] = {}
+            for stage, (positional, named) in inputs.items():
+                tensors = {**{str(at): one for at, one in enumerate(positional)}, **named}
+                wanted |= unpacked(tensors, stage, stage_place(stage))
         found = [asdict(likeness(name, one, given[name])) for name, one in wanted.items()]
         return {"likeness": found, "peak_bytes": peak_bytes()}
 
+    def agreement(self, path: str, inputs: str, names: list[list[str]]) -> dict[str, Any]:
+        """The same of batches that a kind reads, in its measures. Raises BadInput when the source is gone."""
+        model = source_model(self._manifest)
+        batches = read_batches(Path(inputs), names)
+        with ExitStack() as closing, Store(model) as store:
+            unpacked = Unpacked(model, store, self._manifest.plan.budget.workload, closing)
+            likenesses, agreements = compared(self._manifest.plan.config, batches, unpacked, read_arrays(Path(path)))
+        return {"likeness": likenesses, "agreements": agreements, "peak_bytes": peak_bytes()}
 
-def _unpacked(
-    model: Model, store: Store, inputs: dict[str, dict[str, torch.Tensor]], workload: Any, closing: ExitStack
-) -> dict[str, Any]:
-    """The outputs of all stages, each called once, in their order."""
-    work = work_of(model.parts, source_form(model), workload)
-    layout, sources = lay_out(work), {weight.name: weight for part in model.parts for weight in part.weights()}
-    places = _places(sources, layout, closing)
-    arenas = list(places.arenas.values())
-    fill_constants(model.parts, layout, places.arenas)
-    clear(places.arenas.get("cache"))
-    found: dict[str, Any] = {}
-    for part, recorded in stages_of(model.parts):
-        name = part.prefix + recorded["name"]
-        program = work.stage(name).programs[0]
-        memory = Memory(program, addresses_of(program, layout, places), arenas)
-        closing.callback(memory.close)
-        _fill_vectors({weight.name: weight for weight in part.weights()}, store, memory)
+
+class Unpacked:
+    """A recording with every weight as its file has it: a module as kinds want it (`pintpot.runtime.kinds.Runs`)."""
+
+    def __init__(self, model: Model, store: Store, workload: Any, closing: ExitStack) -> None:
+        self._store, self._closing = store, closing
+        self._work = work_of(model.parts, source_form(model), workload)
+        self._layout = lay_out(self._work)
+        self._stages = {part.prefix + stage["name"]: (part, stage) for part, stage in stages_of(model.parts)}
+        self._sources = {weight.name: weight for part in model.parts for weight in part.weights()}
+        self._places = _places(self._sources, self._layout, closing)
+        self._memory: dict[str, Memory] = {}
+        self._filled: set[str] = set()
+        fill_constants(model.parts, self._layout, self._places.arenas)
+        self.reset()
+
+    def reset(self) -> None:
+        clear(self._places.arenas.get("cache"))
+
+    def __call__(self, inputs: Mapping[str, Any], stage: str = "", at: str = "") -> dict[str, Any]:
+        name = stage or next(iter(self._stages))
+        part, recorded = self._stages[name]
+        memory = self._memory_of(name, part)
+
+        def tensor(item: Mapping[str, Any]) -> torch.Tensor:
+            return tensor_of(item, memory, part.prefix + adapted.buffer_name(recorded["name"], item))
+
         for item in recorded["inputs"]:
-            tensor_of(item, memory, part.prefix + adapted.buffer_name(recorded["name"], item)).copy_(
-                inputs[name][item["name"]]
-            )
-        Forward(program, _leaves(program, memory, store, sources), memory).run()
-        for place, item in adapted.named_leaves(recorded["outputs"], stage_place(name)):
-            found[place] = (
-                tensor_of(item, memory, part.prefix + adapted.buffer_name(recorded["name"], item))
-                .float()
-                .numpy()
-                .copy()
-            )
-    return found
+            tensor(item).copy_(torch.as_tensor(inputs[item["name"]]))
+        program = self._work.stage(name).programs[0]
+        Forward(program, _leaves(program, memory, self._store, self._sources), memory).run()
+        leaves = adapted.named_leaves(recorded["outputs"], at)
+        return {place: tensor(item).float().numpy().copy() for place, item in leaves}
+
+    def _memory_of(self, name: str, part: Part) -> Memory:
+        if name not in self._memory:
+            program = self._work.stage(name).programs[0]
+            addresses = addresses_of(program, self._layout, self._places)
+            self._memory[name] = Memory(program, addresses, list(self._places.arenas.values()))
+            self._closing.callback(self._memory[name].close)
+        if part.name not in self._filled:
+            _fill_vectors({weight.name: weight for weight in part.weights()}, self._store, self._memory[name])
+            self._filled.add(part.name)
+        return self._memory[name]
 
 
 def _places(sources: dict[str, Weight], layout: Layout, closing: ExitStack) -> PackMemory:

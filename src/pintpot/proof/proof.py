@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.meter.likeness import Likeness
+from pintpot.meter.overlap import Agreed
 from pintpot.units import format_amount, format_bytes, format_span
 
 Unit = Literal["bytes", "seconds", "tokens/s", "answers/s", "steps/s", "nats", "of cosine"]
@@ -97,7 +98,7 @@ class Proof:
     `answers` is about words decoded one by one after a prompt, `prompts` about all words of texts read as prompts, both
     as the pack computes them. `answers_of_weights` and `prompts_of_weights` are about the same words where the pack's
     weights meet float32 arithmetic. `text_tokens` were read. What has no words has a `likeness` for each
-    of its outputs.
+    of its outputs, and where its kind is known `agreements` in the measures of that.
     """
 
     pack: Path
@@ -119,6 +120,7 @@ class Proof:
     steps: tuple[StepQuality, ...] = ()
     text_tokens: int = 0
     likeness: tuple[Likeness, ...] = ()
+    agreements: tuple[Agreed, ...] = ()
     report_path: Path | None = None
 
     @property
@@ -179,6 +181,7 @@ class Proof:
             **{key: _json(getattr(self, key)) for key in _AGREEMENTS},
             "steps": [asdict(step) for step in self.steps],
             "likeness": [asdict(one) for one in self.likeness],
+            "agreements": [asdict(one) for one in self.agreements],
             "holds": self.holds,
             "shortfalls": list(self.shortfalls),
         }

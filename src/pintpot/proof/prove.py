@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ from pintpot.meter.clock import median
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
 from pintpot.proof.judge import Measured, Quality, judge
+from pintpot.proof.module_batches import given_for
 from pintpot.proof.of_module import measure_module
 from pintpot.proof.proof import MAX_TEXTS, TEXT_TOKENS, USUAL_TOKENS, Proof, StepQuality
 from pintpot.proof.remember import remember_proof
@@ -41,6 +42,7 @@ def prove(
     pack: Path,
     *,
     text: Path | None = None,
+    images: Sequence[Path] = (),
     runs: int = DEFAULT_RUNS,
     html: Path | None = None,
     profile: bool = False,
@@ -51,7 +53,8 @@ def prove(
 ) -> Proof:
     """Measure a pack against its plan's promises, each over the median of `runs` runs, and write an HTML report.
 
-    Quality is judged on `tokens` tokens of the text at most; `steps` also tells what each step of the plan did to it.
+    Quality is judged on `tokens` tokens of the text at most, or on pictures where a model sees; `steps` also tells what
+    each step of the plan did to it.
     Every process of the proof keeps to the budget and has its own line. When the source is gone, speed and memory are
     proved and the proof says so. Raises BadPack, DoesNotFit, UsageError for a text that is too short.
     """
@@ -65,8 +68,9 @@ def prove(
     notes: list[str] = []
     _plan_again(pack, peaks, notes)
     if manifest.tokenizer is None:
-        need(not (text or tokens or steps or profile), "a module has no texts, and its proof no such parts", UsageError)
-        measured, quality = measure_module(pack, manifest, _disk(manifest), runs, peaks, notes, tell)
+        need(not (tokens or steps or profile), "a module's proof has no such parts", UsageError)
+        given = given_for(manifest.plan.config, text, images)
+        measured, quality = measure_module(pack, manifest, _disk(manifest), runs, peaks, notes, tell, given)
         return _judged(pack, digest, machine, manifest, measured, quality, runs, notes, html, tell)
     texts = _texts(pack, text, manifest.plan, tokens, peaks)
     found = sum(map(len, texts))

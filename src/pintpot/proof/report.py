@@ -148,7 +148,7 @@ def _quality(proof: Proof) -> list[Section]:
         ("prompts, weights alone", proof.prompts_of_weights),
     )
     if proof.likeness:
-        return [_alike(proof)]
+        return [_alike(proof), *_agreements(proof)]
     known = [(name, dict(_agreed(found))) for name, found in kinds if found is not None]
     if not known:
         return []
@@ -169,7 +169,13 @@ def _alike(proof: Proof) -> Table:
         (one.output, str(one.num_inputs), _small(one.lacking), f"{one.psnr_db:.1f} dB", f"{one.top1:.2%}")
         for one in proof.likeness
     )
-    return Table("Quality", columns, rows, note="Against the unpacked module in float32, on the example inputs.")
+    return Table("Quality", columns, rows, note="Against the unpacked module in float32, on the same inputs.")
+
+
+def _agreements(proof: Proof) -> list[Section]:
+    """In the measures of the model's kind."""
+    rows = tuple((one.what, f"{one.mean:.4%}", str(one.count)) for one in proof.agreements)
+    return [Table("Agreement with the unpacked model", ("", "", "of so many"), rows)] if rows else []
 
 
 def _small(found: Interval) -> str:

@@ -38,7 +38,8 @@ def answers(session: ModuleSession, batches: Iterable[Batch], running: Running |
         raise UsageError("this module takes tensors alone")
     kind, about = found
     for batch in batches:
-        yield from kind.answers(about, running or Running(session), batch)
+        outputs = kind.compute(about, running or Running(session), batch)
+        yield from kind.answers(about, session.folder, batch, outputs)
 
 
 class Running:

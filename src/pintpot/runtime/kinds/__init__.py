@@ -113,11 +113,14 @@ class Kind(Protocol):
     def read(self, about: About, folder: Path, given: Given) -> Iterator[Batch]:
         """A person's files or texts as inputs, call by call; `folder` holds the kind's files. Raises BadInput."""
 
-    def answers(self, about: About, run: Runs, batch: Batch) -> Iterator[Answer]:
+    def compute(self, about: About, run: Runs, batch: Batch) -> Arrays:
+        """What the module makes of a batch, with as many calls as that takes; the following read nothing else of it."""
+
+    def answers(self, about: About, folder: Path, batch: Batch, outputs: Arrays) -> Iterator[Answer]:
         """One answer for each name of a batch."""
 
     def samples(self, about: About, folder: Path, given: Given) -> Iterator[Batch]:
-        """Inputs on which packed and unpacked are compared: of `given` where this kind reads it, else drawn."""
+        """Inputs on which packed and unpacked are compared: of `given` what this kind reads, or else drawn."""
 
     def judged(self, about: About, batch: Batch, outputs: Arrays) -> Arrays:
         """The arrays [names, ...] by which an answer is judged: their cosine to the unpacked module's is promised."""

@@ -23,7 +23,7 @@ TAKES = frozenset({"texts"})
 TOKENIZER: Final = "tokenizer.json"
 DEFAULT_TOKENS: Final = 128
 TOLD: Final = 5
-FEWEST_SAMPLES: Final = 8
+FEWEST_SAMPLES: Final = 16
 _TASKS: Final = {
     "": "embed", "text_encoding": "embed", "sequence_classification": "classify", "token_classification": "label",
     "masked_lm": "fill", "causal_lm": "next",
@@ -75,8 +75,12 @@ def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
     return read(about, folder, Given(texts=texts))
 
 
-def answers(about: About, run: Runs, batch: Batch) -> Iterator[Answer]:
-    outputs, mask = run(batch.inputs), _mask(about, batch)
+def compute(about: About, run: Runs, batch: Batch) -> Arrays:
+    return run(batch.inputs)
+
+
+def answers(about: About, folder: Path, batch: Batch, outputs: Arrays) -> Iterator[Answer]:
+    mask = _mask(about, batch)
     tell = {"embed": _embedding, "classify": _classes, "label": _labelled, "fill": _filled, "next": _next}[
         about["task"]
     ]

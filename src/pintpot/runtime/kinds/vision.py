@@ -81,8 +81,11 @@ def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
         yield _batch(pictures, tuple(f"drawn picture {seed}" for seed in seeds), about)
 
 
-def answers(about: About, run: Runs, batch: Batch) -> Iterator[Answer]:
-    outputs = run(batch.inputs)
+def compute(about: About, run: Runs, batch: Batch) -> Arrays:
+    return run(batch.inputs)
+
+
+def answers(about: About, folder: Path, batch: Batch, outputs: Arrays) -> Iterator[Answer]:
     tell = {"classify": _classes, "detect": _boxes, "embed": _embedding}[about["task"]]
     for row, name in enumerate(batch.names):
         text, data = tell(about, outputs, row)
