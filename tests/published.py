@@ -30,9 +30,8 @@ def save(module: transformers.PreTrainedModel, folder: Path, processor: Mapping[
     torch.manual_seed(11)
     with torch.no_grad():
         for name, one in module.named_parameters():
-            one.copy_(
-                torch.randn(one.shape) * (0.02 if one.dim() > 1 else 0.1) + (1.0 if "norm.weight" in name else 0.0)
-            )
+            spread = (one.shape[0] / one.numel()) ** 0.5 if one.dim() > 1 else 0.1
+            one.copy_(torch.randn(one.shape) * spread + (1.0 if "norm.weight" in name else 0.0))
         for name, one in module.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 one.copy_(torch.rand(one.shape) + 0.5)

@@ -203,6 +203,28 @@ def test_shared_weights_and_named_inputs(tmp_path: Path) -> None:
             session(given["ids"])
 
 
+class Numbers(torch.nn.Module):
+    """It makes tensors of numbers while it runs, and changes one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        most = torch.tensor([float("inf"), 1.0] * 4)
+        most[1] += x.shape[0]
+        return torch.minimum(self.layer(x), most) * torch.tensor(3)
+
+
+def test_tensors_made_of_numbers_are_made_again_each_time(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    module, x = Numbers().eval(), 9 * torch.randn(2, 8)
+    model = pintpot.adapt(module, x, folder=tmp_path / "numbers")
+    with opened(model, tmp_path, AsStored()) as session, torch.inference_mode():
+        for _ in range(2):
+            torch.testing.assert_close(session(x), module(x), atol=1e-5, rtol=1e-5)
+
+
 class Decides(torch.nn.Module):
     """What it computes depends on values, on chance, or on a tensor that is nobody's."""
 

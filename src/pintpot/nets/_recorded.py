@@ -36,7 +36,7 @@ def adapt(
     """A module of PyTorch, described: what it computes for inputs of these shapes is recorded, and nothing computed.
 
     It is the user's own object, and may lie on the meta device with `weights` beside it, safetensors files whose names
-    are the module's own, or those that `names` gives for them; what the files lack is taken from the module. `kind`
+    are the module's own, or those that `names` gives for them; what lacks there is taken from the module. `kind`
     says what a person may give it (`pintpot.runtime.kinds`). Kept in `folder`, or under PINTPOT_HOME; `describe` reads
     it again without PyTorch. Raises UnsupportedModel for a module that cannot be recorded, and says which of its doings
     stand against it, BadInput for weights that are neither in the files nor in the module.
@@ -69,8 +69,10 @@ def adapt_stages(
         found.config["kind"] = dict(kind)
     given = _names(paths)
     everything = {**found.matrices, **found.vectors}
-    called = {key: one for key, one in (names or {}).items() if key in everything and one in given}
-    own = {key: one for key, one in everything.items() if key not in given and key not in called}
+    # Who names them all knows better than the files: a tensor of the same name may be another there.
+    named = {key: key for key in everything} if names is None else names
+    called = {key: one for key, one in named.items() if key in everything and one in given}
+    own = {key: one for key, one in everything.items() if key not in called}
     empty = [key for key, one in own.items() if one.is_meta]
     need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
     title = name or type(module).__name__

@@ -265,11 +265,12 @@ def stages_of(parts: Sequence[Part]) -> Iterator[tuple[Part, Mapping[str, Any]]]
 
 
 def fill_constants(parts: Sequence[Part], layout: Layout, arenas: Mapping[str, Arena]) -> None:
-    """Write the integers that the modules came with into the memory laid out for them."""
+    """Write the numbers that the modules came with into the memory laid out for them."""
     for part in parts:
         for name, constant in part.config["constants"].items() if part.family == FAMILY else ():
             holder, offset = layout.session[part.prefix + adapted.constant_name(name)]
             dtype = getattr(torch, constant["dtype"])
-            values = torch.tensor(constant["values"], dtype=dtype).view(torch.uint8).numpy().tobytes()
+            numbers = [float(one) if isinstance(one, str) else one for one in constant["values"]]
+            values = torch.tensor(numbers, dtype=dtype).view(torch.uint8).numpy().tobytes()
             with memoryview(arenas[holder])[offset : offset + len(values)] as place:
                 place[:] = values

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -95,12 +96,13 @@ def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
     lasting = {name for trace, _ in traced for name in trace.changed}
     for trace, _ in traced:
         _name_state(trace, lasting)
+    known = {**own.constants, **{name: one for trace, _ in traced for name, one in trace.made.items()}}
     constants = {item["constant"] for op in ops for item in op.get("tensors", ()) if "constant" in item}
     used |= {op["bias"] for op in ops if op["kind"] == "linear" and op["bias"] is not None}
     used -= lasting
     config = {
         "stages": [stage for _, stage in traced],
-        "constants": {name: _constant(name, own.constants[name]) for name in sorted(constants)},
+        "constants": {name: _constant(name, known[name]) for name in sorted(constants)},
         "state": {name: own.state(name) for name in sorted(lasting)},
     }
     return Recorded(
@@ -193,15 +195,22 @@ def _name_state(trace: Trace, lasting: set[str]) -> None:
 
 @contextmanager
 def _call_by_call() -> Iterator[None]:
-    """One operator for a whole encoder layer, or a whole recurrence, would have all its weights to itself."""
+    """One operator for a whole encoder layer, or a whole recurrence, would have all its weights to itself.
+
+    Modules are told that they are compiled, as torch.export tells them: what they keep between calls for the sake of
+    speed would hold fakes from then on.
+    """
     fused, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    compiling = torch.compiler._is_compiling_flag
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)
+    torch.compiler._is_compiling_flag = True
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         torch._C._set_mkldnn_enabled(onednn)
+        torch.compiler._is_compiling_flag = compiling
 
 
 def _fake(one: torch.Tensor) -> torch.Tensor:
@@ -249,11 +258,11 @@ MOST_CONSTANT_VALUES = 1 << 20
 
 
 def _constant(name: str, tensor: torch.Tensor) -> dict[str, Any]:
-    """A buffer of integers, with its values."""
+    """A buffer of integers, or what a module makes of numbers, with its values; of floats infinity and NaN as words."""
     need(not tensor.is_meta, f"the buffer {name} has no values yet; build the module outside of meta", UnsupportedModel)
     need(tensor.numel() <= MOST_CONSTANT_VALUES, f"the buffer {name} is too large for a recording", UnsupportedModel)
     return {
         "dtype": str(tensor.dtype).removeprefix("torch."),
         "sizes": list(tensor.shape),
-        "values": tensor.flatten().tolist(),
+        "values": [one if isfinite(one) else str(one) for one in tensor.flatten().tolist()],
     }

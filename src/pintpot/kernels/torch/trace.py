@@ -6,12 +6,14 @@ only take memory are none either. What a forward decides by values, or draws at 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection
 from math import prod
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -30,7 +32,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every call of ATen under it becomes an op. Weights, inputs and constants are made known to it first.
 
     Of `buffers`, which a module may change, it knows the names; `changed` are those that it did change. `outputs` are
-    views of what it gave away.
+    views of what it gave away. What a module makes of numbers while it runs is the same every time: such tensors are
+    constants too, `made`, by names that follow from their values.
     """
 
     def __init__(self, buffers: Collection[str] = ()) -> None:
@@ -39,6 +42,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.storages: list[int] = []
         self.changed: set[str] = set()
         self.outputs: list[dict[str, Any]] = []
+        self.made: dict[str, torch.Tensor] = {}
         self._buffers = frozenset(buffers)
         self._places: dict[int, dict[str, Any]] = {}
         self._kept: list[torch.Tensor] = []
@@ -125,6 +129,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in given:
                 self.storage(tensor)
             return result
+        if name == "lift_fresh":
+            self._make(args[0], result)
+            return result
         changed = [t for a, t in _arguments(schema, args, kwargs) if a.alias_info is not None and a.alias_info.is_write]
         known = all(_key(tensor) in self._places for tensor in given)
         if not changed and not given:
@@ -138,13 +145,20 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._record(func, args, kwargs, given, [one for item in changed for one in _tensors(item)])
         return result
 
+    def _make(self, numbers: torch.Tensor, tensor: torch.Tensor) -> None:
+        """A new tensor of numbers: each pass has a copy of its own, which it may change."""
+        with unset_fake_temporarily():
+            values = json.dumps([_name(numbers.dtype), list(numbers.shape), numbers.flatten().tolist()])
+        name = f"made.{hashlib.sha256(values.encode()).hexdigest()[:16]}"
+        self.made[name] = numbers
+        self.know(numbers, {"constant": name})
+        self._record(torch.ops.aten.clone.default, (numbers,), {}, [tensor], [])
+
     def _record(
         self, func: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], changed: list[torch.Tensor]
     ) -> None:
         schema, tensors = func._schema, list[dict[str, Any]]()
         call = f"{schema.name.partition('::')[2]}.{schema.overload_name or 'default'}"
-        made = "the module makes a tensor from numbers while it runs; register it as a buffer"
-        need(schema.name != "aten::lift_fresh", made, UnsupportedModel)
         known = schema.name.startswith("aten::") and meaning(call) is not None
         need(known, f"the module calls {schema.name}, and what that does is not known here", UnsupportedModel)
         written = [self.written(tensor) for tensor in changed]
