@@ -185,7 +185,7 @@ def _agreements(proof: Proof) -> Table:
 
     made = table("", "packed and unpacked", "of so many", title="agreement", right=(1, 2))
     for one in proof.agreements:
-        made.add_row(one.what, f"{one.mean:.4%}", str(one.count))
+        made.add_row(one.what, one.told, str(one.count))
     return made
 
 

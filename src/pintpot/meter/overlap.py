@@ -18,20 +18,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """A measure of agreement: its mean over `count` inputs, 1 where both models say the same."""
+    """A measure of agreement: its mean over `count` inputs; a share, 1 where both say the same, if it has no unit."""
 
     what: str
     mean: float
     count: int
+    unit: str = ""
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        return f"{self.mean:.1f} {self.unit}" if self.unit else f"{self.mean:.4%}"
 
 
 def together(found: Iterable[Agreed]) -> tuple[Agreed, ...]:
     """Measures of many batches as one, each by its name; those over no input are left out."""
     listed = [one for one in found if one.count]
-    names = dict.fromkeys(one.what for one in listed)
+    names = {one.what: one.unit for one in listed}
     sums = {name: [(one.mean * one.count, one.count) for one in listed if one.what == name] for name in names}
     totals = {name: (sum(part for part, _ in parts), sum(count for _, count in parts)) for name, parts in sums.items()}
-    return tuple(Agreed(name, total / count, count) for name, (total, count) in totals.items())
+    return tuple(Agreed(name, total / count, count, names[name]) for name, (total, count) in totals.items())
 
 
 def cosines(reference: ArrayLike, test: ArrayLike) -> Floats:

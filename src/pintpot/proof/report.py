@@ -174,7 +174,7 @@ def _alike(proof: Proof) -> Table:
 
 def _agreements(proof: Proof) -> list[Section]:
     """In the measures of the model's kind."""
-    rows = tuple((one.what, f"{one.mean:.4%}", str(one.count)) for one in proof.agreements)
+    rows = tuple((one.what, one.told, str(one.count)) for one in proof.agreements)
     return [Table("Agreement with the unpacked model", ("", "", "of so many"), rows)] if rows else []
 
 

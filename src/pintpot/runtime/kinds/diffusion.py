@@ -104,8 +104,8 @@ def compute(about: About, run: Runs, batch: Batch) -> Arrays:
             answer = np.concatenate([answer, run(_asked(about, ask.x, ask.time, free))["sample"]])
 
 
-def answers(about: About, run: Runs, batch: Batch) -> Iterator[Answer]:
-    images, inputs = compute(about, run, batch)["images"], batch.inputs
+def answers(about: About, folder: Path, batch: Batch, outputs: Arrays) -> Iterator[Answer]:
+    images, inputs = outputs["images"], batch.inputs
     for row, name in enumerate(batch.names):
         data = {key: int(inputs[key][row]) for key in ("labels", "seeds")}
         told = {"label": data["labels"], "seed": data["seeds"], "steps": int(inputs["steps"][0])}
@@ -122,7 +122,7 @@ def agreement(about: About, batch: Batch, reference: Arrays, test: Arrays) -> tu
     ratios = [min(MOST_DB, psnr(*both, PEAK)) for both in zip(one, other, strict=True)]
     found = cosines(one, other)
     return (
-        Agreed("PSNR of images in dB", float(np.mean(ratios)), len(ratios)),
+        Agreed("PSNR of images in dB", float(np.mean(ratios)), len(ratios), "dB"),
         Agreed("cosine of images", float(found.mean()), len(found)),
     )
 
