@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from modules import MB, opened, planned
+from PIL import Image
 from pipelines import drawn
 from tree import ROOT
 
@@ -152,6 +155,22 @@ def test_what_cannot_be_drawn_is_said(model: Model, net: DiTTransformer2DModel, 
     unet.save_pretrained(tmp_path / "unet")
     with pytest.raises(UnsupportedModel, match=r"does not draw by a label; its pipeline runs by pintpot.pipeline"):
         described(tmp_path / "unet")
+
+
+def test_a_digit_by_one_command(tmp_path: Path) -> None:
+    how = ["--label", "7", "--seed", "1", "--steps", "12", "--guidance", "2", "--memory", "900MB", "--json"]
+    words = ["run", str(ROOT / "examples" / "digits"), *how, "-o", str(tmp_path / "seven.png")]
+    done = subprocess.run([sys.executable, "-m", "pintpot", *words], stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["answers"] == [
+        {"label": 7, "seed": 1, "steps": 12, "guidance": 2.0, "file": str(tmp_path / "seven.png")}
+    ]
+    assert found["plan"]["budget"]["workload"]["output"] == 12
+    pixels = np.asarray(Image.open(tmp_path / "seven.png"), np.float32)
+    assert pixels.shape == (28, 28)
+    # A digit is mostly black, with white strokes.
+    assert np.median(pixels) < 20
+    assert (pixels > 180).mean() > 0.03
 
 
 def test_the_digits_are_small_and_alone() -> None:

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTPipeline
+from PIL import Image
 from pipelines import MB, dit_folder, flux_folder, pixart_folder, sd_folder, staged
 
+import pintpot
+from pintpot.cli import cli
+from pintpot.cli.draw import has_decoder
 from pintpot.errors import DoesNotFit, PintpotError, UnsupportedModel, UsageError
 from pintpot.meter.memory import resident_bytes
 from pintpot.runtime.pipelines.keeper import Entry
@@ -95,6 +99,23 @@ def test_a_stage_leaves_memory_where_the_next_would_not_fit(tmp_path: Path) -> N
     left = [num_bytes for stage, num_bytes in seen if stage == "vae.decode"]
     assert held[-1] - left[-1] > 0.8 * (rows["transformer"] - rows["vae.decode"])
     pipeline.keeper.close()
+
+
+def test_a_picture_by_one_command(
+    dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert has_decoder(str(dit))
+    assert not has_decoder(str(dit / "transformer"))
+    monkeypatch.setattr(pintpot, "pipeline", lambda folder, progress, **asked: staged(Path(folder), tmp_path))
+    words = ["run", str(dit), "--label", "3", "--label", "7", "--seed", "5", "--steps", "2", "--json"]
+    assert cli.main([*words, "-o", str(tmp_path / "one.png")], standalone_mode=False) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["of"], one["seed"]) for one in told["answers"]] == [("label 3", 5), ("label 7", 6)]
+    assert [row["num_calls"] for row in told["receipt"]["rows"]] == [4, 2]
+    assert {Image.open(one["file"]).size for one in told["answers"]} == {(16, 16)}
+    assert Image.open(tmp_path / "one.png").tobytes() != Image.open(tmp_path / "one-2.png").tobytes()
+    with pytest.raises(UsageError, match="needs a place"):
+        cli.main(words, standalone_mode=False)
 
 
 def test_what_stages_cannot_do_is_said(dit: Path, tmp_path: Path) -> None:

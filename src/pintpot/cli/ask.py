@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.cli.terminal import Terminal
-from pintpot.errors import BadInput, UsageError, need
+from pintpot.errors import UsageError, need
 
 if TYPE_CHECKING:
     from pintpot.runtime.kinds import Answer, Batch, Given
@@ -78,20 +78,14 @@ def answer_batches(terminal: Terminal, session: ModuleSession, batches: list[Bat
 
 
 def _draw(answer: Answer, out: Path, number: int) -> Path:
-    """Write a picture, whole or not at all. Raises UsageError for an answer without one, BadInput where none goes."""
+    """Raises UsageError for an answer without a picture, BadInput where none can be written."""
     from PIL import Image
+
+    from pintpot.cli.draw import write_picture
 
     if answer.picture is None:
         raise UsageError(f"{answer.name} is no picture, so --out has nothing to write")
-    path = out if number == 0 else out.with_stem(f"{out.stem}-{number + 1}")
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
-    try:
-        Image.fromarray(answer.picture).save(draft)
-        draft.replace(path)
-    except (OSError, ValueError) as error:
-        draft.unlink(missing_ok=True)
-        raise BadInput(f"{path} cannot be written: {error}") from error
-    return path
+    return write_picture(Image.fromarray(answer.picture), out, number)
 
 
 def given_of(images: tuple[Path, ...], texts: tuple[str, ...], labels: tuple[int, ...] = (), **how: Any) -> Given:

@@ -98,12 +98,19 @@ def run_command(
         from pintpot.cli.batch import answer_file
 
         return answer_file(terminal, model_or_pack, asked, out)
+    from pintpot.cli.draw import draw_by_pipeline, has_decoder
+
+    if has_decoder(model_or_pack):
+        from pintpot.cli.ask import given_of
+
+        given = given_of((), texts, labels, seed=speaking["seed"], guidance=guidance)
+        return draw_by_pipeline(terminal, model_or_pack, asked, given, out)
     if images or labels or len(texts) > 1:
         from pintpot.cli.ask import ask_module, given_of
 
         given = given_of(images, texts, labels, seed=speaking["seed"], guidance=guidance)
         return ask_module(terminal, model_or_pack, asked, given, out)
-    need(out is None and guidance is None, "--out and --guidance belong to a --label that is drawn", UsageError)
+    need(out is None and guidance is None, "--out and --guidance belong to what is drawn", UsageError)
     text = texts[0] if texts else None
     need(not (raw and system), "--system belongs to a chat template, and --raw leaves that out", UsageError)
     prompt = _prompt(text, prompt_file)
