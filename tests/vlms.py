@@ -59,6 +59,33 @@ def make(name: str) -> Vlm:
     return Vlm(name, module, inputs, grids)
 
 
+def sized(vlm: Vlm, edge: int) -> Vlm:
+    """The same model with images of this edge where it takes any size: two of them, and fewer for the others too."""
+    import torch
+
+    if not vlm.name.startswith("qwen"):
+        return vlm
+    side, width = edge // 8, vlm.inputs["pixel_values"].shape[1]
+    torch.manual_seed(edge)
+    words = [*range(5, 20)]
+    for count in range(2):
+        words += [IMAGE] * side**2 + [*range(40 + 9 * count, 47 + 9 * count)]
+    ids = torch.tensor([words])
+    inputs = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == IMAGE).int(),
+        "pixel_values": torch.randn(2 * 4 * side**2, width),
+        "image_grid_thw": torch.tensor([[1, 2 * side, 2 * side]] * 2),
+    }  # fmt: skip
+    return Vlm(vlm.name, vlm.module, inputs, ((1, side, side),) * 2)
+
+
+def pixels(vlm: Vlm) -> list[Any]:
+    """What the tower is given of each image."""
+    values = vlm.inputs["pixel_values"]
+    values = values[0] if vlm.name == "smolvlm" else values
+    return list(values.split(len(values) // len(vlm.grids)))
+
+
 def write(vlm: Vlm, folder: Path) -> Path:
     """The folder of a model, as transformers saves it, with a tokenizer."""
     vlm.module.save_pretrained(folder)

@@ -31,8 +31,7 @@ def describe(
     """A model from its headers alone: a .gguf file, a Hugging Face folder, or a hub id such as "org/name".
 
     One without a native family is built by transformers, without weights, and recorded for inputs of `shapes`: `batch`,
-    `image_size` in pixels, `tokens`; by default what its own files say. That takes seconds once, and is kept. Raises
-    BadInput (BadFile, UnsupportedModel) with what is wrong with it.
+    `image_size` in pixels, `tokens`; `images` adds what sees. That takes seconds once, and is kept. Raises BadInput.
     """
     from pintpot.runtime.describing import describe as read
 
@@ -64,8 +63,7 @@ def calibrate(
     """What each weight of a model costs in quality in each format: measured once over a text, kept, and used by plans.
 
     A table that is there is returned as it is, unless it is of another `text`, or `again` asks for a new one. Measured
-    in a process of its own; one that was stopped is gone on with by the next call, and while another process measures
-    the same model, it is waited for.
+    in a process of its own; the next call goes on with one that was stopped, and waits for one that measures the same.
     """
     from pintpot.packer.calibrate.apart import sensitivities_apart
 
@@ -84,6 +82,7 @@ def plan(
     first_token: str | float | None = None,
     per_token: str | float | None = None,
     image_size: int | None = None,
+    images: int | None = None,
     degradation: float | None = None,
     prefer: Literal["speed", "quality", "memory"] | None = None,
     threads: int | None = None,
@@ -96,8 +95,9 @@ def plan(
     """The best way to run a model inside a budget, and why the others lost.
 
     What is not given takes its default: memory 80% of what is free, context min(2048, the model's), batch 1,
-    degradation 0.05 nats per token, prefer speed. Without a native family, a model is recorded for context, batch and
-    image_size. `machine` names a data sheet or a TOML file; else this machine. Raises DoesNotFit with what would do.
+    degradation 0.05 nats per token, prefer speed. Without a native family a model is recorded for context, batch and
+    image_size; `images` are those of a prompt. `machine` names a data sheet or a TOML file; else it is this one. Raises
+    DoesNotFit with what would do.
     """
     from pintpot.machine.process import module_process_bytes
     from pintpot.meter.memory import attainable_bytes
@@ -107,26 +107,17 @@ def plan(
     from pintpot.planner.sensitivity import recall_sensitivities, table_key
     from pintpot.runtime.describing import shaped
 
-    described, left = shaped(model, {"context": context, "batch": batch, "image_size": image_size}, progress)
+    shapes = {"context": context, "batch": batch, "image_size": image_size, "images": images}
+    described, left = shaped(model, shapes, progress)
     here = _machine(machine, progress)
     budget = make_budget(
-        described,
-        here,
-        attainable_bytes(),
-        memory_bytes=None if memory is None else parse_bytes(memory),
-        context=left.get("context"),
-        batch=left.get("batch"),
-        prompt=prompt,
-        output=output,
+        described, here, attainable_bytes(), **{key: left.get(key) for key in ("context", "batch", "images")},
+        memory_bytes=None if memory is None else parse_bytes(memory), prompt=prompt, output=output,
         first_token_s=None if first_token is None else parse_seconds(first_token),
         per_token_s=None if per_token is None else parse_seconds(per_token),
-        degradation=degradation,
-        prefer=prefer,
-        threads=threads,
-        below_4_bits=below_4_bits,
-        windowed=windowed,
+        degradation=degradation, prefer=prefer, threads=threads, below_4_bits=below_4_bits, windowed=windowed,
         uncalibrated=uncalibrated,
-    )
+    )  # fmt: skip
     key = table_key(described)
     known = recall(key, here.fingerprint)
     return make_plan(

@@ -17,7 +17,8 @@ DEFAULT_MEMORY_SHARE = 0.8
 class Workload:
     """The work to plan for: `context` positions per sequence, of which `prompt` come in and `output` go out.
 
-    `given` of the prompt's positions at most are no words: what an image became takes them.
+    `given` of the prompt's positions at most are no words: what pictures became takes them. There are so many
+    `pictures` in all prompts.
     """
 
     context: int = DEFAULT_CONTEXT
@@ -26,6 +27,7 @@ class Workload:
     output: int = 128
     task: str = "chat"
     given: int = 0
+    pictures: int = 0
 
     def __post_init__(self) -> None:
         need(self.context >= 2, f"a context of {self.context} holds no word and its answer; use 2 or more", UsageError)

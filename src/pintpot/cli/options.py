@@ -62,6 +62,7 @@ PLANNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 300MB or 2GiB.  [80% of what is free]"),
     click.option("--context", **COUNT, help="Tokens that a sequence may hold.  [2048, or the model's]"),
     click.option("--batch", type=_Batch(min=1), metavar="N", help="Sequences, texts or pictures side by side.  [1]"),
+    click.option("--images", "num_images", **COUNT, help="Pictures in a prompt, of models that see and write.  [none]"),
     click.option("--image-size", **COUNT, help="Pixels of a picture's edge, of models that see.  [the model's]"),
     click.option("--prompt", "prompt_tokens", **TOKENS, help="Tokens that come in, to plan for."),
     click.option(
@@ -92,10 +93,10 @@ ROUNDED_ON: dict[str, Any] = {
     "type": click.Path(path_type=Path),
     "help": "The text that weights are rounded on.  [that of `pintpot calibrate`, or one that comes with Pintpot]",
 }
-_RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output"}
+_RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output", "num_images": "images"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
-    "threads", "below_4_bits", "windowed", "uncalibrated", "machine", "image_size",
+    "threads", "below_4_bits", "windowed", "uncalibrated", "machine", "image_size", "num_images",
 )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "se
         "pintpot run packed --batch asked.jsonl          each line a request; its answer goes to asked.answers.jsonl",
         "pintpot run org/dinov2-small --image cat.png --json",
         "pintpot run examples/digits --label 7 --seed 1 --steps 30 -o seven.png",
+        'pintpot run org/SmolVLM-256M-Instruct --image cat.png -p "What is this?"',
     ),
 )
 @click.argument("model_or_pack")
@@ -105,6 +106,9 @@ def run_command(
 
         given = given_of((), texts, labels, seed=speaking["seed"], guidance=guidance)
         return draw_by_pipeline(terminal, model_or_pack, asked, given, out)
+    seen: tuple[Path, ...] = ()
+    if images and _writes(model_or_pack, asked, len(images)):
+        seen, images = images, ()
     if images or labels or len(texts) > 1:
         from pintpot.cli.ask import ask_module, given_of
 
@@ -115,7 +119,8 @@ def run_command(
     need(not (raw and system), "--system belongs to a chat template, and --raw leaves that out", UsageError)
     prompt = _prompt(text, prompt_file)
     need(prompt is not None or not (terminal.as_json or raw), "--json and --raw need a prompt: -p TEXT", UsageError)
-    answer = _answering(speaking, raw, system)
+    need(not (raw and seen), "--image belongs to a chat template, and --raw leaves that out", UsageError)
+    answer = _answering(speaking, raw, system, seen)
     if prompt is not None:
         return _ask(terminal, model_or_pack, asked, prompt, answer)
     from pintpot.cli.talk import converse
@@ -127,10 +132,33 @@ def run_command(
     return 0
 
 
+def _writes(model_or_pack: str, asked: dict[str, Any], num_images: int) -> bool:
+    """Whether it answers in words about images; what is planned then has room for so many."""
+    from pintpot.model.read import describe
+    from pintpot.packer.raw import is_pack, pack_named
+
+    if is_pack(pack_named(model_or_pack)):
+        return not pack_is_module(model_or_pack)
+    try:
+        writes = describe(model_or_pack).kind == "vlm"
+    except BadInput:
+        return False
+    if writes and not asked.get("images"):
+        asked["images"] = num_images
+    return writes
+
+
+def pack_is_module(pack: str) -> bool:
+    """Whether a pack takes tensors, or pictures alone, and writes no text."""
+    from pintpot.packer.raw import pack_named, read_raw
+
+    return read_raw(pack_named(pack)).get("tokenizer") is None
+
+
 Answer = Callable[["Session", str], Iterator[str]]
 
 
-def _answering(speaking: dict[str, Any], raw: bool, system: str | None) -> Answer:
+def _answering(speaking: dict[str, Any], raw: bool, system: str | None, images: tuple[Path, ...] = ()) -> Answer:
     """What turns a prompt into an answer, with everything that was asked about how."""
     from pintpot.runtime.request import Sampling
 
@@ -143,7 +171,7 @@ def _answering(speaking: dict[str, Any], raw: bool, system: str | None) -> Answe
     need(all(shared["stop"]), "a --stop text is empty", UsageError)
     if raw:
         return lambda session, prompt: session.complete(prompt, **shared)
-    return lambda session, prompt: session.chat(prompt, system=system, **shared)
+    return lambda session, prompt: session.chat(prompt, images=images, system=system, **shared)
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from pintpot.model.spec import Block, Model, Part, Source
 PARTS: Final = "pintpot_parts.json"
 VERSION: Final = 1
 LANGUAGE: Final = "language"
+VISION: Final = "vision"
+ASIDE: Final = f"{VISION}."
+"""How the names of weights begin that are needed once for each picture, and not for each word."""
 
 
 def write_parts(

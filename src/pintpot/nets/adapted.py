@@ -22,7 +22,7 @@ from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
 from pintpot.program.spec import Buffer, Buffers, Extent, Life, Op, Program, Segment, Stage, Table, Work
 from pintpot.program.tidy import tidy
 
-REPEATS = ("output", "prompt")
+REPEATS = ("output", "prompt", "pictures")
 """Fields of a workload that say how often a stage runs."""
 MOST_STAGES = 64
 MOST_OPS = 1 << 20
@@ -154,7 +154,7 @@ def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Wor
     program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
     ops_of.check(program)
     need(not isinstance(repeats, str) or repeats in REPEATS, f"a stage that runs {repeats!r:.40} times")
-    times = int(getattr(workload, repeats)) if isinstance(repeats, str) else int(repeats)
+    times = max(1, int(getattr(workload, repeats)) if isinstance(repeats, str) else int(repeats))
     return Stage(name, "module", (program,), ((Extent(1), times),))
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
+from pintpot.model.joined import VISION
 from pintpot.planner.assess import Bench
 from pintpot.planner.cost import Span
 from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.price import side_by_side
 from pintpot.program.spec import Stage
-from pintpot.techniques.place.streamed import Streamed
+from pintpot.techniques.place.streamed import Streamed, aside_bytes
 from pintpot.units import format_bytes
 
 
@@ -99,7 +100,7 @@ def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed,
 
 def _reading(made: Draft, ring: Streamed, stage: Stage) -> Span:
     """Seconds of all reads of a stage; what only logits need is read where some are wanted."""
-    streamed = _streamed_bytes(made, ring)
+    streamed = ring.streamed_bytes(made.form.weights, stage.part == VISION)
     with_logits = sum(times for extent, times in stage.extents if extent.rows)
     without = sum(times for _, times in stage.extents) - with_logits
     whole = _disk(made, ring, streamed) * with_logits
@@ -107,12 +108,9 @@ def _reading(made: Draft, ring: Streamed, stage: Stage) -> Span:
         return whole
     weights = made.form.weights
     # The running share leaves each run of weights its part of what is streamed, to one strip.
-    without_logits = streamed * (1 - made.logit_bytes / weights.passing_bytes) - weights.largest_strip_bytes
+    passing = weights.passing_bytes - aside_bytes(weights)
+    without_logits = streamed * (1 - made.logit_bytes / passing) - weights.largest_strip_bytes
     return whole + _disk(made, ring, without_logits) * without
-
-
-def _streamed_bytes(made: Draft, ring: Streamed) -> int:
-    return made.form.weights.passing_bytes - ring.resident_bytes
 
 
 def _disk(made: Draft, ring: Streamed, num_bytes: float) -> Span:

@@ -113,7 +113,9 @@ class Cost:
     @property
     def first_token_s(self) -> Span:
         """From the arrival of all prompts or inputs to the first of every answer, the pack being open."""
-        return self.stages[0].seconds
+        return (
+            sum((stage.seconds for stage in self.stages[:-1]), ZERO) if len(self.stages) > 1 else self.stages[0].seconds
+        )
 
     @property
     def per_token_s(self) -> Span:

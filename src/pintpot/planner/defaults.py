@@ -8,9 +8,12 @@ from typing import Any
 from pintpot.budget import DEFAULT_CONTEXT, DEFAULT_MEMORY_SHARE, Budget, Workload
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
+from pintpot.model.joined import VISION
 from pintpot.model.spec import Model
 from pintpot.units import format_bytes
 
+PROMPT_BESIDE = 64
+"""Words of a prompt beside its pictures, where nobody says how many."""
 PROMPT_SHARE = 0.25
 """Of the context, for prompts and for answers of which nobody says how long they are."""
 _MOST = {"prompt": 512, "output": 128}
@@ -56,7 +59,10 @@ def _workload(model: Model, chosen: dict[str, Any]) -> Workload:
         need(not words, f"{model.name} has no {' or '.join(words)}; its example inputs say what it takes", UsageError)
         output = chosen.get("output") or repeats or 1
         return Workload(context=2, prompt=1, output=output, task="denoise" if repeats else "forward")
+    shown = _shown(model, chosen)
     given = {key: chosen[key] for key in _MOST if chosen.get(key)}
+    if shown["given"]:
+        given["prompt"] = given.get("prompt", PROMPT_BESIDE) + shown["given"]
     context, most = chosen.get("context") or min(DEFAULT_CONTEXT, model.context), chosen.get("context") or model.context
     left, share = most - sum(given.values()), int(context * PROMPT_SHARE)
     work = {key: given.get(key) or max(1, min(_MOST[key], share, left)) for key in _MOST}
@@ -65,4 +71,16 @@ def _workload(model: Model, chosen: dict[str, Any]) -> Workload:
     tokens = " and ".join(f"{count} tokens of {key}" for key, count in work.items())
     need(wanted <= most or not given, f"{tokens} do not fit a context of {most}; {remedy}", UsageError)
     context = context if "context" in chosen else max(context, wanted)
-    return Workload(context=context, batch=chosen.get("batch") or 1, **work)
+    made = Workload(context=context, batch=chosen.get("batch") or 1, **work)
+    return replace(made, given=shown["given"], pictures=shown["pictures"])
+
+
+def _shown(model: Model, chosen: dict[str, Any]) -> dict[str, int]:
+    """Pictures of a prompt, and the positions that they take, with the special words around them."""
+    part = next((part for part in model.parts if part.name == VISION), None)
+    images = int(chosen.get("images") or (0 if part is None else 1))
+    if part is None or not images:
+        need(not images, f"{model.name} was described without what sees; describe it with images", UsageError)
+        return {"given": 0, "pictures": 0}
+    time, height, width = part.config["kind"]["grid"]
+    return {"given": images * time * height * width, "pictures": images * (chosen.get("batch") or 1)}

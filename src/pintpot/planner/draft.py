@@ -71,7 +71,7 @@ class Draft:
     @cached_property
     def logit_bytes(self) -> int:
         """Bytes of the weights that are only needed where logits are wanted."""
-        program = self.work.stages[0].programs[-1]
+        program = self.work.stages[max(0, len(self.work.stages) - 2)].programs[-1]
         found = (item for item in alike(program) if item.op.kind == "linear" and over_rows(item.op, program))
         weights = self.form.weights.by_name
         return sum(item.count * sum(weights[name].num_bytes for name in item.op.read_all("weight")) for item in found)

@@ -38,7 +38,7 @@ def record_published(folder: Path, shapes: Mapping[str, int], place: Path, progr
     """
     files, tensors = files_of(folder)
     progress(0.1, "building the module")
-    config = _config(folder)
+    config = config_of(folder)
     module, names = build(folder, config, tensors)
     published = Published(
         folder, type(module).__name__, _task(type(module).__name__), config.to_dict(),
@@ -54,12 +54,12 @@ def record_published(folder: Path, shapes: Mapping[str, int], place: Path, progr
         inputs = {name: torch.from_numpy(one) for name, one in found.examples(about).items()}
         with own_errors(folder, "its forward does not take the inputs of its kind"):
             adapt(module, inputs, weights=files, names=names, kind=about, name=folder.resolve().name, folder=draft)
-        _settle(draft, place)
+        settle(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _config(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
     kind = model_type(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -95,12 +95,12 @@ def _bare_names(auto: Any) -> frozenset[str]:
     return frozenset(name for one in table for name in ((one,) if isinstance(one, str) else tuple(one)))
 
 
-def _settle(draft: Path, place: Path) -> None:
-    """Into its place; where another process was first, that one's stays."""
+def settle(draft: Path, place: Path, mark: str = DESCRIPTION) -> None:
+    """Into its place; where another process was first, that one's stays, if the file `mark` is in it."""
     try:
         draft.rename(place)
     except OSError:
-        if (place / DESCRIPTION).is_file():
+        if (place / mark).is_file():
             return
         shutil.rmtree(place, ignore_errors=True)
         draft.rename(place)

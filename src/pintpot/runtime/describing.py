@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadInput, NoFamily, UsageError, need
+from pintpot.model.joined import VISION
 
 if TYPE_CHECKING:
     from pintpot.model.spec import Model
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 DIFFUSERS = ("model_index.json", "config.json")
 """One of these lies in a folder that diffusers wrote, though others have a config.json as well."""
 Progress = Callable[[float, str], None]
-SHAPES = {"context": "tokens", "batch": "batch", "image_size": "image_size"}
+SHAPES = {"context": "tokens", "batch": "batch", "image_size": "image_size", "images": "images"}
 """What is asked of a plan, and what it is called where a model is recorded for it."""
 
 
@@ -40,7 +41,11 @@ def describe(model: str, offline: bool | None, shapes: Mapping[str, int], progre
         raise BadInput(
             f"{model} is a pack already: `pintpot run {model}` runs it, `pintpot prove {model}` measures it"
         ) from None
-    need("image_size" not in shapes, f"{found.name} takes no image size", UsageError)
+    if "images" in shapes and found.source.kind != "module":
+        from pintpot.runtime.seeing import with_sight
+
+        return with_sight(found, shapes, progress)
+    need("image_size" not in shapes, f"{found.name} takes no image size without --images", UsageError)
     return found
 
 
@@ -55,7 +60,8 @@ def shaped(
     shapes = {shape: left[key] for key, shape in SHAPES.items() if key in left}
     found = describe(str(model), None, shapes, progress)
     recorded = found.source.kind == "module" and Path(found.source.path) != Path(model).expanduser().resolve()
-    return found, {key: value for key, value in left.items() if not (recorded and key in SHAPES)}
+    gone = set(SHAPES) if recorded else {"image_size"} if VISION in {part.name for part in found.parts} else set()
+    return found, {key: value for key, value in left.items() if key not in gone}
 
 
 def local(model: Model) -> Model:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pintpot.runtime.everything  # noqa: F401  (all of it before memory is first looked at)
 from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
+from pintpot.model.joined import VISION
 from pintpot.model.tokens import Tokenizer, from_folder
-from pintpot.packer.manifest import manifest_of
+from pintpot.packer.manifest import Manifest, manifest_of
 from pintpot.packer.raw import check_files
 from pintpot.planner.names import BUFFERS, LOADER, TABLES, TOKENIZER, WEIGHTS
 from pintpot.planner.plan import Plan
@@ -20,13 +23,16 @@ from pintpot.program.layout import Layout, lay_out
 from pintpot.program.scratch import scratch_bytes
 from pintpot.program.spec import Work
 from pintpot.runtime.begun import Begun, begin, find
-from pintpot.runtime.bound import bind_stages
+from pintpot.runtime.bound import Stages, bind_stages
 from pintpot.runtime.engine import Engine
 from pintpot.runtime.held import Held
-from pintpot.runtime.memory import fill_tables, finish_weights, memory_bytes, open_memory
+from pintpot.runtime.memory import PackMemory, fill_tables, finish_weights, memory_bytes, open_memory
 from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.runtime.session import Session
 from pintpot.units import format_bytes
+
+if TYPE_CHECKING:
+    from pintpot.runtime.eyes import Eyes
 
 Progress = Callable[[float, str], None]
 BUFFERED = (
@@ -82,17 +88,37 @@ def finish_opening(
     loader.allow(manifest.resident_bytes)
     memory = open_memory(begun, manifest, layout, scratch, held.mark)
     stages = bind_stages(manifest, work, layout, memory, Pool(plan.threads), isa=isa)
+    look = _eyes(manifest, work, layout, memory, stages, stack)
     held.mark(LOADER)
     engine = Engine(plan, work, stages)
     stack.callback(engine.close)
+    engine.look = look or engine.look
     held.mark(BUFFERS)
     finish_weights(begun, manifest, progress)
     held.put(WEIGHTS, begun.weights.nbytes)
     fill_tables(manifest, layout, memory)
+    if look is not None:
+        look.fill(layout)
     held.mark(TABLES)
     if not memory.direct:
         notes = (*notes, BUFFERED)
-    return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all())
+    return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all(), look)
+
+
+def _eyes(
+    manifest: Manifest, work: Work, layout: Layout, memory: PackMemory, stages: Stages, closing: ExitStack
+) -> Eyes | None:
+    """What turns pictures into rows of embedding, where the model sees. Raises BadPack for a recording that cannot."""
+    if not any(part.name == VISION for part in manifest.plan.parts):
+        return None
+    from pintpot.runtime.eyes import Eyes
+
+    try:
+        eyes = Eyes(manifest.plan, work, layout, memory, stages)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadPack(f"what sees cannot be bound: {error!r}") from error
+    closing.callback(eyes.close)
+    return eyes
 
 
 def _measures(folder: Path, plan: Plan, every_row: bool) -> tuple[Work, Layout, int]:

@@ -38,13 +38,18 @@ def described(folder: Path, shapes: Mapping[str, int], progress: Progress | None
     Takes seconds the first time. Raises UsageError where transformers is not installed, BadInput or UnsupportedModel
     with what stands against it.
     """
-    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
-    need(not missing, f"{folder.name} is built by {' and '.join(missing)}: pip install pintpot[hf]", UsageError)
-    place = home() / KEPT / f"{_plain(folder.resolve().name)}-{_mark(folder, shapes)}"
+    need_libraries(folder.name)
+    place = home() / KEPT / f"{plain_name(folder.resolve().name)}-{folder_mark(folder, shapes)}"
     if not (place / DESCRIPTION).is_file():
         request = {"folder": str(folder.resolve()), "shapes": dict(shapes), "place": str(place)}
         apart("pintpot.runtime.building", request, progress)
     return describe_adapted(place)
+
+
+def need_libraries(name: str) -> None:
+    """Raise UsageError where what builds published models is not installed."""
+    missing = [library for library in ("torch", "transformers") if find_spec(library) is None]
+    need(not missing, f"{name} is built by {' and '.join(missing)}: pip install pintpot[hf]", UsageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,8 @@ def model_type(folder: Path) -> str:
     return found
 
 
-def _mark(folder: Path, shapes: Mapping[str, int]) -> str:
+def folder_mark(folder: Path, shapes: Mapping[str, int]) -> str:
+    """Tells a folder, the shapes asked for and the versions that record it from others."""
     _, tensors = files_of(folder)
     table = [(name, one.file, one.shape, one.dtype) for name, one in sorted(tensors.items())]
     parts: list[Any] = [str(folder.resolve()), sorted(shapes.items()), table]
@@ -97,5 +103,6 @@ def _version(library: str) -> str:
         return ""
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name that a folder may have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "model"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pintpot.errors import BadPack
+from pintpot.errors import BadPack, UsageError
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.tokens import Message, Tokenizer, conversation, encode_chat
 from pintpot.planner.plan import Plan
 from pintpot.runtime.answers import Answers, Piece, Samplings, each
+from pintpot.runtime.pictures import Picture
 from pintpot.runtime.request import Request, Sampling
+from pintpot.runtime.showing import prompt_with, shown
 from pintpot.units import format_bytes, format_rate, format_seconds
 
 if TYPE_CHECKING:
     from pintpot._native import Ring
     from pintpot.runtime.engine import Engine
+    from pintpot.runtime.eyes import Eyes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,12 @@ class Session:
         held: Mapping[str, int],
         notes: tuple[str, ...],
         closing: ExitStack,
+        eyes: Eyes | None = None,
     ) -> None:
         self.folder, self.plan, self.tokenizer, self.engine, self.ring = folder, plan, tokenizer, engine, ring
         self.held, self.notes = held, notes
-        self._closing = closing
+        self._closing, self.eyes = closing, eyes
+        self._pictures: tuple[Picture, ...] = ()
         self._messages: list[Message] = []
         self._answers: Answers | None = None
 
@@ -106,6 +111,7 @@ class Session:
         self,
         text: str,
         *,
+        images: Sequence[str | Path] = (),
         system: str | None = None,
         sampling: Sampling | None = None,
         max_tokens: int = 256,
@@ -113,13 +119,17 @@ class Session:
     ) -> Iterator[str]:
         """The answer to one more turn of the conversation, piece by piece; the cache of the earlier turns is kept.
 
+        `images` are files of pictures, which come before the text, for a model that sees.
+
         `system` counts on the first turn. An answer that was cancelled counts as far as it came; one that was left
         alone or failed leaves the conversation as it was. Raises UsageError when it no longer fits the context.
         """
         head = [] if self._messages or not system else [{"role": "system", "content": system}]
-        messages = conversation(text, None, [*head, *self._messages])
-        tokens = tuple(encode_chat(self.tokenizer, messages))
-        return self._turn(messages, self._alone(Request(tokens, max_tokens, sampling or Sampling(), stop)))
+        pictures = (*self._pictures, *self._look_at(images))
+        messages: list[Message] = [*head, *self._messages, shown(text, len(images))]
+        tokens = self._tokens(messages, pictures)
+        request = Request(tokens, max_tokens, sampling or Sampling(), stop, pictures=pictures)
+        return self._turn(messages, self._alone(request), pictures)
 
     def complete(
         self,
@@ -174,6 +184,7 @@ class Session:
     def reset(self) -> None:
         """Forget the conversation."""
         self._messages.clear()
+        self._pictures = ()
         self.engine.reset()
 
     def cancel(self) -> None:
@@ -199,12 +210,29 @@ class Session:
             num_sequences=timing.decode_tokens / max(1, len(timing.step_s)),
         )
 
-    def _turn(self, messages: list[Message], pieces: Iterator[str]) -> Iterator[str]:
+    def _look_at(self, images: Sequence[str | Path]) -> tuple[Picture, ...]:
+        if not images:
+            return ()
+        if self.eyes is None:
+            raise UsageError(
+                f"{self.plan.model_name} was packed for words alone; plan a model that sees, with --images"
+            )
+        return tuple(self.eyes.read(Path(image)) for image in images)
+
+    def _tokens(self, messages: list[Message], pictures: tuple[Picture, ...]) -> tuple[int, ...]:
+        if self.eyes is None or not pictures:
+            return tuple(encode_chat(self.tokenizer, messages))
+        return prompt_with(self.tokenizer, messages, pictures, self.eyes.about)
+
+    def _turn(
+        self, messages: list[Message], pieces: Iterator[str], pictures: tuple[Picture, ...] = ()
+    ) -> Iterator[str]:
         answer: list[str] = []
         for piece in pieces:
             answer.append(piece)
             yield piece
         self._messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
+        self._pictures = pictures
 
     def _alone(self, request: Request) -> Iterator[str]:
         self.engine.check(request)

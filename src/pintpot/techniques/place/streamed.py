@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar
 
 from pintpot.budget import Budget
@@ -15,6 +16,7 @@ from pintpot.contract.form import STRIP_ROWS, Form, RingForm, WeightForm, Weight
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
+from pintpot.model.joined import ASIDE
 from pintpot.model.spec import Model
 from pintpot.program.alike import Alike
 from pintpot.program.fetch import Streaming, fetches, insert_fetches
@@ -32,6 +34,12 @@ def most_slots(weight_bytes: int) -> int:
     return min(MOST_SLOTS, weight_bytes // min(slot_bytes for slot_bytes, _, _ in RINGS) + 1)
 
 
+@lru_cache(maxsize=1024)
+def aside_bytes(weights: Weights) -> int:
+    """Bytes of the matrices that are needed once for each picture; 0 where nothing sees."""
+    return sum(count * size for name, count, size in weights.matrices if name.startswith(ASIDE))
+
+
 @dataclass(frozen=True)
 class Split:
     """Weights of which `ram_bytes` are resident; the rows of each matrix that are on `disk` are its last."""
@@ -47,9 +55,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Streamed(Step):
-    """`resident_bytes` of the matrices stay in RAM, the same share of each; the others pass through a ring.
+    """`resident_bytes` of the matrices stay in RAM, the same share of all that are needed as often.
 
-    The ring has `num_slots` slots of `slot_bytes`, filled by `in_flight` direct reads side by side.
+    The others pass through a ring of `num_slots` slots of `slot_bytes`, filled by `in_flight` direct reads at a time.
     """
 
     paper: ClassVar[str] = "FlexGen, Sheng et al. 2023, arXiv:2303.06865"
@@ -82,24 +90,38 @@ class Streamed(Step):
     def split(self, weights: Weights) -> Split:
         """Strips stay by a running share, so that what is resident meets `resident_bytes` to one strip.
 
-        An embedding that is not also the head is only ever looked up by row, and rests on disk whole.
+        An embedding that is not also the head is only ever looked up by row, and rests on disk whole. Of a model that
+        sees, what is needed once for each picture is the first to leave.
         """
-        total = weights.passing_bytes
-        resident = min(self.resident_bytes, total)
+        aside = aside_bytes(weights)
+        totals = (weights.passing_bytes - aside, aside)
+        residents = self._residents(totals)
         looked_up = weights.looked_up
-        passed = kept = 0
+        passed, kept = [0, 0], [0, 0]
         disk: dict[str, Streaming] = {}
         for name, num_strips, strip_bytes in weights.matrices:
-            strips = 0
+            strips, group = 0, int(aside > 0 and name.startswith(ASIDE))
             if name not in looked_up:
-                passed += num_strips * strip_bytes
+                passed[group] += num_strips * strip_bytes
                 # Whole numbers: a share in floating point could keep a strip too many.
-                strips = min(num_strips, (resident * passed // total - kept) // strip_bytes)
-                kept += strips * strip_bytes
+                room = residents[group] * passed[group] // totals[group] - kept[group]
+                strips = min(num_strips, room // strip_bytes)
+                kept[group] += strips * strip_bytes
             if strips < num_strips:
                 disk[name] = Streaming((num_strips - strips) * strip_bytes, strip_bytes, num_strips)
-        ring = RingForm(self.slot_bytes, self.num_slots, self.in_flight) if kept < total else None
-        return Split(weights.vector_bytes + kept, disk, ring)
+        ring = RingForm(self.slot_bytes, self.num_slots, self.in_flight) if sum(kept) < sum(totals) else None
+        return Split(weights.vector_bytes + sum(kept), disk, ring)
+
+    def _residents(self, totals: tuple[int, int]) -> tuple[int, int]:
+        """What is resident of the weights of every word, and of those of a picture."""
+        often = min(self.resident_bytes, totals[0])
+        return often, min(self.resident_bytes - often, totals[1])
+
+    def streamed_bytes(self, weights: Weights, sees: bool) -> int:
+        """What a replay reads of the weights of every word, or of those of a picture, where it needs all of them."""
+        aside = aside_bytes(weights)
+        totals = (weights.passing_bytes - aside, aside)
+        return totals[sees] - self._residents(totals)[sees]
 
     def rewrite(self, work: Work, form: Form) -> Work:
         partly = [weight for weight in form.weights if weight.disk_bytes]
