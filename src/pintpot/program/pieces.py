@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pintpot.program.boxes import Box, Range, whole
 from pintpot.program.calls import BY_VALUE
+from pintpot.program.leaf_tiles import is_plain, window
 from pintpot.program.ops.aten import View
 from pintpot.program.spec import Op
 
@@ -24,7 +25,8 @@ Sizes = tuple[int, ...]
 class Piece:
     """A part of an op: the box it needs of each tensor that is read, the box it makes, and its arguments.
 
-    It may make more than was asked for; what is beyond has no meaning and is not read.
+    It may make more than was asked for; what is beyond has no meaning and is not read. The arguments of a leaf are the
+    axes of its gather; its weights are read whole, and have no box here.
     """
 
     needs: tuple[Box, ...]
@@ -34,12 +36,12 @@ class Piece:
 
 def is_divisible(op: Op) -> bool:
     """Whether an op can be computed in parts."""
-    return op.kind == "aten" and _rule(op) is not None
+    return is_plain(op) or (op.kind == "aten" and _rule(op) is not None)
 
 
 def piece(op: Op, box: Box) -> Piece | None:
     """The part of an op that makes this box of its first output; None where it cannot be had alone."""
-    rule = _rule(op) if op.kind == "aten" else None
+    rule = _leaf if op.kind == "linear" else _rule(op)
     return None if rule is None else rule(op, box)
 
 
@@ -78,6 +80,11 @@ def _broadcast(one: Sizes, sizes: Sizes, box: Box) -> Box:
     """The box of an operand whose axes of length 1 serve all of the output's."""
     beyond = len(sizes) - len(one)
     return tuple((0, 1) if size == 1 else box[beyond + axis] for axis, size in enumerate(one))
+
+
+def _leaf(op: Op, box: Box) -> Piece | None:
+    found = window(op, box)
+    return None if found is None else Piece((found[0],), box, found[1])
 
 
 def _softmax(op: Op, box: Box) -> Piece | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 from pintpot.program.calls import BY_VALUE
 from pintpot.program.ops.aten import VALUE_BYTES, View
@@ -63,7 +64,7 @@ class _Uses:
                     places.setdefault(name, []).append(at)
 
     def last(self, name: str) -> int:
-        return max((*self.reads.get(name, ()), *self.writes.get(name, ()), -1))
+        return int(max((*self.reads.get(name, ()), *self.writes.get(name, ()), -1)))
 
     def written_behind(self, name: str, at: int) -> bool:
         return any(place > at for place in self.writes.get(name, ()))
@@ -90,7 +91,7 @@ def _padded_within(ops: list[Op], known: Mapping[str, Buffer]) -> list[Op]:
     return [op for op in kept if op is not _NOTHING]
 
 
-def _padding_of(op: Op, name: str, view: View, pad: list[object]) -> list[object] | None:
+def _padding_of(op: Op, name: str, view: View, pad: list[Any]) -> list[Any] | None:
     """The arguments of a convolution with a pad before it as its own; None where it cannot be."""
     if op.get("call") != "convolution.default" or op.reads[0][1] != name or op.get("views")[0] != view:
         return None
@@ -155,7 +156,7 @@ def _overwritable(op: Op, known: Mapping[str, Buffer], last: Mapping[str, int], 
     for (_, name), view in zip(op.reads, op.get("views"), strict=True):
         source = known.get(name)
         fits = source is not None and source.shape == out.shape and view == made and _is_all(view, source)
-        if fits and looks[name] == 1 and last[name] == at and source.life == out.life == "step":
+        if fits and looks[name] == 1 and last[name] == at and known[name].life == out.life == "step":
             return name
         if call in _IN_PLACE:
             break

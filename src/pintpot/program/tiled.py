@@ -14,6 +14,7 @@ from itertools import pairwise
 from math import prod
 
 from pintpot.program.boxes import Box, Digits, hull, narrowed, sizes_of
+from pintpot.program.leaf_tiles import leaf, packed, reads_as_it_lies, shown
 from pintpot.program.ops.aten import VALUE_BYTES, View
 from pintpot.program.pieces import Piece, out_view, piece
 from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
@@ -48,6 +49,7 @@ def chain_of(program: Program, inside: Iterable[int]) -> Chain | None:
     written = {name for at in places for _, name in ops[at].writes}
     result = ops[places[-1]].writes[0][1]
     views: dict[str, set[View]] = {name: set() for name in written}
+    ops = _shown(program, places)
     for index, op in enumerate(ops):
         touched = {name for _, name in (*op.reads, *op.writes)} & written
         if index not in known and any(name != result or index < places[-1] for name in touched):
@@ -56,17 +58,31 @@ def chain_of(program: Program, inside: Iterable[int]) -> Chain | None:
             for name, view in _looks(op):
                 if name in written:
                     views[name].add(view)
+    unknown = any(ops[at].get("views") is None for at in places)
     lasting = any(program.by_name[name].life != "step" for name in written - {result})
-    if lasting or not _may_move(ops, places):
+    if unknown or lasting or not _may_move(ops, places):
         return None
     digits = {name: Digits.of(seen) for name, seen in views.items() if _num_values(seen)}
     found = {name: one for name, one in digits.items() if one is not None}
     return Chain(ops, places, found) if len(found) == len(digits) else None
 
 
+def _shown(program: Program, places: Sequence[int]) -> tuple[Op, ...]:
+    """The ops, of which leaves in these places say how they look at their memory, as far as anybody knows."""
+    leaves = {at: program.ops[at].writes[0][1] for at in places if program.ops[at].kind == "linear"}
+    seen: dict[str, list[View]] = {name: [] for name in leaves.values()}
+    for op in program.ops if leaves else ():
+        for name, view in _looks(op):
+            if name in seen:
+                seen[name].append(view)
+    found = {at: shown(program.ops[at], program, seen[name]) for at, name in leaves.items()}
+    return tuple(found.get(at) or op for at, op in enumerate(program.ops)) if found else program.ops
+
+
 def _looks(op: Op) -> list[tuple[str, View]]:
-    reads = [(name, view) for (_, name), view in zip(op.reads, op.get("views"), strict=True)]
-    return reads + [(name, view) for (_, name), view in zip(op.writes, op.get("outs"), strict=False)]
+    """What an op reads and writes, as it looks at it; nothing of a leaf that does not say."""
+    reads = [(name, view) for (_, name), view in zip(op.reads, op.get("views", ()), strict=False)]
+    return reads + [(name, view) for (_, name), view in zip(op.writes, op.get("outs", ()), strict=False)]
 
 
 def _num_values(views: Iterable[View]) -> int:
@@ -135,7 +151,7 @@ class _Tile:
             if found is None or not self._need(name, view, found.makes):
                 return False
             self._pieces[at] = found
-            for (_, source), looked, needed in zip(op.reads, op.get("views"), found.needs, strict=True):
+            for (source, looked), needed in zip(_looks(op), found.needs, strict=False):
                 if source in chain.digits and not self._need(source, looked, needed):
                     return False
         return True
@@ -159,7 +175,8 @@ class _Tile:
                 outs[0] = (chain.result, narrowed(chain.result_view, self._box))
             if any(one is None for one in (*views, *outs)):
                 return None
-            found.append(_with(op, part, [one for one in views if one], [one for one in outs if one]))
+            given, made = [one for one in views if one], [one for one in outs if one]
+            found += self._leaf(at, given[0], made[0][0]) if op.kind == "linear" else [_with(op, part, given, made)]
         if not direct:
             source = self._view(chain.result, chain.result_view, self._box)
             if source is None:
@@ -167,11 +184,21 @@ class _Tile:
             found.append(_copy(source, (chain.result, narrowed(chain.result_view, self._box))))
         return found
 
+    def _leaf(self, at: int, x: tuple[str, View], out: str) -> list[Op]:
+        """A leaf over this box, and before it what brings its input together where that lies apart."""
+        op, part, before = self._chain.ops[at], self._pieces[at], list[Op]()
+        held = self._held.get(op.reads[0][1])
+        if not reads_as_it_lies(op, x[1], prod(sizes_of(held)) if held else 0):
+            own = Buffer(f"{x[0]}.{self._mark}.{at}", (prod(x[1][1]),), "int32", "buffers", "step")
+            self.buffers.append(own)
+            before, x = [_copy(x, (own.name, packed(x[1])))], (own.name, packed(x[1]))
+        return [*before, leaf(op, x, out, part.args, part.makes)]
+
     def _is_direct(self) -> bool:
         """Whether the last op can write its box where the result lies: nothing else in the chain touches that."""
         chain, last = self._chain, self._chain.inside[-1]
         touching = [at for at in chain.inside if any(name == chain.result for name, _ in _looks(chain.ops[at]))]
-        return touching == [last] and self._pieces[last].makes == self._box and bool(chain.ops[last].get("outs"))
+        return touching == [last] and self._pieces[last].makes == self._box and _writes_anywhere(chain.ops[last])
 
     def _view(self, name: str, view: View, box: Box) -> tuple[str, View] | None:
         """A box of what an op reads: where it always lies, or in this box's own memory."""
@@ -201,6 +228,10 @@ class _Tile:
             words = -(-prod(sizes_of(held)) * VALUE_BYTES[dtype] // 4)
             self.buffers.append(Buffer(own, (max(1, words),), "int32", "buffers", "step"))
         return own
+
+
+def _writes_anywhere(op: Op) -> bool:
+    return op.kind == "aten" and bool(op.get("outs"))
 
 
 def _with(op: Op, part: Piece, views: Sequence[tuple[str, View]], outs: Sequence[tuple[str, View]]) -> Op:

@@ -90,7 +90,7 @@ def _scores(ops: tuple[Op, ...], first: int) -> list[int]:
         if call in _PRODUCTS:
             weighs = normed and op.reads[-2][1] in derived and op.reads[-1][1] not in derived
             return [*inside, at] if weighs and _num_outputs(op) < _num_outputs(ops[first]) else []
-        if not is_divisible(op):
+        if op.kind != "aten" or not is_divisible(op):
             return []
         normed = normed or call in _SOFTMAX
         inside.append(at)

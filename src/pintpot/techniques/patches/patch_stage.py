@@ -74,12 +74,16 @@ def _patched(program: Program, side: int) -> Program | None:
 def _stages(program: Program) -> Iterator[Chain]:
     """The chains of ops from the first convolution on that have one result, each a smaller one than those before."""
     ops, least = program.ops, inf
-    first = next((at for at, op in enumerate(ops) if op.get("call") == _CONVOLUTION), len(ops))
-    while first and _leads(ops[first - 1], ops[first]):
+    first = next((at for at, op in enumerate(ops) if op.get("call") == _CONVOLUTION or op.get("gather")), len(ops))
+    while 0 < first < len(ops) and _leads(ops[first - 1], ops[first]):
         first -= 1
     for last in range(first, len(ops)):
-        view = out_view(ops[last]) if is_divisible(ops[last]) else None
-        if view is None or len(view[1]) != 4:
+        if not is_divisible(ops[last]):
+            return
+        if ops[last].kind != "aten":
+            continue
+        view = out_view(ops[last])
+        if len(view[1]) != 4:
             return
         if last > first and prod(view[1]) < least:
             chain = chain_of(program, range(first, last + 1))
