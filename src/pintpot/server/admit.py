@@ -22,6 +22,8 @@ OPEN_PATHS = ("/", "/health")
 """What is told to everybody: the page, which holds nothing, and whether the service lives."""
 SERVER_BYTES = 96_000_000
 """What a server takes beside the run of its model: libraries, the words of a grammar, and what clients send."""
+DISCARDED_BYTES = 16 << 20
+"""Of a body that is too large so much is read and dropped: who still sends would not hear why it is refused."""
 BODIES_BYTES = 8 << 20
 """Bodies that are held at a time, of all connections."""
 
@@ -58,7 +60,7 @@ class Bodies:
     async def read(self, receive: Receive) -> bytes:
         """A whole body. Raises TooLarge, TooSlow, Busy, and ConnectionError when whoever sent it has left."""
         parts: list[bytes] = []
-        size, most = 0, self._limits.body_bytes
+        size, held, most = 0, 0, self._limits.body_bytes
         try:
             async with asyncio.timeout(self._limits.body_s):
                 while True:
@@ -67,17 +69,19 @@ class Bodies:
                         raise ConnectionError("the client has left")
                     part = message.get("body", b"")
                     size += len(part)
-                    self._held += len(part)
-                    parts.append(part)
-                    if size > most:
-                        raise TooLarge(f"the body has more than {most} bytes, which is all that is read")
+                    if size <= most:
+                        held += len(part)
+                        self._held += len(part)
+                        parts.append(part)
                     need(self._held <= BODIES_BYTES, "too much is being sent at once; try again later", Busy)
-                    if not message.get("more_body", False):
+                    if size > most + DISCARDED_BYTES or not message.get("more_body", False):
+                        said = f"the body has more than {most} bytes, which is all that is read"
+                        need(size <= most, said, TooLarge)
                         return b"".join(parts)
         except TimeoutError as error:
             raise TooSlow(f"the body took longer than {self._limits.body_s:g} s to come") from error
         finally:
-            self._held -= size
+            self._held -= held
 
 
 class Door:
