@@ -16,6 +16,7 @@ from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
 from pintpot.runtime.module import ModuleSession, open_module
+from pintpot.techniques.quantize.left_in_float import LeftInFloat
 
 MB = 1_000_000
 
@@ -29,6 +30,12 @@ def planned(model: Model, *steps: Any, memory: int = 600 * MB, **asked: Any) -> 
 
 def opened(model: Model, folder: Path, *steps: Any) -> ModuleSession:
     return open_module(write_pack(model, planned(model, *steps), folder / "pack"), null_machine())
+
+
+def left(model: Model) -> LeftInFloat:
+    """The step that leaves all convolutions of a module to PyTorch."""
+    ops = [op for stage in model.parts[0].config["stages"] for op in stage["ops"]]
+    return LeftInFloat(leaves=" ".join(dict.fromkeys(op["weight"] for op in ops if "axes" in op)))
 
 
 def lacking(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -202,4 +202,4 @@ def test_a_call_costs_what_it_looks_at() -> None:
     ordered = demand(call("sort.default", (1024,), args='[{"t": 0}]', out=(1024,)))
     assert ordered.work[1].amount == 1024 * 10
     product = demand(call("mm.default", (64, 32), (32, 16), out=(64, 16), multiply_adds=64.0 * 32 * 16))
-    assert (product.work[1].what, product.work[1].amount) == ("matmul/f32", 64 * 32 * 16)
+    assert (product.work[1].what, product.work[1].amount, product.work[1].size) == ("aten/product", 64 * 32 * 16, 64)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from modules import MB, opened, planned
+from modules import MB, left, opened, planned
 from torch import nn
 from transformers import MobileNetV2Config, MobileNetV2Model
 
@@ -77,9 +77,9 @@ def test_patches_give_the_same_values_in_less_memory(
     made: tuple[Model, torch.Tensor], side: int, tmp_path: Path
 ) -> None:
     model, x = made
-    with opened(model, tmp_path / "whole", AsStored()) as session:
+    with opened(model, tmp_path / "whole", AsStored(), left(model)) as session:
         whole, wanted = session.plan, session(x)
-    with opened(model, tmp_path / "patched", AsStored(), PatchStage(side=side)) as session:
+    with opened(model, tmp_path / "patched", AsStored(), left(model), PatchStage(side=side)) as session:
         given, again, plan = session(x), session(x), session.plan
     torch.testing.assert_close(given, wanted, atol=1e-6, rtol=1e-5)
     assert torch.equal(given, again)
@@ -90,7 +90,9 @@ def test_patches_give_the_same_values_in_less_memory(
 
 def test_what_overlaps_is_computed_twice_and_counted(made: tuple[Model, torch.Tensor]) -> None:
     model, _ = made
-    plans = [planned(model, AsStored(), *steps) for steps in ((), (PatchStage(side=2),), (PatchStage(side=4),))]
+    plans = [
+        planned(model, AsStored(), left(model), *steps) for steps in ((), (PatchStage(side=2),), (PatchStage(side=4),))
+    ]
     adds = [plan.cost.stage("forward").multiply_adds for plan in plans]
     assert adds[0] < adds[1] < adds[2] < 4 * adds[0]
 
@@ -110,8 +112,11 @@ def test_a_published_network_in_patches(tmp_path: Path) -> None:
     torch.manual_seed(6)
     net, x = Features().eval(), torch.randn(1, 3, 96, 96)
     model = pintpot.adapt(net, x, folder=tmp_path / "m")
-    whole = step_bytes(program(planned(model, AsStored())))
-    with opened(model, tmp_path / "patched", AsStored(), PatchStage(side=3)) as session, torch.inference_mode():
+    whole = step_bytes(program(planned(model, AsStored(), left(model))))
+    with (
+        opened(model, tmp_path / "patched", AsStored(), left(model), PatchStage(side=3)) as session,
+        torch.inference_mode(),
+    ):
         torch.testing.assert_close(session(x), net(x), atol=1e-4, rtol=1e-4)
         assert step_bytes(program(session.plan)) < 0.4 * whole
 
@@ -124,19 +129,18 @@ def test_networks_without_a_first_stage_are_left_alone_with_a_reason(tmp_path: P
     flat = adapted("flat", nn.Flatten(2), nn.Unflatten(1, (3, 1)), channels=3)
     assert PatchStage.offers(flat, None, None) == ()  # type: ignore[arg-type]
     with pytest.raises(NotApplicable, match="no convolutions"):
-        planned(flat, AsStored(), PatchStage())
+        planned(flat, AsStored(), left(flat), PatchStage())
     growing = adapted("growing", nn.Conv2d(3, 8, 2, 2), nn.ConvTranspose2d(8, 8, 16, 8))
     with pytest.raises(NotApplicable, match="take less memory"):
-        planned(growing, AsStored(), PatchStage())
+        planned(growing, AsStored(), left(growing), PatchStage())
 
 
 def test_a_tight_budget_brings_patches(tmp_path: Path) -> None:
-    """With less memory than a stage needs whole the plan makes patches by itself."""
+    """In the least memory there is a plan for it makes patches by itself."""
     torch.manual_seed(9)
     net = Pooled(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 8, 3, 2, 1), nn.ReLU()).eval()
     model = pintpot.adapt(net, torch.randn(1, 3, 448, 448), folder=tmp_path / "m")
-    wide = pintpot.plan(model, memory=800 * MB, threads=1)
-    tight = pintpot.plan(model, memory=(wide.cost.memory_high + wide.smallest_bytes) // 2, threads=1)
-    assert not any(isinstance(step, PatchStage) for step in wide.steps)
+    whole = step_bytes(program(planned(model, AsStored())))
+    tight = pintpot.plan(model, memory=pintpot.plan(model, memory=800 * MB, threads=1).smallest_bytes + MB, threads=1)
     assert any(isinstance(step, PatchStage) for step in tight.steps)
-    assert tight.cost.memory_high < wide.cost.memory_high - 10 * MB
+    assert step_bytes(program(tight)) < whole - 12 * MB

@@ -10,9 +10,10 @@ import pytest
 from tiny import K_QUANT, Tiny, write_gguf, write_hf
 
 from pintpot.budget import Budget, Workload
-from pintpot.contract.form import ActivationForm, Form, Weights, matches, overlap, source_form
+from pintpot.contract.form import ActivationForm, Form, Weights, matches, source_form
 from pintpot.contract.slots import Slots
 from pintpot.contract.step import Facet, SourceRows, Step, step_from_json
+from pintpot.contract.targets import overlap
 from pintpot.errors import NotApplicable, UsageError
 from pintpot.formats import encoding, is_lossless
 from pintpot.machine.null import null_machine

@@ -99,7 +99,7 @@ def plan(
     image_size; `images` are those of a prompt. `machine` names a data sheet or a TOML file; else it is this one. Raises
     DoesNotFit with what would do.
     """
-    from pintpot.machine.process import module_process_bytes
+    from pintpot.machine.aten import with_torch
     from pintpot.meter.memory import attainable_bytes
     from pintpot.planner.defaults import make_budget
     from pintpot.planner.make import make_plan
@@ -109,7 +109,7 @@ def plan(
 
     shapes = {"context": context, "batch": batch, "image_size": image_size, "images": images}
     described, left = shaped(model, shapes, progress)
-    here = _machine(machine, progress)
+    here, torch_bytes = with_torch(_machine(machine, progress), described.needs_torch)
     budget = make_budget(
         described, here, attainable_bytes(), **{key: left.get(key) for key in ("context", "batch", "images")},
         memory_bytes=None if memory is None else parse_bytes(memory), prompt=prompt, output=output,
@@ -122,7 +122,7 @@ def plan(
     known = recall(key, here.fingerprint)
     return make_plan(
         described, here, budget, measured=known.degradation, measured_bytes=known.holders, proved=known.proved,
-        sensitivities=recall_sensitivities(key), torch_bytes=module_process_bytes(described.needs_torch),
+        sensitivities=recall_sensitivities(key), torch_bytes=torch_bytes,
     )  # fmt: skip
 
 

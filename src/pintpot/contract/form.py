@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 
+from pintpot.contract.targets import LOOKED_UP, SHARED
+from pintpot.contract.targets import matches as matches
 from pintpot.errors import NotApplicable, need
 from pintpot.formats import STRIP_ROWS as STRIP_ROWS
 from pintpot.formats import apart, encoding
@@ -14,7 +16,6 @@ from pintpot.model.spec import Model
 from pintpot.program.spec import Table
 
 PAGE_TOKENS = 32
-VOCABULARY_ROLES = ("embed", "head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class WeightForm:
     @property
     def is_matrix(self) -> bool:
         return len(self.shape) == 2
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether rows of it may be read from disk: it is used once in a pass."""
+        return self.is_matrix and self.role != SHARED
 
     @property
     def num_strips(self) -> int:
@@ -106,13 +112,13 @@ class Weights(Table[WeightForm]):
 
     @cached_property
     def vector_bytes(self) -> int:
-        """Norms and biases, which are always in RAM."""
-        return sum(weight.ram_bytes for weight in self if not weight.is_matrix)
+        """Norms and biases, and what is used several times, which are always in RAM."""
+        return sum(weight.ram_bytes for weight in self if not weight.may_stream)
 
     @cached_property
     def matrices(self) -> tuple[tuple[str, int, int], ...]:
-        """Of each matrix its name, its strips, and the bytes of one."""
-        return tuple([(weight.name, weight.num_strips, weight.strip_bytes) for weight in self if weight.is_matrix])
+        """Of each matrix that may be read from disk its name, its strips, and the bytes of one."""
+        return tuple([(weight.name, weight.num_strips, weight.strip_bytes) for weight in self if weight.may_stream])
 
     @cached_property
     def num_values(self) -> Mapping[str, int]:
@@ -135,17 +141,18 @@ class Weights(Table[WeightForm]):
 
     @cached_property
     def largest_strip_bytes(self) -> int:
-        return max(weight.strip_bytes for weight in self if weight.is_matrix)
+        return max((weight.strip_bytes for weight in self if weight.is_matrix), default=0)
 
     @cached_property
     def looked_up(self) -> frozenset[str]:
         """Matrices of which a pass needs single rows only: an embedding that is not also the head."""
-        return frozenset({"embed"} if "head" in self.names else ())
+        own = (weight.name for weight in self if weight.is_matrix and weight.name.endswith(f".{LOOKED_UP}"))
+        return frozenset({*own, *({"embed"} if "head" in self.names else ())})
 
     @cached_property
     def passing_bytes(self) -> int:
         """Bytes of the matrices of which every pass needs all rows."""
-        return sum(weight.num_bytes for weight in self if weight.is_matrix and weight.name not in self.looked_up)
+        return sum(weight.num_bytes for weight in self if weight.may_stream and weight.name not in self.looked_up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +249,17 @@ class Form:
 
         return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
 
+    def left(self, names: Container[str]) -> Form:
+        """This form with these matrices as plain float32, all values in a row, which no kernel of ours multiplies."""
+
+        def changed(weight: WeightForm) -> WeightForm:
+            if weight.name not in names or not weight.is_matrix:
+                return weight
+            count = weight.shape[0] * weight.shape[1]
+            return WeightForm(weight.name, (count,), weight.source, "f32", count)
+
+        return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
+
     def packed_each(self, formats: Mapping[str, str]) -> Form:
         """This form with each matrix that `formats` names packed in the format named for it."""
         changed = [
@@ -269,23 +287,6 @@ class Form:
 def _shared(weights: Weights) -> Weights:
     """One object for equal weights, so that finding what is known of them compares nothing."""
     return weights
-
-
-def matches(target: str, name: str) -> bool:
-    """Whether a target ("all", "blocks", "vocabulary", or a weight's name) names this weight."""
-    if target == "all" or target == name:
-        return True
-    return (target == "vocabulary") == (name in VOCABULARY_ROLES) if target in ("vocabulary", "blocks") else False
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether two targets can name the same weight."""
-    if one == other or "all" in (one, other):
-        return True
-    groups = ("vocabulary", "blocks")
-    if one in groups and other in groups:
-        return False
-    return matches(one, other) if one in groups else matches(other, one)
 
 
 def source_form(model: Model) -> Form:

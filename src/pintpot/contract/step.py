@@ -8,9 +8,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pintpot.budget import Budget
-from pintpot.contract.form import Form, WeightForm, overlap
+from pintpot.contract.form import Form, WeightForm
 from pintpot.contract.slots import Slots
 from pintpot.contract.statistics import Block, InputStatistics
+from pintpot.contract.targets import overlap
 from pintpot.errors import UsageError
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
@@ -28,23 +29,24 @@ class Facet(IntEnum):
     ORDER = 2
     SPARSITY = 3
     FORMAT = 4
-    OUTLIERS = 5
-    ROUNDING = 6
-    ADAPT = 7
-    ATTENTION = 8
-    TOKENS = 9
-    STEPS = 10
-    REUSE = 11
-    CACHE = 12
-    CACHE_FORMAT = 13
-    DRAFT = 14
-    GRADIENT = 15
-    ACTIVATIONS = 16
-    PATCHES = 17
-    OPTIMIZER = 18
-    BATCHING = 19
-    PLACE = 20
-    PARALLEL = 21
+    LEAVES = 5
+    OUTLIERS = 6
+    ROUNDING = 7
+    ADAPT = 8
+    ATTENTION = 9
+    TOKENS = 10
+    STEPS = 11
+    REUSE = 12
+    CACHE = 13
+    CACHE_FORMAT = 14
+    DRAFT = 15
+    GRADIENT = 16
+    ACTIVATIONS = 17
+    PATCHES = 18
+    OPTIMIZER = 19
+    BATCHING = 20
+    PLACE = 21
+    PARALLEL = 22
 
 
 TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})

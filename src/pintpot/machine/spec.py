@@ -47,6 +47,10 @@ class Rate:
         attend_many/FORMAT       multiply-adds of attention over many new tokens, that see `size` positions in the mean,
                                  with rotating and storing them
         attend_rounded/FORMAT    the same with products in integers
+        aten                     calls of PyTorch's own library, from Python, whatever they compute
+        aten/WHAT                the same by what they compute: values (simple ones), curve (gelu and its like),
+                                 reduction (sums, norms), window (of pictures), sort, `size` of them; multiply-adds of a
+                                 product of `size` rows, a convolution or a grouped one of `size` places, attention
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
     """

@@ -1,9 +1,10 @@
 """A module of PyTorch that was recorded: a folder with what it computes, and safetensors with what it knows.
 
 `pintpot_module.json` holds `name`, the recording as `config` (`pintpot.nets.adapted`), the files of its weights, and
-which tensors of them are `matrices` of packed leaves and which are `vectors`, of which all values stay as they are;
-`names` says what the files call a tensor where that is not what the module calls it. What kind of model it is lies in
-the recording, as `kind` (`pintpot.runtime.kinds`). No code lies in it, and nothing here imports torch.
+which tensors of them are `matrices` of packed leaves, under their names here and the module's, and which are `vectors`,
+of which all values stay as they are; `names` says what the files call a tensor where that is not what the module calls
+it. What kind of model it is lies in the recording, as `kind` (`pintpot.runtime.kinds`). No code lies in it, and nothing
+here imports torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +29,7 @@ FAMILY: Final = FAMILY_OF_MODULES
 """No architecture of that name is looked for in a config.json."""
 STAGE: Final = "forward"
 """The stage of a module that has one."""
-VERSION: Final = 2
+VERSION: Final = 3
 CONTEXT: Final = 2
 """Of what has no words: the least that a workload may name."""
 
@@ -44,12 +46,12 @@ def describe_adapted(path: Path) -> Model:
         tensors = {t.name: t for number, file in enumerate(files) for t in parse_safetensors(_file(path, file), number)}
         called = dict(data.get("names", {}))
         tensors |= {own: replace(tensors[file_name], name=own) for own, file_name in called.items()}
-        weights = [_weight(tensors, name, matrix=True) for name in data["matrices"]]
-        weights += [_weight(tensors, name, matrix=False) for name in data["vectors"]]
+        weights = [_matrix(tensors, name, own) for name, own in data["matrices"]]
+        weights += [_vector(tensors, name) for name in data["vectors"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadFile(f"{where} is not what `adapt` writes: {error!r}") from error
     part = Part("module", FAMILY, config, _blocks(weights))
-    table = [[w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes] for w in weights]
+    table = [[w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes, w.taps] for w in weights]
     digest = hashlib.sha256(json.dumps([config, table], sort_keys=True).encode()).hexdigest()[:16]
     source = Source("module", str(path.resolve()), tuple(str(_file(path, file).path) for file in files))
     return Model(name, "module", (part,), (), CONTEXT, source, None, digest)
@@ -65,7 +67,7 @@ def write_description(
     name: str,
     config: dict[str, Any],
     files: list[str],
-    matrices: list[str],
+    matrices: list[tuple[str, str]],
     vectors: list[str],
     names: Mapping[str, str] | None = None,
 ) -> None:
@@ -81,24 +83,35 @@ def write_description(
 
 
 def recorded_calls(model: Model) -> frozenset[str]:
-    """The calls of PyTorch's library that a recorded module makes; none of another model."""
+    """The calls of PyTorch's library that a recorded module makes, with those of leaves that are left to it."""
     stages = [stage for part in model.parts if part.family == FAMILY for stage in part.config.get("stages", ())]
-    return frozenset(str(op.get("call")) for stage in stages for op in stage.get("ops", ()) if "call" in op)
+    ops = [op for stage in stages for op in stage.get("ops", ())]
+    return frozenset(
+        str(op["call"]) if "call" in op else "convolution.default" for op in ops if {"call", "axes"} & set(op)
+    )
 
 
 def _file(path: Path, name: str) -> LocalFile:
     return LocalFile((path / name).resolve())
 
 
-def _weight(tensors: dict[str, Weight], name: str, *, matrix: bool) -> Weight:
-    """A tensor of the files as the form of a model knows it: a matrix, or values in a row."""
+def _matrix(tensors: dict[str, Weight], name: str, own: str) -> Weight:
+    """The weight of a leaf under its name here; a convolution's places are some of its columns."""
+    need(own in tensors, f"no file has the weight {own!r:.80}", BadFile)
+    found = tensors[own]
+    good = len(found.shape) in (2, 3, 4, 5) and found.num_values > 0
+    need(good, f"{own} is a matrix, and its tensor has the shape {found.shape}", BadFile)
+    rows, channels, *places = found.shape
+    shape, taps = (rows, channels * prod(places)), prod(places)
+    return replace(found, name=name, shape=shape, taps=taps if channels > 1 else 1)
+
+
+def _vector(tensors: dict[str, Weight], name: str) -> Weight:
+    """Values in a row, whatever axes they have in their file."""
     need(name in tensors, f"no file has the weight {name!r:.80}", BadFile)
     found = tensors[name]
-    if matrix:
-        need(len(found.shape) == 2, f"{name} is a matrix, and its tensor has the shape {found.shape}", BadFile)
-        return found
     need(found.num_values > 0, f"{name} is empty", BadFile)
-    return Weight(name, (found.num_values,), found.dtype, found.file, found.offset, found.num_bytes)
+    return replace(found, shape=(found.num_values,))
 
 
 def _blocks(weights: list[Weight]) -> tuple[Block, ...]:

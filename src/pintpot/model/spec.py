@@ -17,7 +17,8 @@ class Weight:
     `name` is canonical (`embed`, `layers.3.q`, `layers.3.ffn_norm`, `head`), the same for every file format;
     `shape` is (rows = outputs, columns = inputs), or one axis for norms and biases; `dtype` names an encoding of
     `pintpot.formats`; the bytes lie at `offset` of `files[file]`, `num_bytes` long. `plus` is added to every value of a
-    vector when it is read.
+    vector when it is read. Of a convolution's matrix `taps` are the kernel's places: the file has all places of a
+    channel side by side, and what is read has all channels of a place so.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Weight:
     offset: int
     num_bytes: int
     plus: float = 0.0
+    taps: int = 1
 
     @property
     def num_values(self) -> int:

@@ -49,8 +49,8 @@ class Store:
     def read(self, weight: Weight | str, first_row: int = 0, num_rows: int | None = None) -> np.ndarray:
         """Rows as they lie in the file: uint8 [num_rows, bytes per row], or all from `first_row` on.
 
-        A weight of one axis is one row. Raises UsageError for rows that do not exist, BadFile where the file is
-        shorter than it was when it was described.
+        A weight of one axis is one row; the columns of a convolution's matrix come as `Weight.taps` says. Raises
+        UsageError for rows that do not exist, BadFile where the file is shorter than it was when it was described.
         """
         import numpy as np
 
@@ -62,16 +62,16 @@ class Store:
         row_bytes = found.num_bytes // total
         rows = np.empty((count, row_bytes), np.uint8)
         self._read_into(found, found.offset + first_row * row_bytes, rows.reshape(-1).data)
-        return rows
+        return rows if found.taps == 1 else _by_place(rows, found)
 
     def vector(self, weight: Weight | str) -> np.ndarray:
-        """A weight of one axis: float32 [K], with what its file leaves out added."""
+        """All values of a weight in a row: float32, with what its file leaves out added."""
         import numpy as np
 
         from pintpot.formats.source import decode
 
         found = self._weights[weight] if isinstance(weight, str) else weight
-        values = decode(self.read(found), found.dtype, found.shape[0]).reshape(-1).astype(np.float32)
+        values = decode(self.read(found), found.dtype, found.shape[-1]).reshape(-1).astype(np.float32)
         return values + np.float32(found.plus) if found.plus else values
 
     def sample_digest(self) -> str:
@@ -118,3 +118,13 @@ class Store:
 def rows_of(weight: Weight) -> int:
     """The rows that `Store.read` counts: the first axis, or one for a vector."""
     return weight.shape[0] if len(weight.shape) == 2 else 1
+
+
+def _by_place(rows: np.ndarray, weight: Weight) -> np.ndarray:
+    """Rows of (channels, places) as rows of (places, channels)."""
+    import numpy as np
+
+    channels = weight.shape[1] // weight.taps
+    value_bytes = rows.shape[1] // weight.shape[1]
+    parts = rows.reshape(len(rows), channels, weight.taps, value_bytes)
+    return np.ascontiguousarray(parts.transpose(0, 2, 1, 3)).reshape(rows.shape)

@@ -68,11 +68,10 @@ def adapt_stages(
     if kind is not None:
         found.config["kind"] = dict(kind)
     given = _names(paths)
-    everything = {**found.matrices, **found.vectors}
     # Who names them all knows better than the files: a tensor of the same name may be another there.
-    named = {key: key for key in everything} if names is None else names
-    called = {key: one for key, one in named.items() if key in everything and one in given}
-    own = {key: one for key, one in everything.items() if key not in called}
+    named = {key: key for key in found.tensors} if names is None else names
+    called = {key: one for key, one in named.items() if key in found.tensors and one in given}
+    own = {key: one for key, one in found.tensors.items() if key not in called}
     empty = [key for key, one in own.items() if one.is_meta]
     need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
     title = name or type(module).__name__
@@ -89,7 +88,7 @@ def adapt_stages(
             _save(own, place / OWN_WEIGHTS)
             files.append(OWN_WEIGHTS)
         _save(inputs, place / EXAMPLES)
-        write_description(place, title, found.config, files, list(found.matrices), list(found.vectors), called)
+        write_description(place, title, found.config, files, found.matrices, found.vectors, called)
     except OSError as error:
         raise BadInput(f"cannot write {place}: {error.strerror}") from error
     return describe_adapted(place)

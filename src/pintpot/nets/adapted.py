@@ -2,8 +2,8 @@
 
 `config` is the recording (`pintpot.kernels.torch.record`): `constants`; `state`, memory that lasts from call to call;
 and `stages`, mostly one alone, `forward`. A stage has `storages`, bytes of each piece of memory that it uses; `inputs`
-and `outputs`, views of them with the shapes of the example inputs; `ops` in their order, each either a packed leaf
-(`linear`) or a call of ATen on views; and `repeats`, how often a request runs it. A recording may come from a stranger:
+and `outputs`, views of them with the shapes of the example inputs; `ops` in their order, each either a leaf (`linear`,
+`embed`) or a call of ATen on views; and `repeats`, how often a request runs it. A recording may come from a stranger:
 nothing of it is looked at beyond its buffers, and `kernels.torch.bind` says which calls there may be.
 """
 
@@ -15,8 +15,9 @@ from math import prod
 from typing import Any
 
 from pintpot.budget import Workload
-from pintpot.contract.form import ActivationForm, Form, Weights
+from pintpot.contract.form import Form, Weights
 from pintpot.errors import BadInput, need
+from pintpot.nets._leaves import LEAVES, leaf_op
 from pintpot.program import ops as ops_of
 from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
 from pintpot.program.spec import Buffer, Buffers, Extent, Life, Op, Program, Segment, Stage, Table, Work
@@ -124,8 +125,8 @@ def _num_bytes(item: Mapping[str, Any]) -> int:
 def _weights_of(stage: Mapping[str, Any]) -> set[str]:
     found: set[str] = set()
     for op in stage["ops"]:
-        if op["kind"] == "linear":
-            found |= {name for name in (op["weight"], op["bias"]) if name is not None}
+        if op["kind"] in LEAVES:
+            found |= {name for name in (op["weight"], op.get("bias")) if name is not None}
         else:
             found |= {item["weight"] for item in op["tensors"] if "weight" in item}
     return found
@@ -147,7 +148,7 @@ def _lasting(config: Mapping[str, Any]) -> Iterator[Buffer]:
 def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Workload) -> Stage:
     name, repeats = stage["name"], stage["repeats"]
     recording = _Recording(stage)
-    ops = recording.ops(form.activation)
+    ops = recording.ops(form)
     ops, others = tidy(ops, Buffers.join(lasting, recording.buffers))
     buffers = Buffers.join(_weight_buffers(form.weights), *others.parts)
     bounds = (("tokens", 1), ("rows", 1), ("sequences", 1), ("context", 1))
@@ -178,15 +179,12 @@ class _Recording:
         found.append(Buffer(f"stage/{self._name}/answers", (max(1, given),), "int32", "buffers", "session"))
         return Buffers(found)
 
-    def ops(self, activation: ActivationForm) -> Table[Op]:
-        return Table(self._op(op, activation) for op in self._stage["ops"])
+    def ops(self, form: Form) -> Table[Op]:
+        return Table(self._op(op, form) for op in self._stage["ops"])
 
-    def _op(self, op: Mapping[str, Any], activation: ActivationForm) -> Op:
-        if op["kind"] == "linear":
-            bias = () if op["bias"] is None else (("bias", op["bias"]),)
-            reads = (("x", _storage_name(self._name, op["x"])), ("weight", op["weight"]), *bias)
-            knobs = (("prologue", "none"), ("activation", activation.prefill), ("rows", op["rows"]))
-            return Op("linear", reads, (("out", _storage_name(self._name, op["out"])),), knobs)
+    def _op(self, op: Mapping[str, Any], form: Form) -> Op:
+        if op["kind"] in LEAVES:
+            return leaf_op(op, form, {role: _storage_name(self._name, op[role]) for role in ("x", "out")})
         attributes = (
             ("call", op["call"]), ("args", op["args"]), ("kwargs", op["kwargs"]),
             ("views", tuple(map(view_of, op["tensors"]))), ("outs", tuple(map(view_of, op["outs"]))),

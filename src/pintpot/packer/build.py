@@ -41,6 +41,8 @@ class Builder:
         weight = self._forms[name]
         if weight.is_matrix:
             yield from self._strips(weight, 0, weight.ram_strips)
+        elif len(self._sources[name].shape) == 2:
+            yield from self._left(self._sources[name])
         else:
             yield self._vector(weight)
 
@@ -87,6 +89,18 @@ class Builder:
                 if strips is not None:
                     return strips
         raise PintpotError(f"no step of the plan converts {weight.name}")
+
+    def _left(self, weight: Weight) -> Iterator[Bytes]:
+        """A matrix that is left in float32, some rows at a time."""
+        import numpy as np
+
+        from pintpot.formats.source import decode
+
+        rows, columns = weight.shape
+        per_chunk = chunk_rows(columns)
+        for first in range(0, rows, per_chunk):
+            raw = self._store.read(weight, first, min(per_chunk, rows - first))
+            yield decode(raw, weight.dtype, columns).astype(np.float32).reshape(-1).view(np.uint8)
 
     def _vector(self, weight: WeightForm) -> Bytes:
         import numpy as np

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pintpot.contract.form import PAGE_TOKENS, VOCABULARY_ROLES, Form, RingForm, WeightForm
+from pintpot.contract.form import PAGE_TOKENS, Form, RingForm, WeightForm
+from pintpot.contract.targets import VOCABULARY_ROLES
 from pintpot.errors import need
 from pintpot.formats import encoding
 from pintpot.machine.spec import CACHE_FORMATS

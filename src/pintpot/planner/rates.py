@@ -21,6 +21,14 @@ _LIKE = {"rotate": "int8", "geglu": "swiglu", "gather": "int8"}
 """What a prologue costs that nobody measured: what this one does."""
 CALLS_OF_ATEN = (2.5e4, 1e5, 4e5)
 """Calls of PyTorch's own library a second, from Python, whatever they compute: 40 to 2.5 microseconds each."""
+ATEN_LIKE = {
+    "values": (0.5, 2.0, 8.0), "curve": (0.3, 1.0, 2.0), "reduction": (0.3, 1.0, 3.0), "window": (0.1, 0.4, 2.0),
+    "sort": (0.02, 0.06, 0.2), "product": (0.7, 1.0, 1.4), "convolution": (0.4, 0.8, 1.4), "grouped": (0.02, 0.06, 0.2),
+    "attention": (0.2, 0.5, 1.0),
+}  # fmt: skip
+"""Where nobody measured PyTorch's calls: of our own gates, and of our own products of float32, low..high."""
+ATEN_PRODUCTS = ("product", "convolution", "grouped", "attention")
+FLOAT_PRODUCT_ROWS, GATE_ROWS = 64, 16
 WIDE_ATTENTION = 0.2
 """Of the float peak, for attention over many new tokens."""
 
@@ -94,7 +102,12 @@ class Rates:
         return self._found[key]
 
     def work(self, what: str, amount: float, size: int) -> Span:
-        """Seconds of the work of an op; between measured sizes on a logarithmic scale."""
+        """Seconds of the work of an op."""
+        speed = self.work_speed(what, size)
+        return ZERO if speed is None or not amount else speed.over(amount)
+
+    def work_speed(self, what: str, size: int) -> Speed | None:
+        """Units of an op's work a second; between measured sizes on a logarithmic scale."""
         key = ("work", what, size)
         if key not in self._found:
             kind, _, name = what.partition("/")
@@ -107,8 +120,7 @@ class Rates:
             else:
                 sizes = self.machine.sizes(what) or [size]
                 self._found[key] = _between(size, [(one, self.speed(what, one)) for one in sizes])
-        speed = self._found[key]
-        return ZERO if speed is None or not amount else speed.over(amount)
+        return self._found[key]
 
     def product(self, name: str, rows: int) -> Speed | None:
         """Multiply-adds a second at `rows` rows."""
@@ -129,6 +141,8 @@ class Rates:
         if rate is not None or "/" not in what:
             return rate
         kind, _, name = what.partition("/")
+        if kind == "aten":
+            return self._aten(name, size)
         at = partial(self.speed, size=size)
         if name.endswith("x2"):
             return self._two_planes(kind, name.removesuffix("x2"), size)
@@ -142,6 +156,13 @@ class Rates:
             like = _LIKE.get(name)
             return at(f"prologue/{like}") if like else None
         return self._slowest_like(kind, name, size)
+
+    def _aten(self, name: str, size: int) -> Speed | None:
+        """As fast as what of ours is most like it, more or less."""
+        rows = size if name == "product" else FLOAT_PRODUCT_ROWS
+        ours = self.product("f32", rows) if name in ATEN_PRODUCTS else self.work_speed("prologue/swiglu", GATE_ROWS)
+        low, mid, high = ATEN_LIKE[name]
+        return None if ours is None else Speed(ours.low * low, ours.mid * mid, ours.high * high)
 
     def _two_planes(self, kind: str, name: str, size: int) -> Speed | None:
         near = CACHED if kind == "matvec" else size

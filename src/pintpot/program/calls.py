@@ -55,6 +55,34 @@ MEANINGS: Final[Mapping[str, Meaning]] = {
     **dict.fromkeys((_BY_VALUE + _VALUES).split(), "values"),
 }
 
+_CURVES = """
+acos acosh asin asinh atan atan2 atanh cos cosh elu erf erfc erfinv exp exp2 expm1 gelu glu hypot lgamma log log10 log1p
+log2 logaddexp logaddexp2 log_sigmoid_forward logit mish pow sigmoid silu sin sinc sinh softplus tan tanh xlogy
+"""
+_REDUCTIONS = """
+all amax amin aminmax any argmax argmin count_nonzero cummax cummin cumprod cumsum dot linalg_cross linalg_vector_norm
+logcumsumexp logsumexp max mean min mv nansum norm prod std std_mean sum var var_mean _fused_rms_norm _log_softmax
+_native_batch_norm_legit_no_training _safe_softmax _softmax _weight_norm_interface native_batch_norm native_group_norm
+native_layer_norm
+"""
+_WINDOWS = """
+_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d avg_pool3d
+col2im grid_sampler_2d im2col max_pool2d_with_indices max_pool3d_with_indices _upsample_nearest_exact1d
+_upsample_nearest_exact2d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+upsample_nearest2d upsample_nearest3d upsample_trilinear3d
+"""
+PACES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(MEANINGS, "values"),
+    **dict.fromkeys(_CURVES.split(), "curve"),
+    **dict.fromkeys(_REDUCTIONS.split(), "reduction"),
+    **dict.fromkeys(_WINDOWS.split(), "window"),
+    **dict.fromkeys(_SORTS.split(), "sort"),
+    **dict.fromkeys(_PRODUCTS.split(), "product"),
+    "convolution": "convolution",
+    ATTENTION: "attention",
+}
+"""At which of the rates `aten/...` of a machine (`machine.spec`) a call runs."""
+
 BY_VALUE: Final = frozenset(_BY_VALUE.split()) | {"clone", "_to_copy"}
 """Calls of which each value follows from the values in the same place; axes of length 1 serve all places."""
 
@@ -67,6 +95,13 @@ def meaning(call: str) -> Meaning | None:
     """What a call does, by its name and overload; None for one that no recording may hold."""
     name = call.partition(".")[0]
     return MEANINGS.get(name) or MEANINGS.get(name.removesuffix("_"))
+
+
+def pace(call: str, args: str) -> str:
+    """The rate at which a known call runs: convolutions of groups have one of their own."""
+    name = call.partition(".")[0]
+    found = PACES.get(name) or PACES[name.removesuffix("_")]
+    return "grouped" if found == "convolution" and json.loads(args)[-1] != 1 else found
 
 
 def puts(call: str) -> bool:

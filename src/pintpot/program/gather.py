@@ -46,6 +46,15 @@ class Gather(NamedTuple):
         return self.channels * prod(axis.kernel for axis in self.axes)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its rows are the values of x as they lie there."""
+        dense, size = self.channel_stride == 1, self.channels
+        for axis in reversed(self.axes):
+            alone = (axis.kernel, axis.step, axis.before, axis.places) == (1, 1, 0, axis.size)
+            dense, size = dense and alone and (axis.size == 1 or axis.stride == size), size * axis.size
+        return dense and (self.batch == 1 or self.batch_stride == size)
+
+    @property
     def values(self) -> int:
         """From the first value of x that may be looked at to behind the last."""
         last = (self.batch - 1) * self.batch_stride + (self.channels - 1) * self.channel_stride

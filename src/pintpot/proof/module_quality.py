@@ -24,7 +24,9 @@ from pintpot.model.store import Store
 from pintpot.nets import adapted, work_of
 from pintpot.packer.calibrate.source import whole
 from pintpot.packer.manifest import read_manifest
+from pintpot.program.gather import Gather
 from pintpot.program.layout import Layout, lay_out
+from pintpot.program.ops.linear import gathered
 from pintpot.program.spec import Op, Program
 from pintpot.proof.module_batches import compared, read_arrays, read_batches
 from pintpot.proof.module_measured import read_inputs, stage_place
@@ -138,19 +140,39 @@ def _fill_vectors(sources: dict[str, Weight], store: Store, memory: Memory) -> N
 def _leaves(program: Program, memory: Memory, store: Store, sources: dict[str, Weight]) -> Leaves:
     def leaves(first: int, stop: int) -> bool:
         for op in program.ops[first:stop]:
-            if op.kind == "linear":
-                weight = whole(store, sources[str(op.read("weight"))])
-                _multiply(op, program, memory, torch.from_numpy(np.ascontiguousarray(weight)))
+            if op.kind in ("linear", "embed"):
+                weight = torch.from_numpy(np.ascontiguousarray(whole(store, sources[str(op.read("weight"))])))
+                (_multiply if op.kind == "linear" else _look_up)(op, memory, weight)
         return True
 
     return leaves
 
 
-def _multiply(op: Op, program: Program, memory: Memory, weight: torch.Tensor) -> None:
+def _look_up(op: Op, memory: Memory, weight: torch.Tensor) -> None:
+    rows, width = op.get("rows"), weight.shape[1]
+    ids = memory.view(str(op.read("ids")), ("int32", (rows,), (1,), 0))
+    torch.index_select(weight, 0, ids, out=memory.view(str(op.write("out")), ("float32", (rows, width), (width, 1), 0)))
+
+
+def _multiply(op: Op, memory: Memory, weight: torch.Tensor) -> None:
     rows, (num_outputs, columns) = op.get("rows"), weight.shape
-    x = memory.view(str(op.read("x")), ("float32", (rows, columns), (columns, 1), 0))
+    gather, x = gathered(op), str(op.read("x"))
     out = memory.view(str(op.write("out")), ("float32", (rows, num_outputs), (num_outputs, 1), 0))
+    if gather is None:
+        torch.mm(memory.view(x, ("float32", (rows, columns), (columns, 1), 0)), weight.T, out=out)
+    else:
+        out.copy_(_convolved(memory, x, gather, weight))
     bias = op.read("bias")
-    torch.mm(x, weight.T, out=out)
     if bias is not None:
         out.add_(memory.view(bias, ("float32", (num_outputs,), (1,), 0)))
+
+
+def _convolved(memory: Memory, x: str, gather: Gather, weight: torch.Tensor) -> torch.Tensor:
+    """The rows of a convolution [rows, N]: its weight has the channels of each of the kernel's places side by side."""
+    axes = gather.axes
+    strides = (gather.batch_stride, gather.channel_stride, *(axis.stride for axis in axes))
+    sizes = (gather.batch, gather.channels, *(axis.size for axis in axes))
+    kernel = weight.reshape(len(weight), *(axis.kernel for axis in axes), gather.channels).movedim(-1, 1)
+    steps, before, dilations = (tuple(axis[at] for axis in axes) for at in (4, 5, 6))
+    found = torch.conv3d(memory.view(x, ("float32", sizes, strides, 0)), kernel, None, steps, before, dilations)
+    return found.movedim(1, -1).reshape(gather.rows, len(weight))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pintpot.errors import DoesNotFit
+from pintpot.machine.aten import with_torch
 from pintpot.machine.here import this_machine
-from pintpot.machine.process import module_process_bytes
 from pintpot.meter.memory import peak_bytes
 from pintpot.packer.manifest import read_manifest
 from pintpot.planner.make import make_plan
@@ -29,7 +29,7 @@ class Answerer:
         """
         plan = self._manifest.plan
         model = source_model(self._manifest)
-        here, key = this_machine(), table_key(model)
+        (here, torch_bytes), key = with_torch(this_machine(), model.needs_torch), table_key(model)
         known = recall(key, here.fingerprint)
         try:
             table = recall_sensitivities(key)
@@ -41,7 +41,7 @@ class Answerer:
                 measured_bytes=known.holders,
                 sensitivities=table,
                 proved=known.proved,
-                torch_bytes=module_process_bytes(model.needs_torch),
+                torch_bytes=torch_bytes,
             )
         except DoesNotFit:
             return {"peak_bytes": peak_bytes(), "steps": []}

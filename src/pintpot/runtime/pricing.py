@@ -45,7 +45,7 @@ def priced_here(manifest: Manifest, here: Here, threads: int | None = None) -> t
 
 
 def _priced(manifest: Manifest, machine: Machine, threads: int, elsewhere: bool) -> tuple[Manifest, tuple[str, ...]]:
-    from pintpot.machine.process import module_process_bytes
+    from pintpot.machine.aten import with_torch
     from pintpot.packer.packed_model import packed_model
     from pintpot.planner.assess import reprice
     from pintpot.planner.degradation import shipped_priors
@@ -53,7 +53,7 @@ def _priced(manifest: Manifest, machine: Machine, threads: int, elsewhere: bool)
 
     plan = manifest.plan
     model, budget = packed_model(manifest), replace(plan.budget, threads=threads)
-    torch_bytes = module_process_bytes(model.needs_torch)
+    machine, torch_bytes = with_torch(machine, model.needs_torch)
     question = Question(model, machine, budget, shipped_priors(model.kind), torch_bytes=torch_bytes)
     priced = replace(reprice(plan, question), degradation=plan.degradation)
     note = f"packed for {plan.machine_name}; priced again for {machine.name}"

@@ -108,6 +108,11 @@ def _bound(op: Op, memory: Memory) -> Call:
     return partial(_discard, partial(with_out, *args, **kept, **named))
 
 
+def writes_in_place(op: Op) -> bool:
+    """Whether a call writes its results where they are wanted; those of others are computed aside and copied."""
+    return _with_outputs(_operator(str(op.get("call"))), len(op.get("outs"))) is not None
+
+
 def _discard(call: Call) -> None:
     call()
 

@@ -1,7 +1,7 @@
 """A module's recording: its leaves replaced once, then run under fake tensors, which have shapes and no memory.
 
 What is replaced is a copy that shares nothing with the user's module but its code; no weight is read. A leaf is
-replaced where it is the only user of its weight; what else a module does with its parameters stays a call of ATen.
+replaced where leaves alone use its weight; what else a module does with its parameters stays a call of ATen.
 A module may have several stages, methods of its own that are called in turn; a buffer that one of them writes lasts
 from call to call, and all of them see it.
 """
@@ -9,7 +9,6 @@ from call to call, and all of them see it.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from pintpot.errors import UnsupportedModel, UsageError, need
+from pintpot.kernels.torch.leaves import LEAVES, canonical, replace_leaves
 from pintpot.kernels.torch.trace import Trace
 
 Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor] | torch.Tensor
@@ -48,27 +48,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Recorded:
-    """`config` for `pintpot.nets.adapted`; `matrices` and `vectors` are the parameters it uses, by name.
+    """`config` for `pintpot.nets.adapted`; `tensors` are the parameters it uses, by the names that the module has.
 
-    A matrix is the weight of a packed leaf; of a vector all values stay as they are, in the order of its memory.
+    `matrices` are the weights of packed leaves, under the names that the recording has and these; of `vectors` all
+    values stay as they are, in the order of their memory.
     """
 
     config: dict[str, Any]
-    matrices: Mapping[str, torch.Tensor]
-    vectors: Mapping[str, torch.Tensor]
-
-
-class Leaf(torch.nn.Module):
-    """Stands in for a linear layer: it tells the trace that it was called."""
-
-    def __init__(self, original: torch.nn.Linear, weight: str, bias: str | None, trace: list[Trace]) -> None:
-        super().__init__()
-        self.weight, self.bias = original.weight, original.bias
-        self.in_features, self.out_features = original.in_features, original.out_features
-        self._names, self._trace = (weight, bias), trace
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._trace[0].linear(x, *self._names, self.out_features)
+    matrices: list[tuple[str, str]]
+    vectors: list[str]
+    tensors: Mapping[str, torch.Tensor]
 
 
 def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
@@ -83,23 +72,21 @@ def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
     need(bool(names) and good, f"stages are named once each, by plain words; these are {names}", UsageError)
     own = _Own(module)
     given = [named_inputs(example.inputs) for example in examples]
-    excluded: frozenset[str] = frozenset()
-    while True:
-        traced = [_traced(module, own, *each, excluded) for each in zip(examples, given, strict=True)]
-        ops = [op for trace, _ in traced for op in trace.ops]
-        used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
-        packed = {op["weight"] for op in ops if op["kind"] == "linear"}
-        if not used & packed:
-            break
-        excluded |= used & packed
-    need(bool(packed), "the module has no linear layer, so there is nothing to pack", UnsupportedModel)
+    traced = _settled(module, own, list(zip(examples, given, strict=True)))
+    ops = [op for trace, _ in traced for op in trace.ops]
+    lacking = "the module has no linear layer, convolution or table of words, so there is nothing to pack"
+    need(any(op["kind"] in LEAVES for op in ops), lacking, UnsupportedModel)
     lasting = {name for trace, _ in traced for name in trace.changed}
     for trace, _ in traced:
         _name_state(trace, lasting)
     known = {**own.constants, **{name: one for trace, _ in traced for name, one in trace.made.items()}}
     constants = {item["constant"] for op in ops for item in op.get("tensors", ()) if "constant" in item}
+    used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
     used |= {op["bias"] for op in ops if op["kind"] == "linear" and op["bias"] is not None}
-    used -= lasting
+    called = canonical([trace.ops for trace, _ in traced])
+    for op in ops:
+        if op["kind"] in LEAVES:
+            op["weight"] = called[op["weight"]]
     config = {
         "stages": [stage for _, stage in traced],
         "constants": {name: _constant(name, known[name]) for name in sorted(constants)},
@@ -107,9 +94,36 @@ def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
     }
     return Recorded(
         config,
-        {name: own.tensors[name] for name in own.tensors if name in packed},
-        {name: own.tensors[name] for name in own.tensors if name in used},
+        [(called[name], name) for name in own.tensors if name in called],
+        [name for name in own.tensors if name in used],
+        {name: own.tensors[name] for name in own.tensors if name in called or name in used},
     )
+
+
+Traced = list[tuple[Trace, dict[str, Any]]]
+
+
+def _settled(module: torch.nn.Module, own: _Own, stages: list[tuple[Example, dict[str, torch.Tensor]]]) -> Traced:
+    """All stages, with the same leaves in each.
+
+    Channels lie side by side behind a convolution, unless the module looks at them in a way that takes another order.
+    """
+    excluded: frozenset[str] = frozenset()
+    channels_last = True
+    while True:
+        try:
+            traced = [_traced(module, own, *stage, excluded, channels_last) for stage in stages]
+        except (RuntimeError, ValueError):
+            if not channels_last:
+                raise
+            channels_last = False
+            continue
+        ops = [op for trace, _ in traced for op in trace.ops]
+        used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
+        both = used & {op["weight"] for op in ops if op["kind"] in LEAVES}
+        if not both:
+            return traced
+        excluded |= both
 
 
 def named_inputs(inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -134,8 +148,6 @@ class _Own:
         everything = {**dict(module.named_parameters()), **self.buffers}
         self.tensors = {name: one for name, one in everything.items() if one.is_floating_point()}
         self.constants = {name: one for name, one in everything.items() if not one.is_floating_point()}
-        owners = (named for owner in module.modules() for named in owner._parameters.values() if named is not None)
-        self.num_owners = Counter(id(one) for one in owners)
         self.names = {id(one): name for name, one in everything.items()}
 
     def state(self, name: str) -> dict[str, Any]:
@@ -147,9 +159,14 @@ class _Own:
 
 
 def _traced(
-    module: torch.nn.Module, own: _Own, example: Example, given: Mapping[str, torch.Tensor], excluded: frozenset[str]
+    module: torch.nn.Module,
+    own: _Own,
+    example: Example,
+    given: Mapping[str, torch.Tensor],
+    excluded: frozenset[str],
+    channels_last: bool,
 ) -> tuple[Trace, dict[str, Any]]:
-    trace, mode = Trace(own.buffers), FakeTensorMode()
+    trace, mode = Trace(own.buffers, channels_last), FakeTensorMode()
     with mode:
         fakes = {name: _fake(one) for name, one in {**own.tensors, **own.constants}.items()}
         inputs = {name: _fake(one) for name, one in given.items()}
@@ -159,7 +176,7 @@ def _traced(
         memo[id(one)] = torch.nn.Parameter(fake, requires_grad=False) if isinstance(one, torch.nn.Parameter) else fake
         trace.know(memo[id(one)], {"weight": name} if name in own.tensors else {"constant": name})
     swapped = copy.deepcopy(module, memo).eval()
-    swapped = _replace_leaves(swapped, module, own, excluded, [trace])
+    swapped = replace_leaves(swapped, module, own.names, excluded, [trace])
     views = []
     for name, fake in inputs.items():
         trace.storage(fake)
@@ -216,27 +233,6 @@ def _call_by_call() -> Iterator[None]:
 def _fake(one: torch.Tensor) -> torch.Tensor:
     dtype = torch.float32 if one.is_floating_point() else one.dtype
     return torch.empty(one.shape, dtype=dtype, device="cpu")
-
-
-def _replace_leaves(
-    swapped: torch.nn.Module, module: torch.nn.Module, own: _Own, excluded: frozenset[str], trace: list[Trace]
-) -> torch.nn.Module:
-    """The copy with a leaf in the place of each linear layer that is the only user of its weight."""
-    originals = dict(module.named_modules(remove_duplicate=False))
-    for path, child in list(swapped.named_modules()):
-        if type(child) is not torch.nn.Linear:
-            continue
-        original = originals[path]
-        weight = own.names[id(original.weight)]
-        if weight in excluded or own.num_owners[id(original.weight)] > 1:
-            continue
-        bias = None if original.bias is None else own.names[id(original.bias)]
-        leaf = Leaf(child, weight, bias, trace)
-        if not path:
-            return leaf
-        parent, _, name = path.rpartition(".")
-        swapped.get_submodule(parent)._modules[name] = leaf
-    return swapped
 
 
 def _tree(result: Any, trace: Trace) -> Any:

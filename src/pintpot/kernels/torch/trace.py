@@ -19,7 +19,11 @@ from torch.utils.flop_counter import flop_registry
 
 from pintpot.errors import UnsupportedModel, need
 from pintpot.program.calls import ATTENTION, fits, meaning
+from pintpot.program.gather import Axis, Gather
 from pintpot.program.ops.aten import VALUE_BYTES
+
+FEW_CHANNELS = 8
+"""A picture of fewer is gathered as it lies; of others each place's channels are brought side by side before."""
 
 _TAKES_MEMORY = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "empty_permuted"})
 _SAME_MEMORY = frozenset({"_unsafe_view", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes"})
@@ -33,10 +37,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Of `buffers`, which a module may change, it knows the names; `changed` are those that it did change. `outputs` are
     views of what it gave away. What a module makes of numbers while it runs is the same every time: such tensors are
-    constants too, `made`, by names that follow from their values.
+    constants too, `made`, by names that follow from their values. What convolutions give has its channels side by side
+    where `channels_last`, and lies as PyTorch's own where not.
     """
 
-    def __init__(self, buffers: Collection[str] = ()) -> None:
+    def __init__(self, buffers: Collection[str] = (), channels_last: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[dict[str, Any]] = []
         self.storages: list[int] = []
@@ -46,6 +51,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._buffers = frozenset(buffers)
         self._places: dict[int, dict[str, Any]] = {}
         self._kept: list[torch.Tensor] = []
+        self.channels_last = channels_last
 
     def know(self, tensor: torch.Tensor, place: dict[str, Any]) -> None:
         """A tensor lies in this place: {"weight": name} or {"constant": name}."""
@@ -98,15 +104,47 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def linear(self, x: torch.Tensor, weight: str, bias: str | None, num_outputs: int) -> torch.Tensor:
         """A packed leaf: x [..., K] -> [..., N]."""
-        flat = x.reshape(-1, x.shape[-1]).to(torch.float32)
-        if not self._is_whole(flat):
-            flat = flat.clone(memory_format=torch.contiguous_format)
+        flat = self._whole(x.reshape(-1, x.shape[-1]).to(torch.float32))
         out = torch.empty(flat.shape[0], num_outputs)
-        self.ops.append(
-            {"kind": "linear", "x": self.storage(flat), "out": self.storage(out), "weight": weight, "bias": bias,
-             "rows": flat.shape[0]}
-        )  # fmt: skip
+        self._leaf("linear", flat, out, weight, bias=bias, rows=flat.shape[0], shape=[num_outputs, flat.shape[1]])
         return out.view(*x.shape[:-1], num_outputs)
+
+    def embed(self, ids: torch.Tensor, weight: str, num_words: int, width: int) -> torch.Tensor:
+        """A packed table of words: ids [...] -> [..., D]."""
+        flat = self._whole(ids.reshape(-1).to(torch.int32))
+        out = torch.empty(flat.shape[0], width)
+        self._leaf("embed", flat, out, weight, rows=flat.shape[0], shape=[num_words, width])
+        return out.view(*ids.shape, width)
+
+    def convolution(
+        self, x: torch.Tensor, weight: str, bias: str | None, num_outputs: int, along: list[tuple[int, int, int, int]]
+    ) -> torch.Tensor:
+        """A packed leaf: x [B, C, ...] -> [B, N, ...], whose channels lie side by side.
+
+        `along` holds of each axis the kernel, the step, the zeros before, and the dilation.
+        """
+        last = x.movedim(1, -1)
+        few = x.shape[1] < FEW_CHANNELS and x.dtype == torch.float32 and self._is_whole(x)
+        source = x if few else self._whole(last.to(torch.float32)).movedim(-1, 1)
+        gather = _gather(source, along)
+        out = torch.empty(gather.rows, num_outputs)
+        self._leaf(
+            "linear", source, out, weight, bias=bias, rows=gather.rows, shape=[num_outputs, gather.columns],
+            gather=[*gather[:4], [list(axis) for axis in gather.axes]], axes=len(along),
+        )  # fmt: skip
+        places = [axis.places for axis in gather.axes[3 - len(along) :]]
+        return self._channels_second(out.view(x.shape[0], *places, num_outputs))
+
+    def _channels_second(self, out: torch.Tensor) -> torch.Tensor:
+        found = out.movedim(-1, 1)
+        return found if self.channels_last else found.clone(memory_format=torch.contiguous_format)
+
+    def _leaf(self, kind: str, x: torch.Tensor, out: torch.Tensor, weight: str, **more: Any) -> None:
+        self.ops.append({"kind": kind, "x": self.storage(x), "out": self.storage(out), "weight": weight, **more})
+
+    def _whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that a leaf may read: all of its memory, row after row."""
+        return tensor if self._is_whole(tensor) else tensor.clone(memory_format=torch.contiguous_format)
 
     def _is_whole(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is all of its memory, row after row, and that memory may be read by a leaf."""
@@ -176,6 +214,20 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "multiply_adds": _multiply_adds(func, args, kwargs, given),
             }
         )  # fmt: skip
+
+
+def _gather(x: torch.Tensor, along: list[tuple[int, int, int, int]]) -> Gather:
+    """The rows of a convolution over x [B, C, ...]."""
+    batch_stride, channel_stride, *strides = x.stride()
+    axes = [Axis(1, 0, 1, 1, 1, 0, 1)] * (3 - len(along))
+    for size, stride, (kernel, step, before, dilation) in zip(x.shape[2:], strides, along, strict=True):
+        places = (size + 2 * before - dilation * (kernel - 1) - 1) // step + 1
+        axes.append(Axis(size, stride, places, kernel, step, before, dilation))
+    need(
+        all(axis.places > 0 for axis in axes), "a picture smaller than the kernel of its convolution", UnsupportedModel
+    )
+    first, second, third = axes
+    return Gather(x.shape[0], batch_stride, x.shape[1], channel_stride, (first, second, third))
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from math import log2, prod
 
 from pintpot.errors import UsageError, need
-from pintpot.program.calls import fits, meaning, puts
+from pintpot.program.calls import fits, meaning, pace, puts
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 """What a tensor may hold."""
-PRODUCT_ROWS = 64
-"""Rows at which its products are priced: as products of float32, whose rate is known."""
-ROWS = 16
-"""Rows at which what it does value by value is priced: as a gate, which has an exponential too."""
 
 View = tuple[str, tuple[int, ...], tuple[int, ...], int]
 """dtype, sizes, strides, offset."""
@@ -62,8 +58,15 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     values, num_bytes = max(read[0], given[0]), read[1] * (2 if put else 1) + given[1] * (2 if does == "lookup" else 1)
     if does == "sort":
         values *= log2(max((2, *(size for _, sizes, _, _ in views for size in sizes))))
-    inside = Work("matmul/f32", adds, PRODUCT_ROWS) if does == "product" else Work("prologue/swiglu", values, ROWS)
-    return Demand((Work("aten", 1.0), inside), multiply_adds=adds, ram_bytes=num_bytes)
+    what = pace(op.get("call"), op.get("args"))
+    amount, size = (adds, _rows(what, outs)) if does == "product" else (values, round(values))
+    return Demand((Work("aten", 1.0), Work(f"aten/{what}", amount, size)), multiply_adds=adds, ram_bytes=num_bytes)
+
+
+def _rows(what: str, outs: Sequence[View]) -> int:
+    """Of a product its rows, of a convolution the places of a picture: what its speed depends on."""
+    sizes = outs[0][1] if outs else (1, 1)
+    return prod(sizes[2:]) if what in ("convolution", "grouped") else sizes[-2] if len(sizes) > 1 else 1
 
 
 def _amounts(views: Sequence[View]) -> tuple[float, float]:
