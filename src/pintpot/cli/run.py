@@ -25,6 +25,9 @@ SPEAKING = (
     click.option(
         "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture, for models that see."
     ),
+    click.option(
+        "--audio", "audios", multiple=True, type=click.Path(path_type=Path), help="A WAV file, for models that hear."
+    ),
     click.option("--label", "labels", multiple=True, type=click.IntRange(min=0), help="What to draw, by its number."),
     click.option("--guidance", metavar="X", type=click.FloatRange(0, 100), help="How much the label counts.  [1]"),
     click.option(
@@ -66,6 +69,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "se
         "pintpot run packed          a conversation; /help tells its commands",
         "pintpot run packed --batch asked.jsonl          each line a request; its answer goes to asked.answers.jsonl",
         "pintpot run org/dinov2-small --image cat.png --json",
+        "pintpot run org/whisper-tiny --audio talk.wav",
         "pintpot run examples/digits --label 7 --seed 1 --steps 30 -o seven.png",
         'pintpot run org/SmolVLM-256M-Instruct --image cat.png -p "What is this?"',
     ),
@@ -79,6 +83,7 @@ def run_command(
     asked: dict[str, Any],
     texts: tuple[str, ...],
     images: tuple[Path, ...],
+    audios: tuple[Path, ...],
     labels: tuple[int, ...],
     guidance: float | None,
     out: Path | None,
@@ -92,7 +97,7 @@ def run_command(
 
     Without a prompt and with a terminal on both sides it is a conversation. Words go to stdout, all else to stderr.
     Models that see or read without writing answer about every --image or --text: classes, boxes, vectors; those
-    that draw draw every --label.
+    that hear write down every --audio, those that draw draw every --label.
     """
     asked |= {} if calibration_text is None else {"text": calibration_text}
     if isinstance(asked.get("batch"), Path):
@@ -109,10 +114,10 @@ def run_command(
     seen: tuple[Path, ...] = ()
     if images and _writes(model_or_pack, asked, len(images)):
         seen, images = images, ()
-    if images or labels or len(texts) > 1:
+    if images or audios or labels or len(texts) > 1:
         from pintpot.cli.ask import ask_module, given_of
 
-        given = given_of(images, texts, labels, seed=speaking["seed"], guidance=guidance)
+        given = given_of(images, texts, labels, audios=audios, seed=speaking["seed"], guidance=guidance)
         return ask_module(terminal, model_or_pack, asked, given, out)
     need(out is None and guidance is None, "--out and --guidance belong to what is drawn", UsageError)
     text = texts[0] if texts else None

@@ -28,7 +28,7 @@ class Agreed:
     @property
     def told(self) -> str:
         """For people."""
-        return f"{self.mean:.1f} {self.unit}" if self.unit else f"{self.mean:.4%}"
+        return f"{self.mean:.3g} {self.unit}" if self.unit else f"{self.mean:.4%}"
 
 
 def together(found: Iterable[Agreed]) -> tuple[Agreed, ...]:

@@ -20,16 +20,22 @@ MOST_TEXTS = 64
 FEWEST_CHARACTERS = 20
 
 
-def given_for(config: Mapping[str, Any], text: Path | None, images: Sequence[str | Path]) -> Given:
-    """What a proof judges a module by: the lines of a text, one that comes with the package where none is named, and
-    pictures. Raises UsageError for what its kind does not read, BadInput for a file that cannot be read.
+def given_for(
+    config: Mapping[str, Any],
+    text: Path | None,
+    images: Sequence[str | Path] = (),
+    audios: Sequence[str | Path] = (),
+) -> Given:
+    """What a proof judges a module by: the lines of a text, one that comes with the package where none is named,
+    pictures and sounds. Raises UsageError for what its kind does not read, BadInput for a file that cannot be read.
     """
     found = kept(config)
     takes = frozenset() if found is None else found[0].TAKES
     need(text is None or "texts" in takes, "this module reads no texts", UsageError)
     need(not images or "images" in takes, "this module looks at no pictures", UsageError)
+    need(not audios or "audios" in takes, "this module hears nothing", UsageError)
     if "texts" not in takes:
-        return Given(images=tuple(map(Path, images)))
+        return Given(images=tuple(map(Path, images)), audios=tuple(map(Path, audios)))
     try:
         own = files("pintpot.proof").joinpath("text.txt")
         words = (own if text is None else text.expanduser()).read_text(encoding="utf-8")
@@ -85,16 +91,19 @@ def computed(config: Mapping[str, Any], batches: Sequence[Batch], run: Runs) -> 
 
 
 def compared(
-    config: Mapping[str, Any], batches: Sequence[Batch], unpacked: Runs, given: Sequence[Arrays]
+    config: Mapping[str, Any], folder: Path, batches: Sequence[Batch], unpacked: Runs, given: Sequence[Arrays]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Likeness of what answers are judged by, and the kind's measures, of `given` beside the unpacked module's."""
+    """Likeness of what answers are judged by, and the kind's measures, of `given` beside the unpacked module's.
+
+    `folder` holds the kind's files.
+    """
     found = kept(config)
     if found is None:
         raise BadInput("a module without a kind reads no batches")
     kind, about = found
     wanted = computed(config, batches, unpacked)
     pairs = list(zip(batches, wanted, given, strict=True))
-    agreements = together(one for each in pairs for one in kind.agreement(about, *each))
+    agreements = together(one for each in pairs for one in kind.agreement(about, folder, *each))
     judged = [[kind.judged(about, batch, outputs) for outputs in both] for batch, *both in pairs]
     names = dict.fromkeys(name for (first, _) in judged for name in first)
     whole = {

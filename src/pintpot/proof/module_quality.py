@@ -45,7 +45,7 @@ class Answerer:
 
     def __init__(self, pack: Path, threads: str) -> None:
         torch.set_num_threads(int(threads))
-        self._manifest, _ = read_manifest(pack)
+        self._pack, (self._manifest, _) = pack, read_manifest(pack)
 
     def compare(self, path: str) -> dict[str, Any]:
         """How like the answers in `path` are to the unpacked module's. Raises BadInput when the source is gone."""
@@ -67,7 +67,8 @@ class Answerer:
         batches = read_batches(Path(inputs), names)
         with ExitStack() as closing, Store(model) as store:
             unpacked = Unpacked(model, store, self._manifest.plan.budget.workload, closing)
-            likenesses, agreements = compared(self._manifest.plan.config, batches, unpacked, read_arrays(Path(path)))
+            config, given = self._manifest.plan.config, read_arrays(Path(path))
+            likenesses, agreements = compared(config, self._pack, batches, unpacked, given)
         return {"likeness": likenesses, "agreements": agreements, "peak_bytes": peak_bytes()}
 
 

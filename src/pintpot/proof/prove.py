@@ -43,6 +43,7 @@ def prove(
     *,
     text: Path | None = None,
     images: Sequence[Path] = (),
+    audios: Sequence[Path] = (),
     runs: int = DEFAULT_RUNS,
     html: Path | None = None,
     profile: bool = False,
@@ -69,7 +70,7 @@ def prove(
     _plan_again(pack, peaks, notes)
     if manifest.tokenizer is None:
         need(not (tokens or steps or profile), "a module's proof has no such parts", UsageError)
-        given = given_for(manifest.plan.config, text, images)
+        given = given_for(manifest.plan.config, text, images, audios)
         measured, quality = measure_module(pack, manifest, _disk(manifest), runs, peaks, notes, tell, given)
         return _judged(pack, digest, machine, manifest, measured, quality, runs, notes, html, tell)
     texts = _texts(pack, text, manifest.plan, tokens, peaks)

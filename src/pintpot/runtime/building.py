@@ -19,12 +19,13 @@ import transformers
 
 from pintpot.errors import UnsupportedModel, need
 from pintpot.model.adapted import DESCRIPTION
-from pintpot.nets._recorded import adapt
+from pintpot.nets._recorded import adapt_stages
 from pintpot.packer.apart import serve
 from pintpot.runtime.kinds import Published, kind_of
 from pintpot.runtime.loaded import OF_LIBRARIES, build, own_errors
 from pintpot.runtime.processors import processor_settings
 from pintpot.runtime.published import files_of, model_type
+from pintpot.runtime.staged import staged
 
 Progress = Callable[[float, str], None]
 _TABLES: Final = "_MAPPING_NAMES"
@@ -40,9 +41,10 @@ def record_published(folder: Path, shapes: Mapping[str, int], place: Path, progr
     progress(0.1, "building the module")
     config = config_of(folder)
     module, names = build(folder, config, tensors)
+    takes = tuple(inspect.signature(module.forward).parameters)
     published = Published(
-        folder, type(module).__name__, _task(type(module).__name__), config.to_dict(),
-        tuple(inspect.signature(module.forward).parameters), processor_settings(folder), shapes,
+        folder, type(module).__name__, _task(type(module).__name__), config.to_dict(), takes,
+        processor_settings(folder) if "pixel_values" in takes else None, shapes,
     )  # fmt: skip
     found, about = kind_of(published)
     draft = place.with_name(f".{place.name}.{os.getpid()}")
@@ -53,7 +55,10 @@ def record_published(folder: Path, shapes: Mapping[str, int], place: Path, progr
             shutil.copyfile(folder / name, draft / name)
         inputs = {name: torch.from_numpy(one) for name, one in found.examples(about).items()}
         with own_errors(folder, "its forward does not take the inputs of its kind"):
-            adapt(module, inputs, weights=files, names=names, kind=about, name=folder.resolve().name, folder=draft)
+            whole, prefix, stages = staged(about["name"], module, about, inputs)
+            names = {prefix + own: stored for own, stored in names.items()}
+            title = folder.resolve().name
+            adapt_stages(whole, stages, weights=files, names=names, kind=about, name=title, folder=draft)
         settle(draft, place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

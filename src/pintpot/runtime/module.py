@@ -152,13 +152,15 @@ class ModuleSession:
         """Forget what lasts from call to call: a new request begins."""
         clear(self._cache)
 
-    def ask(self, *, images: Sequence[str | Path] = (), texts: Sequence[str] = ()) -> Iterator[Answer]:
-        """What a published model says of pictures or texts, one answer for each, as many at a time as it was recorded
-        for. Raises UsageError for a module that takes tensors alone, or something else.
+    def ask(
+        self, *, images: Sequence[str | Path] = (), texts: Sequence[str] = (), audios: Sequence[str | Path] = ()
+    ) -> Iterator[Answer]:
+        """What a published model says of pictures, texts or sounds, one answer for each, as many at a time as it was
+        recorded for. Raises UsageError for a module that takes tensors alone, or something else.
         """
         from pintpot.runtime.asking import answers, read
 
-        given = Given(tuple(map(Path, images)), tuple(texts))
+        given = Given(tuple(map(Path, images)), tuple(texts), audios=tuple(map(Path, audios)))
         return answers(self, read(self.plan.config, self.folder, given, self.plan.model_name))
 
 

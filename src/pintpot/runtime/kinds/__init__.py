@@ -67,11 +67,12 @@ class Given:
     seed: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    audios: Sequence[Path] = ()
 
     @property
     def names(self) -> frozenset[str]:
         """Of what something was given."""
-        return frozenset(name for name in ("images", "texts", "labels") if getattr(self, name))
+        return frozenset(name for name in ("images", "texts", "audios", "labels") if getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,10 @@ class Kind(Protocol):
     def judged(self, about: About, batch: Batch, outputs: Arrays) -> Arrays:
         """The arrays [names, ...] by which an answer is judged: their cosine to the unpacked module's is promised."""
 
-    def agreement(self, about: About, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
-        """How far both modules agree on a batch, in this kind's own measures."""
+    def agreement(
+        self, about: About, folder: Path, batch: Batch, reference: Arrays, test: Arrays
+    ) -> tuple[Agreed, ...]:
+        """How far both modules agree on a batch, in this kind's own measures; `folder` holds the kind's files."""
 
 
 @cache

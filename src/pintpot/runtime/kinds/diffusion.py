@@ -117,7 +117,7 @@ def judged(about: About, batch: Batch, outputs: Arrays) -> Arrays:
     return {"images": outputs["images"][: len(batch.names)]}
 
 
-def agreement(about: About, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
+def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
     one, other = (judged(about, batch, outputs)["images"] for outputs in (reference, test))
     ratios = [min(MOST_DB, psnr(*both, PEAK)) for both in zip(one, other, strict=True)]
     found = cosines(one, other)

@@ -84,7 +84,7 @@ def judged(about: About, batch: Batch, outputs: Arrays) -> Arrays:
     return {"logits": outputs["logits"][:, : len(batch.names) - 1]}
 
 
-def agreement(about: About, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
+def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
     one, other = (judged(about, batch, outputs)["logits"] for outputs in (reference, test))
     measures = (("same text", same_top), ("shared probability", shared_probability), ("cosine of logits", cosines))
     return tuple(Agreed(what, float(measure(one, other).mean()), len(one)) for what, measure in measures)

@@ -102,7 +102,7 @@ def judged(about: About, batch: Batch, outputs: Arrays) -> Arrays:
     return {"embedding": embeddings(outputs)[:count]}
 
 
-def agreement(about: About, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
+def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test: Arrays) -> tuple[Agreed, ...]:
     one, other = (judged(about, batch, outputs) for outputs in (reference, test))
     if about["task"] == "embed":
         found = cosines(one["embedding"], other["embedding"])
