@@ -136,7 +136,7 @@ def test_packed_and_unpacked_are_compared_on_equal_seeds(model: Model, tmp_path:
             drawn[name] = [kind.compute(about, Running(session), batch) for batch in batches]
     ratios = {}
     for name, found in drawn.items():
-        agreed = [kind.agreement(about, *each) for each in zip(batches, drawn["stored"], found, strict=True)]
+        agreed = [kind.agreement(about, tmp_path, *each) for each in zip(batches, drawn["stored"], found, strict=True)]
         ratios[name] = np.mean([one.mean for each in agreed for one in each if one.what == "PSNR of images in dB"])
     assert ratios["stored"] == 100
     assert 100 > ratios["eight"] > ratios["four"] > 5

@@ -149,7 +149,7 @@ def test_a_detector_finds_what_transformers_finds(tmp_path: Path) -> None:
     with torch.inference_mode():
         wanted = {name: module(**inputs)[name].numpy() for name in ("logits", "pred_boxes")}
     given = {name: np.asarray(one) for name, one in unpacked(model, tmp_path, inputs).items() if name in wanted}
-    (overlap,) = kind("vision").agreement(about, Batch({}, ("picture",)), wanted, given)
+    (overlap,) = kind("vision").agreement(about, tmp_path, Batch({}, ("picture",)), wanted, given)
     assert overlap.what == "overlap of boxes"
     assert overlap.mean > 0.999
 

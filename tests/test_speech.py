@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import json
 import struct
+import subprocess
+import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from modules import opened, planned
 from published import recorded
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from pintpot.errors import BadInput, UnsupportedModel
+import pintpot
+from pintpot.errors import BadInput, UnsupportedModel, UsageError
 from pintpot.meter.words import divergence, same_so_far, word_errors
 from pintpot.model.spec import Model
 from pintpot.runtime.asking import Running
@@ -283,3 +286,29 @@ def test_damaged_models_of_other_makers_are_refused(cut: int, tmp_path: Path) ->
         (tmp_path / "model.bin").write_bytes(file.read(cut))
     with pytest.raises(ValueError, match=r"follow|ends"):
         reader.read_model(tmp_path / "model.bin")
+
+
+# --- The whole path -------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_path_by_two_commands(tmp_path: Path) -> None:
+    folder = publish(tmp_path / "tiny")
+    first, second = (str(write_wav(tmp_path / f"{seed}.wav", sound(seed))) for seed in range(2))
+    words = ["run", str(folder), "--audio", first, "--audio", second, "--memory", "900MB", "--json"]
+    found = json.loads(command(*words))
+    assert [one["audio"] for one in found["answers"]] == ["0.wav 0:00", "1.wav 0:00"]
+    assert all(one["tokens"] for one in found["answers"])
+    packed = pintpot.pack(pintpot.describe(folder), memory="900MB", folder=tmp_path / "packed")
+    proof = pintpot.prove(packed, runs=1, audios=[Path(first)])
+    assert {one.output for one in proof.likeness} == {"heard", "first word"}
+    agreed = {one.what: one for one in proof.agreements}
+    assert agreed["KL divergence of word pieces"].unit == "nats"
+    assert 0 <= agreed["KL divergence of word pieces"].mean < 1
+    assert proof.row("memory").holds
+    with pytest.raises(UsageError, match="takes --audio"), pintpot.run(packed) as session:
+        list(session.ask(texts=["no sound"]))
+
+
+def command(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "pintpot", *words], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
