@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import vlms
-from packing import EXACT, FREE, MACHINE, f32_cache, opened
+from packing import EXACT, FREE, INT8, MACHINE, f32_cache, opened
 from test_vlm_language import GREEDY, words
 
 from pintpot.budget import Budget, Workload
@@ -20,6 +20,8 @@ from pintpot.model.read import describe as read
 from pintpot.model.spec import Model
 from pintpot.packer.pack import write_pack
 from pintpot.planner.assess import assess
+from pintpot.planner.defaults import make_budget
+from pintpot.planner.make import make_plan
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
 from pintpot.runtime.building_sight import record_sight
@@ -163,3 +165,39 @@ def test_words_alone_and_what_cannot_see(models: dict[str, tuple[vlms.Vlm, Path]
         describe(str(write_hf(tmp_path / "llama")), None, {"images": 1}, None)
     with pytest.raises(UsageError, match="takes no image size without --images"):
         describe(str(folder), None, {"image_size": 64}, None)
+
+
+def test_what_pictures_become_is_judged_beside_the_unpacked_tower(
+    models: dict[str, tuple[vlms.Vlm, Path]], tmp_path: Path
+) -> None:
+    from pintpot.proof.quality import Answerer
+
+    _, folder = models["qwen3_vl"]
+    model = described(folder)
+    found = {}
+    for name, steps in (("exact", EXACT), ("rounded", INT8)):
+        pack = write_pack(model, planned(model, steps, exact=False), tmp_path / name)
+        with opened(pack) as session:
+            assert session.eyes is not None
+            np.savez(tmp_path / f"{name}.npz", **session.eyes(session.eyes.drawn(0)))
+            assert session.eyes.seconds > 0
+        found[name] = Answerer(pack).see(str(tmp_path / f"{name}.npz"))
+    assert found["exact"]["rows"] == 16 * 3, "those that take the place of words, and those of two deeper layers"
+    assert found["exact"]["cosine"] == pytest.approx(1, abs=1e-6)
+    assert 0.98 < found["rounded"]["cosine"] < 0.99999
+
+
+def test_the_best_plan_counts_the_positions_of_pictures(models: dict[str, tuple[vlms.Vlm, Path]]) -> None:
+    model = described(models["smolvlm"][1])
+    asked: dict[str, Any] = {"memory_bytes": 2_000_000_000, "context": 200, "output": 8}
+    plans = {}
+    for images in (1, 3):
+        budget = make_budget(model, MACHINE, 4_000_000_000, images=images, **asked)
+        assert (budget.workload.given, budget.workload.pictures) == (16 * images, images)
+        assert budget.workload.prompt == 16 * images + 64
+        plans[images] = make_plan(model, MACHINE, budget, torch_bytes=TORCH_BYTES)
+    one, three = (plans[images].cost for images in (1, 3))
+    assert three.stage("prefill").tokens == one.stage("prefill").tokens + 32
+    assert three.stage("vision.see").seconds.mid == pytest.approx(3 * one.stage("vision.see").seconds.mid)
+    with pytest.raises(UsageError, match="was described without what sees"):
+        make_budget(read(str(models["smolvlm"][1])), MACHINE, 4_000_000_000, images=1, **asked)

@@ -83,6 +83,8 @@ def memory(plan: Plan, width: int) -> Text:
 
 def speed(plan: Plan, told: Explanation, bar: int = _BAR) -> Table:
     """Each figure from slow to fast, and for the stages what each resource alone would take of the time."""
+    from pintpot.planner.explain import sees
+
     made = table("", "slow", "", "fast", "waits for", "alone", title="speed", right=(1, 2, 3, 5))
     made.columns[5].justify = "left"
     stages = {stage.name: stage for stage in plan.cost.stages}
@@ -91,7 +93,7 @@ def speed(plan: Plan, told: Explanation, bar: int = _BAR) -> Table:
         if stage is None:
             made.add_row(row.what, row.slow, "to", row.fast)
             continue
-        figures = [f"{row.what}, {stage.tokens:,} tokens", row.slow, "to", row.fast]
+        figures = [f"{row.what}, {stage.tokens:,} {'pictures' if sees(stage) else 'tokens'}", row.slow, "to", row.fast]
         for name, seconds in sorted(stage.bound_s, key=lambda pair: -pair[1]):
             made.add_row(*figures, name, _share_bar(seconds, stage, bar, name == stage.binds))
             figures = ["", "", "", ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pintpot.model.joined import ASIDE
 from pintpot.planner.calibrating import TOKENS
 from pintpot.planner.cost import Span, StageCost
 from pintpot.planner.plan import NATS, Advice, Plan, Rejected
@@ -133,7 +134,8 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     cost = plan.cost
     rows = []
     for stage in cost.stages:
-        rate, unit = stage.tokens_per_s, "tok/s" if plan.budget.workload.task == "chat" else "/s"
+        rate = stage.tokens_per_s
+        unit = "tok/s" if plan.budget.workload.task == "chat" and not sees(stage) else "/s"
         rows.append(SpeedRow(stage.name, format_rate(rate.low, unit), format_rate(rate.high, unit), stage.binds))
     tokens = (("first token", cost.first_token_s), ("each token", cost.per_token_s))
     drawn = (("each step", cost.per_token_s), ("each picture", cost.total_s))
@@ -141,6 +143,11 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     for what, span in (*one, ("opening", cost.open_s)):
         rows.append(SpeedRow(what, format_seconds(span.high), format_seconds(span.low)))
     return tuple(rows)
+
+
+def sees(stage: StageCost) -> bool:
+    """Whether a stage looks at pictures and reads no tokens."""
+    return stage.name.startswith(ASIDE)
 
 
 def _binds(stage: StageCost) -> str:

@@ -15,6 +15,7 @@ from pintpot.meter.agreement import Agreement, tokens_to_decide
 from pintpot.meter.clock import median
 from pintpot.meter.likeness import Likeness
 from pintpot.meter.overlap import Agreed
+from pintpot.model.joined import ASIDE
 from pintpot.planner.cost import Span
 from pintpot.planner.names import LOADER
 from pintpot.planner.plan import NATS, Plan
@@ -104,6 +105,9 @@ def _of_words(plan: Plan, measured: Measured) -> Iterator[Row]:
     yield _speed("prefill", plan, measured)
     yield _speed("decode", plan, measured)
     yield _seconds("first token", plan.cost.first_token_s, [run["first_token_s"] for run in measured.runs])
+    for stage in plan.cost.stages:
+        if stage.name.startswith(ASIDE):
+            yield _seconds("pictures", stage.seconds, [run["see_s"] for run in measured.runs])
 
 
 def _of_module(plan: Plan, measured: Measured) -> Iterator[Row]:
@@ -126,7 +130,7 @@ def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
         seen = [run["step_tokens"] / run["step_s"] for run in measured.runs]
         limits = [plan.budget.workload.batch / _decode_floor_s(plan, limit) for limit in measured.limits]
     else:
-        seen = [run["prompt_tokens"] / run["first_token_s"] for run in measured.runs]
+        seen = [run["prompt_tokens"] / (run["first_token_s"] - run.get("see_s", 0.0)) for run in measured.runs]
         limits = [_prefill_limit(plan, limit) for limit in measured.limits]
     middle = median(seen)
     return Row(

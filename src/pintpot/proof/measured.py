@@ -8,12 +8,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from pintpot.errors import UsageError, need
 from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes, resident_bytes
+from pintpot.model.joined import VISION
 from pintpot.nets._extents import lengths
+from pintpot.packer.raw import read_raw
 from pintpot.runtime.opening import open_session
+from pintpot.runtime.pictures import Picture
 from pintpot.runtime.request import Request, Sampling
 
 COMMAND = "pintpot.cli.run"
@@ -27,10 +31,12 @@ STEADY_STEPS = 2
 
 
 class Answerer:
-    """Requests: `opened`, `speak`, `run`, `hidden`, `profile`."""
+    """Requests: `opened`, `speak`, `run`, `hidden`, `see`, `profile`."""
 
     def __init__(self, pack: Path, threads: str, every_row: str = "") -> None:
         import_module(COMMAND)
+        if any(part.get("name") == VISION for part in read_raw(pack)["plan"].get("parts", ())):
+            import_module("pintpot.runtime.eyes").warm_up()
         started = time.perf_counter()
         self._session = open_session(pack, this_machine(), threads=int(threads), every_row=bool(every_row))
         self._open_s = time.perf_counter() - started
@@ -38,7 +44,7 @@ class Answerer:
         workload = self._session.plan.budget.workload
         prompt, output = lengths(workload)
         # The first word comes with the prompt; without a second one no step would be measured.
-        self._output = max(2, output)
+        self._output, self._seed = max(2, output), 0
         self._prompt = min(prompt, workload.context - self._output)
 
     def opened(self) -> dict[str, Any]:
@@ -64,6 +70,7 @@ class Answerer:
         requests = self._requests(tokens)
         if ring is not None:
             ring.reset_stats()
+        seen = session.eyes.seconds if session.eyes else 0.0
         disk, started, first = 0, time.perf_counter(), 0.0
         for number, _ in enumerate(session.engine.generate_many(requests, frozenset()), 1):
             # All prompts are read before the first step.
@@ -75,6 +82,7 @@ class Answerer:
         steady = timing.step_s[STEADY_STEPS:] or timing.step_s
         return {
             "first_token_s": first,
+            "see_s": session.eyes.seconds - seen if session.eyes else 0.0,
             "prompt_tokens": sum(len(request.tokens) for request in requests),
             "step_s": sum(steady) / len(steady),
             "step_tokens": timing.decode_tokens / len(timing.step_s),
@@ -94,9 +102,29 @@ class Answerer:
         """As many as the plan has sequences; their prompts begin at even distances in the tokens, which go round."""
         num_sequences = self._session.plan.budget.workload.batch
         begins = (index * len(tokens) // num_sequences for index in range(num_sequences))
-        prompts = (tuple(islice(cycle(tokens), begin, begin + self._prompt)) for begin in begins)
+        shown = self._pictures()
+        rows = tuple(token for picture in shown for token in picture.tokens)
+        prompts = (rows + tuple(islice(cycle(tokens), begin, begin + self._prompt - len(rows))) for begin in begins)
         greedy = Sampling(temperature=0.0)
-        return tuple(Request(prompt, self._output, greedy, (), ignore_end=True) for prompt in prompts)
+        return tuple(Request(prompt, self._output, greedy, (), ignore_end=True, pictures=shown) for prompt in prompts)
+
+    def _pictures(self) -> tuple[Picture, ...]:
+        """As many as a prompt of the plan has, drawn anew each time; all sequences see the same ones."""
+        workload, eyes = self._session.plan.budget.workload, self._session.eyes
+        if eyes is None:
+            return ()
+        self._seed += 1
+        return tuple(eyes.drawn(64 * self._seed + at) for at in range(workload.pictures // workload.batch))
+
+    def see(self, path: str) -> dict[str, Any]:
+        """What a drawn picture becomes, into a .npz file by output."""
+        import numpy as np
+
+        eyes = self._session.eyes
+        need(eyes is not None, "this pack sees nothing", UsageError)
+        if eyes is not None:
+            np.savez(path, **eyes(eyes.drawn(0)))  # type: ignore[arg-type]
+        return {"peak_bytes": peak_bytes()}
 
     def hidden(self, texts: list[list[int]], path: str, num_words: int = 0) -> dict[str, Any]:
         """States after the last block, before the final norm, of every text: float32 [tokens, D], into a .npy file.

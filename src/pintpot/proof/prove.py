@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +18,11 @@ from pintpot.machine.here import this_machine
 from pintpot.machine.spec import Machine
 from pintpot.meter.agreement import Agreement, Interval
 from pintpot.meter.clock import median
+from pintpot.meter.overlap import Agreed
+from pintpot.model.joined import VISION
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
+from pintpot.proof.asked import ANSWER_SECONDS, SEEN, Answers, Asked, Texts
 from pintpot.proof.judge import Measured, Quality, judge
 from pintpot.proof.module_batches import given_for
 from pintpot.proof.of_module import measure_module
@@ -31,9 +34,8 @@ from pintpot.runtime.pricing import here_of, priced_here
 
 Progress = Callable[[float, str], None]
 DEFAULT_RUNS = 5
-ANSWER_SECONDS, FEWEST_WORDS = 30.0, 4
-"""Words of answers are compared for so long, half of each text at most, and a few of each however slow the model is."""
-Texts = list[list[int]]
+FEWEST_WORDS = 4
+"""Words of answers are compared for some time, half of each text at most, and so many however slow the model is."""
 _QUALITY_FROM = 0.4
 """Of a proof's time, what the runs take."""
 
@@ -87,8 +89,8 @@ def prove(
             "forgotten; give a longer one with --text"
         )
     with tempfile.TemporaryDirectory(prefix="pintpot-") as scratch:
-        answers = _Answers(texts, Path(scratch), _answer_seconds(tokens))
-        measured = _measure(pack, manifest, answers, _Asked(runs, profile), peaks, tell)
+        answers = Answers(texts, Path(scratch), _answer_seconds(tokens))
+        measured = _measure(pack, manifest, answers, Asked(runs, profile), peaks, tell)
         quality = _quality(pack, answers, steps, peaks, notes, tell) if tested else Quality()
     return _judged(pack, digest, machine, manifest, measured, quality, runs, notes, html, tell, found)
 
@@ -118,35 +120,6 @@ def _judged(
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)
-
-
-@dataclass
-class _Answers:
-    """The texts, and where the pack's states of them are: of all words as a prompt, and of `num_words` at the end.
-
-    Words of answers are decoded for `seconds`, half of each text at most.
-    """
-
-    texts: Texts
-    folder: Path
-    seconds: float = ANSWER_SECONDS
-    num_words: int = 0
-
-    @property
-    def prompts(self) -> dict[str, Any]:
-        return {"texts": self.texts, "path": str(self.folder / "prompts.npy")}
-
-    @property
-    def words(self) -> dict[str, Any]:
-        return {"texts": self.texts, "path": str(self.folder / "words.npy"), "num_words": self.num_words}
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """How often to measure, and whether each op is timed."""
-
-    runs: int
-    profile: bool
 
 
 def _plan_again(pack: Path, peaks: dict[str, int], notes: list[str]) -> None:
@@ -187,8 +160,8 @@ def _texts(pack: Path, text: Path | None, plan: Plan, tokens: int | None, peaks:
 def _measure(
     pack: Path,
     manifest: Manifest,
-    answers: _Answers,
-    asked: _Asked,
+    answers: Answers,
+    asked: Asked,
     peaks: dict[str, int],
     tell: Progress,
 ) -> Measured:
@@ -210,6 +183,8 @@ def _measure(
     with Worker("measured", pack, str(plan.threads), "every row") as worker:
         tell(0.35, "answers of the pack")
         worker.ask("hidden", **answers.prompts)
+        if any(part.name == VISION for part in plan.parts):
+            worker.ask("see", path=answers.seen)
         answers.num_words = _num_words(answers, median([run["step_s"] for run in found]))
         peaks["answering the text"] = worker.ask("hidden", **answers.words)["peak_bytes"]
     return Measured(opened, tuple(found), tuple(limits), peaks, ops)
@@ -226,14 +201,14 @@ def _disk(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def _num_words(answers: _Answers, step_s: float) -> int:
+def _num_words(answers: Answers, step_s: float) -> int:
     texts = answers.texts
     in_time = int(answers.seconds / (len(texts) * step_s))
     return max(1, min(len(texts[0]) // 2, max(FEWEST_WORDS, in_time)))
 
 
 def _quality(
-    pack: Path, answers: _Answers, steps: bool, peaks: dict[str, int], notes: list[str], tell: Progress
+    pack: Path, answers: Answers, steps: bool, peaks: dict[str, int], notes: list[str], tell: Progress
 ) -> Quality:
     """The agreement with the unpacked model; nothing, with a note that says why, when its files are gone."""
     key = hashlib.sha256(repr(answers.texts).encode()).hexdigest()[:16]
@@ -243,6 +218,7 @@ def _quality(
             worker.follow("reference", next(parts), texts=answers.texts, key=key)
             words = worker.follow("compare", next(parts), **answers.words)
             prompts = worker.follow("compare", next(parts), **answers.prompts)
+            seen = worker.ask("see", path=answers.seen) if Path(answers.seen).is_file() else None
             asked = {"texts": answers.texts, "num_words": answers.num_words}
             alone = worker.follow("weights", next(parts), **asked)
             each = worker.follow("steps", next(parts), **asked) if steps else {"steps": []}
@@ -256,6 +232,7 @@ def _quality(
         answers_of_weights=_agreement(alone["answers"]),
         prompts_of_weights=_agreement(alone["prompts"]),
         steps=tuple(map(_step, each["steps"])),
+        agreements=() if seen is None else (Agreed(SEEN, seen["cosine"], seen["rows"]),),
     )
 
 

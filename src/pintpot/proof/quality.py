@@ -16,6 +16,7 @@ from pintpot.meter.agreement import Agreement, Comparison, TokenScores, mean_int
 from pintpot.meter.home import home
 from pintpot.meter.memory import peak_bytes
 from pintpot.meter.vocabulary import VocabularyStream
+from pintpot.model.joined import VISION
 from pintpot.model.store import Store
 from pintpot.packer.manifest import read_manifest
 from pintpot.proof.head import PackedHead
@@ -30,7 +31,7 @@ Told = Callable[[int, int], None]
 
 
 class Answerer:
-    """Requests: `reference` (states of the unpacked model, remembered), `compare`, `weights`, `networks`, `steps`."""
+    """Requests: `reference` (states of the unpacked model, kept), `compare`, `see`, `weights`, `networks`, `steps`."""
 
     def __init__(self, pack: Path) -> None:
         self._pack = pack
@@ -64,6 +65,23 @@ class Answerer:
             words = [text[-num_words:] for text in texts]
             found = _result(_scores(words, source, logits, self._vocab_size, tell))
         return {"agreement": asdict(found), "peak_bytes": peak_bytes()}
+
+    def see(self, path: str) -> dict[str, Any]:
+        """How like the rows in `path` are to what the unpacked tower makes of the same picture: their mean cosine."""
+        from contextlib import ExitStack
+
+        from pintpot.meter.overlap import cosines
+        from pintpot.proof.module_quality import Unpacked
+        from pintpot.runtime.eyes import drawn_inputs
+
+        part = self._model.part(VISION)
+        stage = part.prefix + part.config["stages"][0]["name"]
+        with ExitStack() as closing, Store(self._model) as store:
+            unpacked = Unpacked(self._model, store, self._manifest.plan.budget.workload, closing)
+            wanted = unpacked(drawn_inputs(part.config["kind"], 0), stage)
+        given = np.load(path, allow_pickle=False)
+        found = np.concatenate([cosines(rows, given[name]) for name, rows in sorted(wanted.items())])
+        return {"cosine": float(found.mean()), "rows": len(found), "peak_bytes": peak_bytes()}
 
     def weights(self, texts: list[list[int]], num_words: int) -> dict[str, Any]:
         """Agreement of the pack's weights alone, in float32 arithmetic: on words of answers, and on all words."""

@@ -159,7 +159,7 @@ def _quality(proof: Proof) -> list[Section]:
         "rest of it as a prompt. Prompts: all words of the texts, as prefill reads them. Weights alone: the same words "
         "where the pack's weights meet float32 arithmetic and a float32 cache."
     )
-    return [Table("Quality", names, rows, note=note), *_steps(proof)]
+    return [Table("Quality", names, rows, note=note), *_steps(proof), *_agreements(proof)]
 
 
 def _alike(proof: Proof) -> Table:

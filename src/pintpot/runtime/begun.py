@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadPack, need
 from pintpot.meter.memory import attainable_bytes
+from pintpot.model.joined import VISION
 from pintpot.model.tokens.memory import loading_peak_bytes
 from pintpot.packer.locks import in_use
 from pintpot.packer.raw import CHECK_BYTES, MANIFEST, WEIGHTS, read_unchanged
@@ -47,6 +48,11 @@ class Found:
     def is_module(self) -> bool:
         """Whether it holds a module of PyTorch, which reads no text."""
         return self.raw.get("tokenizer") is None
+
+    @property
+    def sees(self) -> bool:
+        """Whether a part of it makes rows of embedding of pictures, which takes PyTorch."""
+        return any(part.get("name") == VISION for part in self.raw["plan"].get("parts", ()))
 
     def __enter__(self) -> Found:
         return self

@@ -17,13 +17,18 @@ from pintpot.program.layout import Layout
 from pintpot.program.spec import Work
 from pintpot.runtime.bound import Stages, addresses_of
 from pintpot.runtime.memory import PackMemory
-from pintpot.runtime.module import StageCall, fill_constants, stages_of
+from pintpot.runtime.module import StageCall, fill_constants, stages_of, warm_up
 from pintpot.runtime.pictures import Picture
 from pintpot.runtime.sights import sight
 
+__all__ = ["Eyes", "drawn_inputs", "warm_up"]
+
 
 class Eyes:
-    """Turns a picture into rows, by the recorded stage of the pack; equal pictures have equal tokens."""
+    """Turns a picture into rows, by the recorded stage of the pack; equal pictures have equal tokens.
+
+    `seconds` are those of all pictures so far.
+    """
 
     def __init__(self, plan: Plan, work: Work, layout: Layout, memory: PackMemory, stages: Stages) -> None:
         self._parts = tuple(part for part in plan.parts if part.name == VISION)
@@ -53,6 +58,10 @@ class Eyes:
         """A picture's file. Raises BadInput for what is none."""
         return self.picture(sight(str(self.about["name"])).read(self.about, path))
 
+    def drawn(self, seed: int) -> Picture:
+        """A picture that nobody took, one for each seed."""
+        return self.picture(drawn_inputs(self.about, seed))
+
     def picture(self, inputs: Mapping[str, NDArray[Any]]) -> Picture:
         """Inputs of the tower as a picture; the same ones are the same picture."""
         key = b"".join(np.ascontiguousarray(one).tobytes() for _, one in sorted(inputs.items()))
@@ -68,8 +77,14 @@ class Eyes:
         """Rows of embedding by the buffer that takes them."""
         named = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in picture.tensors.items()}
         found = self._call(**named)
-        self.seconds = self._call.seconds
+        self.seconds += self._call.seconds
         return {name: rows.numpy() for name, rows in found.items()}
+
+
+def drawn_inputs(about: Mapping[str, Any], seed: int) -> dict[str, NDArray[Any]]:
+    """Inputs of a tower that nobody took a picture for: those that it was recorded with, paler by the seed."""
+    shade = np.float32(np.random.default_rng(seed).uniform(0.5, 1.0))
+    return {name: one * shade for name, one in sight(str(about["name"])).examples(about).items()}
 
 
 def _digest(data: bytes) -> bytes:

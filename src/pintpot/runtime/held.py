@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pintpot.meter.memory import resident_bytes
-from pintpot.planner.names import PROCESS
+from pintpot.planner.names import PROCESS, TORCH
+from pintpot.runtime.pricing import Here
 
 
 class Held:
@@ -28,3 +29,10 @@ class Held:
     def put(self, holder: str, num_bytes: int) -> None:
         """So many bytes, which no mark sees, belong to `holder`."""
         self.by_holder[holder] = self.by_holder.get(holder, 0) + num_bytes
+
+
+def split_process(held: Held, here: Here) -> None:
+    """What the process held before it opened anything: as much as any run of ours, and the rest is torch."""
+    plain = here.machine().process_bytes
+    held.by_holder[TORCH] = max(0, held.by_holder[PROCESS] - plain)
+    held.by_holder[PROCESS] = min(plain, held.by_holder[PROCESS])

@@ -22,7 +22,7 @@ from pintpot.model.spec import Part
 from pintpot.nets import adapted
 from pintpot.packer.manifest import Manifest, manifest_of
 from pintpot.packer.raw import check_files
-from pintpot.planner.names import BUFFERS, LOADER, PROCESS, TABLES, TORCH, WEIGHTS
+from pintpot.planner.names import BUFFERS, LOADER, TABLES, WEIGHTS
 from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
 from pintpot.program.layout import Layout, lay_out
@@ -30,7 +30,7 @@ from pintpot.program.scratch import scratch_bytes
 from pintpot.program.spec import Work
 from pintpot.runtime.begun import Begun, begin, find
 from pintpot.runtime.bound import addresses_of, bind_stages
-from pintpot.runtime.held import Held
+from pintpot.runtime.held import Held, split_process
 from pintpot.runtime.kinds import Answer, Given
 from pintpot.runtime.memory import PackMemory, finish_weights, memory_bytes, open_memory
 from pintpot.runtime.pricing import Here, here_of, priced_here
@@ -222,17 +222,10 @@ def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> Mo
     held.put(WEIGHTS, begun.weights.nbytes)
     fill_constants(plan.parts, layout, memory.arenas)
     held.mark(TABLES)
-    _split_process(held, here)
+    split_process(held, here)
     clear(memory.arenas.get("cache"))
     arenas, closing = memory.arenas, stack.pop_all()
     return ModuleSession(folder, plan, stages, memory.ring, arenas, held.by_holder, notes, closing)
-
-
-def _split_process(held: Held, here: Here) -> None:
-    """What the process held before it opened anything: as much as any run of ours, and the rest is torch."""
-    plain = here.machine().process_bytes
-    held.by_holder[TORCH] = max(0, held.by_holder[PROCESS] - plain)
-    held.by_holder[PROCESS] = min(plain, held.by_holder[PROCESS])
 
 
 def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:

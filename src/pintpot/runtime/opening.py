@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,7 @@ from pintpot.program.spec import Work
 from pintpot.runtime.begun import Begun, begin, find
 from pintpot.runtime.bound import Stages, bind_stages
 from pintpot.runtime.engine import Engine
-from pintpot.runtime.held import Held
+from pintpot.runtime.held import Held, split_process
 from pintpot.runtime.memory import PackMemory, fill_tables, finish_weights, memory_bytes, open_memory
 from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.runtime.session import Session
@@ -73,6 +74,9 @@ def finish_opening(
 ) -> Session:
     """As `open_session`, of a pack whose opening has begun."""
     folder, loader, stack = begun.pack.folder, begun.loader, begun.pack.closing
+    if begun.pack.sees:
+        # First of all: what it takes is its own, and no part of opening the pack.
+        warm_up()
     held = Held(loader.beside)
     manifest, notes = priced_here(manifest_of(folder, begun.pack.raw), here, threads)
     check_files(folder, manifest.files)
@@ -99,10 +103,23 @@ def finish_opening(
     fill_tables(manifest, layout, memory)
     if look is not None:
         look.fill(layout)
+        split_process(held, here)
     held.mark(TABLES)
     if not memory.direct:
         notes = (*notes, BUFFERED)
-    return Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, stack.pop_all(), look)
+    closing = stack.pop_all()
+    session = Session(folder, plan, tokenizer, engine, memory.ring, held.by_holder, notes, closing, look)
+    if look is not None:
+        # PyTorch lets go of memory later than the interpreter does, so a session that nobody closed ends before.
+        weakref.finalize(session, closing.close)
+    return session
+
+
+def warm_up() -> None:
+    """Import and try what sees."""
+    from pintpot.runtime.eyes import warm_up
+
+    warm_up()
 
 
 def _eyes(
