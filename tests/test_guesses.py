@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from test_service import CONTEXT, TINY, ask, serving
 from tiny import write_hf
 
 from pintpot.contract.step import Step
+from pintpot.runtime.drafter import Drafter
 from pintpot.runtime.guesses import Luck, Pace, looked_up, may_guess
 from pintpot.runtime.request import Request, Sampling
+from pintpot.runtime.service import Service
 from pintpot.techniques.cache.sink_window import SinkWindow
 
 
@@ -43,7 +46,7 @@ def test_guesses_change_no_word(form: str, source: Path, tmp_path: Path, monkeyp
             session.engine.reset()
             wanted.append([one.token for one in session.engine.generate_many((request,), frozenset())])
         assert session.engine.pace.num_guessed == 0
-    monkeypatch.setattr(Pace, "most", lambda self, luck, number: 64)
+    monkeypatch.setattr(Pace, "most", lambda self, luck, number, making=0.0: 64)
     with serving(folder) as service:
         found = [ask(service, request)[1].whole()[0] for request in asked]
         assert found == wanted
@@ -88,3 +91,31 @@ def test_guesses_stop_where_they_do_not_pay() -> None:
     assert sum(cheap.most(wrong, 1) for _ in range(100)) == 2, "now and then one guess, to see whether luck has turned"
     assert sum(dear.most(right, 1) for _ in range(100)) <= 2, "where a token costs a step, none pays"
     assert Pace().share_of_token(4) == 0.15
+
+
+@pytest.mark.parametrize("other", [21, 22], ids=["the same model", "another model"])
+def test_a_draft_changes_no_word(other: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft of the same weights is right whenever the likeliest word is drawn, another one hardly ever."""
+    folder = pack_of(source, tmp_path / "pack", EXACT, context=CONTEXT, batch=8)
+    smaller = write_hf(tmp_path / "smaller", replace(TINY, seed=other))
+    draft = pack_of(smaller, tmp_path / "draft", EXACT, context=CONTEXT - 32, batch=4)
+    asked = [
+        Request(tuple(range(5 + seed, 60)), 30 + 20 * seed, Sampling(heat, seed=seed))
+        for seed, heat in enumerate((0.0, 0.0, 0.3))
+    ]
+    with opened(folder) as session:
+        wanted = [list(session.engine.generate(request, frozenset())) for request in asked]
+    monkeypatch.setattr(Pace, "most", lambda self, luck, number, making=0.0: 3)
+    with opened(folder) as session, opened(draft) as drafting:
+        session.engine.drafter = Drafter(drafting.engine)
+        service = Service(session.engine, frozenset()).start()
+        try:
+            assert [ask(service, request)[1].whole()[0] for request in asked] == wanted
+            ears = [ask(service, request)[1] for request in asked]
+            assert [ear.whole()[0] for ear in ears] == wanted
+            assert service.audit() == drafting.engine.audit() == []
+            state = service.state()
+        finally:
+            service.close()
+    assert state.guessed_tokens > 60
+    assert (state.right_tokens > 0.3 * state.guessed_tokens) == (other == TINY.seed)

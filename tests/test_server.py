@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from packing import EXACT, MACHINE, opened, pack_of
 from tiny import Tiny, write_hf
 
 from pintpot import api, hosting
+from pintpot.errors import UsageError
 from pintpot.hosting import open_serving
 from pintpot.runtime.request import Request, Sampling
 from pintpot.server.run import listen, serve_until_stopped
@@ -353,6 +355,19 @@ def test_an_answer_that_takes_too_long_is_ended(pack: Path) -> None:
         with pytest.raises(openai.APIStatusError) as caught:
             server.client().completions.create(model="tiny", prompt="A", max_tokens=200)
         assert caught.value.status_code == 504
+
+
+def test_a_draft_guesses_and_changes_no_answer(pack: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "A pint is", "max_tokens": 40, "temperature": 0}
+    with served(pack) as server:
+        wanted = server.client().completions.create(**asked).choices[0].text
+    with served(pack, draft=pack) as server:
+        assert server.client().completions.create(**asked).choices[0].text == wanted
+        assert server.ask("GET", "/metrics.json")[1]["guesses"]["right"] > 0
+    strange = write_hf(tmp_path / "strange", replace(TINY, pre="qwen2"))
+    other = pack_of(strange, tmp_path / "other", EXACT, context=CONTEXT)
+    with pytest.raises(UsageError, match="reads words otherwise"):
+        open_serving(pack, draft=other)
 
 
 def test_what_drains_takes_nothing_new(pack: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ from pintpot.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from pintpot.model.spec import Model
     from pintpot.planner.plan import Plan
+    from pintpot.runtime.drafter import Drafter
+    from pintpot.runtime.session import Session
     from pintpot.server.serving import Serving
 
 Progress = Callable[[float, str], None]
@@ -25,6 +28,8 @@ BODY_BYTES, BODY_BYTES_OF_TOKEN = 128 << 10, 32
 """Of a body: this many, and so many more for each position of the context."""
 DEFAULT_PORT = 8080
 NUM_BUDGETS = 9
+SAMPLE = 'A pint pot holds 1 pint; Größe, 東京, \N{SLIGHTLY SMILING FACE} {"a": [1, 2]}\n\tdef f(x): return x'
+"""What two models that share their words read alike."""
 
 
 def serve(
@@ -33,6 +38,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     name: str | None = None,
+    draft: str | Path | None = None,
     key: str = "",
     waiting: int = 256,
     answer_s: float = 600.0,
@@ -44,8 +50,9 @@ def serve(
     """Answer an OpenAI client's requests until SIGTERM or Ctrl-C, which lets those under way end within `drain_s`.
 
     A model is planned and packed first, as `pintpot.run` does it with `asked`; without `batch` for as many sequences as
-    give most words a second. `memory` counts the whole process. `host` 127.0.0.1 is reached from this machine alone;
-    with `key` clients have to know it. At most `waiting` requests wait, and each may take `answer_s`. `ready` is told
+    give most words a second. `draft` is a pack of a smaller model with the same words, which guesses the next ones;
+    answers stay the same. `memory` counts the whole process. `host` 127.0.0.1 is reached from this machine alone; with
+    `key` clients have to know it. At most `waiting` requests wait, and each may take `answer_s`. `ready` is told
     the address. Raises UsageError without the extra (`pip install pintpot[serve]`), DoesNotFit.
     """
     missing = [module for module in ("starlette", "uvicorn") if find_spec(module) is None]
@@ -54,9 +61,11 @@ def serve(
 
     listening = listen(host, port)
     with listening:
-        folder, memory = _folder(model_or_pack, asked, progress)
-        with open_serving(folder, name=name, memory_bytes=memory, waiting=waiting, answer_s=answer_s, drain_s=drain_s,
-                          threads=asked.get("threads"), progress=progress) as serving:  # fmt: skip
+        folder, memory = _folder(model_or_pack, asked, _draft_bytes(draft), progress)
+        with open_serving(
+            folder, name=name, draft=draft, memory_bytes=memory, waiting=waiting, answer_s=answer_s, drain_s=drain_s,
+            threads=asked.get("threads"), progress=progress,
+        ) as serving:  # fmt: skip
             told = None if ready is None else lambda url: ready(url, serving)
             serve_until_stopped(serving, listening, key, told)
 
@@ -65,6 +74,7 @@ def open_serving(
     folder: Path,
     *,
     name: str | None = None,
+    draft: str | Path | None = None,
     memory_bytes: int | None = None,
     waiting: int = 256,
     answer_s: float = 600.0,
@@ -80,18 +90,21 @@ def open_serving(
     from pintpot.server.guided import guiding_of
     from pintpot.server.serving import Serving
 
-    session = run(folder, threads=threads, progress=progress)
-    if not isinstance(session, Session):
-        session.close()
-        raise UsageError(f"{folder} holds a module of PyTorch; only language models are served")
-    body_bytes = BODY_BYTES + BODY_BYTES_OF_TOKEN * session.engine.context
-    limits = Limits(body_bytes=body_bytes, answer_s=answer_s, waiting=waiting, drain_s=drain_s)
-    service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting).start()
-    promised = session.plan.cost.memory_high + SERVER_BYTES
-    found = Serving(session, service, name or session.plan.model_name, limits, memory_bytes or promised)
-    found.guiding = guiding_of(session)
-    found.planning = partial(_plans_apart, folder)
-    return found
+    with ExitStack() as closing:
+        session = run(folder, threads=threads, progress=progress)
+        closing.callback(session.close)
+        if not isinstance(session, Session):
+            raise UsageError(f"{folder} holds a module of PyTorch; only language models are served")
+        promised = session.plan.cost.memory_high + SERVER_BYTES + _draft_bytes(draft)
+        if draft is not None:
+            session.engine.drafter = _drafter(draft, session, threads, closing)
+        body_bytes = BODY_BYTES + BODY_BYTES_OF_TOKEN * session.engine.context
+        limits = Limits(body_bytes=body_bytes, answer_s=answer_s, waiting=waiting, drain_s=drain_s)
+        service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting)
+        return Serving(
+            session, service.start(), name or session.plan.model_name, limits, memory_bytes or promised,
+            guiding=guiding_of(session), planning=partial(_plans_apart, folder), closing=closing.pop_all(),
+        )  # fmt: skip
 
 
 def _plans_apart(folder: Path) -> list[dict[str, Any]]:
@@ -101,7 +114,35 @@ def _plans_apart(folder: Path) -> list[dict[str, Any]]:
     return plans
 
 
-def _folder(model_or_pack: str | Path, asked: dict[str, Any], progress: Progress | None) -> tuple[Path, int | None]:
+def _draft_bytes(draft: str | Path | None) -> int:
+    """What a draft's pack promises to take."""
+    from pintpot.packer.manifest import read_manifest
+    from pintpot.packer.raw import pack_named
+
+    return 0 if draft is None else read_manifest(pack_named(draft))[0].plan.cost.memory_high
+
+
+def _drafter(draft: str | Path, session: Session, threads: int | None, closing: ExitStack) -> Drafter:
+    """Another open pack that guesses. Raises UsageError for one that reads words otherwise."""
+    from pintpot.api import run
+    from pintpot.packer.raw import pack_named
+    from pintpot.runtime.drafter import Drafter
+    from pintpot.runtime.session import Session
+    from pintpot.server.asking import num_words
+
+    opened = run(pack_named(draft), threads=threads)
+    closing.callback(opened.close)
+    if not isinstance(opened, Session):
+        raise UsageError(f"{draft} writes no words")
+    same = session.tokenizer.encode(SAMPLE) == opened.tokenizer.encode(SAMPLE)
+    said = f"{draft} reads words otherwise than the model that it is to guess for"
+    need(same and num_words(opened) <= num_words(session), said, UsageError)
+    return Drafter(opened.engine)
+
+
+def _folder(
+    model_or_pack: str | Path, asked: dict[str, Any], beside: int, progress: Progress | None
+) -> tuple[Path, int | None]:
     """The pack to open, and the budget of the whole process where one was given."""
     from pintpot.packer.apart import apart
     from pintpot.packer.raw import is_pack, pack_named
@@ -114,9 +155,10 @@ def _folder(model_or_pack: str | Path, asked: dict[str, Any], progress: Progress
         need(not given, "a pack has its plan; these options belong to a model", UsageError)
         return folder, None
     if memory is not None:
-        least = f"{format_bytes(memory)} is less than the {format_bytes(SERVER_BYTES)} that the server itself takes"
-        need(memory > SERVER_BYTES, least, DoesNotFit)
-    within = asked if memory is None else {**asked, "memory": memory - SERVER_BYTES}
+        taken = SERVER_BYTES + beside
+        least = f"{format_bytes(memory)} is less than the {format_bytes(taken)} that the server itself takes"
+        need(memory > taken, least, DoesNotFit)
+    within = asked if memory is None else {**asked, "memory": memory - SERVER_BYTES - beside}
     named = {key: str(value) if isinstance(value, Path) else value for key, value in within.items()}
     answer = apart("pintpot.hosting", {"model": str(model_or_pack), "asked": named}, progress)
     return Path(answer["folder"]), memory

@@ -18,6 +18,7 @@ SERVING = (
     click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 is reached from everywhere."),
     click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."),
     click.option("--name", help="What clients call the model.  [its own name]"),
+    click.option("--draft", metavar="PACK", help="A smaller pack with the same words, which guesses the next ones."),
     click.option("--api-key", envvar=KEY, help=f"What clients have to know; better given as {KEY}."),
     click.option("--waiting", **COUNT, default=256, show_default=True, help="Requests that may wait."),
     click.option("--answer-time", **TIME, default="10min", show_default=True, help="The longest that an answer takes."),
@@ -44,6 +45,7 @@ def serve_command(
     host: str,
     port: int,
     name: str | None,
+    draft: str | None,
     api_key: str | None,
     waiting: int,
     answer_time: float,
@@ -71,7 +73,7 @@ def serve_command(
 
     with terminal.progress() as progress:
         pintpot.serve(
-            model_or_pack, host=host, port=port, name=name, key=api_key or "", waiting=waiting, answer_s=answer_time,
-            drain_s=drain_time, ready=ready, progress=progress, **asked,
+            model_or_pack, host=host, port=port, name=name, draft=draft, key=api_key or "", waiting=waiting,
+            answer_s=answer_time, drain_s=drain_time, ready=ready, progress=progress, **asked,
         )  # fmt: skip
     return 0

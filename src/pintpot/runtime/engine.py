@@ -17,6 +17,7 @@ from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
 from pintpot.runtime.given import Given, Look
 from pintpot.runtime.guesses import Pace
+from pintpot.runtime.guessing import Guesser, Guessing
 from pintpot.runtime.likely import likely_of
 from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.pictures import Picture
@@ -68,6 +69,7 @@ class Engine:
         self.pool = PagePool(num_pages, cache.page_tokens, most)
         self.prefixes: Prefixes | None = None
         self.pace = Pace()
+        self.drafter: Guesser | None = None
         tables = [PageTable(self.pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
         self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
         self._given = Given(program, plan.config)
@@ -127,7 +129,7 @@ class Engine:
         scheduler = self._scheduler = Scheduler(
             waiting, self.sequences, form.chunk, self.context, end,
             turns=turns if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
-            pace=self.pace, step_tokens=self.stage("decode").program.bound("tokens"),
+            guessing=Guessing(self.pace, self.stage("decode").program.bound("tokens"), self.context, self.drafter),
         )  # fmt: skip
         try:
             while turn == self._turn:
@@ -242,33 +244,37 @@ class Engine:
 
     def _step(self, replay: Replay, scheduler: Scheduler) -> list[Drawn] | None:
         """Replay one stage and take its tokens; None when it was cancelled: the cache holds what it held before."""
-        bound, arguments = self.stage(replay.stage), self._arguments[replay.stage]
-        done = False
-        try:
-            for part in replay.parts:
-                sequence = part.answer.sequence
-                sequence.table.extend(part.first, part.stop)
-                if sequence.placed.pictures:
-                    self._given.fill(bound, sequence, part.first, part.stop, self.look)
-            num_rows = arguments.fill(replay.parts)
-            started = time.perf_counter()
-            done = bound.run(arguments.call)
-            seconds = time.perf_counter() - started
-        finally:
-            for part in replay.parts:
-                if done:
-                    part.answer.sequence.num_cached = part.stop
-                else:
-                    part.answer.sequence.forget(part.first)
-        self._note(replay.stage, arguments.call.num_tokens, seconds)
-        if not done:
+        tokens = self.replay(replay.stage, replay.parts)
+        if tokens is None:
             return None
         if replay.stage == "prefill" and self.progress is not None:
             read, total = scheduler.progress()
             if read < total:
                 self.progress(read, total)
-        tokens = bound.integers("next")[:num_rows].tolist()
-        return scheduler.drew(replay, tokens, likely_of(bound, replay.parts, tokens))
+        return scheduler.drew(replay, tokens, likely_of(self.stage(replay.stage), replay.parts, tokens))
+
+    def replay(self, stage: str, parts: tuple[Part, ...]) -> list[int] | None:
+        """The tokens that the parts' rows give, which are cached then; None when it was cancelled."""
+        bound, arguments = self.stage(stage), self._arguments[stage]
+        done = False
+        try:
+            for part in parts:
+                sequence = part.answer.sequence
+                sequence.table.extend(part.first, part.stop)
+                if sequence.placed.pictures:
+                    self._given.fill(bound, sequence, part.first, part.stop, self.look)
+            num_rows = arguments.fill(parts)
+            started = time.perf_counter()
+            done = bound.run(arguments.call)
+            seconds = time.perf_counter() - started
+        finally:
+            for part in parts:
+                if done:
+                    part.answer.sequence.num_cached = part.stop
+                else:
+                    part.answer.sequence.forget(part.first)
+        self._note(stage, arguments.call.num_tokens, seconds)
+        return bound.integers("next")[:num_rows].tolist() if done else None
 
     def _note(self, stage: str, num_tokens: int, seconds: float) -> None:
         if stage == "prefill":

@@ -71,6 +71,11 @@ class Pace:
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) * _FADING + value)
 
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step in the mean of the latest; 0 before any."""
+        return self._seconds / self._weight if self._weight else 0.0
+
     def share_of_token(self, num_sequences: int) -> float:
         """What one more token costs beside a whole step of so many sequences, by what was measured lately."""
         spread = self._weight * self._squares - self._tokens**2
@@ -81,13 +86,14 @@ class Pace:
         whole = fixed + each * num_sequences
         return each / whole if whole > 0 else 0.15
 
-    def most(self, luck: Luck, num_sequences: int) -> int:
+    def most(self, luck: Luck, num_sequences: int, making: float = 0.0) -> int:
         """Guesses that pay: one more does while it is likelier to be right than its share of the time is large.
 
-        All sequences together give their words in one step, so what a guess costs counts as often.
+        All sequences together give their words in one step, so what a guess costs counts as often. `making` is what
+        it takes to make one, beside a whole step.
         """
         luck.num_steps += 1
-        limit, share = self.share_of_token(num_sequences) * num_sequences, min(luck.share, 0.99)
+        limit, share = (self.share_of_token(num_sequences) + making) * num_sequences, min(luck.share, 0.99)
         if share <= limit:
             return int(luck.num_steps % _PROBE_EVERY == 0)
         return 64 if limit <= 0 else int(log(limit) / log(share))

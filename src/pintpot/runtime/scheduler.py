@@ -11,13 +11,16 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pintpot.runtime.guesses import Luck, Pace, looked_up, may_guess
+from pintpot.runtime.guesses import Luck
 from pintpot.runtime.prefixes import Prefixes
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.sequence import Sequence
 from pintpot.runtime.waiting import Waiting
+
+if TYPE_CHECKING:
+    from pintpot.runtime.guessing import Guessing
 
 Turns = Literal["prompts first", "in turn", "together"]
 """Who goes next while prompts are read and others answer. First: nobody answers until all are read, which takes the
@@ -58,6 +61,7 @@ class Answer:
     end: frozenset[int]
     num_drawn: int = 0
     luck: Luck = field(default_factory=Luck)
+    draft_luck: Luck = field(default_factory=Luck)
 
     @property
     def sampling(self) -> Sampling:
@@ -95,7 +99,7 @@ def num_equal(one: Iterable[int], other: Iterable[int]) -> int:
 class Part:
     """Positions [first, stop) of one sequence in a replay; `last` says that its next token is wanted.
 
-    The last of its tokens were `guessed`, and what follows each of them is wanted too.
+    The last of its tokens were `guessed`, `drafted` by another model, and what follows each of them is wanted too.
     """
 
     answer: Answer
@@ -103,6 +107,7 @@ class Part:
     stop: int
     last: bool
     guessed: tuple[int, ...] = ()
+    drafted: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -122,7 +127,7 @@ class Scheduler:
 
     With `prefixes` prompts begin with pages that others have read, answers leave theirs for others, and a request
     begins only when all pages that it may come to need are there, so that what has begun can always be finished. With
-    `pace` words are guessed where a step has room for more than one of each answer: for `step_tokens` in all.
+    `guessing` a step also checks words that were guessed.
     """
 
     def __init__(
@@ -135,8 +140,7 @@ class Scheduler:
         *,
         turns: Turns = "prompts first",
         prefixes: Prefixes | None = None,
-        pace: Pace | None = None,
-        step_tokens: int = 0,
+        guessing: Guessing | None = None,
         sections: bool = False,
     ) -> None:
         self.live: list[Answer] = []
@@ -145,7 +149,7 @@ class Scheduler:
         self._chunk, self._context, self._end = chunk, context, end
         self._turns: Turns = turns
         self._prefixes = prefixes
-        self._pace, self._step_tokens = pace, step_tokens
+        self._guessing = guessing
         self._pool = sequences[0].table.pool
         self._steps_next = False
         self._sections = sections
@@ -161,7 +165,10 @@ class Scheduler:
             beside = self._steps(steps) if self._turns == "together" and len(steps) < self._chunk else ()
             return Replay("prefill", (*beside, *self._chunk_of(reading, self._chunk - len(beside))))
         self._steps_next = False
-        return Replay("decode", self._guessing(steps)) if steps else None
+        parts = self._steps(steps)
+        if self._guessing is not None:
+            parts = self._guessing.fill(parts)
+        return Replay("decode", parts) if parts else None
 
     def drew(self, replay: Replay, tokens: Iterable[int], likely: Iterable[Likely | None] = ()) -> list[Drawn]:
         """Take the tokens that each part got: one where it is the `last`, one more for each that was guessed."""
@@ -185,28 +192,6 @@ class Scheduler:
     def _steps(self, answers: list[Answer]) -> tuple[Part, ...]:
         return tuple(answer.part(1) for answer in answers)
 
-    def _guessing(self, answers: list[Answer]) -> tuple[Part, ...]:
-        """A step of each, with guesses where they pay."""
-        room = self._step_tokens - len(answers)
-        if self._pace is None or room <= 0:
-            return self._steps(answers)
-        parts = []
-        for answer in answers:
-            parts.append(self._guessed(answer, room, len(answers), self._pace))
-            room -= len(parts[-1].guessed)
-        return tuple(parts)
-
-    def _guessed(self, answer: Answer, room: int, num_sequences: int, pace: Pace) -> Part:
-        sequence, part = answer.sequence, answer.part(1)
-        known, left = sequence.num_known, answer.request.max_tokens - answer.num_drawn - 1
-        most = min(room, left, self._context - sequence.num_known)
-        if most <= 0 or not may_guess(answer.request) or sequence.num_cached != known - 1:
-            return part
-        most = min(most, pace.most(answer.luck, num_sequences))
-        guessed = looked_up(sequence.tokens[:known], most) if most > 0 else ()
-        sequence.tokens[known : known + len(guessed)] = array("i", guessed)
-        return Part(answer, part.first, part.stop + len(guessed), True, guessed)
-
     def _take(self, part: Part, tokens: list[int], likely: list[Likely | None]) -> Iterator[Drawn]:
         answer = part.answer
         if answer.num_drawn == 0 and self._prefixes is not None:
@@ -214,8 +199,8 @@ class Scheduler:
         if part.guessed:
             tokens = tokens[: 1 + num_equal(tokens, part.guessed)]
             answer.sequence.forget(part.first + len(tokens))
-            if self._pace is not None:
-                self._pace.learn(answer.luck, len(tokens) - 1, len(part.guessed))
+            if self._guessing is not None:
+                self._guessing.learn(part, len(tokens) - 1)
         for place, token in enumerate(tokens):
             ended = answer.draw(token, self._context)
             if ended:

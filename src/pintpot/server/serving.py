@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,9 @@ class NoSuchModel(PintpotError):
 
 @dataclass
 class Serving:
-    """An open pack under a name. `memory_bytes` is what the whole process may take; `stop` ends the server."""
+    """An open pack under a name. `memory_bytes` is what the whole process may take; `stop` ends the server,
+    `closing` what is open.
+    """
 
     session: Session
     service: Service
@@ -39,6 +42,8 @@ class Serving:
     draining: bool = False
     stop: Callable[[], None] = lambda: None
     created: int = field(default_factory=lambda: int(time.time()))
+
+    closing: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.bodies = Bodies(self.limits)
@@ -52,7 +57,7 @@ class Serving:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.service.close()
-        self.session.close()
+        self.closing.close()
 
     def requests(self, asked: Asked) -> list[Request]:
         """The requests for all choices of all prompts, checked. Raises NoSuchModel, Invalid, and what the door says."""
