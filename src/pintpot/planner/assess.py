@@ -25,6 +25,7 @@ from pintpot.planner.rates import Rates
 from pintpot.planner.workload import price_workload
 from pintpot.program.alike import alike
 from pintpot.program.early import select_early
+from pintpot.program.inside import inside_bytes
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import attend
 from pintpot.program.scratch import Needs, Rows, Scratch
@@ -165,9 +166,10 @@ class Bench:
         needs = [self._scratch(program) for program in work.programs()]
         whole, streaming = (max(need.total(question.threads, looks) for need in needs) for looks in (False, True))
         workload, slots = question.budget.workload, most_slots(form.weight_bytes)
+        inside = max(inside_bytes(program, question.threads) for program in work.programs())
         return (
-            self._constant + work_holders(sizes, whole, workload),
-            with_slots(self._constant, slots) + work_holders(sizes, streaming, workload),
+            self._constant + work_holders(sizes, whole, workload, inside),
+            with_slots(self._constant, slots) + work_holders(sizes, streaming, workload, inside),
         )
 
     def _promised(self, steps: tuple[Step, ...]) -> Form:

@@ -12,7 +12,19 @@ from pintpot.contract.form import RingForm
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
-from pintpot.planner.names import BUFFERS, CACHE, INPUTS, LOADER, PROCESS, RING, TABLES, TOKENIZER, TORCH, WEIGHTS
+from pintpot.planner.names import (
+    BUFFERS,
+    CACHE,
+    INPUTS,
+    INSIDE,
+    LOADER,
+    PROCESS,
+    RING,
+    TABLES,
+    TOKENIZER,
+    TORCH,
+    WEIGHTS,
+)
 from pintpot.planner.question import Question
 
 PROCESS_SPREAD_BYTES = 2_000_000
@@ -50,14 +62,17 @@ def with_slots(constant: tuple[Holder, ...], most_slots: int) -> tuple[Holder, .
     return tuple(Holder(h.name, h.low, h.high + table) if h.name == LOADER else h for h in constant)
 
 
-def work_holders(sizes: Mapping[str, int], scratch_bytes: int, workload: Workload) -> tuple[Holder, ...]:
-    """What the work itself needs beside the weights; `sizes` are a layout's, by holder."""
+def work_holders(
+    sizes: Mapping[str, int], scratch_bytes: int, workload: Workload, inside_bytes: int = 0
+) -> tuple[Holder, ...]:
+    """What the work itself needs beside the weights; `sizes` are a layout's, by holder, `inside_bytes` of its calls."""
     exact = sizes["buffers"] + _whole_pages(scratch_bytes) + ARGUMENT_BYTES * workload.batch * workload.context
     words = workload.batch * (WORD_BYTES * workload.context + SEQUENCE_BYTES)
     return (
         _exactly(CACHE, sizes.get("cache", 0)),
         Holder(BUFFERS, exact, exact + words),
         _exactly(TABLES, sizes.get("tables", 0)),
+        *((Holder(INSIDE, 0, inside_bytes),) if inside_bytes else ()),
     )
 
 
