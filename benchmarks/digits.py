@@ -112,7 +112,7 @@ def quality(images: int, steps: int, guidance: float, batch: int, machine: Any) 
     cases: dict[str, Case] = {"answers": {"apart": apart, "real": real}}
     whole = Batch({}, tuple(map(str, labels)))
     for name, these in pictures.items():
-        measures = kind.agreement(about, whole, {"images": pictures[FLOAT]}, {"images": these})
+        measures = kind.agreement(about, FOLDER, whole, {"images": pictures[FLOAT]}, {"images": these})
         read = classifier.predict(these.clip(-1, 1).reshape(images, -1))
         told = {one.what: one.mean for one in measures}
         cases[name] = {**told, "as_asked": float(np.mean(read == np.array(labels)))}
@@ -181,7 +181,7 @@ def told(name: str, found: Case) -> tuple[str, str, str]:
     share = f"{found['as_asked']:.1%}"
     if name == FLOAT:
         return "", "", share
-    return f"{found['PSNR of images in dB']:.1f}", f"{found['cosine of images']:.4f}", share
+    return f"{found['PSNR of images']:.1f}", f"{found['cosine of images']:.4f}", share
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tree import ROOT
 
 from pintpot.errors import BadInput, UnsupportedModel, UsageError
 from pintpot.model.spec import Model
+from pintpot.planner.explain import explain
 from pintpot.runtime.asking import Running, answers, read
 from pintpot.runtime.describing import describe
 from pintpot.runtime.kinds import Given, kept
@@ -117,7 +118,8 @@ def test_steps_are_the_workload(model: Model) -> None:
     plan = planned(model, AsStored())
     (stage,) = plan.cost.stages
     assert (plan.budget.workload.output, plan.budget.workload.task) == (DEFAULT_STEPS, "denoise")
-    assert stage.replays == DEFAULT_STEPS
+    assert (stage.replays, plan.budget.workload.rate_unit) == (DEFAULT_STEPS, "steps/s")
+    assert {row.what for row in explain(plan).speed} >= {"each step", "each picture"}
     assert plan.cost.total_s.mid == pytest.approx(DEFAULT_STEPS * plan.cost.per_token_s.mid)
     assert planned(model, AsStored(), output=7).cost.stages[0].replays == 7
     with pytest.raises(UsageError, match="has no prompt"):
@@ -137,7 +139,7 @@ def test_packed_and_unpacked_are_compared_on_equal_seeds(model: Model, tmp_path:
     ratios = {}
     for name, found in drawn.items():
         agreed = [kind.agreement(about, tmp_path, *each) for each in zip(batches, drawn["stored"], found, strict=True)]
-        ratios[name] = np.mean([one.mean for each in agreed for one in each if one.what == "PSNR of images in dB"])
+        ratios[name] = np.mean([one.mean for each in agreed for one in each if one.what == "PSNR of images"])
     assert ratios["stored"] == 100
     assert 100 > ratios["eight"] > ratios["four"] > 5
 

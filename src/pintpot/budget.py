@@ -8,6 +8,7 @@ from typing import Literal
 from pintpot.errors import UsageError, need
 
 Prefer = Literal["speed", "quality", "memory"]
+RateUnit = Literal["tokens/s", "answers/s", "steps/s"]
 DEFAULT_CONTEXT = 2048
 DEFAULT_DEGRADATION = 0.05
 DEFAULT_MEMORY_SHARE = 0.8
@@ -34,6 +35,12 @@ class Workload:
         need(self.batch >= 1, f"a batch of {self.batch} is empty; use 1 or more", UsageError)
         need(0 <= self.given < self.context, f"{self.given} positions for images in {self.context}", UsageError)
         need(self.prompt >= 1 and self.output >= 1, "prompt and output are at least one token", UsageError)
+
+    @property
+    def rate_unit(self) -> RateUnit:
+        """What is counted by the second: tokens of a text, steps of a drawing, else answers."""
+        rates: dict[str, RateUnit] = {"chat": "tokens/s", "denoise": "steps/s"}
+        return rates.get(self.task, "answers/s")
 
 
 @dataclass(frozen=True, slots=True)

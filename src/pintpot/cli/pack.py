@@ -51,10 +51,10 @@ def pack_command(terminal: Terminal, model: str, folder: Path | None, text: Path
     click.echo(made)
     if "machine" in asked:
         _warn_elsewhere(terminal, plan)
-    speed = plan.cost.stage("decode").tokens_per_s
+    speed, unit = plan.cost.stages[-1].tokens_per_s, plan.budget.workload.rate_unit
     terminal.say(
         f"{format_bytes(num_bytes)} on disk; promised: {format_bytes(plan.cost.memory_high)} of memory, "
-        f"{span(speed.low, speed.high, 'tokens/s')}; `pintpot prove {made}` measures it"
+        f"{span(speed.low, speed.high, unit)}; `pintpot prove {made}` measures it"
     )
 
 

@@ -88,12 +88,14 @@ def speed(plan: Plan, told: Explanation, bar: int = _BAR) -> Table:
     made = table("", "slow", "", "fast", "waits for", "alone", title="speed", right=(1, 2, 3, 5))
     made.columns[5].justify = "left"
     stages = {stage.name: stage for stage in plan.cost.stages}
+    noun = plan.budget.workload.rate_unit.removesuffix("/s")
     for row in told.speed:
         stage = stages.get(row.what)
         if stage is None:
             made.add_row(row.what, row.slow, "to", row.fast)
             continue
-        figures = [f"{row.what}, {stage.tokens:,} {'pictures' if sees(stage) else 'tokens'}", row.slow, "to", row.fast]
+        counted = "pictures" if sees(stage) else noun
+        figures = [f"{row.what}, {stage.tokens:,} {counted}", row.slow, "to", row.fast]
         for name, seconds in sorted(stage.bound_s, key=lambda pair: -pair[1]):
             made.add_row(*figures, name, _share_bar(seconds, stage, bar, name == stage.binds))
             figures = ["", "", "", ""]

@@ -19,7 +19,7 @@ from pintpot.model.joined import ASIDE
 from pintpot.planner.cost import Span
 from pintpot.planner.names import LOADER
 from pintpot.planner.plan import NATS, Plan
-from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality, Unit
+from pintpot.proof.proof import HolderRow, Peak, Proof, Row, StepQuality
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,9 @@ def _of_module(plan: Plan, measured: Measured) -> Iterator[Row]:
     floors = [_decode_floor_s(plan, limit) for limit in measured.limits]
     middle, promised = median(seen), stage.tokens_per_s
     spread = (middle, min(seen), max(seen), 1 / median(floors))
-    drawn = plan.budget.workload.task == "denoise"
-    unit: Unit = "steps/s" if drawn else "answers/s"
+    unit = plan.budget.workload.rate_unit
     yield Row(stage.name, unit, promised.low, promised.high, *spread, holds=middle >= promised.low)
-    if drawn:
+    if unit == "steps/s":
         steps = plan.budget.workload.output
         yield _seconds("picture", plan.cost.total_s, [steps * run["step_s"] for run in measured.runs])
 

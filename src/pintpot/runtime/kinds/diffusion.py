@@ -122,7 +122,7 @@ def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test:
     ratios = [min(MOST_DB, psnr(*both, PEAK)) for both in zip(one, other, strict=True)]
     found = cosines(one, other)
     return (
-        Agreed("PSNR of images in dB", float(np.mean(ratios)), len(ratios), "dB"),
+        Agreed("PSNR of images", float(np.mean(ratios)), len(ratios), "dB"),
         Agreed("cosine of images", float(found.mean()), len(found)),
     )
 
