@@ -7,6 +7,8 @@ from typing import Any
 
 from pintpot.model.spec import Block, Model, Part, Source, TokenizerInfo, Weight
 
+EXPERTS = ("mixtral", "qwen3_moe")
+
 
 @dataclass(frozen=True)
 class Net:
@@ -24,6 +26,7 @@ class Net:
     vocabulary: str = "bf16"
     tied: bool = True
     window: int | None = None
+    experts: int = 8
     context: int = 4096
 
 
@@ -43,6 +46,8 @@ def described(net: Net | None = None, **changes: Any) -> Model:
     if net.family == "gemma3":
         kinds = ["full_attention" if index % 2 else "sliding_attention" for index in range(net.layers)]
         config |= {"layer_types": kinds, "query_pre_attn_scalar": 24.0, "rope_local_base_freq": 1e4}
+    if net.family in EXPERTS:
+        config |= {"num_experts": net.experts, "num_experts_per_tok": 2, "norm_topk_prob": True}
     part = Part("language", net.family, config, (*blocks, Block("head", tuple(last))))
     tokenizer = TokenizerInfo("gpt2", net.vocab, net.vocab, 1)
     ties = (("head", "embed"),) if net.tied else ()
@@ -66,14 +71,19 @@ def _block(net: Net, at: str) -> Block:
         weights.append(_weight(at + role, net.matrix, rows, net.hidden))
         if net.family == "qwen2":
             weights.append(_weight(f"{at}{role}_bias", "f32", rows))
-    if net.family in ("qwen3", "gemma3"):
+    if net.family in ("qwen3", "gemma3", "qwen3_moe"):
         weights += [_weight(at + name, "f32", net.head_dim) for name in ("q_norm", "k_norm")]
     weights.append(_weight(at + "o", net.matrix, net.hidden, queries))
     if net.family == "gemma3":
         weights.append(_weight(at + "attn_post_norm", "f32", net.hidden))
     weights.append(_weight(at + "ffn_norm", "f32", net.hidden))
-    weights += [_weight(at + role, net.matrix, net.ffn, net.hidden) for role in ("gate", "up")]
-    weights.append(_weight(at + "down", net.matrix, net.hidden, net.ffn))
+    experts = net.experts if net.family in EXPERTS else 1
+    if experts > 1:
+        weights.append(_weight(at + "router", "f32", experts, net.hidden))
+    sides = [(role, net.ffn, net.hidden) for role in ("gate", "up")] + [("down", net.hidden, net.ffn)]
+    for role, rows, columns in sides:
+        made = _weight(at + role, net.matrix, experts * rows, columns)
+        weights.append(replace(made, experts=experts))
     if net.family == "gemma3":
         weights.append(_weight(at + "ffn_post_norm", "f32", net.hidden))
     return Block(at.rstrip("."), tuple(weights))

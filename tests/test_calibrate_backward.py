@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,22 @@ from tiny import FAMILIES, Tiny, torch_model, write_gguf, write_hf
 
 from pintpot.kernels.reference import Call, Memory
 from pintpot.kernels.reference import attend as attend_op
+from pintpot.kernels.reference import experts as experts_op
 from pintpot.kernels.reference import linear as linear_op
+from pintpot.kernels.reference import route as route_op
 from pintpot.model.fused import FUSED
 from pintpot.model.names import canonical_hf
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
-from pintpot.packer.calibrate import backward
+from pintpot.packer.calibrate import backward, backward_experts
 from pintpot.packer.calibrate.backward import Backward
 from pintpot.packer.calibrate.forward import Forward
 from pintpot.program.spec import Op
 
 Array = NDArray[np.float64]
 LENGTH, STEP = 37, 1e-5
+CHOSEN = 2
 KINDS = [replace(tiny, window=16) if tiny.family == "mistral" else tiny for tiny in FAMILIES]
 
 
@@ -51,14 +55,28 @@ def ran(op: Op, memory: Memory, cache_shape: tuple[int, ...]) -> Array:
     """What the reference backend makes of an op, in float64."""
     own = dict(memory)
     order = np.arange(LENGTH)
-    if op.kind == "linear":
-        linear_op.run(op, Program(), own, Call(order, order, np.zeros_like(order), (), ()))  # type: ignore[arg-type]
+    if op.kind in ("linear", "experts"):
+        module = linear_op if op.kind == "linear" else experts_op
+        module.run(op, Program(), own, Call(order, order, np.zeros_like(order), (), ()))  # type: ignore[arg-type]
+    elif op.kind == "route":
+        route_op.route(op, own, CHOSEN)
+        return np.asarray(own[str(op.write("shares"))])
     else:
         for role in ("k", "v"):
             own[str(op.read(role))] = np.zeros(cache_shape)
         pages = tuple(range(cache_shape[0]))
         attend_op.run(op, Program(), own, Call(order, order, np.zeros_like(order), (), (pages,)))  # type: ignore[arg-type]
     return np.asarray(own[str(op.write("out"))])
+
+
+def taking(into: dict[str, Array], shapes: Mapping[str, Any]) -> Callable[[str, Array, Array, int], None]:
+    """Puts the gradients of weights, those of experts each in its place, into a dict."""
+
+    def seen(name: str, rows: Array, grads: Array, first: int) -> None:
+        whole = into.setdefault(name, np.zeros(shapes[name].shape))
+        whole[first : first + grads.shape[1]] += grads.T @ rows
+
+    return seen
 
 
 class Program:
@@ -92,17 +110,24 @@ def test_each_op_has_the_gradients_of_finite_differences(tiny: Tiny, tmp_path: P
         out = rng.normal(size=result.shape)
         met: dict[str, Array] = {}
         if op.kind == "linear":
-            found = backward.linear(op, memory, out, lambda name, x, g: met.update({name: g.T @ x}))  # noqa: B023
+            found = backward.linear(op, memory, out, taking(met, memory))
+        elif op.kind == "route":
+            route_op.route(op, memory, CHOSEN)
+            found = [backward_experts.route(op, memory, out)]
+        elif op.kind == "experts":
+            experts_op.experts(op, memory, lambda name, rows, tokens: rows)
+            found = backward_experts.experts(op, memory, out, taking(met, memory))
         else:
             found = [(str(op.read("qkv")), backward.attend(op, memory, out))]
         grads = {**dict(found), **met}
-        assert set(grads) >= {op.read("x") or op.read("qkv"), *op.read_all("weight")} - {None}
+        first = op.read("x") or op.read("qkv") or op.read("scores")
+        assert set(grads) >= {first, op.read("shares"), *op.read_all("weight")} - {None}
         for name, grad in grads.items():
             along = rng.normal(size=memory[name].shape)
             wanted = slope(op, memory, name, along, out, cache)
             assert float((grad * along).sum()) == pytest.approx(wanted, rel=1e-5, abs=1e-6), (op.kind, name)
         kinds.append((op.kind, op.get("prologue")))
-        memory[str(op.write("out"))] = result
+        memory[str(op.write("out") or op.write("shares"))] = result
     gate = "geglu" if tiny.family == "gemma3" else "swiglu"
     assert {"rmsnorm", gate, "none"} <= {prologue for _, prologue in kinds}
     assert "attend" in {kind for kind, _ in kinds}
@@ -144,16 +169,17 @@ def test_networks_have_the_gradients_that_pytorch_finds(tiny: Tiny, tmp_path: Pa
             out.reshape(states[-1].shape),
         )
         for block, before in zip(reversed(forward.blocks), reversed(states[:-1]), strict=True):
-            at = Backward(forward).run(
-                block, forward.values(block), before, at, lengths, lambda name, x, g: grads.update({name: g.T @ x})
-            )
+            values = forward.values(block)
+            at = Backward(forward).run(block, values, before, at, lengths, taking(grads, values))
     compared = 0
     for name, parameter in theirs.named_parameters():
         layer, _, role = str(canonical_hf(name, tiny.family)).rpartition(".")
-        if not layer or parameter.ndim != 2:
+        if not layer or parameter.ndim < 2:
             continue
         wanted = parameter.grad.numpy()
-        found = np.concatenate([grads[f"{layer}.{one}"] for one in FUSED.get(role, (role,))])
+        parts = [grads[f"{layer}.{one}"] for one in FUSED.get(role, (role,))]
+        by_expert = [part.reshape(*wanted.shape[:-2], -1, wanted.shape[-1]) for part in parts]
+        found = np.concatenate(by_expert, axis=-2)
         np.testing.assert_allclose(found, wanted, atol=2e-4 * float(np.abs(wanted).max()), err_msg=name)
         compared += 1
     assert compared == len(forward.blocks) * (4 if tiny.family == "phi3" else 7)

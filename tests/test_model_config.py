@@ -172,7 +172,7 @@ def test_sliding_windows() -> None:
             UnsupportedModel,
             "'qwen2_moe' does not run here; the nearest .* is qwen2",
         ),
-        ({"model_type": "mixtral"}, UnsupportedModel, "the nearest that does is mistral"),
+        ({"model_type": "mistral4"}, UnsupportedModel, "the nearest that does is mistral"),
         ({"model_type": "REMOVE"}, BadFile, "model_type is missing"),
         ({"hidden_size": "REMOVE"}, BadFile, "hidden_size is missing"),
         ({"hidden_size": 64.0}, BadFile, "hidden_size is 64.0"),

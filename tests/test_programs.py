@@ -61,7 +61,7 @@ def test_programs_of_every_family_and_width_pass_the_check(net: Net, chunk: int,
         check(program)
         assert program.segments[-1].stop == len(program.ops)
         norms = {name for op in program.ops for role, name in op.reads if role in ("q_norm", "k_norm", "bias")}
-        assert bool(norms) == (net.family in ("qwen2", "qwen3", "gemma3"))
+        assert bool(norms) == (net.family in ("qwen2", "qwen3", "qwen3_moe", "gemma3"))
     assert work.stage("decode").program(batch).bound("tokens") == batch
 
 

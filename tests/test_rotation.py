@@ -51,8 +51,10 @@ Floats = NDArray[np.float32]
 TEXT = np.random.default_rng(5).integers(3, 300, 40).tolist()
 NORMED = [tiny for tiny in FAMILIES if tiny.family == "gemma3"]
 """With norms between products and the stream."""
+ROUTED = [tiny for tiny in FAMILIES if tiny.has_experts]
 UNTIED = [
-    *(replace(tiny, tied=False) for tiny in FAMILIES if tiny not in NORMED), Tiny(family="qwen2", hidden=72, seed=7)
+    *(replace(tiny, tied=False) for tiny in FAMILIES if tiny not in NORMED + ROUTED),
+    Tiny(family="qwen2", hidden=72, seed=7),
 ]  # fmt: skip
 BIASED = Tiny(bias=True, heads=4, kv_heads=2, seed=9)
 ONLINE: tuple[Rotation, ...] = (
@@ -115,6 +117,14 @@ def test_a_rotated_stream_computes_the_same(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_stream_behind_norms_is_not_rotated(tiny: Tiny, tmp_path: Path) -> None:
     model = describe(str(write_hf(tmp_path / "model", replace(tiny, tied=False))))
     with pytest.raises(NotApplicable, match="a norm between a product and the stream"):
+        QuaRot().check(model, source_form(model))
+    QuaRot("blocks", stream=False).check(model, source_form(model))
+
+
+@pytest.mark.parametrize("tiny", ROUTED, ids=lambda tiny: tiny.family)
+def test_a_stream_that_experts_are_chosen_by_is_not_rotated(tiny: Tiny, tmp_path: Path) -> None:
+    model = describe(str(write_hf(tmp_path / "model", tiny)))
+    with pytest.raises(NotApplicable, match="experts share a norm with the scores"):
         QuaRot().check(model, source_form(model))
     QuaRot("blocks", stream=False).check(model, source_form(model))
 

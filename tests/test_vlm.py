@@ -14,6 +14,7 @@ from packing import EXACT, FREE, INT8, MACHINE, f32_cache, opened
 from test_vlm_language import GREEDY, words
 
 from pintpot.budget import Budget, Workload
+from pintpot.contract.shares import aside_bytes
 from pintpot.errors import BadInput, UsageError
 from pintpot.model.joined import VISION
 from pintpot.model.read import describe as read
@@ -28,7 +29,7 @@ from pintpot.runtime.building_sight import record_sight
 from pintpot.runtime.describing import describe
 from pintpot.runtime.seeing import sight_place
 from pintpot.runtime.session import Session
-from pintpot.techniques.place.streamed import Streamed, aside_bytes
+from pintpot.techniques.place.streamed import Streamed
 
 EDGE = 32
 COUNT = 10

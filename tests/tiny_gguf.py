@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ _GGUF_NAMES = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
+    "post_feedforward_layernorm": "post_ffw_norm", "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp", "experts.w1": "ffn_gate_exps", "experts.w3": "ffn_up_exps",
+    "experts.w2": "ffn_down_exps", "experts.gate_proj": "ffn_gate_exps", "experts.up_proj": "ffn_up_exps",
+    "experts.down_proj": "ffn_down_exps",
 }  # fmt: skip
 _GGUF_TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -26,15 +31,19 @@ _GGUF_TOP = {
 }
 
 
+_EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.\d+\.(\w+)")
+_ARCHITECTURES = {"mistral": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
+
+
 def gguf_name(hf_name: str, family: str = "") -> str:
-    """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`."""
+    """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`; the same for all experts of a layer."""
     if hf_name in _GGUF_TOP:
         return _GGUF_TOP[hf_name]
     _, _, layer, rest = hf_name.split(".", 3)
     stem, end = rest.rsplit(".", 1)
     if family == "gemma3" and stem == "post_attention_layernorm":
         return f"blk.{layer}.post_attention_norm.{end}"
-    return f"blk.{layer}.{_GGUF_NAMES[stem]}.{end}"
+    return f"blk.{layer}.{_GGUF_NAMES[_EXPERT.sub(lambda found: 'experts.' + found[1], stem)]}.{end}"
 
 
 def left_out(tiny: Tiny, value: np.ndarray) -> float:
@@ -44,7 +53,7 @@ def left_out(tiny: Tiny, value: np.ndarray) -> float:
 
 def _heads_to_permute(tiny: Tiny, hf_name: str) -> int:
     """How many heads of rows llama.cpp interleaves in this tensor; 0 for none."""
-    if tiny.family not in ("llama", "mistral"):
+    if _ARCHITECTURES.get(tiny.family, tiny.family) != "llama":
         return 0
     return tiny.heads if ".q_proj." in hf_name else tiny.kv_heads if ".k_proj." in hf_name else 0
 
@@ -86,6 +95,10 @@ def encode_gguf(value: np.ndarray, quantization: str, rng: np.random.Generator) 
     """Bytes and type of one tensor. K-quants, which `gguf` cannot make, are drawn blocks of about the same spread."""
     import gguf
 
+    if value.ndim == 3:
+        data, found = encode_gguf(value.reshape(-1, value.shape[2]), quantization, rng)
+        return data.reshape(*value.shape[:2], -1), found
+
     kind = gguf.GGMLQuantizationType[quantization.upper()]
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     if value.ndim == 1 or quantization == "f32":
@@ -125,6 +138,11 @@ def add_metadata(writer: Any, tiny: Tiny) -> None:
     writer.add_rope_freq_base(tiny.rope_theta)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(tiny.vocab)
+    if tiny.has_experts:
+        writer.add_expert_count(tiny.experts)
+        writer.add_expert_used_count(tiny.chosen)
+    if tiny.family == "qwen3_moe":
+        writer.add_expert_feed_forward_length(tiny.intermediate)
     if tiny.window is not None or tiny.family == "gemma3":
         writer.add_sliding_window(tiny.window or 8)
     if tiny.family == "gemma3":
@@ -168,9 +186,9 @@ def write_gguf(
     """
     import gguf
 
-    architecture = "llama" if tiny.family == "mistral" else tiny.family
+    architecture = _ARCHITECTURES.get(tiny.family, tiny.family)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = hf_weights(tiny)
+    weights = _stacked(hf_weights(tiny), tiny)
     factors = extra_tensors(tiny)
     per_file = math.ceil((len(weights) + len(factors)) / splits) if splits > 1 else 0
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=per_file)
@@ -182,6 +200,7 @@ def write_gguf(
         wanted = (
             embed if embed is not None and name in ("model.embed_tokens.weight", "lm_head.weight") else quantization
         )
+        wanted = "f32" if "ffn_gate_inp" in gguf_name(name, tiny.family) else wanted
         whole = value + np.float32(left_out(tiny, value))
         data, kind = encode_gguf(interleave(whole, heads) if heads else whole, wanted, rng)
         writer.add_tensor(gguf_name(name, tiny.family), data, raw_dtype=kind)
@@ -194,6 +213,14 @@ def write_gguf(
     return path if splits == 1 else path.with_name(f"{path.stem}-00001-of-{splits:05d}.gguf")
 
 
+def _stacked(weights: dict[str, np.ndarray], tiny: Tiny) -> dict[str, np.ndarray]:
+    """The same with the experts of a layer in one tensor, under the name of the first."""
+    found: dict[str, list[np.ndarray]] = {}
+    for name, value in weights.items():
+        found.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.0.", name), []).append(value)
+    return {name: np.stack(parts) if ".experts." in name else parts[0] for name, parts in found.items()}
+
+
 def gguf_weights(path: Path, tiny: Tiny) -> dict[str, np.ndarray]:
     """float32 arrays by Hugging Face name, in Hugging Face's row order, as `gguf` dequantizes them; all splits."""
     import gguf
@@ -203,7 +230,14 @@ def gguf_weights(path: Path, tiny: Tiny) -> dict[str, np.ndarray]:
         files = sorted(path.parent.glob(path.stem.split("-00001-of-")[0] + "-*-of-*.gguf"))
     tensors = {tensor.name: tensor for file in files for tensor in gguf.GGUFReader(file).tensors}
     weights = {}
-    for name, shape in hf_shapes(tiny).items():
+    for name, shape in hf_shapes(replace(tiny, fused=tiny.has_experts)).items():
+        if ".experts." in name:
+            at = f"blk.{name.split('.')[2]}.ffn_"
+            sides = ("gate", "up") if "gate_up" in name else ("down",)
+            found = [tensors[f"{at}{side}_exps.weight"] for side in sides]
+            parts = [gguf.quants.dequantize(one.data, one.tensor_type).astype(np.float32) for one in found]
+            weights[name] = np.concatenate([part.reshape(shape[0], -1, shape[2]) for part in parts], axis=1)
+            continue
         tensor = tensors[gguf_name(name, tiny.family)]
         value = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
         value = value - np.float32(left_out(tiny, value))

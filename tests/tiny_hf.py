@@ -24,6 +24,8 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 _PATTERN, _LOCAL_BASE, _SCALAR = 2, 100.0, 24
 """Of tiny gemmas every second layer sees everything; what published ones have would show little in so few tokens."""
@@ -59,6 +61,10 @@ class Tiny:
     rotary: float = 1.0  # the share of each head that is rotated
     rope_theta: float = 10000.0
     window: int | None = None
+    experts: int = 6  # of families that have them; a token meets `chosen`
+    chosen: int = 2
+    sums_to_one: bool = True
+    fused: bool = False  # all experts of a layer in one tensor, gate and up side by side
     seed: int = 0
     pre: str | None = None
 
@@ -73,6 +79,10 @@ class Tiny:
     @property
     def model_type(self) -> str:
         return "gemma3_text" if self.family == "gemma3" else self.family
+
+    @property
+    def has_experts(self) -> bool:
+        return self.family in ("mixtral", "qwen3_moe")
 
     @property
     def rope_dim(self) -> int:
@@ -90,6 +100,8 @@ FAMILIES = (
     Tiny(family="qwen3", heads=4, kv_heads=2, seed=4),
     Tiny(family="phi3", heads=4, kv_heads=2, hidden=128, rope="longrope", rotary=0.75, window=100, context=384, seed=5),
     Tiny(family="gemma3", heads=4, rope="linear", window=16, tied=True, seed=6),
+    Tiny(family="mixtral", heads=4, kv_heads=2, intermediate=96, window=40, experts=5, chosen=2, seed=7),
+    Tiny(family="qwen3_moe", heads=4, kv_heads=2, intermediate=48, experts=8, chosen=3, seed=8),
 )
 """One of each family, with different options; enough for a test that walks all."""
 
@@ -126,15 +138,23 @@ def hf_config(tiny: Tiny) -> dict[str, Any]:
         "max_position_embeddings": tiny.context, "tie_word_embeddings": tiny.tied,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
     }  # fmt: skip
-    if tiny.family in ("llama", "qwen3"):
+    if tiny.family in ("llama", "qwen3", "qwen3_moe"):
         config["attention_bias"] = tiny.bias
-    if tiny.family in ("mistral", "phi3"):
+    if tiny.family in ("mistral", "phi3", "mixtral"):
         config["sliding_window"] = tiny.window
     if tiny.family == "phi3":
         if tiny.heads * tiny.head_dim == tiny.hidden:
             del config["head_dim"]  # as published
         config["partial_rotary_factor"] = tiny.rotary
         config["original_max_position_embeddings"] = tiny.context // 2
+    if tiny.family == "mixtral":
+        config |= {"num_local_experts": tiny.experts, "num_experts_per_tok": tiny.chosen}
+    if tiny.family == "qwen3_moe":
+        config |= {
+            "num_experts": tiny.experts, "num_experts_per_tok": tiny.chosen, "norm_topk_prob": tiny.sums_to_one,
+            "moe_intermediate_size": tiny.intermediate, "intermediate_size": 3 * tiny.intermediate,
+            "decoder_sparse_step": 1, "mlp_only_layers": [],
+        }  # fmt: skip
     if tiny.family == "gemma3":
         del config["hidden_act"]
         config |= {
@@ -159,14 +179,17 @@ def hf_shapes(tiny: Tiny) -> dict[str, tuple[int, ...]]:
             if tiny.qkv_bias:
                 shapes[f"{at}self_attn.{name}_proj.bias"] = (rows,)
         shapes[at + "self_attn.o_proj.weight"] = (tiny.hidden, queries)
-        if tiny.bias and tiny.family in ("llama", "qwen3"):
+        if tiny.bias and tiny.family in ("llama", "qwen3", "qwen3_moe"):
             shapes[at + "self_attn.o_proj.bias"] = (tiny.hidden,)
-        if tiny.family in ("qwen3", "gemma3"):
+        if tiny.family in ("qwen3", "gemma3", "qwen3_moe"):
             shapes[at + "self_attn.q_norm.weight"] = shapes[at + "self_attn.k_norm.weight"] = (tiny.head_dim,)
         shapes[at + "post_attention_layernorm.weight"] = (tiny.hidden,)
         if tiny.family == "gemma3":
             for name in ("pre", "post"):
                 shapes[f"{at}{name}_feedforward_layernorm.weight"] = (tiny.hidden,)
+        if tiny.has_experts:
+            shapes.update(_expert_shapes(tiny, at))
+            continue
         if tiny.family == "phi3":
             shapes[at + "mlp.gate_up_proj.weight"] = (2 * tiny.intermediate, tiny.hidden)
         else:
@@ -175,6 +198,23 @@ def hf_shapes(tiny: Tiny) -> dict[str, tuple[int, ...]]:
     shapes["model.norm.weight"] = (tiny.hidden,)
     if not tiny.tied:
         shapes["lm_head.weight"] = (tiny.vocab, tiny.hidden)
+    return shapes
+
+
+def _expert_shapes(tiny: Tiny, at: str) -> dict[str, tuple[int, ...]]:
+    """Router and experts of a layer, as published files name them; fused as transformers has them in memory."""
+    inside, (gate, up, down) = "mlp.", ("gate_proj", "up_proj", "down_proj")
+    if tiny.family == "mixtral" and not tiny.fused:
+        inside, (gate, up, down) = "block_sparse_moe.", ("w1", "w3", "w2")
+    shapes: dict[str, tuple[int, ...]] = {f"{at}{inside}gate.weight": (tiny.experts, tiny.hidden)}
+    if tiny.fused:
+        shapes[f"{at}mlp.experts.gate_up_proj"] = (tiny.experts, 2 * tiny.intermediate, tiny.hidden)
+        shapes[f"{at}mlp.experts.down_proj"] = (tiny.experts, tiny.hidden, tiny.intermediate)
+        return shapes
+    for number in range(tiny.experts):
+        of = f"{at}{inside}experts.{number}."
+        shapes[f"{of}{gate}.weight"] = shapes[f"{of}{up}.weight"] = (tiny.intermediate, tiny.hidden)
+        shapes[f"{of}{down}.weight"] = (tiny.hidden, tiny.intermediate)
     return shapes
 
 
@@ -187,7 +227,7 @@ def hf_weights(tiny: Tiny) -> dict[str, np.ndarray]:
         if len(shape) == 1:
             drawn = 0.1 * drawn + (0.0 if name.endswith("bias") or tiny.family == "gemma3" else 1.0)
         elif tiny.tied or "embed" not in name:
-            drawn *= 1.5 / math.sqrt(shape[1])
+            drawn *= 1.5 / math.sqrt(shape[-1])
         weights[name] = drawn.astype(np.float16).astype(np.float32)
     return weights
 

@@ -28,7 +28,7 @@ CacheFormat cache_format_of(const std::string& name) {
 using PieceTuple = std::tuple<uint32_t, uint32_t, int64_t, int64_t>;
 
 Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintptr_t address, int64_t resident_rows,
-                 const std::vector<PieceTuple>& pieces) {
+                 const std::vector<PieceTuple>& pieces, int64_t experts) {
     constexpr int64_t kMost = int64_t(1) << 31;
     need(rows > 0 && rows < kMost && columns > 0 && columns < kMost, "a weight has rows and columns, fewer than 2^31");
     auto whole = [&](int64_t row) { return row % kStripRows == 0 || row == rows; };
@@ -37,7 +37,7 @@ Weight to_weight(const std::string& format, int64_t rows, int64_t columns, uintp
     Weight weight{};
     const PackedFormat found = packed_format(format);
     weight.format = found.format, weight.num_apart = found.num_apart;
-    weight.rows = rows, weight.columns = columns;
+    weight.rows = rows, weight.columns = columns, weight.experts = experts;
     weight.resident = pointer<const uint8_t>(address);
     weight.resident_strips = strips(resident_rows);
     for (const auto& [slot, offset, first, count] : pieces) {
@@ -112,6 +112,21 @@ void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uint
     record.residual = pointer<const float>(residual);
     if (gather) record.gather = to_gather(*gather);
     self.add<Linear>(std::move(record), self.kernels);
+}
+
+void add_route(Builder& self, bool over_rows, int64_t experts, int64_t chosen, bool normed, uintptr_t scores, uintptr_t choice,
+               uintptr_t shares) {
+    self.add<Route>(RouteRecord{over_rows, experts, chosen, normed, pointer<const float>(scores), pointer<int32_t>(choice),
+                                pointer<float>(shares)});
+}
+
+void add_experts(Builder& self, bool over_rows, int64_t experts, int64_t chosen, bool gathers, uintptr_t x, uintptr_t out,
+                 const std::vector<Weight>& weights, const std::string& prologue, uintptr_t norm, float eps, int32_t planes,
+                 uintptr_t choice, uintptr_t shares, uintptr_t residual, uintptr_t products) {
+    ExpertsRecord record{over_rows, experts, chosen, gathers, pointer<const float>(x), prologue_of(prologue), pointer<const float>(norm),
+                         eps, planes, weights, pointer<const int32_t>(choice), pointer<const float>(shares),
+                         pointer<const float>(residual), pointer<float>(products), pointer<float>(out)};
+    self.add<Experts>(std::move(record), self.kernels);
 }
 
 void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintptr_t v, const std::string& cache_format,
@@ -202,11 +217,11 @@ void bind_builder(nb::module_& module) {
         .def(
             "__init__",
             [](Weight* self, const std::string& format, int64_t rows, int64_t columns, uintptr_t address,
-               int64_t resident_rows, const std::vector<PieceTuple>& pieces) {
-                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces));
+               int64_t resident_rows, const std::vector<PieceTuple>& pieces, int64_t experts) {
+                new (self) Weight(to_weight(format, rows, columns, address, resident_rows, pieces, experts));
             },
             nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("address"), nb::arg("resident_rows"),
-            nb::arg("pieces"));
+            nb::arg("pieces"), nb::arg("experts") = 1);
     nb::class_<Builder>(module, "Builder")
         .def(nb::init<int32_t, int32_t, int32_t, int32_t, const std::string&>(), nb::arg("tokens"), nb::arg("rows"),
              nb::arg("sequences"), nb::arg("context"), nb::arg("isa") = "")
@@ -226,6 +241,11 @@ void bind_builder(nb::module_& module) {
         .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("rows"), nb::arg("x"),
              nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
              nb::arg("post_norm"), nb::arg("residual"), nb::arg("gather") = nb::none())
+        .def("route", &add_route, nb::arg("over_rows"), nb::arg("experts"), nb::arg("chosen"), nb::arg("normed"),
+             nb::arg("scores"), nb::arg("choice"), nb::arg("shares"))
+        .def("experts", &add_experts, nb::arg("over_rows"), nb::arg("experts"), nb::arg("chosen"), nb::arg("gathers"),
+             nb::arg("x"), nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"),
+             nb::arg("planes"), nb::arg("choice"), nb::arg("shares"), nb::arg("residual"), nb::arg("products"))
         .def("attend", &add_attend, nb::arg("qkv"), nb::arg("out"), nb::arg("k"), nb::arg("v"), nb::arg("cache_format"),
              nb::arg("num_pages"), nb::arg("table"), nb::arg("given"), nb::arg("num_given"), nb::arg("rope_dim"), nb::arg("rope"), nb::arg("q_norm"),
              nb::arg("k_norm"), nb::arg("eps"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),

@@ -9,8 +9,6 @@ namespace pintpot {
 
 namespace {
 
-// One thread alone waits for nobody.
-constexpr Cut kAloneCut = {1 << 20, 1};
 constexpr int64_t kMostRows = int64_t(1) << 31;
 
 bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }

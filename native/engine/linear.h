@@ -19,6 +19,7 @@ struct Cut {
         return index == parts ? strips : (strips * index / parts + unit / 2) / unit * unit;
     }
 };
+constexpr Cut kAloneCut = {1 << 20, 1};  // one thread alone waits for nobody
 constexpr Cut kFewTokensCut = {128 << 10, 1};
 constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
 

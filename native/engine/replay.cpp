@@ -41,6 +41,7 @@ Replay::Replay(std::unique_ptr<OpList> list, const KernelTable& kernels, Pool& p
     context_.keep_waiting = [this] { return look_around(); };
     context_.keep_waiting_apart = [this] { return !pool_.stopping() && !given_up_.load(std::memory_order_relaxed); };
     bind(memory, scratch, scratch_bytes);
+    link_routes();
     count_strips();
     seconds_.assign(list_->ops.size(), 0.0);
 }
@@ -82,23 +83,50 @@ void Replay::bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes) 
 void Replay::count_strips() {
     size_t positions = strips_left_.size();
     for (auto& strips : strips_) strips.assign(positions, 0);
+    // What the pieces of a position belong to: one op's expert, or none of any.
+    constexpr int64_t kNobody = -2, kEverybody = -1;
+    std::vector<int64_t> owners(positions, kNobody);
     uint32_t latest = 0;
-    for (const auto& op : list_->ops) {
-        auto* linear = dynamic_cast<Linear*>(op.get());
-        if (linear == nullptr) continue;
+    for (size_t i = 0; i < list_->ops.size(); ++i) {
+        auto* linear = dynamic_cast<Linear*>(list_->ops[i].get());
+        auto* experts = dynamic_cast<Experts*>(list_->ops[i].get());
+        if (linear == nullptr && experts == nullptr) continue;
+        bool over_rows = linear != nullptr ? linear->over_rows() : experts->over_rows();
         uint32_t so_far = latest;
-        for (const Weight& weight : linear->weights()) {
+        for (const Weight& weight : linear != nullptr ? linear->weights() : experts->weights()) {
             for (const Piece& piece : weight.pieces) {
                 streams_ = true;
                 need(piece.position >= so_far, "the slots of the ring do not come in the order in which ops need them");
                 latest = std::max(latest, piece.position);
                 strips_[1][piece.position] += int32_t(piece.num_strips);
-                if (!linear->over_rows()) strips_[0][piece.position] += int32_t(piece.num_strips);
+                if (!over_rows) strips_[0][piece.position] += int32_t(piece.num_strips);
+                int64_t owner = experts == nullptr ? kEverybody : int64_t(i) * (int64_t(1) << 31) + weight.expert_of(piece);
+                need(owners[piece.position] == kNobody || owners[piece.position] == owner, "a slot belongs to one expert of one op");
+                owners[piece.position] = owner;
             }
         }
     }
     for (int i = 0; i < 2; ++i)
-        for (int32_t strips : strips_[i]) needed_[i].push_back(strips > 0);
+        for (size_t p = 0; p < positions; ++p)
+            needs_[i].push_back(strips_[i][p] == 0 ? Ring::kSkipped : owners[p] == kEverybody ? Ring::kNeeded : Ring::kOpen);
+    for (size_t p = 0; p < positions; ++p)
+        if (owners[p] >= 0) ring_->open(uint32_t(p));
+}
+
+// Who chooses experts says so to all that go by it, before the first of them runs.
+void Replay::link_routes() {
+    for (size_t i = 0; i < list_->ops.size(); ++i) {
+        auto* experts = dynamic_cast<Experts*>(list_->ops[i].get());
+        if (experts == nullptr) continue;
+        Route* route = nullptr;
+        for (size_t j = 0; j < i; ++j) {
+            auto* found = dynamic_cast<Route*>(list_->ops[j].get());
+            if (found != nullptr && found->choice() == experts->choice()) route = found;
+        }
+        need(route != nullptr, "nobody has chosen the experts of an op");
+        need(route->over_rows() == experts->over_rows(), "experts are chosen for the rows that meet them");
+        route->feed(experts);
+    }
 }
 
 void Replay::begin_pass(const Call& call, int first) {
@@ -109,7 +137,7 @@ void Replay::begin_pass(const Call& call, int first) {
         return;
     }
     with_rows_ = call.num_rows > 0;
-    ring_->begin_pass(needed_[with_rows_].data());
+    ring_->begin_pass(needs_[with_rows_].data());
     for (size_t i = 0; i < strips_left_.size(); ++i) strips_left_[i].store(strips_[with_rows_][i], std::memory_order_relaxed);
     in_pass_ = true;
 }

@@ -9,6 +9,7 @@
 
 #include "engine/attend.h"
 #include "engine/linear.h"
+#include "engine/route.h"
 #include "engine/rows.h"
 
 namespace pintpot {
@@ -63,6 +64,7 @@ class Replay final : Job {
   private:
     void bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes);
     void count_strips();
+    void link_routes();
     void begin_pass(const Call& call, int first);
     int64_t next() override;
     void work(int thread, int64_t chunk) override;
@@ -77,9 +79,10 @@ class Replay final : Job {
     Known known_;
     std::vector<Visible> attends_;
 
-    // Strips of each ring position that a pass uses, with logits and without; and what is left of them in this pass.
+    // Strips of each ring position that a pass uses, with logits and without; and what is left of them in this pass. Those
+    // of experts are all used, once their position is found to be needed.
     std::vector<int32_t> strips_[2];
-    std::vector<uint8_t> needed_[2];
+    std::vector<uint8_t> needs_[2];
     std::vector<std::atomic<int32_t>> strips_left_;
     bool streams_ = false, in_pass_ = false;
     bool with_rows_ = false, every_row_ = false;

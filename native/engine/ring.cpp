@@ -43,6 +43,10 @@ Ring::Ring(const std::string& path, std::vector<Slot> slots, std::vector<uint32_
     // One slot may be needed by two ops in turn while the one after it is needed by the second.
     need(order_.empty() || buffers_.size() >= 2, text("a ring of %zu buffers; 2 or more will do", buffers_.size()));
     for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].data = memory + i * slot_bytes;
+    positions_.assign(slots_.size(), -1);
+    for (size_t i = order_.size(); i-- > 0;) positions_[order_[i]] = int64_t(i);
+    opens_.assign(order_.size(), kNeeded);
+    needs_ = opens_;
     if (order_.empty()) return;
     for (int i = 0; i < in_flight; ++i) crew_.start([this] { reader(); }, [this] { dismiss(); });
 }
@@ -63,14 +67,24 @@ void Ring::close() {
     crew_.join();
 }
 
-// Of the pass that runs; what later passes will skip is not known yet.
-bool Ring::is_skipped(uint64_t sequence) const {
-    return needed_ != nullptr && sequence - pass_base_ < order_.size() && needed_[sequence - pass_base_] == 0;
+// What later passes will skip is not known yet.
+Ring::Need Ring::need_of(uint64_t sequence) const {
+    uint64_t position = sequence - pass_base_;
+    return Need(in_pass_ && position < order_.size() ? needs_[position] : opens_[position % order_.size()]);
 }
 
+Ring::Buffer* Ring::free_buffer() {
+    for (Buffer& buffer : buffers_)
+        if (buffer.state == State::kFree) return &buffer;
+    return nullptr;
+}
+
+// Slots are claimed in their order, so that the buffers never hold later ones only while an earlier one is waited for.
 bool Ring::may_claim() const {
     if (paused_ || error_ != nullptr) return false;
-    return is_skipped(next_) || buffers_[next_ % buffers_.size()].state == State::kFree;
+    Need need = need_of(next_);
+    if (need != kNeeded) return need == kSkipped;
+    return std::any_of(buffers_.begin(), buffers_.end(), [](const Buffer& buffer) { return buffer.state == State::kFree; });
 }
 
 void Ring::reader() {
@@ -79,9 +93,10 @@ void Ring::reader() {
         readers_wake_.wait(lock, [this] { return closing_ || may_claim(); });
         if (closing_) return;
         uint64_t sequence = next_++;
-        if (is_skipped(sequence)) continue;
-        Buffer& buffer = buffers_[sequence % buffers_.size()];
+        if (need_of(sequence) == kSkipped) continue;
+        Buffer& buffer = *free_buffer();
         buffer.state = State::kReading;
+        buffer.sequence = sequence;
         ++reading_;
         count_in_flight(+1);
         // Another reader may start on the next slot at once.
@@ -123,42 +138,65 @@ void Ring::check(uint32_t slot, uint32_t crc, size_t bytes) {
     verified_[slot].store(true, std::memory_order_relaxed);
 }
 
-void Ring::begin_pass(const uint8_t* needed) {
+void Ring::open(uint32_t position) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    opens_[position] = kOpen;
+}
+
+// Under the mutex: what was read, or is being read, is not wanted.
+void Ring::forget(uint64_t sequence) {
+    for (Buffer& buffer : buffers_) {
+        if (buffer.state == State::kFree || buffer.sequence != sequence) continue;
+        buffer.state = buffer.state == State::kReady ? State::kFree : State::kUnwanted;
+        buffer.holds.store(0, std::memory_order_relaxed);
+    }
+}
+
+void Ring::begin_pass(const uint8_t* needs) {
     if (order_.empty()) return;
     std::unique_lock<std::mutex> lock(mutex_);
     if (in_pass_ || error_ != nullptr) rewind_locked(lock);
     in_pass_ = true;
     last_change_ns_ = now_ns();
-    needed_ = needed;
-    for (uint64_t sequence = pass_base_; sequence < std::min(pass_base_ + order_.size(), next_); ++sequence) {
-        if (!is_skipped(sequence)) continue;
-        Buffer& buffer = buffers_[sequence % buffers_.size()];
-        buffer.state = buffer.state == State::kReading ? State::kUnwanted : State::kFree;
+    if (needs == nullptr) std::fill(needs_.begin(), needs_.end(), kNeeded);
+    else std::copy_n(needs, needs_.size(), needs_.begin());
+    for (uint64_t sequence = pass_base_; sequence < std::min(pass_base_ + order_.size(), next_); ++sequence)
+        if (need_of(sequence) == kSkipped) forget(sequence);
+    lock.unlock();
+    readers_wake_.notify_all();
+}
+
+void Ring::decide(const std::vector<std::pair<uint32_t, bool>>& positions) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (auto [position, needed] : positions) {
+        needs_[position] = needed ? kNeeded : kSkipped;
+        if (!needed && pass_base_ + position < next_) forget(pass_base_ + position);
     }
     lock.unlock();
     readers_wake_.notify_all();
 }
 
+const uint8_t* Ring::ready(uint64_t sequence) const {
+    for (const Buffer& buffer : buffers_)
+        if (buffer.holds.load(std::memory_order_acquire) == sequence + 1) return buffer.data;
+    return nullptr;
+}
+
 const uint8_t* Ring::wait(uint32_t position, const KeepWaiting& keep_waiting) {
     uint64_t sequence = pass_base_ + position;
-    Buffer& buffer = buffers_[sequence % buffers_.size()];
-    if (buffer.holds.load(std::memory_order_acquire) == sequence + 1) return buffer.data;
+    if (const uint8_t* there = ready(sequence)) return there;
     int64_t start = now_ns();
     Asleep asleep;
     const uint8_t* found = nullptr;
     std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-        if (buffer.holds.load(std::memory_order_relaxed) == sequence + 1) {
-            found = buffer.data;
-            break;
-        }
+    while ((found = ready(sequence)) == nullptr) {
         if (error_ != nullptr) std::rethrow_exception(error_);
         if (closing_) throw SlotError("the ring was closed while a replay waited for it");
         lock.unlock();
         bool go_on = keep_waiting();
         lock.lock();
         if (!go_on) break;
-        if (buffer.holds.load(std::memory_order_relaxed) != sequence + 1 && error_ == nullptr)
+        if (ready(sequence) == nullptr && error_ == nullptr)
             consumers_wake_.wait_for(lock, kLook);
     }
     waited_ns_.fetch_add(now_ns() - start, std::memory_order_relaxed);
@@ -168,7 +206,7 @@ const uint8_t* Ring::wait(uint32_t position, const KeepWaiting& keep_waiting) {
 void Ring::release(uint32_t position) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        buffers_[(pass_base_ + position) % buffers_.size()].state = State::kFree;
+        forget(pass_base_ + position);
     }
     readers_wake_.notify_one();
 }
@@ -183,7 +221,6 @@ void Ring::end_pass(bool whole) {
         pass_base_ += order_.size();
         // What was skipped at the end of this pass may not have been passed over yet.
         next_ = std::max(next_, pass_base_);
-        needed_ = nullptr;
         in_pass_ = false;
     }
     lock.unlock();
@@ -206,7 +243,6 @@ void Ring::rewind_locked(std::unique_lock<std::mutex>& lock) {
         buffer.holds.store(0);
     }
     next_ = pass_base_ = 0;
-    needed_ = nullptr;
     error_ = nullptr;
     in_pass_ = false;
     paused_ = false;

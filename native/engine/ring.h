@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/file.h"
@@ -48,9 +49,16 @@ class Ring {
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
 
-    // Starts a pass that needs only the positions where needed[position] is not 0 (null: all); the others are not read,
-    // or forgotten where they were. `needed` stays valid until the pass ends.
-    void begin_pass(const uint8_t* needed);
+    // What a pass does with a position. An open one is read, and all that come after it, once it was decided.
+    enum Need : uint8_t { kSkipped, kNeeded, kOpen };
+
+    // Positions that passes begin with open: nothing is read ahead into them while no pass has decided.
+    void open(uint32_t position);
+    // Starts a pass with the needs of all positions (null: all are needed); what is skipped is not read, or forgotten
+    // where it was.
+    void begin_pass(const uint8_t* needs);
+    // Whether open positions of this pass are needed.
+    void decide(const std::vector<std::pair<uint32_t, bool>>& positions);
     // Where the slot of this position lies once it is there; null when keep_waiting said no. Throws SystemError or
     // SlotError, naming the slot, when it could not be read or is not what the pack says.
     const uint8_t* wait(uint32_t position, const KeepWaiting& keep_waiting);
@@ -67,6 +75,8 @@ class Ring {
 
     const std::vector<Slot>& slots() const { return slots_; }
     const std::vector<uint32_t>& order() const { return order_; }
+    // Where a slot comes in the order; -1 where it does not.
+    int64_t position_of(uint32_t slot) const { return positions_[slot]; }
     size_t slot_bytes() const { return slot_bytes_; }
     size_t num_buffers() const { return buffers_.size(); }
     bool direct() const { return file_.direct(); }
@@ -79,21 +89,26 @@ class Ring {
     struct Buffer {
         uint8_t* data;
         State state = State::kFree;
+        uint64_t sequence = 0;           // what is being read into it, or is ready, where it is not free
         std::atomic<uint64_t> holds{0};  // 1 + the sequence number of what is ready in it, 0 for nothing
     };
 
     void reader();
     bool may_claim() const;
+    Buffer* free_buffer();
+    const uint8_t* ready(uint64_t sequence) const;
+    void forget(uint64_t sequence);
+    Need need_of(uint64_t sequence) const;
     void read_slot(uint32_t slot, uint8_t* destination);
     void verify(uint32_t slot);
     void check(uint32_t slot, uint32_t crc, size_t bytes);
     void count_in_flight(int change);
     void rewind_locked(std::unique_lock<std::mutex>& lock);
-    bool is_skipped(uint64_t sequence) const;
 
     File file_;
     const std::vector<Slot> slots_;
     const std::vector<uint32_t> order_;
+    std::vector<int64_t> positions_;
     const size_t slot_bytes_;
     const Checksum checksum_;
     std::vector<Buffer> buffers_;
@@ -103,7 +118,8 @@ class Ring {
     std::condition_variable readers_wake_, consumers_wake_;
     uint64_t next_ = 0;       // sequence number to read next
     uint64_t pass_base_ = 0;  // of position 0 of the current pass
-    const uint8_t* needed_ = nullptr;
+    std::vector<uint8_t> opens_;  // of each position, between passes
+    std::vector<uint8_t> needs_;  // of each position, in this pass
     bool in_pass_ = false;
     bool closing_ = false;
     bool paused_ = false;

@@ -22,23 +22,38 @@ const Piece& Weight::piece_of(int64_t strip) const {
     return *(after - 1);
 }
 
+std::pair<const Piece*, const Piece*> Weight::pieces_of(int64_t expert) const {
+    auto begins = [this](int64_t strip) {
+        auto before = [](const Piece& piece, int64_t wanted) { return piece.first_strip < wanted; };
+        return pieces.data() + (std::lower_bound(pieces.begin(), pieces.end(), strip, before) - pieces.begin());
+    };
+    return {begins(expert * expert_strips()), begins((expert + 1) * expert_strips())};
+}
+
 void Weight::bind(const Memory& memory, const Ring* ring, bool in_pass) {
-    need(resident_strips >= 0 && resident_strips <= num_strips(), "a weight rests with more rows than it has");
-    if (resident_strips > 0) memory.check(resident, resident_strips * strip_bytes, 1, "a weight");
-    int64_t next = resident_strips;
+    bool divided = experts > 0 && rows % experts == 0 && (experts == 1 || rows / experts % kStripRows == 0);
+    need(divided, "the rows of each expert are whole strips");
+    need(resident_strips >= 0 && resident_strips <= expert_strips(), "a weight rests with more rows than it has");
+    if (resident_strips > 0) memory.check(resident, experts * resident_strips * strip_bytes, 1, "a weight");
+    // The next strip that does not rest in memory.
+    auto settled = [this](int64_t strip) {
+        while (strip < num_strips() && strip % expert_strips() < resident_strips) strip += resident_strips - strip % expert_strips();
+        return strip;
+    };
+    int64_t next = settled(0);
     for (Piece& piece : pieces) {
-        need(piece.first_strip == next && piece.num_strips > 0 && piece.num_strips <= num_strips() - next,
+        need(piece.first_strip == next && piece.num_strips > 0 && piece.num_strips <= expert_strips() - next % expert_strips(),
              text("a piece of a weight begins at strip %lld where %lld is next", (long long)piece.first_strip, (long long)next));
-        next += piece.num_strips;
+        next = settled(next + piece.num_strips);
         need(ring != nullptr, "a weight has rows on disk, and there is no ring");
         need(piece.slot < ring->slots().size(), text("there is no slot %u", piece.slot));
         uint32_t room = ring->slots()[piece.slot].bytes;
         need(piece.offset <= room && piece.num_strips <= int64_t(room - piece.offset) / strip_bytes,
              text("%lld strips do not fit into slot %u", (long long)piece.num_strips, piece.slot));
         if (!in_pass) continue;
-        auto found = std::find(ring->order().begin(), ring->order().end(), piece.slot);
-        need(found != ring->order().end(), text("slot %u is needed in a pass and not read in it", piece.slot));
-        piece.position = uint32_t(found - ring->order().begin());
+        int64_t position = ring->position_of(piece.slot);
+        need(position >= 0, text("slot %u is needed in a pass and not read in it", piece.slot));
+        piece.position = uint32_t(position);
     }
     need(next == num_strips(), text("of %lld strips of a weight %lld are nowhere", (long long)num_strips(), (long long)(num_strips() - next)));
 }

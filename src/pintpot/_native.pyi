@@ -158,6 +158,7 @@ class Weight:
         address: int,
         resident_rows: int,
         pieces: Sequence[tuple[int, int, int, int]],
+        experts: int = 1,
     ) -> None: ...
 
 class Builder:
@@ -192,6 +193,36 @@ class Builder:
         post_norm: int,
         residual: int,
         gather: tuple[Sequence[int], Sequence[Sequence[int]]] | None = None,
+    ) -> None: ...
+    def route(
+        self,
+        *,
+        over_rows: bool,
+        experts: int,
+        chosen: int,
+        normed: bool,
+        scores: int,
+        choice: int,
+        shares: int,
+    ) -> None: ...
+    def experts(
+        self,
+        *,
+        over_rows: bool,
+        experts: int,
+        chosen: int,
+        gathers: bool,
+        x: int,
+        out: int,
+        weights: Sequence[Weight],
+        prologue: str,
+        norm: int,
+        eps: float,
+        planes: int,
+        choice: int,
+        shares: int,
+        residual: int,
+        products: int,
     ) -> None: ...
     def attend(
         self,

@@ -62,6 +62,8 @@ class GentlerRounding(Step):
 
     def remains(self, weight: WeightForm) -> tuple[float, float]:
         low, high = self.remaining.get(weight.format, (1.0, 1.0))
+        if weight.experts > 1:
+            return 1.0, 1.0
         # Of a table that words are looked up in, rows meet nothing; it may be the head as well.
         return (low, 1.0) if weight.role == "embed" else (low, high)
 

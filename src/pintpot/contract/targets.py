@@ -6,13 +6,18 @@ VOCABULARY_ROLES = ("embed", "head")
 LOOKED_UP, SHARED = "embed", "shared"
 """Roles of a module's matrices: a table that rows are looked up in and nothing else, and what a pass multiplies with
 several times."""
+FIXED_ROLES = frozenset({"router"})
+"""Matrices that stay as their file has them: rounded, they would choose other experts, and they are small."""
 
 
 def matches(target: str, name: str) -> bool:
     """Whether a target ("all", "blocks", "vocabulary", or a weight's name) names this weight."""
-    if target == "all" or target == name:
+    if target == name:
         return True
-    of_words = name.rpartition(".")[2] in VOCABULARY_ROLES
+    role = name.rpartition(".")[2]
+    if target == "all" or role in FIXED_ROLES:
+        return role not in FIXED_ROLES
+    of_words = role in VOCABULARY_ROLES
     return (target == "vocabulary") == of_words if target in ("vocabulary", "blocks") else False
 
 

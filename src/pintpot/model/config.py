@@ -5,7 +5,8 @@ num_key_value_heads, head_dim, rms_norm_eps, rope_theta, rope_scaling (None, or 
 yarn or longrope), rope_layout ("half" or "interleaved"), partial_rotary_factor (where it is not 1),
 max_position_embeddings, vocab_size, tie_word_embeddings, attention_bias, sliding_window (None or a number),
 bos_token_id and eos_token_id (lists); where layers differ, layer_types, query_pre_attn_scalar, rope_local_base_freq;
-where positions have several numbers, mrope_section and mrope_interleaved.
+where positions have several numbers, mrope_section and mrope_interleaved; where there are experts, what
+`pintpot.model.config_experts` says.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from pintpot.errors import BadFile, NoFamily, UnsupportedModel, need
 from pintpot.model.adapted import FAMILY
+from pintpot.model.config_experts import expert_settings
 from pintpot.model.config_layers import PATTERNS, global_rope, layer_settings
 from pintpot.model.config_rope import rope_settings
 from pintpot.model.config_sections import section_settings
@@ -29,6 +31,10 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "mistral": {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
     "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32},
     "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
+    "mixtral": {
+        "max_position_embeddings": 131072, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+    },
+    "qwen3_moe": {"max_position_embeddings": 32768, "num_key_value_heads": 4},
     "phi3": {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
     "gemma3": {
         "max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
@@ -50,6 +56,8 @@ _INSIDE: Final[dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 """Sizes that published vision-language models leave out of their language model's part."""
+_LAST_WINDOWS: Final = {"qwen2": 28, "qwen3": 28}
+"""Families whose first layers see everything: so many, unless max_window_layers says another number."""
 _SILU: Final = ("silu", "swish")
 _ACTIVATIONS: Final = {"gemma3": ("gelu_pytorch_tanh",)}
 
@@ -102,7 +110,7 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     check_family(model_type, where)
     config = {**config, "model_type": model_type}
     _refuse_unknown(raw, config, where)
-    defaults = _DEFAULTS.get(model_type, {})
+    defaults, experts = _DEFAULTS.get(model_type, {}), expert_settings(config, where)
     hidden = integer(config, "hidden_size", where)
     heads = integer(config, "num_attention_heads", where, default=defaults.get("num_attention_heads"))
     vocab_size = integer(config, "vocab_size", where, default=defaults.get("vocab_size"))
@@ -110,7 +118,7 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     normal: dict[str, Any] = {
         "model_type": model_type,
         "hidden_size": hidden,
-        "intermediate_size": integer(config, "intermediate_size", where),
+        "intermediate_size": integer(config, "intermediate_size", where, default=experts.get("intermediate_size")),
         "num_hidden_layers": integer(config, "num_hidden_layers", where),
         "num_attention_heads": heads,
         "num_key_value_heads": _key_value_heads(config, heads, defaults, where),
@@ -131,6 +139,7 @@ def normalize(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         **rope_settings(global_rope(config), defaults, head_dim, where),
         **layer_settings(config, where),
         **section_settings(own_type, config, head_dim, where),
+        **experts,
     }
     check_heads(normal, where)
     return normal
@@ -179,7 +188,8 @@ def _window(config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) 
     if model_type.startswith("qwen"):
         if not flag(config, "use_sliding_window", where):
             return None
-        first = integer(config, "max_window_layers", where, least=0, default=28)
+        if model_type in _LAST_WINDOWS:
+            first = integer(config, "max_window_layers", where, least=0, default=_LAST_WINDOWS[model_type])
     sliding = layers - min(first, layers)
     if isinstance(kinds, list):
         sliding = sum(kind == "sliding_attention" for kind in kinds)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pintpot.errors import BadFile, UnsupportedModel, need
 from pintpot.model.config import check_family, check_heads
+from pintpot.model.config_experts import GGUF_FAMILIES, gguf_expert_settings
 from pintpot.model.config_layers import GLOBAL, LOCAL, PATTERNS, alternating
 from pintpot.model.config_rope import PARTIAL_ROTARY, check_rotary
 from pintpot.model.fields import integer, real, show, token_ids
@@ -30,8 +31,10 @@ def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
     architecture = gguf.metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise BadFile(f"{where}: general.architecture is missing")
-    check_family(architecture, where)
     own = _own(gguf, architecture, where)
+    experts = gguf_expert_settings(own, where)
+    family = GGUF_FAMILIES.get(architecture, architecture) if experts else architecture
+    check_family(family, where)
     names = {tensor.name for tensor in gguf.tensors}
     hidden, heads = integer(own, "embedding_length", where), integer(own, "attention.head_count", where)
     head_dim = integer(own, "attention.key_length", where, default=max(1, hidden // heads))
@@ -41,9 +44,9 @@ def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
     vocab_size = integer(own, "vocab_size", where, default=words.count if isinstance(words, GgufArray) else None)
     ids = {key: gguf.metadata.get(f"tokenizer.ggml.{key}") for key in ("bos_token_id", *_END_KEYS)}
     config: dict[str, Any] = {
-        "model_type": architecture,
+        "model_type": family,
         "hidden_size": hidden,
-        "intermediate_size": integer(own, "feed_forward_length", where),
+        "intermediate_size": integer(own, "feed_forward_length", where, default=experts.get("intermediate_size")),
         "num_hidden_layers": integer(own, "block_count", where),
         "num_attention_heads": heads,
         "num_key_value_heads": integer(own, "attention.head_count_kv", where, default=heads),
@@ -61,6 +64,7 @@ def normalize_gguf(gguf: Gguf) -> dict[str, Any]:
         "rope_scaling": _longrope(own, where) if _SHORT in names else _rope_scaling(own, where),
         **partial,
         **_layers(gguf, own, hidden // heads, head_dim, where),
+        **experts,
     }
     check_heads(config, where)
     return config
@@ -108,8 +112,8 @@ def _layers(gguf: Gguf, own: Mapping[str, Any], width: int, head_dim: int, where
 
 def _check_own(own: Mapping[str, Any], head_dim: int, where: str) -> None:
     _check_equal("attention.value_length", own, head_dim, where)
-    experts = integer(own, "expert_count", where, least=0, default=0)
-    need(experts == 0, f"{where}: {experts} experts per layer do not run here", UnsupportedModel)
+    shared = integer(own, "expert_shared_count", where, least=0, default=0)
+    need(shared == 0, f"{where}: {shared} experts that every token meets do not run here", UnsupportedModel)
 
 
 def _check_equal(key: str, own: Mapping[str, Any], head_dim: int, where: str) -> None:

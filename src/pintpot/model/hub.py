@@ -139,7 +139,7 @@ def download(model: Model) -> Model:
     numbers = {number for number, name in enumerate(model.source.files) if name in lacking}
     weights = (weight for part in model.parts for weight in part.weights())
     there = sum(partial_bytes(repo, name) for name in lacking)
-    num_bytes = max(0, sum(weight.num_bytes for weight in weights if weight.file in numbers) - there)
+    num_bytes = max(0, sum(weight.bytes_in(numbers) for weight in weights) - there)
     place = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
     room = f"{repo}: {format_bytes(num_bytes)} are to be fetched, {format_bytes(free)} are free at {place}"

@@ -1,9 +1,10 @@
 """Tensor names of Hugging Face and of GGUF <-> canonical names, and the order in which a block uses them.
 
 embed    layers.N.{attn_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, attn_post_norm,
-                   ffn_norm, gate, up, down, ffn_post_norm}
+                   ffn_norm, router, gate, up, down, ffn_post_norm}
 norm     head     rope_freqs (what each rotary frequency is divided by, where the file says so)
-Tensors that hold several of them are `layers.N.{qkv, gate_up}` until `pintpot.model.fused` takes them apart.
+Tensors that hold several of them are `layers.N.{qkv, gate_up}` until `pintpot.model.fused` takes them apart; those of
+expert E are `layers.N.{gate, up, down}.E` until `pintpot.model.experts` puts them together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pintpot.model.spec import Block, Weight
 
 LAYER_ROLES: Final = (
     "attn_norm", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm", "o", "o_bias",
-    "attn_post_norm", "ffn_norm", "gate", "up", "down", "ffn_post_norm",
+    "attn_post_norm", "ffn_norm", "router", "gate", "up", "down", "ffn_post_norm",
 )  # fmt: skip
 """A layer's weights in the order in which they are used."""
 POST_NORMS: Final = frozenset({"attn_post_norm", "ffn_post_norm"})
@@ -45,7 +46,23 @@ _GGUF_TOP: Final = {
     "token_embd.weight": "embed", "output_norm.weight": "norm", "output.weight": "head",
     "rope_freqs.weight": "rope_freqs",
 }  # fmt: skip
+_EXPERTS_HF: Final = {
+    "mlp.gate.weight": "router", "mlp.experts.gate_up_proj": "gate_up", "mlp.experts.down_proj": "down",
+    "mlp.experts.*.gate_proj.weight": "gate.*", "mlp.experts.*.up_proj.weight": "up.*",
+    "mlp.experts.*.down_proj.weight": "down.*",
+}  # fmt: skip
+"""A name's number stands for `*`: that of an expert."""
+_EXPERTS_GGUF: Final = {
+    "ffn_gate_inp.weight": "router", "ffn_gate_exps.weight": "gate", "ffn_up_exps.weight": "up",
+    "ffn_down_exps.weight": "down", "ffn_gate.*.weight": "gate.*", "ffn_up.*.weight": "up.*",
+    "ffn_down.*.weight": "down.*",
+}  # fmt: skip
 _OWN_HF: Final[dict[str, dict[str, str]]] = {
+    "mixtral": {
+        **_EXPERTS_HF, "block_sparse_moe.gate.weight": "router", "block_sparse_moe.experts.*.w1.weight": "gate.*",
+        "block_sparse_moe.experts.*.w3.weight": "up.*", "block_sparse_moe.experts.*.w2.weight": "down.*",
+    },
+    "qwen3_moe": _EXPERTS_HF,
     "phi3": {"self_attn.qkv_proj.weight": "qkv", "mlp.gate_up_proj.weight": "gate_up"},
     "gemma3": {
         "post_attention_layernorm.weight": "attn_post_norm", "pre_feedforward_layernorm.weight": "ffn_norm",
@@ -53,6 +70,8 @@ _OWN_HF: Final[dict[str, dict[str, str]]] = {
     },
 }  # fmt: skip
 _OWN_GGUF: Final[dict[str, dict[str, str]]] = {
+    "mixtral": _EXPERTS_GGUF,
+    "qwen3_moe": _EXPERTS_GGUF,
     "phi3": {"attn_qkv.weight": "qkv", "ffn_up.weight": "gate_up"},
     "gemma3": {"post_attention_norm.weight": "attn_post_norm", "post_ffw_norm.weight": "ffn_post_norm"},
 }
@@ -60,6 +79,7 @@ _OWN_GGUF: Final[dict[str, dict[str, str]]] = {
 _OWN_GGUF_TOP: Final[dict[str, dict[str, str]]] = {"phi3": {"rope_factors_short.weight": "rope_freqs"}}
 _LAYER = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(.+)")
 _GGUF_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,8})\.(.+)")
+_NUMBER = re.compile(r"(?<=\.)(0|[1-9]\d{0,5})(?=\.)")
 _HF_PREFIX = re.compile(r"(model\.)?((language|text)_model\.)?(model\.)?")
 _IGNORED = re.compile(
     r".*rotary_emb\.(inv_freq|cos_cached|sin_cached)|blk\.\d+\.attn_rot_embd\.weight|rope_factors_long\.weight"
@@ -111,8 +131,11 @@ def _canonical(name: str, top: dict[str, str], layer: re.Pattern[str], roles: di
     if name in top:
         return top[name]
     match = layer.fullmatch(name)
-    role = roles.get(match[2]) if match else None
-    return f"layers.{match[1]}.{role}" if match and role else None
+    if match is None:
+        return None
+    number = _NUMBER.search(match[2])
+    role = roles.get(_NUMBER.sub("*", match[2], count=1) if number else match[2])
+    return f"layers.{match[1]}.{role.replace('*', number[0]) if number else role}" if role else None
 
 
 def canonical_weights(

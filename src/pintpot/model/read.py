@@ -14,6 +14,7 @@ from pintpot.model.adapted import DESCRIPTION, describe_adapted
 from pintpot.model.config import language_config, normalize
 from pintpot.model.config_gguf import normalize_gguf
 from pintpot.model.config_sections import given_layers
+from pintpot.model.experts import put_together
 from pintpot.model.fields import token_ids
 from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
@@ -135,12 +136,14 @@ def _model(
     name: str, kind: str, config: dict[str, Any], weights: dict[str, Weight], source: Source, tokenizer: TokenizerInfo,
     chat_template: str | None, where: str,
 ) -> Model:  # fmt: skip
-    weights = taken_apart(weights, config, where)
+    weights = taken_apart(put_together(weights, config, where), config, where)
     check_shapes(weights, config, where)
     blocks = blocks_of(weights, config["num_hidden_layers"])
     ties = (("head", "embed"),) if "head" not in weights else ()
     part = Part("language", config["model_type"], config, blocks)
-    table = [[w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes] for block in blocks for w in block.weights]
+    table = [
+        [w.name, w.shape, w.dtype, w.file, w.offset, w.num_bytes, *w.runs] for block in blocks for w in block.weights
+    ]
     digest = hashlib.sha256(json.dumps([config, ties, table], sort_keys=True).encode()).hexdigest()[:16]
     return Model(name, kind, (part,), ties, _context(config), source, tokenizer, digest, chat_template)
 

@@ -14,6 +14,7 @@ from pintpot.model.spec import Weight
 _FLOATS: Final = ("f32", "f16", "bf16")
 _MORE_ROLES: Final = {
     "qwen3": frozenset({"q_norm", "k_norm"}),
+    "qwen3_moe": frozenset({"q_norm", "k_norm"}),
     "gemma3": frozenset({"q_norm", "k_norm", *POST_NORMS}),
 }
 """What every layer of a family has beside what all have."""
@@ -21,15 +22,17 @@ _LAYER = re.compile(r"layers\.(\d+)\..+")
 
 
 def layer_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every weight that a layer may have, by role: (rows, columns), or one axis."""
+    """Every weight that a layer may have, by role: (rows, columns), or one axis; rows of all experts together."""
     hidden, ffn, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
+    count = config.get("num_experts", 1)
     return {
         "attn_norm": (hidden,), "q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden),
         "o": (hidden, queries), "q_bias": (queries,), "k_bias": (keys,), "v_bias": (keys,), "o_bias": (hidden,),
         "q_norm": (head_dim,), "k_norm": (head_dim,), "ffn_norm": (hidden,),
         "attn_post_norm": (hidden,), "ffn_post_norm": (hidden,),
-        "gate": (ffn, hidden), "up": (ffn, hidden), "down": (hidden, ffn),
+        "router": (count, hidden),
+        "gate": (count * ffn, hidden), "up": (count * ffn, hidden), "down": (count * hidden, ffn),
     }  # fmt: skip
 
 
@@ -41,6 +44,8 @@ def rope_dim(config: Mapping[str, Any]) -> int:
 def required_roles(config: Mapping[str, Any]) -> frozenset[str]:
     """The roles that every layer of this configuration must have."""
     roles = {"attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "up", "down"}
+    if config.get("num_experts"):
+        roles |= {"router"}
     if config["attention_bias"]:
         roles |= {"q_bias", "k_bias", "v_bias"}
     return frozenset(roles | _MORE_ROLES.get(config["model_type"], frozenset()))

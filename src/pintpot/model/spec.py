@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,9 @@ class Weight:
     `pintpot.formats`; the bytes lie at `offset` of `files[file]`, `num_bytes` long. `plus` is added to every value of a
     vector when it is read. Of a convolution's matrix `taps` are the kernel's places: the file has all places of a
     channel side by side, and what is read has all channels of a place so.
+
+    The rows may be those of `experts` matrices, one below the other, of which the data choose some. `runs` are (file,
+    offset, rows) of each stretch of rows where they do not lie in one place: then `file` and `offset` are the first's.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Weight:
     num_bytes: int
     plus: float = 0.0
     taps: int = 1
+    experts: int = 1
+    runs: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def num_values(self) -> int:
@@ -36,6 +41,13 @@ class Weight:
         for axis in self.shape:
             count *= axis
         return count
+
+    def bytes_in(self, files: Collection[int]) -> int:
+        """Its bytes in the files of these numbers."""
+        if not self.runs:
+            return self.num_bytes if self.file in files else 0
+        row_bytes = self.num_bytes // self.shape[0]
+        return sum(rows * row_bytes for file, _, rows in self.runs if file in files)
 
 
 @dataclass(frozen=True, slots=True)

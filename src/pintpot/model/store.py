@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class Store:
         need(inside, f"{found.name} has rows 0 to {total - 1}; asked for {count} from {first_row} on", UsageError)
         row_bytes = found.num_bytes // total
         rows = np.empty((count, row_bytes), np.uint8)
-        self._read_into(found, found.offset + first_row * row_bytes, rows.reshape(-1).data)
+        self._read_into(found, first_row * row_bytes, rows.reshape(-1).data)
         return rows if found.taps == 1 else _by_place(rows, found)
 
     def vector(self, weight: Weight | str) -> np.ndarray:
@@ -82,19 +83,26 @@ class Store:
             length = min(_PAGE, weight.num_bytes)
             spot = bytearray(length)
             offset = (weight.num_bytes - length) * number // _SAMPLES
-            self._read_into(weight, weight.offset + offset, memoryview(spot))
+            self._read_into(weight, offset, memoryview(spot))
             digest.update(spot)
         return digest.hexdigest()[:16]
 
-    def _read_into(self, weight: Weight, offset: int, target: memoryview) -> None:
-        handle = self._handle(weight.file)
+    def _read_into(self, weight: Weight, first: int, target: memoryview) -> None:
+        """Bytes of a weight from its byte `first` on."""
+        done = 0
+        for file, offset, count in _places(weight, first, len(target)):
+            self._read_run(weight, file, offset, target[done : done + count])
+            done += count
+
+    def _read_run(self, weight: Weight, file: int, offset: int, target: memoryview) -> None:
+        handle = self._handle(file)
         done = 0
         try:
             while done < len(target):
                 got = os.preadv(handle, [target[done : done + _READ_BYTES]], offset + done)
                 need(
                     got > 0,
-                    f"{self._files[weight.file]}: ends inside {weight.name}; it was longer when described",
+                    f"{self._files[file]}: ends inside {weight.name}; it was longer when described",
                     BadFile,
                 )
                 # The page at the end stays: the next rows begin in it.
@@ -102,7 +110,7 @@ class Store:
                 done += got
                 os.posix_fadvise(handle, first, (offset + done) // _PAGE * _PAGE - first, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise BadInput(f"cannot read {self._files[weight.file]}: {error.strerror}") from error
+            raise BadInput(f"cannot read {self._files[file]}: {error.strerror}") from error
 
     def _handle(self, file: int) -> int:
         if file not in self._handles:
@@ -113,6 +121,20 @@ class Store:
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             self._handles[file] = handle
         return self._handles[file]
+
+
+def _places(weight: Weight, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """(file, offset, bytes) of the stretches in which bytes [first, first + count) of a weight lie."""
+    if not weight.runs:
+        yield weight.file, weight.offset + first, count
+        return
+    row_bytes = weight.num_bytes // weight.shape[0]
+    for file, offset, rows in weight.runs:
+        inside = min(count, rows * row_bytes - first)
+        if inside > 0:
+            yield file, offset + first, inside
+            count -= inside
+        first = max(0, first - rows * row_bytes)
 
 
 def rows_of(weight: Weight) -> int:

@@ -1,7 +1,8 @@
 """What the decoder families share: pre-norm blocks of rotary attention and a gated feed-forward network.
 
 Five ops a block, so that a block costs five barriers: q, k, v side by side; attention; output; gate and up side by
-side; down. Norms, gates and the rounding of activations are prologues of the linear ops.
+side; down. Norms, gates and the rounding of activations are prologues of the linear ops. Where tokens meet a few of
+many experts, scores and a choice come before gate and up, which are products with the chosen (`ops/experts.py`).
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Shape:
     given: int
     sections: bool
     given_layers: int
+    experts: int
+    chosen: int
+    shares_normed: bool
 
 
 def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own: Own = Own()) -> Work:
@@ -97,6 +101,9 @@ def check_decoder(config: Mapping[str, Any], form: Form) -> None:
     for key in _SIZES:
         value = config.get(key)
         need(type(value) is int and 0 < value < MOST, f"{key} is {value!r:.60}")
+    experts, chosen = config.get("num_experts", 1), config.get("num_experts_per_tok", 1)
+    number = type(experts) is int and type(chosen) is int and 0 < chosen <= experts < MOST
+    need(number, f"{chosen!r:.60} of {experts!r:.60} experts")
     embed, wanted = [w.shape for w in form.weights if w.name == "embed"], (config["vocab_size"], config["hidden_size"])
     need(embed == [wanted], f"an embedding of {embed}, not {wanted}")
     layers = len({weight.name.split(".")[1] for weight in form.weights if weight.name.startswith("layers.")})
@@ -134,6 +141,9 @@ def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own, given: in
         given=given,
         sections="mrope_section" in config,
         given_layers=config.get("given_layers", 0) if given else 0,
+        experts=config.get("num_experts", 1),
+        chosen=config.get("num_experts_per_tok", 1),
+        shares_normed=config.get("norm_topk_prob", True),
     )
 
 
@@ -189,11 +199,14 @@ def _ops(shape: Shape, rows: str, head_rows: str, window: int, sinks: int, prefi
         )  # fmt: skip
 
     normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", shape.gate))
+    count, choosing = ("experts", shape.experts), (linear("rmsnorm", "float32"), (("normed", shape.shares_normed),))
+    routed: tuple[Attributes, ...] = (*choosing, (*normed, count), (*gated, count, ("gathers", True)))
+    ffn: tuple[Attributes, ...] = (normed, gated) if shape.experts == 1 else routed
     scaled = () if shape.embed_scale == 1.0 else (("scale", shape.embed_scale),)
     given = (("given", GIVEN),) if shape.given else ()
     ops = [Op("embed", (("tokens", "tokens"), ("weight", "embed"), *given), (("out", "x.0"),), scaled)]
     for layer in range(shape.layers):
-        wires, attributes = _block(shape, layer), (normed, attend(layer), plain, normed, gated)
+        wires, attributes = _block(shape, layer), (normed, attend(layer), plain, *ffn)
         ops += [Op(kind, reads, writes, knobs) for (kind, reads, writes), knobs in zip(wires, attributes, strict=True)]
         if layer < shape.given_layers:
             ops.append(Op("give", (("x", x := f"x.{2 * layer + 2}"), ("given", f"{GIVEN}.{layer}")), (("out", x),)))
@@ -223,12 +236,25 @@ def _block(shape: Shape, layer: int) -> tuple[Wire, ...]:
     table = (("rope", shape.tables[layer]), *angles * (shape.given > 0 and shape.sections))
     attn_after, ffn_after = ((("post_norm", f"{at}{of}_post_norm"),) * shape.post_norms for of in ("attn", "ffn"))
     attn_norm, ffn_norm = ("norm", at + "attn_norm"), ("norm", at + "ffn_norm")
-    return (
+    attention: tuple[Wire, ...] = (
         ("linear", (("x", x), *weights("q", "k", "v"), attn_norm), (("out", at + "qkv"),)),
         ("attend", (("qkv", at + "qkv"), *table, *norms, *pages), (("out", at + "attended"), *pages)),
         ("linear", (("x", at + "attended"), *weights("o"), *attn_after, ("residual", x)), (("out", middle),)),
-        ("linear", (("x", middle), *weights("gate", "up"), ffn_norm), (("out", at + "gated"),)),
-        ("linear", (("x", at + "gated"), *weights("down"), *ffn_after, ("residual", middle)), (("out", out),)),
+    )
+    gate_up, down = (("x", middle), *weights("gate", "up"), ffn_norm), (("x", at + "gated"), *weights("down"))
+    if shape.experts == 1:
+        return (
+            *attention,
+            ("linear", gate_up, (("out", at + "gated"),)),
+            ("linear", (*down, *ffn_after, ("residual", middle)), (("out", out),)),
+        )
+    chosen, shares = ("chosen", at + "chosen"), ("shares", at + "shares")
+    return (
+        *attention,
+        ("linear", (("x", middle), ("weight", at + "router"), ffn_norm), (("out", at + "scores"),)),
+        ("route", (("scores", at + "scores"),), (chosen, shares)),
+        ("experts", (*gate_up, chosen), (("out", at + "gated"),)),
+        ("experts", (*down, chosen, shares, ("residual", middle)), (("out", out), ("products", at + "products"))),
     )
 
 
@@ -255,8 +281,18 @@ def _buffers(shape: Shape, cache_format: str, page_tokens: int, prefill: bool) -
         buffers += [
             Buffer(at + "qkv", ("tokens", qkv), "f32", "buffers", "step"),
             Buffer(at + "attended", ("tokens", shape.heads * shape.head_dim), "f32", "buffers", "step"),
-            Buffer(at + "gated", ("tokens", 2 * shape.ffn), "f32", "buffers", "step"),
+            Buffer(at + "gated", ("tokens", 2 * shape.chosen * shape.ffn), "f32", "buffers", "step"),
             Buffer(at + "k_cache", pages, cache_format, "cache", "session"),
             Buffer(at + "v_cache", pages, cache_format, "cache", "session"),
+            *_of_experts(shape, at),
         ]
     return Buffers(buffers)
+
+
+def _of_experts(shape: Shape, at: str) -> tuple[Buffer, ...]:
+    """What a layer with experts has beside."""
+    columns = {"scores": shape.experts, "chosen": shape.chosen, "shares": shape.chosen}
+    columns["products"] = shape.chosen * shape.hidden
+    formats = {"chosen": "int32"}
+    made = (Buffer(at + n, ("tokens", k), formats.get(n, "f32"), "buffers", "step") for n, k in columns.items())
+    return tuple(made) if shape.experts > 1 else ()

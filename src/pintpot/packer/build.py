@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pintpot.contract.form import STRIP_ROWS, Form, WeightForm, matches
 from pintpot.contract.step import Facet, SourceRows, Step
+from pintpot.contract.targets import FIXED_ROLES
 from pintpot.errors import PintpotError, need
 from pintpot.formats import chunk_rows
 from pintpot.model.spec import Model, Weight
@@ -37,10 +38,11 @@ class Builder:
         self._steps = tuple(step for step in steps if step.facet == Facet.FORMAT)
 
     def resident(self, name: str) -> Iterator[Bytes]:
-        """What of a weight stays in RAM: its first strips, or a vector as float32."""
+        """What of a weight stays in RAM: its first strips, those of each expert, or a vector as float32."""
         weight = self._forms[name]
         if weight.is_matrix:
-            yield from self._strips(weight, 0, weight.ram_strips)
+            for first in weight.runs()[0]:
+                yield from self._strips(weight, first, weight.ram_strips)
         elif len(self._sources[name].shape) == 2:
             yield from self._left(self._sources[name])
         else:
@@ -88,6 +90,10 @@ class Builder:
                 strips = step.convert(weight, rows)
                 if strips is not None:
                     return strips
+        if weight.role in FIXED_ROLES:
+            from pintpot.formats.convert import convert
+
+            return convert(rows.raw, rows.source, weight.format, rows.columns)
         raise PintpotError(f"no step of the plan converts {weight.name}")
 
     def _left(self, weight: Weight) -> Iterator[Bytes]:

@@ -73,18 +73,28 @@ def _residents(form: Form) -> tuple[tuple[Resident, ...], int]:
 
 
 def _passing(form: Form, work: Work, slot_bytes: int) -> tuple[Slot, ...]:
-    """Slots that passes read, in the order of the stages. What not all of them need has slots of its own."""
+    """Slots that passes read, in the order of the stages.
+
+    What not all of them need has slots of its own, and so has each expert for each op, for most are not chosen.
+    """
     weights = {weight.name: weight for weight in form.weights}
     users: dict[str, set[tuple[str, bool]]] = {}
+    choosers: dict[str, int] = {}
     for stage in work.stages:
+        number = 1
         for op in stage.programs[0].ops:
+            number += op.kind != "fetch"
             if op.kind == "fetch" and not op.get("per_token"):
                 users.setdefault(str(op.read("weight")), set()).add((stage.name, bool(op.get("over_rows"))))
+                choosers.setdefault(str(op.read("weight")), number if op.get("experts") else 0)
     slots: tuple[Slot, ...] = ()
-    for _, names in groupby(users, key=lambda name: users[name]):
+    for (_, routed), names in groupby(users, key=lambda name: (users[name], choosers[name])):
         ordered = [weights[name] for name in names]
-        strips = [(w.name, w.ram_strips, w.num_strips - w.ram_strips, w.strip_bytes) for w in ordered]
-        slots += lay_slots(strips, slot_bytes)
+        left = [(w.name, w.expert_strips - w.ram_strips, w.strip_bytes) for w in ordered]
+        firsts = zip(*(w.runs()[1] for w in ordered), strict=True) if routed else [[w.ram_strips for w in ordered]]
+        for begins in firsts:
+            strips = [(name, first, *rest) for (name, *rest), first in zip(left, begins, strict=True)]
+            slots += lay_slots(strips, slot_bytes)
     return slots
 
 
@@ -108,7 +118,11 @@ def _resident_tensors(form: Form, residents: tuple[Resident, ...], end: int) -> 
 
 
 def _shape(weight: WeightForm) -> tuple[str, list[int]]:
-    return ("U8", [weight.ram_strips, weight.strip_bytes]) if weight.is_matrix else ("F32", [weight.shape[0]])
+    return (
+        ("U8", [weight.experts * weight.ram_strips, weight.strip_bytes])
+        if weight.is_matrix
+        else ("F32", [weight.shape[0]])
+    )
 
 
 def _header(tensors: list[tuple[str, str, list[int], int]]) -> bytes:

@@ -34,6 +34,6 @@ def _blocks(form: Form, part: Part) -> tuple[Block, ...]:
         rows, columns = kept.shape if kept.is_matrix else (1, kept.shape[0])
         num_bytes = rows * encoding(kept.source).row_bytes(columns)
         name = kept.name.rpartition(".")[0] or kept.name
-        weight = Weight(part.prefix + kept.name, kept.shape, kept.source, 0, 0, num_bytes)
+        weight = Weight(part.prefix + kept.name, kept.shape, kept.source, 0, 0, num_bytes, experts=kept.experts)
         blocks.setdefault(part.prefix + name, []).append(weight)
     return tuple(Block(name, tuple(weights)) for name, weights in blocks.items())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pintpot.contract.form import PAGE_TOKENS, Form, RingForm, WeightForm
+from pintpot.contract.form import PAGE_TOKENS, STRIP_ROWS, Form, RingForm, WeightForm
 from pintpot.contract.targets import VOCABULARY_ROLES
 from pintpot.errors import need
 from pintpot.formats import encoding
@@ -74,7 +74,10 @@ def _check_weight(weight: WeightForm) -> None:
     name = weight.name
     good = len(weight.shape) in (1, 2) and all(0 < axis < MOST_TOKENS for axis in weight.shape)
     need(good, f"{name} has the shape {weight.shape}")
-    need(0 <= weight.ram_rows <= weight.shape[0], f"{name}: {weight.ram_rows} of {weight.shape[0]} rows in RAM")
+    need(0 < weight.experts <= weight.shape[0], f"{name} is of {weight.experts} experts")
+    divided = weight.experts == 1 or (weight.is_matrix and weight.shape[0] % (STRIP_ROWS * weight.experts) == 0)
+    need(divided, f"{name}: {weight.shape[0]} rows are not of {weight.experts} experts")
+    need(0 <= weight.ram_rows <= weight.rows, f"{name}: {weight.ram_rows} of {weight.rows} rows in RAM")
     kernel = encoding(weight.format).is_kernel and encoding(weight.source).is_source
     need(kernel and (weight.is_matrix or weight.format == "f32"), f"{name}: no kernel reads {weight.format}")
     whole = not weight.is_matrix or encoding(weight.format).fits(weight.shape[1])
@@ -105,7 +108,7 @@ def _check_residents(manifest: Manifest, weights: dict[str, WeightForm]) -> dict
         need(item.num_bytes == weight.ram_bytes > 0, f"{item.name} has {item.num_bytes} bytes of {weight.ram_bytes}")
         need(item.offset >= end and item.offset % 64 == 0, f"{item.name} lies over another weight")
         end = item.offset + item.num_bytes
-        placed[item.name] += weight.ram_strips if weight.is_matrix else 0
+        placed[item.name] += weight.experts * weight.ram_strips if weight.is_matrix else 0
     need(end <= manifest.resident_bytes, "weights beyond the resident region")
     lacking = [name for name, weight in weights.items() if weight.ram_bytes and name not in listed]
     need(not lacking, f"no place for {lacking[:3]}")
@@ -123,7 +126,12 @@ def _check_slots(manifest: Manifest, weights: dict[str, WeightForm], placed: dic
             need(piece.weight in weights, f"nobody knows the weight {piece.weight!r:.60}")
             weight = weights[piece.weight]
             need(weight.is_matrix and piece.num_strips > 0, f"a piece of {piece.num_strips} strips of {piece.weight}")
-            need(piece.first_strip == placed[piece.weight], f"{piece.weight}: strips out of order")
+            inside = placed[piece.weight] - weight.experts * weight.ram_strips
+            expert, strip = divmod(inside, max(1, weight.expert_strips - weight.ram_strips))
+            due = expert * weight.expert_strips + weight.ram_strips + strip
+            need(piece.first_strip == due, f"{piece.weight}: strips out of order")
+            left = weight.expert_strips - weight.ram_strips - strip
+            need(piece.num_strips <= left, f"{piece.weight}: a piece of two experts")
             need(piece.offset >= used, f"{piece.weight} lies over another weight")
             used = piece.offset + piece.num_strips * weight.strip_bytes
             need(used <= slot.num_bytes, f"{piece.weight} reaches beyond its slot")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from pintpot.contract.shares import totals
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
 from pintpot.model.joined import VISION
@@ -13,7 +14,7 @@ from pintpot.planner.cost import Span
 from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.price import side_by_side
 from pintpot.program.spec import Stage
-from pintpot.techniques.place.streamed import Streamed, aside_bytes
+from pintpot.techniques.place.streamed import Streamed
 from pintpot.units import format_bytes
 
 
@@ -108,8 +109,8 @@ def _reading(made: Draft, ring: Streamed, stage: Stage) -> Span:
         return whole
     weights = made.form.weights
     # The running share leaves each run of weights its part of what is streamed, to one strip.
-    passing = weights.passing_bytes - aside_bytes(weights)
-    without_logits = streamed * (1 - made.logit_bytes / passing) - weights.largest_strip_bytes
+    every = totals(weights)[0]
+    without_logits = streamed * (1 - made.logit_bytes / every) - weights.largest_strip_bytes
     return whole + _disk(made, ring, without_logits) * without
 
 

@@ -165,7 +165,7 @@ class Bench:
         question, sizes = self.question, self._layout_sizes(work)
         needs = [self._scratch(program) for program in work.programs()]
         whole, streaming = (max(need.total(question.threads, looks) for need in needs) for looks in (False, True))
-        workload, slots = question.budget.workload, most_slots(form.weight_bytes)
+        workload, slots = question.budget.workload, most_slots(form.weights)
         inside = max(inside_bytes(program, question.threads) for program in work.programs())
         return (
             self._constant + work_holders(sizes, whole, workload, inside),

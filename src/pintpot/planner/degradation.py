@@ -105,7 +105,9 @@ class Expectations:
         """What of a weight's span in the table a plan with it in this format is expected to lose."""
         if not span[1]:
             return span
-        left = share(gentle, WeightForm(weight.name, weight.shape, weight.source, kept, weight.ram_rows, True))
+        left = share(
+            gentle, WeightForm(weight.name, weight.shape, weight.source, kept, weight.ram_rows, True, weight.experts)
+        )
         return corrected((span[0] * left[0], span[1] * left[1]), self.proved.get(rounding_key(gentle)))
 
     def _of(self, step: Step, gentle: tuple[Step, ...], key: str | None) -> Nats:

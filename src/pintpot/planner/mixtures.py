@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pintpot.contract.form import ActivationForm, WeightForm
+from pintpot.contract.form import ActivationForm, WeightForm, matches
 from pintpot.contract.step import Facet, Step
 from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.nets._extents import lengths
@@ -104,7 +104,7 @@ def choices(question: Question, work: Work, gentle: tuple[Step, ...] = ()) -> Ch
     looked_up = "embed" if any(w.name == "head" for w in question.expects.source.weights) else ""
     found: dict[str, list[Kept]] = {}
     for weight in question.expects.source.weights:
-        if not weight.is_matrix:
+        if not weight.is_matrix or not matches("all", weight.name):
             continue
         own = encoding(weight.source).packed_as
         for kept in dict.fromkeys((own, *paying)):

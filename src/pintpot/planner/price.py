@@ -1,13 +1,15 @@
 """Seconds and traffic of a stage: walks the ops that will run, and divides what they ask by what the machine gives.
 
 Lanes run side by side: a replay takes the longest of computing, reading from disk, and the RAM that both share. Then
-what the lanes cost each other is added, rows that are looked up while everything waits, and the call.
+what the lanes cost each other is added, what is read while everything waits (rows that are looked up, experts once they
+are chosen), and the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pintpot.contract.form import RingForm
 from pintpot.planner.cost import ZERO, Span, StageCost
@@ -32,6 +34,20 @@ PRICED_WITHIN = 1.07
 """How far a price is off rates of the same minutes, to either side, in four of five cases of benchmarks/promises.py."""
 
 
+class Chosen(NamedTuple):
+    """Bytes that data decide about: read from disk while everything waits, and how much less or more that may be."""
+
+    disk_bytes: float
+    less_bytes: float
+    more_bytes: float
+
+    def plus(self, other: Chosen, count: int) -> Chosen:
+        return Chosen(*(mine + count * theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+FIXED = Chosen(0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class OpPrice:
     """One op at one extent: compute-lane seconds, what it moves, and the mid seconds of each resource by itself."""
@@ -40,6 +56,7 @@ class OpPrice:
     ram_bytes: float
     disk_bytes: float
     lookup_bytes: float
+    chosen: Chosen
     multiply_adds: float
     arithmetic_s: float
     ram_s: float
@@ -58,12 +75,13 @@ class ReplayPrice:
     disk_bytes: float
     lookup_bytes: float
     fetch_bytes: float
+    chosen: Chosen
     multiply_adds: float
     alone: tuple[float, float, float]
     binding: tuple[float, float, float]
 
 
-NOTHING = ReplayPrice(ZERO, 0.0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+NOTHING = ReplayPrice(ZERO, 0.0, 0.0, 0.0, 0.0, FIXED, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -104,14 +122,16 @@ class Prices:
     def _sum(self, begun: ReplayPrice, groups: Iterable[Alike], program: Program, extent: Extent) -> ReplayPrice:
         low, mid, high = begun.compute.low, begun.compute.mid, begun.compute.high
         ram, disk, lookups, most = begun.ram_bytes, begun.disk_bytes, begun.lookup_bytes, begun.fetch_bytes
-        multiply_adds = begun.multiply_adds
+        multiply_adds, chosen = begun.multiply_adds, begun.chosen
         (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, _) = begun.alone, begun.binding
         for item in groups:
             price, count = self._op(item, program, extent), item.count
             seconds = price.seconds
             low, mid, high = low + count * seconds.low, mid + count * seconds.mid, high + count * seconds.high
             ram, disk = ram + count * price.ram_bytes, disk + count * price.disk_bytes
-            lookups, most = lookups + count * price.lookup_bytes, max(most, price.disk_bytes - price.lookup_bytes)
+            at_once = price.disk_bytes - price.lookup_bytes - price.chosen.disk_bytes
+            lookups, most = lookups + count * price.lookup_bytes, max(most, at_once)
+            chosen = chosen if price.chosen is FIXED else chosen.plus(price.chosen, count)
             multiply_adds += count * price.multiply_adds
             arithmetic_s, ram_s = arithmetic_s + count * price.arithmetic_s, ram_s + count * price.ram_s
             overhead_s += count * price.overhead_s
@@ -121,7 +141,7 @@ class Prices:
             else:
                 bound_by_arithmetic += waiting
         alone, binding = (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, overhead_s)
-        return ReplayPrice(Span(low, mid, high), ram, disk, lookups, most, multiply_adds, alone, binding)
+        return ReplayPrice(Span(low, mid, high), ram, disk, lookups, most, chosen, multiply_adds, alone, binding)
 
     def _op(self, item: Alike, program: Program, extent: Extent) -> OpPrice:
         key = (item.signature, extent)
@@ -138,9 +158,13 @@ class Prices:
 
     def _price(self, demand: Demand, computes: bool) -> OpPrice:
         rates, num_bytes = self.rates, demand.ram_bytes
+        decided = (demand.less_bytes, demand.more_bytes)
         if not computes:
-            return OpPrice(ZERO, num_bytes, demand.disk_bytes, demand.lookup_bytes, demand.multiply_adds, 0.0, 0.0, 0.0)
-        traffic, waiting = rates.ram(num_bytes), rates.over("turn", demand.phases)
+            chosen = Chosen(demand.chosen_bytes, *decided) if demand.chosen_bytes else FIXED
+            return OpPrice(
+                ZERO, num_bytes, demand.disk_bytes, demand.lookup_bytes, chosen, demand.multiply_adds, 0.0, 0.0, 0.0
+            )
+        traffic, waiting = spread(rates.ram, num_bytes, *decided), rates.over("turn", demand.phases)
         work, before, near = ZERO, ZERO, 0.0
         for one in demand.work:
             seconds = rates.work(one.what, one.amount, one.size)
@@ -154,7 +178,9 @@ class Prices:
         far = before.mid + work.mid > FAR * near
         ram_s = max(traffic.mid, work.mid) if far and near < traffic.mid else traffic.mid
         seconds = before + Span.largest(work, traffic) + waiting
-        return OpPrice(seconds, num_bytes, demand.disk_bytes, 0.0, demand.multiply_adds, near, ram_s, waiting.mid)
+        return OpPrice(
+            seconds, num_bytes, demand.disk_bytes, 0.0, FIXED, demand.multiply_adds, near, ram_s, waiting.mid
+        )
 
     def _near(self, work: Work, far_s: float, traffic_s: float) -> float:
         """The mid seconds of the work if the caches held all of it."""
@@ -190,16 +216,23 @@ def price_stage(
     call = rates.over("call", 1)
     for extent, times in extents:
         replay = prices.replay(program, extent, fetches)
-        reading = rates.disk(replay.disk_bytes - replay.lookup_bytes, knobs.slot_bytes, knobs.in_flight)
+        ahead = replay.disk_bytes - replay.lookup_bytes - replay.chosen.disk_bytes
+        reading = rates.disk(ahead, knobs.slot_bytes, knobs.in_flight)
+        waited = spread(lambda size: rates.disk(size, knobs.slot_bytes, knobs.in_flight), *replay.chosen)
         looking_up = rates.lookup(replay.lookup_bytes, min(rates.threads, extent.tokens))
         shared = rates.ram(replay.ram_bytes)
-        total = total + (_lanes(replay, reading, shared, rates, knobs) + looking_up + call) * times
+        total = total + (_lanes(replay, reading, shared, rates, knobs) + waited + looking_up + call) * times
         ram, disk = ram + times * replay.ram_bytes, disk + times * replay.disk_bytes
         multiply_adds += times * replay.multiply_adds
         ram_s, arithmetic_s, overhead_s = replay.alone
         disk_s = reading.mid + looking_up.mid
-        own = (max(ram_s, shared.mid), arithmetic_s, disk_s, overhead_s + call.mid)
-        for table, seconds in ((alone, own), (binding, _binding(replay, disk_s, shared.mid, call.mid))):
+        own = (max(ram_s, shared.mid), arithmetic_s, disk_s + waited.mid, overhead_s + call.mid)
+        bound = (0.0, 0.0, waited.mid, 0.0)
+        for table, seconds in (
+            (alone, own),
+            (binding, _binding(replay, disk_s, shared.mid, call.mid)),
+            (binding, bound),
+        ):
             for what, value in zip(RESOURCES, seconds, strict=True):
                 table[what] += times * value
     replays = sum(times for _, times in extents)
@@ -212,6 +245,13 @@ def price_stage(
 def side_by_side(computing: Span, reading: Span, shared: Span = ZERO) -> Span:
     """Seconds of two lanes and of the RAM that they share: of the longest, and of what the other takes from it."""
     return Span.largest(computing, reading, shared) + Span.smallest(computing, reading) * HINDRANCE
+
+
+def spread(rate: Callable[[float], Span], num_bytes: float, less: float, more: float) -> Span:
+    """Seconds for bytes of which data decide that they are so much less or more."""
+    if not (less or more):
+        return rate(num_bytes)
+    return Span(rate(num_bytes - less).low, rate(num_bytes).mid, rate(num_bytes + more).high)
 
 
 def _lanes(replay: ReplayPrice, reading: Span, shared: Span, rates: Rates, ring: RingForm) -> Span:

@@ -20,8 +20,9 @@ class Demand:
 
     `work` is done one after the other; `pieces` is the number of equal parts that threads share (0: as many as they
     like); `ram_bytes` are read from or written to RAM; `disk_bytes` come from disk, while other ops run, but for
-    `lookup_bytes` of them: those are read row by row, and everything waits. `phases` counts the barriers after which
-    the next op may start.
+    `lookup_bytes` of them, which are read row by row, and `chosen_bytes`, which are read once data have decided about
+    them: for both everything waits. `phases` counts the barriers after which the next op may start. Where data decide
+    what is read, it may be `less_bytes` less or `more_bytes` more.
     """
 
     work: tuple[Work, ...] = ()
@@ -31,3 +32,6 @@ class Demand:
     disk_bytes: float = 0.0
     lookup_bytes: float = 0.0
     phases: int = 0
+    chosen_bytes: float = 0.0
+    less_bytes: float = 0.0
+    more_bytes: float = 0.0

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
-_BY_ROW = ("linear",)
+_BY_ROW = ("linear", "route", "experts")
 """Ops whose every row of output depends on the same row of their input, and on weights."""
 
 

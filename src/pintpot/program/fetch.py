@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from pintpot.errors import UsageError, need
 from pintpot.formats import STRIP_ROWS
 from pintpot.program.alike import Alike
+from pintpot.program.ops.experts import num_chosen
 from pintpot.program.ops.linear import over_rows
 from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
 
@@ -18,15 +19,22 @@ ALIGN = 4096
 
 
 class Streaming(NamedTuple):
-    """What of one weight rests on disk: `num_bytes` in strips of `strip_bytes`, of `num_strips` that the weight has."""
+    """What of a weight rests on disk: `num_bytes` in strips of `strip_bytes`, of `num_strips` that each expert has."""
 
     num_bytes: int
     strip_bytes: int
     num_strips: int
+    experts: int = 1
 
     @property
     def resident_strips(self) -> int:
-        return self.num_strips - self.num_bytes // self.strip_bytes
+        """Of each expert."""
+        return self.num_strips - self.streamed_strips
+
+    @property
+    def streamed_strips(self) -> int:
+        """Of each expert."""
+        return self.num_bytes // (self.strip_bytes * self.experts)
 
     def pass_bytes(self, slot_bytes: int) -> int:
         """Bytes that a pass reads: slots hold whole strips and are read in whole blocks."""
@@ -58,9 +66,8 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
     def streamed(program: Program) -> Program:
         before: dict[int, list[Op]] = {}
-        for index, name, each in _reads(program, disk):
-            rows = program.ops[index].get("rows", 0)
-            before.setdefault(index, []).append(_fetch(name, disk[name], each, slot_bytes, rows))
+        for index, read in _reads(program, disk, slot_bytes):
+            before.setdefault(index, []).append(_fetch(read))
         ops: list[Op] = []
         starts: list[int] = []
         for index, op in enumerate(program.ops):
@@ -79,34 +86,64 @@ def insert_fetches(work: Work, disk: Mapping[str, Streaming], slot_bytes: int) -
 
 def fetches(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> list[Alike]:
     """The fetches of `insert_fetches`, grouped by what of their weights is on disk and when it is read."""
-    found: dict[tuple[Streaming, Each, int], list[str]] = {}
-    for index, name, each in _reads(program, disk):
-        rows = program.ops[index].get("rows", 0) if each == "token" else 0
-        found.setdefault((disk[name], each, rows), []).append(name)
-    groups = [
-        (_fetch(names[0], streaming, each, slot_bytes, rows), len(names))
-        for (streaming, each, rows), names in found.items()
-    ]
+    counts: dict[Read, int] = {}
+    for _, read in _reads(program, disk, slot_bytes):
+        alike = read._replace(name="")
+        counts[alike] = counts.get(alike, 0) + 1
+    groups = [(_fetch(read), count) for read, count in counts.items()]
     return [Alike((op.kind, op.attributes), op, count) for op, count in groups]
 
 
-def _reads(program: Program, disk: Mapping[str, Streaming]) -> Iterator[tuple[int, str, Each]]:
-    """Weights of which ops need rows that rest on disk: the index of the op, the weight, and when."""
+class Read(NamedTuple):
+    """What one weight's rows on disk make a pass read; of `experts` those that some token meets, `chosen` each."""
+
+    name: str
+    each: Each
+    num_bytes: int
+    experts: int = 1
+    chosen: int = 1
+    rows: int = 0
+    """So many are looked up whatever the replay's tokens, 0 as many as these."""
+
+
+def _reads(program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> Iterator[tuple[int, Read]]:
+    """Weights of which ops need rows that rest on disk, and the index of the op."""
     for index, op in enumerate(program.ops):
         names = [name for role, name in op.reads if role == "weight" and name in disk]
-        if names:
-            each: Each = "token" if op.kind == "embed" else "rows" if over_rows(op, program) else "pass"
-            for name in names:
-                yield index, name, each
+        if not names:
+            continue
+        if op.kind == "experts":
+            for read in _of_experts(op, program, {name: disk[name] for name in names}, slot_bytes):
+                yield index, read
+            continue
+        each: Each = "token" if op.kind == "embed" else "rows" if over_rows(op, program) else "pass"
+        for name in names:
+            if each == "token":
+                yield index, Read(name, each, disk[name].lookup_bytes, rows=op.get("rows", 0))
+            else:
+                yield index, Read(name, each, disk[name].pass_bytes(slot_bytes))
 
 
-def _fetch(name: str, streaming: Streaming, each: Each, slot_bytes: int, rows: int) -> Op:
-    """`rows` are looked up whatever the replay's tokens, 0 as many as these."""
-    num_bytes = streaming.lookup_bytes if each == "token" else streaming.pass_bytes(slot_bytes)
-    knobs = [("bytes", num_bytes), ("per_token", each == "token"), ("over_rows", each == "rows")]
-    if rows and each == "token":
-        knobs.append(("rows", rows))
-    return Op("fetch", (("weight", name),), (("ring", RING),), tuple(knobs), lane="read")
+def _of_experts(op: Op, program: Program, disk: Mapping[str, Streaming], slot_bytes: int) -> Iterator[Read]:
+    """Each expert of an op has slots of its own, of all its weights; each weight has its share of their bytes."""
+    strips = [(name, 0, found.streamed_strips, found.strip_bytes) for name, found in disk.items()]
+    read = sum(slot.num_bytes for slot in lay_slots(strips, slot_bytes))
+    whole = sum(found.num_bytes for found in disk.values())
+    each: Each = "rows" if over_rows(op, program) else "pass"
+    for name, found in disk.items():
+        share = read * found.experts * found.num_bytes // whole
+        yield Read(name, each, share, found.experts, num_chosen(op, program))
+
+
+def _fetch(read: Read) -> Op:
+    attributes: tuple[tuple[str, int | bool], ...] = (
+        ("bytes", read.num_bytes), ("per_token", read.each == "token"), ("over_rows", read.each == "rows"),
+    )  # fmt: skip
+    if read.experts > 1:
+        attributes += (("experts", read.experts), ("chosen", read.chosen))
+    if read.rows:
+        attributes += (("rows", read.rows),)
+    return Op("fetch", (("weight", read.name),), (("ring", RING),), attributes, lane="read")
 
 
 def _aligned(num_bytes: int) -> int:

@@ -102,6 +102,10 @@ def _scratch(op: Op, program: Program, threads: int) -> Scratch:
         splits = threads > 1 and segments > 1 and op.get("kv_heads") < HEADS_OF_THREAD * threads
         per_token = 4 * op.get("heads") * (op.get("head_dim") + 16) * segments
         return Scratch(min(program.bound("tokens"), FEW_TOKENS) * per_token if splits else 0)
+    if op.kind == "route":
+        return Scratch(own=_aligned(4 * program.shape(str(op.read("scores")))[-1], LINE))
+    if op.kind == "experts":
+        return _of_pairs(op, program)
     if op.kind == "sample":
         return Scratch(own=4 * program.shape(str(op.read("logits")))[-1])
     if op.kind == "embed":
@@ -109,6 +113,17 @@ def _scratch(op: Op, program: Program, threads: int) -> Scratch:
         strip = _aligned(encoding(weight.format).strip_bytes(program.shape(weight.name)[1]), BLOCK)
         return Scratch(own_reading=strip + max(strip + 2 * BLOCK, VERIFIED_BYTES))
     return Scratch()
+
+
+def _of_pairs(op: Op, program: Program) -> Scratch:
+    """Rows of all pairs of tokens and experts."""
+    names, planes = op.read_all("weight"), PLANES[op.get("activation", "float32")]
+    columns = program.shape(names[0])[1]
+    pairs = program.bound("rows" if over_rows(op, program) else "tokens") * program.shape(str(op.read("chosen")))[-1]
+    as_floats = [planes == 0 or program.by_name[name].format in FLOAT_FORMATS for name in names]
+    shared = _aligned(4 * pairs * columns, LINE) if any(as_floats) else 0
+    int8 = 0 if all(as_floats) else pairs * -(-columns // 32) * QUANTIZED_BYTES[planes]
+    return Scratch(shared + int8, 0 if any(as_floats) else 4 * min(pairs, PANEL_TOKENS) * columns)
 
 
 def _rows(item: Alike, program: Program) -> Rows:

@@ -89,7 +89,8 @@ def source_values(store: Store, weight: Weight) -> Any:
 def texts_per_pass(model: Model, text_tokens: int, budget_bytes: int, rounded: bool = False) -> int:
     """How many texts of so many tokens may go through a block together inside a budget; at least one."""
     config = model.part("language").config
-    widest = max(2 * config["intermediate_size"], 4 * config["hidden_size"])
+    pairs = config.get("num_experts_per_tok", 1)
+    widest = max(2 * pairs * config["intermediate_size"], (3 + pairs) * config["hidden_size"])
     arrays = ROUNDED_ARRAYS_PER_TOKEN if rounded else ARRAYS_PER_TOKEN
     per_text = 4 * arrays * text_tokens * (widest + text_tokens)
     return max(1, int((budget_bytes - BASE_BYTES) // per_text))
@@ -115,8 +116,8 @@ def states_of(network: Network, texts: list[list[int]], progress: Progress | Non
         if progress is not None:
             progress(next(done), total)
 
-    def meets(name: str, rows: Floats) -> Floats:
-        return network.meets(name, rows, planes)
+    def meets(name: str, rows: Floats, tokens: Any) -> Floats:
+        return network.meets(name, rows, planes if tokens is None else planes[tokens])
 
     states = forward.embedded(texts, network.weights["embed"])
     for block in forward.blocks:

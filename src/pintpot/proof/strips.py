@@ -49,6 +49,14 @@ class Dequantized:
             out[inside] = self._rows(int(strip), 1)[wanted[inside] % STRIP_ROWS]
         return out
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.form.shape
+
+    def part(self, first: int, stop: int) -> Floats:
+        """Rows [first, stop), whole strips, in float32."""
+        return self._rows(first // STRIP_ROWS, -(-(stop - first) // STRIP_ROWS))
+
     def columns_apart(self) -> NDArray[np.int64] | None:
         """The columns that are kept beside the grid; None where all are in it."""
         if encoding(self.form.format).num_apart == 0:
@@ -104,7 +112,9 @@ def _places(manifest: Manifest, form: WeightForm) -> Iterator[tuple[int, int, in
     """(file offset, first strip, number of strips) of every run of a weight's strips, resident ones first."""
     for item in manifest.residents:
         if item.name == form.name:
-            yield manifest.resident_offset + item.offset, 0, form.ram_strips
+            for number, first in enumerate(form.runs()[0]):
+                run_bytes = form.ram_strips * form.strip_bytes
+                yield manifest.resident_offset + item.offset + number * run_bytes, first, form.ram_strips
     for offset, _, slot in manifest.slots:
         for piece in slot.pieces:
             if piece.weight == form.name:

@@ -87,4 +87,4 @@ def _bound_weights(manifest: Manifest, memory: PackMemory) -> dict[str, BoundWei
 def _bound(weight: WeightForm, memory: PackMemory, pieces: tuple[Piece, ...]) -> BoundWeight:
     rows, columns = weight.shape
     address = memory.weights.get(weight.name, 0)
-    return BoundWeight(weight.name, weight.format, rows, columns, address, weight.ram_rows, pieces)
+    return BoundWeight(weight.name, weight.format, rows, columns, address, weight.ram_rows, pieces, weight.experts)

@@ -39,8 +39,9 @@ class Piece:
 class BoundWeight:
     """A packed matrix [rows, columns]: its first `resident_rows` (whole strips) lie at `address`, the others on disk.
 
-    Those lie in `pieces`, in row order; a tied embedding uses the head's. Slots of rows that are only looked up by
-    token need not be in the ring's order.
+    Of `experts` matrices, one below the other, so many of each lie there, expert by expert. What is on disk lies in
+    `pieces`, in row order; a tied embedding uses the head's. Slots of rows that are only looked up by token need not be
+    in the ring's order.
     """
 
     name: str
@@ -50,10 +51,13 @@ class BoundWeight:
     address: int
     resident_rows: int
     pieces: tuple[Piece, ...] = ()
+    experts: int = 1
 
     def native(self) -> NativeWeight:
         pieces = [(piece.slot, piece.offset, piece.first_row, piece.num_rows) for piece in self.pieces]
-        return NativeWeight(self.format, self.rows, self.columns, self.address, self.resident_rows, pieces)
+        return NativeWeight(
+            self.format, self.rows, self.columns, self.address, self.resident_rows, pieces, self.experts
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,8 @@ def scratch_bytes(program: Program, threads: int) -> int:
     on_disk = {op.read("weight") for op in program.ops if op.kind == "fetch"}
     weights = [buffer.name for buffer in program.buffers if buffer.holder == "weights"]
     try:
-        unplaced = {name: _unplaced(program, name, name in on_disk) for name in weights}
+        experts = {name: op.get("experts", 1) for op in program.ops for name in op.read_all("weight")}
+        unplaced = {name: _unplaced(program, name, name in on_disk, experts.get(name, 1)) for name in weights}
         record(builder, program, dict.fromkeys(program.by_name, 0), unplaced)
         return builder.scratch_bytes(threads)
     except ValueError as error:
@@ -187,13 +192,14 @@ def _builder(program: Program, isa: str) -> Builder:
     return Builder(bound("tokens"), bound("rows"), bound("sequences"), bound("context"), isa)
 
 
-def _unplaced(program: Program, name: str, on_disk: bool) -> NativeWeight | None:
+def _unplaced(program: Program, name: str, on_disk: bool, experts: int) -> NativeWeight | None:
     shape = program.shape(name)
     if len(shape) != 2:
         return None
     rows, columns = shape
     pieces = [(0, 0, 0, rows)] if on_disk else []
-    return NativeWeight(program.by_name[name].format, rows, columns, 0, 0 if on_disk else rows, pieces)
+    resident = 0 if on_disk else rows // experts
+    return NativeWeight(program.by_name[name].format, rows, columns, 0, resident, pieces, experts)
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from pintpot._native import Builder, Weight
 from pintpot.errors import UsageError
-from pintpot.program.ops.linear import PLANES, gathered
+from pintpot.program.ops.experts import gathers_of, num_chosen
+from pintpot.program.ops.linear import PLANES, gathered, over_rows
 from pintpot.program.spec import Op, Program
 
 Addresses = Mapping[str, int]
@@ -43,10 +44,10 @@ def _embed(builder: Builder, op: Op, program: Program, addresses: Addresses, wei
 def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
     norm, residual, x, out = op.read("norm"), op.read("residual"), _name(op.read("x")), _name(op.write("out"))
     post_norm = op.read("post_norm")
-    over_rows, gather = program.by_name[out].shape[0] == "rows", gathered(op)
+    of_rows, gather = over_rows(op, program), gathered(op)
     builder.linear(
-        over_rows=over_rows,
-        selected=over_rows and program.by_name[x].shape[0] == "rows",
+        over_rows=of_rows,
+        selected=of_rows and program.by_name[x].shape[0] == "rows",
         rows=op.get("rows", 0),
         x=addresses[x],
         out=addresses[out],
@@ -60,6 +61,40 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         post_norm=0 if post_norm is None else addresses[post_norm],
         residual=0 if residual is None else addresses[residual],
         gather=None if gather is None else (gather[:4], gather.axes),
+    )
+
+
+def _route(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
+    scores, chosen = _name(op.read("scores")), _name(op.write("chosen"))
+    builder.route(
+        over_rows=over_rows(op, program),
+        experts=program.shape(scores)[-1],
+        chosen=program.shape(chosen)[-1],
+        normed=op.get("normed", True),
+        scores=addresses[scores],
+        choice=addresses[chosen],
+        shares=addresses[_name(op.write("shares"))],
+    )
+
+
+def _experts(builder: Builder, op: Op, program: Program, addresses: Addresses, weights: Weights) -> None:
+    norm, residual, shares, products = op.read("norm"), op.read("residual"), op.read("shares"), op.write("products")
+    builder.experts(
+        over_rows=over_rows(op, program),
+        experts=op.get("experts"),
+        chosen=num_chosen(op, program),
+        gathers=gathers_of(op),
+        x=addresses[_name(op.read("x"))],
+        out=addresses[_name(op.write("out"))],
+        weights=[_weight(weights, name) for name in op.read_all("weight")],
+        prologue=op.get("prologue", "none"),
+        norm=0 if norm is None else addresses[norm],
+        eps=op.get("eps", 0.0),
+        planes=PLANES[op.get("activation", "float32")],
+        choice=addresses[_name(op.read("chosen"))],
+        shares=0 if shares is None else addresses[shares],
+        residual=0 if residual is None else addresses[residual],
+        products=0 if products is None else addresses[products],
     )
 
 
@@ -123,7 +158,7 @@ def _sample(builder: Builder, op: Op, program: Program, addresses: Addresses, we
 
 _RECORDERS: Mapping[str, Callable[[Builder, Op, Program, Addresses, Weights], None]] = {
     "embed": _embed, "linear": _linear, "attend": _attend, "select": _select, "sample": _sample,
-    "give": _give, "aten": _aten,
+    "give": _give, "aten": _aten, "route": _route, "experts": _experts,
 }  # fmt: skip
 
 

@@ -60,12 +60,16 @@ def project(x: NDArray[Any], weight: Any) -> NDArray[Any]:
 
 def prologue(op: Op, memory: Memory) -> NDArray[Any]:
     """The rows that meet the weights, in the memory's own precision."""
-    rows, size = _prologue(op, memory), op.get("rotate", 0)
+    return prologue_of(op, memory[str(op.read("x"))], memory)
+
+
+def prologue_of(op: Op, x: NDArray[Any], memory: Memory) -> NDArray[Any]:
+    """The same of rows that are given."""
+    rows, size = _prologue(op, x, memory), op.get("rotate", 0)
     return rotate_columns(rows, size) if size else rows
 
 
-def _prologue(op: Op, memory: Memory) -> NDArray[Any]:
-    x = memory[str(op.read("x"))]
+def _prologue(op: Op, x: NDArray[Any], memory: Memory) -> NDArray[Any]:
     kind, gather = op.get("prologue", "none"), gathered(op)
     if gather is not None:
         return unfolded(np.asarray(x), gather)

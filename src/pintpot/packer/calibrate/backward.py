@@ -5,8 +5,9 @@
     for block in reversed(forward.blocks):
         grads = backward.run(block, values, states, grads, lengths, seen)
 
-`seen(name, rows, grads)` is told of every weight the rows [T, K] that met it and the gradients [T, N] of its outputs;
-a weight's own gradient is their product, and whether it is ever formed is the listener's choice. Norms and rotations
+`seen(name, rows, grads, first)` is told of every weight the rows [T, K] that met it and the gradients [T, N] of its
+outputs; a weight's own gradient is their product, and whether it is ever formed is the listener's choice. Of experts it
+is told one by one: `first` is where their rows begin, and tokens that do not meet them have zeros. Norms and rotations
 are differentiated as `kernels.reference` defines them.
 """
 
@@ -18,17 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.formats.hadamard import rotate_columns
 from pintpot.kernels.reference import Call, Memory, names
 from pintpot.kernels.reference.attend import rotate, rotated
-from pintpot.kernels.reference.linear import GELU_SLOPE, opened, prologue
+from pintpot.kernels.reference.linear import prologue
 from pintpot.packer.calibrate.attention import hidden
+from pintpot.packer.calibrate.backward_experts import experts, route
+from pintpot.packer.calibrate.backward_rows import before as before
+from pintpot.packer.calibrate.backward_rows import rms_norm as rms_norm
 from pintpot.packer.calibrate.forward import BlockOps, Forward, multiplied
-from pintpot.program.ops.linear import GATES
 from pintpot.program.spec import Op
 
 Floats = NDArray[Any]
-Seen = Callable[[str, Floats, Floats], None]
+Seen = Callable[[str, Floats, Floats, int], None]
 
 
 class Backward:
@@ -52,12 +54,22 @@ class Backward:
             self._forward.step(op, memory, lengths)
         found: dict[str, Floats] = {block.out: grads}
         for op in reversed(block.ops):
-            out = found.pop(str(op.write("out")))
-            parts = linear(op, memory, out, seen) if op.kind == "linear" else self._attend(op, memory, out, lengths)
-            memory.pop(str(op.write("out")))
-            for name, grad in parts:
+            for name, grad in self._op(op, memory, found, lengths, seen):
                 found[name] = found[name] + grad if name in found else grad
+            for _, name in op.writes:
+                memory.pop(name, None)
         return found[block.x]
+
+    def _op(
+        self, op: Op, memory: Memory, found: dict[str, Floats], lengths: Sequence[int], seen: Seen | None
+    ) -> list[tuple[str, Floats]]:
+        """Gradients by buffer of what an op reads, from those of what it writes, which nobody needs any more."""
+        if op.kind == "route":
+            return [route(op, memory, found.pop(str(op.write("shares"))))]
+        out = found.pop(str(op.write("out")))
+        if op.kind == "experts":
+            return experts(op, memory, out, seen)
+        return linear(op, memory, out, seen) if op.kind == "linear" else self._attend(op, memory, out, lengths)
 
     def _attend(self, op: Op, memory: Memory, out: Floats, lengths: Sequence[int]) -> list[tuple[str, Floats]]:
         qkv, rope = str(op.read("qkv")), str(op.read("rope"))
@@ -79,7 +91,7 @@ def linear(op: Op, memory: Memory, out: Floats, seen: Seen | None = None) -> lis
         part = products[:, first : first + len(values)]
         first += len(values)
         if seen is not None:
-            seen(name, rows, part)
+            seen(name, rows, part, 0)
         grads += part @ values
     residual = op.read("residual")
     found = [] if residual is None else [(residual, out)]
@@ -90,35 +102,6 @@ def after(op: Op, memory: Memory, rows: Floats, out: Floats) -> Floats:
     """Gradients [T, sum N] of the products of a linear op, from those of what it writes."""
     name = op.read("post_norm")
     return out if name is None else rms_norm(multiplied(op, rows, memory), memory[name], op.get("eps"), out)
-
-
-def before(op: Op, memory: Memory, grads: Floats) -> Floats:
-    """Gradients of a linear op's x, from those of the rows that its prologue makes of it."""
-    x, kind, size = memory[str(op.read("x"))], op.get("prologue", "none"), op.get("rotate", 0)
-    if size:
-        grads = rotate_columns(grads, size)
-    if kind == "rmsnorm":
-        return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"), grads)
-    if kind in GATES:
-        gate, up = np.split(x, 2, axis=-1)
-        with np.errstate(over="ignore"):
-            open_share = 1 / (1 + np.exp(-opened(gate, kind)))
-        to_gate = grads * up * open_share * (1 + gate * (1 - open_share) * slope(gate, kind))
-        return np.concatenate((to_gate, grads * gate * open_share), axis=-1)
-    return grads
-
-
-def slope(gate: Floats, kind: str) -> Floats | float:
-    """The derivative of `kernels.reference.linear.opened`."""
-    return 1.0 if kind == "swiglu" else np.asarray(GELU_SLOPE * (1 + 3 * 0.044715 * gate * gate))
-
-
-def rms_norm(x: Floats, weight: Floats, eps: float, grads: Floats) -> Floats:
-    """Gradients of x, from those of x / sqrt(mean(x^2) + eps) * weight over the last axis."""
-    inverse = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.asarray(eps, x.dtype))
-    scaled = grads * weight
-    along = np.mean(scaled * x, axis=-1, keepdims=True)
-    return np.asarray(inverse * (scaled - x * (inverse * inverse * along)))
 
 
 def attend(op: Op, memory: Memory, out: Floats) -> Floats:

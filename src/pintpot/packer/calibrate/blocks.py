@@ -71,11 +71,26 @@ class Walk:
                         made[name] = strips
             before = index
             told((number + 1) / len(linears))
+        made.update(self._experts(block, values))
         self._through(block, values, before, None)
         if self._chosen.two_streams:
             self._through(block, floats, before, None, FLOATS)
         vectors = {n: v for n, v in values.items() if v.ndim == 1 and self._chosen.changes(n)}
         return {**made, **vectors}
+
+    def _experts(self, block: BlockOps, values: dict[str, Floats]) -> dict[str, NDArray[np.generic]]:
+        """Matrices of experts, each value to nearest: they meet too few rows each to learn from."""
+        made: dict[str, NDArray[np.generic]] = {}
+        for name in block.weights:
+            form = self._forms[name]
+            if form.experts == 1:
+                continue
+            strips = kept(self._forward, self._chosen, form, values[name], None, self._threads)
+            if strips is not None:
+                values[name] = unpack(strips, form.format, form.shape[0], form.shape[1])
+                if self._chosen.prepares(form):
+                    made[name] = strips
+        return made
 
     def head(self, vocabulary: Vocabulary) -> Bytes | None:
         """Strips of the output head, whose rows meet the states after the last block; None: packing rounds it."""

@@ -49,7 +49,9 @@ class Chosen:
         return any(matches(step.target, name) for step in self.transforms)
 
     def rounding(self, weight: WeightForm) -> tuple[Step, ...]:
-        """The steps that round this matrix, the one that decides first."""
+        """The steps that round this matrix, the one that decides first; nobody knows what each expert meets."""
+        if weight.experts > 1:
+            return ()
         if is_lossless(weight.source, weight.format) and not self.changes(weight.name):
             return ()
         return tuple(step for step in reversed(self.roundings) if matches(step.target, weight.name))

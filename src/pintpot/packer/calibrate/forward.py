@@ -25,7 +25,9 @@ from pintpot.contract.step import Step
 from pintpot.errors import UnsupportedModel, need
 from pintpot.kernels.reference import Call, Memory
 from pintpot.kernels.reference.attend import as_stored, rotated
+from pintpot.kernels.reference.experts import experts
 from pintpot.kernels.reference.linear import normed, project, prologue
+from pintpot.kernels.reference.route import route
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets import family
@@ -36,8 +38,9 @@ from pintpot.program.spec import Op, Program
 
 Floats = NDArray[np.float32]
 Met = Callable[[Op, Floats], None]
-Meets = Callable[[str, Floats], Floats]
-"""What of rows [T, K] meets the weight of a name: the rows themselves, or what rounding leaves of them."""
+Meets = Callable[[str, Floats, Any], Floats]
+"""What of rows [n, K] of some tokens [n] (None: all, in order) meets the weight of a name: the rows themselves, or what
+rounding leaves of them."""
 Texts = Sequence[Sequence[int]]
 PART = "language"
 
@@ -136,6 +139,10 @@ class Forward:
             memory[str(op.write("out"))] = linear(op, memory, met, meets)
         elif op.kind == "attend":
             memory[str(op.write("out"))] = self._attend(op, memory, lengths)
+        elif op.kind == "route":
+            route(op, memory, self._program.shape(str(op.write("chosen")))[-1])
+        elif op.kind == "experts":
+            experts(op, memory, meets or (lambda name, rows, tokens: rows))
         else:
             raise UnsupportedModel(f"calibration and proof know no {op.kind} inside a block")
 
@@ -183,7 +190,7 @@ def multiplied(op: Op, rows: Floats, memory: Memory, meets: Meets | None = None)
     biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):
-        y = project(rows if meets is None else meets(name, rows), memory[name])
+        y = project(rows if meets is None else meets(name, rows, None), memory[name])
         parts.append(y if bias is None else y + memory[bias])
     out = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     return np.asarray(out)

@@ -132,7 +132,7 @@ class Checks:
         states = table[places] * np.float32(self._forward.embed.get("scale", 1.0))
         for block in self._forward.blocks:
             values = {
-                name: rounded(array, kept) if array.ndim == 2 else array
+                name: rounded(array, kept) if name in self._losses else array
                 for name, array in self._forward.values(block).items()
             }
             states = self._forward.run(block, values, states, self._lengths)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pintpot.contract.targets import matches
 from pintpot.errors import BadInput, need
 from pintpot.formats import GRIDS
 from pintpot.meter.disk import ask_room
@@ -108,7 +109,8 @@ class _Measuring:
         self._texts, self._begun, self._progress = texts, begun, progress
         self._forward = Forward(model, store, max(map(len, texts)))
         self._backward = Backward(self._forward)
-        self._sources = {w.name: w.dtype for w in model.part(PART).weights() if len(w.shape) == 2}
+        matrices = (w for w in model.part(PART).weights() if len(w.shape) == 2 and matches("all", w.name))
+        self._sources = {w.name: w.dtype for w in matrices}
         self._num_tokens = sum(map(len, texts))
         self._groups = list(_groups(texts, _tokens_together(model, max(map(len, texts)))))
         self._done, self._total = (
@@ -177,8 +179,9 @@ class _Measuring:
         lengths: Sequence[int],
         squares: dict[str, Floats],
     ) -> Floats:
-        def seen(name: str, met: Floats, out: Floats) -> None:
-            add_squares(met, out, lengths, squares[name])
+        def seen(name: str, met: Floats, out: Floats, first: int) -> None:
+            if name in squares:
+                add_squares(met, out, lengths, squares[name][first : first + out.shape[1]])
 
         return self._backward.run(block, values, states[rows], grads[rows], lengths, seen)
 
@@ -240,7 +243,8 @@ def _grads(index: int) -> str:
 def _tokens_together(model: Model, longest: int) -> int:
     """How many tokens may go through a block together, a quarter of what is free being for them."""
     config = model.part(PART).config
-    widest = 12 * config["intermediate_size"] + 16 * config["hidden_size"]
+    pairs = config.get("num_experts_per_tok", 1)
+    widest = pairs * 12 * config["intermediate_size"] + (15 + pairs) * config["hidden_size"]
     return int(max(longest, min(attainable_bytes() // 4, MOST_BYTES) // (4 * widest)))
 
 

@@ -24,6 +24,10 @@ class RowSource:
     weight: Weight
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
     def rows_per_chunk(self) -> int:
         return max(1, ROW_CHUNK_BYTES // (4 * self.weight.shape[1]))
 

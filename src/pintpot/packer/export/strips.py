@@ -114,7 +114,11 @@ def _places(manifest: Manifest) -> dict[str, list[tuple[int, int, int]]]:
     weights = manifest.plan.form.weights.by_name
     places: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for item in manifest.residents:
-        places[item.name].append((0, weights[item.name].ram_strips, manifest.resident_offset + item.offset))
+        weight, at = weights[item.name], manifest.resident_offset + item.offset
+        run_bytes = weight.ram_strips * weight.strip_bytes if weight.is_matrix else 0
+        places[item.name] += [
+            (first, weight.ram_strips, at + number * run_bytes) for number, first in enumerate(weight.runs()[0])
+        ]
     for offset, _, slot in manifest.slots:
         for piece in slot.pieces:
             places[piece.weight].append((piece.first_strip, piece.num_strips, offset + piece.offset))

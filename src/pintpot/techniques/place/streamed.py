@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import ClassVar
 
 from pintpot.budget import Budget
 from pintpot.contract.form import STRIP_ROWS, Form, RingForm, WeightForm, Weights
+from pintpot.contract.shares import Share, group_of, num_expert_slots, residents, totals
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
-from pintpot.model.joined import ASIDE
 from pintpot.model.spec import Model
 from pintpot.program.alike import Alike
 from pintpot.program.fetch import Streaming, fetches, insert_fetches
@@ -29,15 +28,10 @@ MOST_SLOTS = 16384
 """A table of more slots than this would take more memory than larger slots do."""
 
 
-def most_slots(weight_bytes: int) -> int:
-    """The most slots that weights of so many bytes may be cut into."""
-    return min(MOST_SLOTS, weight_bytes // min(slot_bytes for slot_bytes, _, _ in RINGS) + 1)
-
-
-@lru_cache(maxsize=1024)
-def aside_bytes(weights: Weights) -> int:
-    """Bytes of the matrices that are needed once for each picture; 0 where nothing sees."""
-    return sum(count * size for name, count, size in weights.matrices if name.startswith(ASIDE))
+def most_slots(weights: Weights) -> int:
+    """The most slots that weights may be cut into."""
+    smallest = min(slot_bytes for slot_bytes, _, _ in RINGS)
+    return min(MOST_SLOTS, weights.num_bytes // smallest + 1 + num_expert_slots(weights))
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Split:
 
     def ram_rows(self, weight: WeightForm) -> int:
         streaming = self.disk.get(weight.name)
-        return weight.shape[0] if streaming is None else streaming.resident_strips * STRIP_ROWS
+        return weight.rows if streaming is None else streaming.resident_strips * STRIP_ROWS
 
 
 @dataclass(frozen=True)
@@ -76,13 +70,15 @@ class Streamed(Step):
         need(self.num_slots > self.in_flight, "a ring needs more slots than reads in flight", NotApplicable)
         largest = form.weights.largest_strip_bytes
         need(largest <= self.slot_bytes, f"a strip of {largest} bytes is larger than a slot", NotApplicable)
-        slots = form.weight_bytes // self.slot_bytes
+        slots = form.weight_bytes // self.slot_bytes + num_expert_slots(form.weights)
         need(slots <= MOST_SLOTS, f"{slots} slots are a table larger than larger slots would be", NotApplicable)
 
     def promise(self, form: Form) -> Form:
         split = self.split(form.weights)
         weights = [
-            WeightForm(w.name, w.shape, w.source, w.format, split.ram_rows(w), w.packed) if w.is_matrix else w
+            WeightForm(w.name, w.shape, w.source, w.format, split.ram_rows(w), w.packed, w.experts)
+            if w.is_matrix
+            else w
             for w in form.weights
         ]
         return replace(form, weights=Weights(weights), ring=split.ring)
@@ -90,42 +86,35 @@ class Streamed(Step):
     def split(self, weights: Weights) -> Split:
         """Strips stay by a running share, so that what is resident meets `resident_bytes` to one strip.
 
-        An embedding that is not also the head is only ever looked up by row, and rests on disk whole. Of a model that
-        sees, what is needed once for each picture is the first to leave.
+        What every word needs stays first, then as much of each expert, of which it meets some; what is needed once for
+        each picture is the first to leave. An embedding that is not also the head is only ever looked up by row, and
+        rests on disk whole.
         """
-        aside = aside_bytes(weights)
-        totals = (weights.passing_bytes - aside, aside)
-        residents = self._residents(totals)
-        looked_up = weights.looked_up
-        passed, kept = [0, 0], [0, 0]
+        shares = [Share(*pair) for pair in zip(totals(weights), residents(weights, self.resident_bytes), strict=True)]
         disk: dict[str, Streaming] = {}
-        for name, num_strips, strip_bytes in weights.matrices:
-            strips, group = 0, int(aside > 0 and name.startswith(ASIDE))
-            if name not in looked_up:
-                passed[group] += num_strips * strip_bytes
-                # Whole numbers: a share in floating point could keep a strip too many.
-                room = residents[group] * passed[group] // totals[group] - kept[group]
-                strips = min(num_strips, room // strip_bytes)
-                kept[group] += strips * strip_bytes
+        kept = 0
+        for name, num_strips, strip_bytes, experts in weights.matrices:
+            strips = 0
+            if name not in weights.looked_up:
+                strips = shares[group_of(name, experts)].strips(num_strips, strip_bytes * experts)
+                kept += strips * strip_bytes * experts
             if strips < num_strips:
-                disk[name] = Streaming((num_strips - strips) * strip_bytes, strip_bytes, num_strips)
-        ring = RingForm(self.slot_bytes, self.num_slots, self.in_flight) if sum(kept) < sum(totals) else None
-        return Split(weights.vector_bytes + sum(kept), disk, ring)
-
-    def _residents(self, totals: tuple[int, int]) -> tuple[int, int]:
-        """What is resident of the weights of every word, and of those of a picture."""
-        often = min(self.resident_bytes, totals[0])
-        return often, min(self.resident_bytes - often, totals[1])
+                streamed = (num_strips - strips) * strip_bytes * experts
+                disk[name] = Streaming(streamed, strip_bytes, num_strips, experts)
+        ring = RingForm(self.slot_bytes, self.num_slots, self.in_flight) if kept < weights.passing_bytes else None
+        return Split(weights.vector_bytes + kept, disk, ring)
 
     def streamed_bytes(self, weights: Weights, sees: bool) -> int:
-        """What a replay reads of the weights of every word, or of those of a picture, where it needs all of them."""
-        aside = aside_bytes(weights)
-        totals = (weights.passing_bytes - aside, aside)
-        return totals[sees] - self._residents(totals)[sees]
+        """What a replay reads at least of the weights of every word, or of those of a picture, where it needs them all.
+
+        Of experts it reads what was chosen; the least of that is nothing, for tokens may agree on what is resident.
+        """
+        group = 2 if sees else 0
+        return totals(weights)[group] - residents(weights, self.resident_bytes)[group]
 
     def rewrite(self, work: Work, form: Form) -> Work:
         partly = [weight for weight in form.weights if weight.disk_bytes]
-        disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.num_strips) for w in partly}
+        disk = {w.name: Streaming(w.disk_bytes, w.strip_bytes, w.expert_strips, w.experts) for w in partly}
         return insert_fetches(work, disk, self.slot_bytes) if disk else work
 
     def fetches(self, program: Program, split: Split) -> list[Alike]:

@@ -59,4 +59,4 @@ class OutlierColumns(Step):
 
 
 def _is_low_bit(weight: WeightForm) -> bool:
-    return weight.packed and encoding(weight.format).kind != "float"
+    return weight.packed and weight.experts == 1 and encoding(weight.format).kind != "float"

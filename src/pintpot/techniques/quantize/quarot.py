@@ -50,6 +50,8 @@ class QuaRot(Rotation):
         need(self.stream or self.heads or self.down > 0, "nothing would be rotated with these knobs", NotApplicable)
         normed = self.stream and any(weight.role in POST_NORMS for weight in form.weights)
         need(not normed, "a norm between a product and the stream has gains that cannot be moved", NotApplicable)
+        routed = self.stream and any(weight.experts > 1 for weight in form.weights)
+        need(not routed, "experts share a norm with the scores that choose them, and only they move", NotApplicable)
         tied = self.stream and "head" not in form.weights.names
         need(not tied, "embedding and head are one matrix, and only the head can take up the last norm", NotApplicable)
 
@@ -63,7 +65,7 @@ class QuaRot(Rotation):
         return super().rewrite(work, form)
 
     def online(self, op: Op, ops: Sequence[Op], forms: Forms) -> int:
-        names = op.read_all("weight") if gated(op) else ()
+        names = op.read_all("weight") if op.kind == "linear" and gated(op) else ()
         rounded = bool(names) and any(is_low_bit(forms[name]) for name in names)
         return fitting(self.down, forms[names[0]].shape[1]) if self.down and rounded else 0
 

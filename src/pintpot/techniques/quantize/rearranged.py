@@ -44,7 +44,7 @@ class Rearranged(Step):
 
     def remains(self, weight: WeightForm) -> tuple[float, float]:
         """Of rounding all blocks to nearest in 4 bits 0.92 and 0.98 were left; no order is taken that seems worse."""
-        return (0.85 if weight.role in ("o", "down") else 1.0), 1.0
+        return (0.85 if weight.role in ("o", "down") and weight.experts == 1 else 1.0), 1.0
 
     def check(self, model: Model, form: Form) -> None:
         need(self.target == "blocks", f"channels are put in order inside blocks, not in {self.target!r}", NotApplicable)
