@@ -27,13 +27,15 @@ except ModuleNotFoundError:
 os.environ.pop("COLUMNS", None)
 IN_CI = os.environ.get("CI") == "true"
 HAS_CUDA = Path("/dev/nvidiactl").exists()
+HAS_BROWSER = any(shutil.which(name) for name in ("chromium-headless-shell", "chromium", "google-chrome"))
 
 
 # --- What is skipped is named, and in CI it fails -------------------------------------------------------------------
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [] if HAS_CUDA else [item for item in items if item.get_closest_marker("cuda")]
+    lacking = {"cuda": not HAS_CUDA, "browser": not HAS_BROWSER}
+    left_out = [item for item in items if any(lack and item.get_closest_marker(kind) for kind, lack in lacking.items())]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -55,7 +57,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for name in config.stash.get(LEFT_OUT, []):
-        terminalreporter.write_line(f"LEFT OUT {name}: needs a CUDA device, and here is none")
+        terminalreporter.write_line(f"LEFT OUT {name}: needs a CUDA device or a Chromium, and here is none")
     if IN_CI and _num_skipped(config):
         terminalreporter.write_line(
             f"FAILED: {_num_skipped(config)} tests were skipped, and in CI nothing may be", red=True

@@ -17,6 +17,7 @@ VERBS = {
     "plan": "the smallest budget is",
     "pack": "manifest.json",
     "run": "promised",
+    "serve": "MB are allowed",
     "prove": "degradation: promised",
     "export": "model.gguf: gguf,",
     "calibrate": "weights measured over",

@@ -25,6 +25,7 @@ from pintpot.runtime.scheduler import Drawn, Scheduler
 from pintpot.runtime.sequence import Sequence
 from pintpot.runtime.service import Over, Service
 from pintpot.runtime.waiting import InOrder
+from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.cache.sink_window import SinkWindow
 
 GREEDY = Sampling(temperature=0.0)
@@ -250,3 +251,16 @@ def test_idle_service_takes_no_time(pack: Path) -> None:
         time.sleep(0.3)
         assert time.process_time() - before < 0.2
         assert service.wait_idle(1)
+
+
+def test_a_beginning_that_many_have_is_read_once_even_where_they_come_at_once(source: Path, tmp_path: Path) -> None:
+    steps = (*EXACT[:1], PrefillChunk(tokens=128))
+    folder = pack_of(source, tmp_path / "pack", steps, context=CONTEXT, batch=4)
+    asked = [Request((*range(10, 80), tail), 4, GREEDY) for tail in range(4)]
+    wanted = alone(folder, asked)
+    with serving(folder) as service:
+        ears = [ask(service, request)[1] for request in asked]
+        assert [ear.whole()[0] for ear in ears] == wanted
+        # Two whole pages of 71 tokens are shared; who came in the same moment waited for them.
+        assert service.engine.timing.prompt_tokens <= 71 + 3 * 7 + 71
+        assert service.audit() == []

@@ -236,16 +236,27 @@ class Scheduler:
         self.live.append(Answer(index, sequence, request, len(prompt), end))
 
     def _chunk_of(self, reading: list[Answer], room: int) -> tuple[Part, ...]:
-        parts = []
+        """What is read next. Whoever would read what another reads in the same chunk waits, and has it then."""
+        parts: list[Part] = []
+        begun: set[tuple[int, bytes]] = set()
         for answer in reading:
             if self._prefixes is not None:
-                sequence = answer.sequence
-                self._prefixes.go_on(sequence, sequence.tokens[: answer.num_prompt])
+                self._prefixes.go_on(answer.sequence, answer.sequence.tokens[: answer.num_prompt])
+                if begun & (page := self._next_page(answer)):
+                    continue
+                begun |= page
             parts.append(answer.part(room))
             room -= parts[-1].stop - parts[-1].first
             if room == 0:
                 break
         return tuple(parts)
+
+    def _next_page(self, answer: Answer) -> set[tuple[int, bytes]]:
+        """Where the next page of a prompt begins, and its tokens; nothing where less than a page is left."""
+        first, size = answer.sequence.num_cached, self._pool.page_tokens
+        if first % size or first + size >= answer.num_prompt:
+            return set()
+        return {(first, answer.sequence.tokens[first : first + size].tobytes())}
 
     def _end_of(self, answer: Answer) -> None:
         self.live.remove(answer)
