@@ -110,13 +110,13 @@ def test_a_proof_of_parts(folder: Path, tmp_path: Path) -> None:
 
 def test_a_recorded_part_beside_a_language(folder: Path, tmp_path: Path) -> None:
     language = write_hf(tmp_path / "language", Tiny(hidden=WIDTH, heads=1, head_dim=WIDTH, kv_heads=1, layers=2))
-    write_parts(tmp_path, "seeing", {"vision": folder / "reader", "language": language}, kind="llm")
+    write_parts(tmp_path, "seeing", {"hearing": folder / "reader", "language": language}, kind="llm")
     model = pintpot.describe(tmp_path)
     assert model.needs_torch
     assert model.language is not None
     plan = planned(model, AsStored(), memory=900 * MB)
-    assert [stage.name for stage in plan.cost.stages] == ["vision.forward", "prefill", "decode"]
-    assert {"vision.layers.0.weight", "layers.0.q", "embed"} <= plan.form.weights.names
+    assert [stage.name for stage in plan.cost.stages] == ["hearing.forward", "prefill", "decode"]
+    assert {"hearing.layers.0.weight", "layers.0.q", "embed"} <= plan.form.weights.names
     holders = [holder.name for holder in plan.cost.holders]
     assert {"torch", "tokenizer", "cache"} <= set(holders)
     packed = write_pack(model, plan, tmp_path / "packed")
