@@ -154,13 +154,15 @@ def _text(folder: Path, outputs: Arrays) -> str:
 
 
 def _features(samples: NDArray[np.float32], about: About) -> NDArray[np.float32]:
-    return log_mel(samples, about["mels"])[None]
+    found: NDArray[np.float32] = log_mel(samples, about["mels"])[None]
+    return found
 
 
 def _drawn() -> NDArray[np.float32]:
     """Tones that glide, for half a minute."""
     seconds = np.arange(WINDOW_S * RATE) / RATE
-    return (0.1 * np.sin(600 * seconds + 200 * np.sin(3 * seconds))).astype(np.float32)
+    found: NDArray[np.float32] = (0.1 * np.sin(600 * seconds + 200 * np.sin(3 * seconds))).astype(np.float32)
+    return found
 
 
 def _name(path: Path, start: float) -> str:

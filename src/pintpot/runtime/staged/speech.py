@@ -44,7 +44,7 @@ class Whisper(torch.nn.Module):
         """The word piece [1, 1] at the place [1] -> logits [1, words] of the one behind it."""
         decoder = self.whisper.model.decoder
         x = decoder.embed_tokens(ids) + decoder.embed_positions.weight.index_select(0, at)
-        seen = (self.places <= at)[None, None, None]
+        seen = (self.get_buffer("places") <= at)[None, None, None]
         for index, layer in enumerate(decoder.layers):
             own, heard = layer.self_attn, layer.encoder_attn
             normed = layer.self_attn_layer_norm(x)
@@ -64,7 +64,8 @@ class Whisper(torch.nn.Module):
         return out
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        apart: torch.Tensor = x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        return apart.transpose(1, 2)
 
     def _cache(self, what: str, at: int) -> torch.Tensor:
         return self.get_buffer(f"{what}_{at}")
