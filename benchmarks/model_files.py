@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SHARD_BYTES = 4_000_000_000
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a file: its name there, its shape (rows, columns) or one axis, its encoding, and its bytes."""
+    """A tensor of a file: its name there, its shape (rows, columns; one axis, or more), its encoding, and its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,8 +37,7 @@ class Entry:
 
     @property
     def num_bytes(self) -> int:
-        rows = self.shape[0] if len(self.shape) == 2 else 1
-        return rows * encoding(self.dtype).row_bytes(self.shape[-1])
+        return prod(self.shape[:-1]) * encoding(self.dtype).row_bytes(self.shape[-1])
 
 
 def padded_tokenizer(vocab: int) -> dict[str, Any]:
