@@ -42,11 +42,12 @@ class Facet(IntEnum):
     DRAFT = 15
     GRADIENT = 16
     ACTIVATIONS = 17
-    PATCHES = 18
-    OPTIMIZER = 19
-    BATCHING = 20
-    PLACE = 21
-    PARALLEL = 22
+    FUNCTIONS = 18
+    PATCHES = 19
+    OPTIMIZER = 20
+    BATCHING = 21
+    PLACE = 22
+    PARALLEL = 23
 
 
 TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})

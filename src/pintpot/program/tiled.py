@@ -8,7 +8,7 @@ for each box of the result.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -17,7 +17,8 @@ from pintpot.program.boxes import Box, Digits, hull, narrowed, sizes_of
 from pintpot.program.leaf_tiles import leaf, packed, reads_as_it_lies, shown
 from pintpot.program.ops.aten import VALUE_BYTES, View
 from pintpot.program.pieces import Piece, out_view, piece
-from pintpot.program.spec import Buffer, Buffers, Op, Program, Segment, Stage, Table, Work
+from pintpot.program.rewriting import with_ops
+from pintpot.program.spec import Buffer, Op, Program, Table
 
 Held = dict[str, Box]
 
@@ -121,12 +122,7 @@ def tile(program: Program, chain: Chain, boxes: Sequence[Box]) -> Program | None
     inside = frozenset(chain.inside)
     between = [op for index, op in enumerate(program.ops[first : last + 1], first) if index not in inside]
     ops = Table((*program.ops[:first], *between, *made, *program.ops[last + 1 :]))
-    longer = len(ops) - len(program.ops)
-    segments = tuple(
-        Segment(s.first + longer * (s.first > last), s.stop + longer * (s.stop > last), s.slot)
-        for s in program.segments
-    )
-    return replace(program, buffers=Buffers.join(*_parts(program), Buffers(fresh)), ops=ops, segments=segments)
+    return with_ops(program, ops, fresh, last)
 
 
 class _Tile:
@@ -263,29 +259,3 @@ def evenly(num: int, parts: int) -> list[tuple[int, int]]:
     parts = max(1, min(parts, num))
     marks = [num * i // parts for i in range(parts + 1)]
     return list(pairwise(marks))
-
-
-def rewritten(work: Work, change: Callable[[Program], Program | None]) -> Work | None:
-    """Work with every program changed that `change` gives another for; None where it is none of them.
-
-    What is changed has no weights, so that forms of one model share what is found out. A changed program has the same
-    buffers and more.
-    """
-    stages, changed = list[Stage](), False
-    for stage in work.stages:
-        programs = []
-        for program in stage.programs:
-            parts = _parts(program)
-            weights = [part for part in parts if part and all(buffer.life == "pack" for buffer in part)]
-            rest = [part for part in parts if all(part is not one for one in weights)]
-            done = change(replace(program, buffers=Buffers.join(*rest)))
-            whole = done and replace(done, buffers=Buffers.join(*weights, *_parts(done)))
-            programs.append(whole or program)
-            changed = changed or whole is not None
-        stages.append(replace(stage, programs=tuple(programs)))
-    return Work(tuple(stages)) if changed else None
-
-
-def _parts(program: Program) -> tuple[Buffers, ...]:
-    buffers = program.buffers if isinstance(program.buffers, Buffers) else Buffers(program.buffers)
-    return buffers.parts or (buffers,)

@@ -23,8 +23,9 @@ from pintpot.model.spec import Model
 from pintpot.program.boxes import Box
 from pintpot.program.layout import step_bytes
 from pintpot.program.pieces import is_divisible
+from pintpot.program.rewriting import rewritten
 from pintpot.program.spec import Op, Program, Work
-from pintpot.program.tiled import Chain, chain_of, evenly, rewritten, tile
+from pintpot.program.tiled import Chain, chain_of, evenly, tile
 
 SLICES = (2, 4, 8, 16)
 _PRODUCTS = frozenset({"bmm.default", "baddbmm.default"})

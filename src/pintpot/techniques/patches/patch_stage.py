@@ -22,8 +22,9 @@ from pintpot.model.adapted import recorded_calls
 from pintpot.model.spec import Model
 from pintpot.program.layout import step_bytes
 from pintpot.program.pieces import is_divisible, out_view
+from pintpot.program.rewriting import rewritten
 from pintpot.program.spec import Op, Program, Work
-from pintpot.program.tiled import Chain, chain_of, evenly, rewritten, tile
+from pintpot.program.tiled import Chain, chain_of, evenly, tile
 
 SIDES = (2, 3, 4, 6)
 _CONVOLUTION = "convolution.default"

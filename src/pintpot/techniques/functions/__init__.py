@@ -1,0 +1,1 @@
+"""By which arithmetic softmax, activations and norms are computed."""
