@@ -3,7 +3,8 @@
     python benchmarks/integer_functions.py [--rows 1182] [--width 197] [--rounds 30]
 
 Both are plain loops that a C++ compiler makes vectors of; the float ones use a polynomial for the exponential, and
-integers come as int8 and go as int8, which spares them memory that floats need. PyTorch's own are beside them. Every
+integers come and go in 8 or 16 bits, which spares them memory that floats need; "between floats" they do not, which is
+what a module has whose products are floats. PyTorch's own are beside them, and a table of GELU's 256 values. Every
 answer is checked before any is timed: integers bit for bit, floats against float64. Ways take turns; medians of
 nanoseconds a value are printed, and how much longer integers take. Seconds on one core; needs a C++ compiler.
 """
@@ -27,16 +28,12 @@ SOURCE = r"""
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #define EACH for (int64_t i = 0; i < n; ++i)
 static inline float power(float x) {  // e^x for x <= 0, relative error under 1e-6
     float t = std::max(x * 1.44269504f, -126.0f), whole = std::floor(t), f = t - whole;
     float p = 1.0f + f * (0.693147182f + f * (0.240226463f + f * (0.0555041f + f * (0.00961814f + f * 0.00133336f))));
     p += f * f * f * f * f * f * 0.000154f;
-    int32_t bits = (int32_t(whole) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, 4);
-    return p * scale;
+    return p * __builtin_bit_cast(float, (int32_t(whole) + 127) << 23);
 }
 // Of x from -shifts * one to 0, in whole steps. A step of the quotient by a product with a rounded reciprocal.
 static inline int32_t shifted(int32_t x, int32_t one, float over, int32_t shifts) {
@@ -47,17 +44,18 @@ static inline int32_t shifted(int32_t x, int32_t one, float over, int32_t shifts
     int32_t rest = t + q * one;
     return ((rest >> 1) + one) << (shifts - q);
 }
-extern "C" void float_softmax(const float* x, float* y, int64_t rows, int64_t n) {
+extern "C" void float_softmax(const float* __restrict x, float* __restrict y, int64_t rows, int64_t n) {
     for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
         float top = x[0], sum = 0;
-        EACH top = std::max(top, x[i]);
+        EACH top = x[i] > top ? x[i] : top;
         EACH y[i] = power(x[i] - top);
         EACH sum += y[i];
         float over = 1.0f / sum;
         EACH y[i] *= over;
     }
 }
-extern "C" void integer_softmax(const int8_t* x, int8_t* y, int32_t* room, int64_t rows, int64_t n, int32_t one) {
+extern "C" void integer_softmax(const int8_t* __restrict x, int8_t* __restrict y, int32_t* __restrict room,
+                                int64_t rows, int64_t n, int32_t one) {
     float inverse = 1.0f / float(one);
     for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
         int32_t top = x[0];
@@ -69,18 +67,34 @@ extern "C" void integer_softmax(const int8_t* x, int8_t* y, int32_t* room, int64
         EACH y[i] = int8_t((room[i] * over) >> 24);
     }
 }
-extern "C" void float_gelu(const float* x, float* y, int64_t n) {  // x times the logistic function of 1.702 x
+extern "C" void converted_softmax(const float* __restrict x, float* __restrict y, int32_t* __restrict room,
+                                  int64_t rows, int64_t n, int32_t one, float steps) {  // steps: how many of them are 1
+    float inverse = 1.0f / float(one);
+    for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
+        int32_t top = -128;
+        int64_t sum = 0;
+        EACH room[i] = int32_t(std::nearbyint(x[i] * steps));
+        EACH top = std::max(top, room[i]);
+        EACH room[i] = shifted(room[i] - top, one, inverse, 15);
+        EACH sum += room[i];
+        int32_t over = int32_t(2147483647LL / std::min<int64_t>(sum, 2147483647LL));
+        EACH y[i] = float((room[i] * over) >> 24) * 0.0078125f;
+    }
+}
+// x times the logistic function of 1.702 x.
+extern "C" void float_gelu(const float* __restrict x, float* __restrict y, int64_t n) {
     EACH {
         float t = 1.702f * x[i], small = power(-std::fabs(t)), part = (t < 0 ? small : 1.0f) / (1.0f + small);
         y[i] = x[i] * part;
     }
 }
-extern "C" void integer_gelu(const int8_t* x, int16_t* y, int64_t n, int32_t one) {
+extern "C" void integer_gelu(const int8_t* __restrict x, int16_t* __restrict y, int64_t n, int32_t one) {
     float inverse = 1.0f / float(one);
     EACH {
         int32_t v = x[i], wide = v + (v >> 1) + (v >> 3) + (v >> 4), top = std::max(wide, 0);
-        int32_t grown = shifted(wide - top, one, inverse, 23) >> 1, beside = shifted(-top, one, inverse, 23) >> 1;
-        int32_t share = (grown * (2147483647 / std::max(grown + beside, 1))) >> 24;
+        int32_t grown = shifted(wide - top, one, inverse, 23) >> 1;
+        int32_t beside = shifted(-top, one, inverse, 23) >> 1;
+        int32_t share = (grown * int32_t(2147483647.0 / double(std::max(grown + beside, 1)))) >> 24;
         y[i] = int16_t(v * share);
     }
 }
@@ -128,7 +142,8 @@ def main() -> None:
     scale = np.abs(floats).max() / 127
     whole = np.round(floats / scale).astype(np.int8)
     one = max(1, int(1 / scale))
-    given, small, wide = np.empty_like(floats), np.empty(whole.shape, np.int8), np.empty(whole.shape, np.int16)
+    given, between = np.empty_like(floats), np.empty_like(floats)
+    small, wide = np.empty(whole.shape, np.int8), np.empty(whole.shape, np.int16)
     room, tensor = np.empty(width, np.int32), torch.from_numpy(floats)
     size, long = ctypes.c_int64, (ctypes.c_int64(rows), ctypes.c_int64(width))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -140,15 +155,21 @@ def main() -> None:
         ways: dict[str, dict[str, Callable[[], object]]] = {
             "softmax": {
                 "integers": lambda: loops.integer_softmax(at(whole), at(small), at(room), *long, ctypes.c_int32(one)),
+                "integers between floats": lambda: loops.converted_softmax(
+                    at(floats), at(between), at(room), *long, ctypes.c_int32(one), ctypes.c_float(1 / scale)
+                ),
                 "floats": lambda: loops.float_softmax(at(floats), at(given), *long),
                 "PyTorch": lambda: torch.softmax(tensor, -1),
             },
             "GELU": {
                 "integers": lambda: loops.integer_gelu(at(whole), at(wide), size(whole.size), ctypes.c_int32(one)),
+                "a table": lambda: np.take(table, whole.view(np.uint8), out=wide),
                 "floats": lambda: loops.float_gelu(at(floats), at(given), size(floats.size)),
                 "PyTorch": lambda: torch.nn.functional.gelu(tensor, approximate="tanh"),
             },
         }
+        codes = np.arange(256, dtype=np.uint8).view(np.int8).astype(np.int64)
+        table = gelu_of(codes, one).astype(np.int16)
         exact = floats.astype(np.float64)
         grown = np.exp(exact - exact.max(-1, keepdims=True))
         truths = {"softmax": grown / grown.sum(-1, keepdims=True), "GELU": exact / (1 + np.exp(-1.702 * exact))}
@@ -171,10 +192,10 @@ def main() -> None:
                     run()
                     taken[kind].append(1e9 * (time.perf_counter() - started) / floats.size)
             middle = {kind: statistics.median(values) for kind, values in taken.items()}
-            record.case(name, {"ns_per_value": middle, "integers_over_floats": middle["integers"] / middle["floats"]})
+            record.keep(name, {"ns_per_value": middle, "integers_over_floats": middle["integers"] / middle["floats"]})
             each = ", ".join(f"{kind} {value:.3f} ns" for kind, value in middle.items())
             record.say(f"{name}: {each} a value; integers take {middle['integers'] / middle['floats']:.2f} of floats")
-    record.end()
+    raise SystemExit(record.finish())
 
 
 if __name__ == "__main__":

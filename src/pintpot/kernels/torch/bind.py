@@ -67,14 +67,16 @@ class Forward:
     def __init__(self, program: Program, leaves: Leaves, memory: Memory) -> None:
         """`leaves(first, stop)` computes the program's packed leaves from op `first` up to but not including `stop`."""
         parts: list[Call] = []
-        first = 0
+        first, waiting = 0, False
         for index, op in enumerate(program.ops):
-            if op.kind == "aten":
-                # What was computed here is nothing to the leaves; from where they were left they go on.
-                if any(one.kind != "aten" for one in program.ops[first:index]):
-                    parts.append(partial(leaves, first, index))
-                    first = index
-                parts.append(_bound(op, memory))
+            if op.kind != "aten":
+                waiting = True
+                continue
+            # What was computed here is nothing to the leaves; from where they were left they go on.
+            if waiting:
+                parts.append(partial(leaves, first, index))
+                first, waiting = index, False
+            parts.append(_bound(op, memory))
         # The last range ends the pass of what streams, be it empty of leaves.
         self._parts: tuple[Call, ...] = (*parts, partial(leaves, first, len(program.ops)))
 
