@@ -36,7 +36,7 @@ def take(url: str, serving: Any, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    into = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "out" / "page"
+    into = Path(sys.argv.pop(1)) if len(sys.argv) > 1 else ROOT / "out" / "page"
     into.mkdir(parents=True, exist_ok=True)
     pintpot.serve(
         model(), memory="700MB", context=512, batch=4, port=0,

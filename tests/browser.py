@@ -29,7 +29,7 @@ class Browser:
     def __init__(self) -> None:
         self.complaints: list[str] = []
         self.asked: list[str] = []
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         there, self._to = os.pipe()
         self._from, here = os.pipe()
         command = [
@@ -54,10 +54,14 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._to)
-        os.close(self._from)
+        # Its own children end with it only when it ends by itself.
+        os.write(self._to, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        try:
+            self._process.wait(PATIENCE_S)
+        finally:
+            self._process.kill()
+            os.close(self._to)
+            os.close(self._from)
         self._folder.cleanup()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
