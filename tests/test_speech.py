@@ -312,3 +312,16 @@ def test_the_whole_path_by_two_commands(tmp_path: Path) -> None:
 def command(*words: str) -> str:
     done = subprocess.run([sys.executable, "-m", "pintpot", *words], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
+
+
+def test_half_a_minute_of_any_file_takes_the_memory_that_is_counted(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "loud.wav", np.repeat(sound(1, 31.0, 48000), 2), 48000, channels=2)
+    code = (
+        "import numpy, sys\nfrom pathlib import Path\nfrom pintpot.meter.memory import peak_bytes\n"
+        "from pintpot.runtime.kinds import _hearing\n"
+        "numpy.fft.rfft(numpy.ones(400))\n_hearing.mel_filters(80)\nbefore = peak_bytes()\n"
+        f"for _, samples in _hearing.windows(_hearing.open_wav(Path({str(path)!r})), 30):\n"
+        "    _hearing.log_mel(samples, 80)\nprint(peak_bytes() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert 5_000_000 < int(done.stdout) < 64_000_000

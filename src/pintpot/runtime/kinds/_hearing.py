@@ -27,7 +27,9 @@ RANGE: Final = 8.0
 """Powers of ten below the loudest that are told apart."""
 _TAPS: Final = 24
 """Zero crossings of the filter to each side of a sample, where a file has another rate."""
-_MOST_RATE: Final = 1 << 20
+_MOST_RATE: Final = 192_000
+_AT_ONCE: Final = 1 << 13
+"""Samples that are made of their neighbours together."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _LINEAR_BELOW: Final = 1000.0
 _DTYPES: Final = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8"}
@@ -54,14 +56,13 @@ class Wav:
     def samples(self, first: int, count: int) -> Floats:
         """Samples of all channels together, between -1 and 1; silence before the file's start and behind its end."""
         begin, end = max(0, first), min(self.num_samples, first + count)
-        out = np.zeros(count, np.float32)
-        if begin < end:
-            frame = self.channels * self.bits // 8
-            with self.path.open("rb") as file:
-                file.seek(self.start + begin * frame)
-                data = file.read((end - begin) * frame)
-            found = self._values(data).reshape(-1, self.channels).mean(axis=1)
-            out[begin - first : begin - first + len(found)] = found
+        out, frame, block = np.zeros(count, np.float32), self.channels * self.bits // 8, (1 << 20) // self.channels
+        with self.path.open("rb") as file:
+            for at in range(begin, end, block):
+                file.seek(self.start + at * frame)
+                data = file.read(min(block, end - at) * frame)
+                found = self._values(data).reshape(-1, self.channels).mean(axis=1)
+                out[at - first : at - first + len(found)] = found
         return out
 
     def _values(self, data: bytes) -> NDArray[np.float64]:
@@ -126,8 +127,9 @@ def resampled(wav: Wav, first: int, count: int) -> Floats:
     for phase in range(min(up, count)):
         at = (first + np.arange(phase, count, up)) * down
         whole, part = at // up - begin, (at[0] % up) / up
-        near = np.lib.stride_tricks.sliding_window_view(source, 2 * reach + 1)[whole - reach]
-        out[phase::up] = near @ _filter(offsets - part, up, down)
+        near, taps = np.lib.stride_tricks.sliding_window_view(source, 2 * reach + 1), _filter(offsets - part, up, down)
+        made = [near[whole[i : i + _AT_ONCE] - reach] @ taps for i in range(0, len(whole), _AT_ONCE)]
+        out[phase::up] = np.concatenate(made)
     return out
 
 
@@ -146,7 +148,8 @@ def log_mel(samples: Floats, num_mels: int) -> Floats:
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[: len(samples) // HOP * HOP : HOP]
     powers = np.abs(np.fft.rfft(frames * np.hanning(FRAME + 1)[:-1])) ** 2
     found = np.log10(np.maximum(mel_filters(num_mels) @ powers.T, LEAST))
-    return ((np.maximum(found, found.max() - RANGE) + 4.0) / 4.0).astype(np.float32)
+    scaled: Floats = ((np.maximum(found, found.max() - RANGE) + 4.0) / 4.0).astype(np.float32)
+    return scaled
 
 
 @cache
