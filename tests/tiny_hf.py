@@ -105,7 +105,8 @@ FAMILIES = (
 )
 """One of each family, with different options; enough for a test that walks all."""
 
-EXPORTED = tuple(tiny for tiny in FAMILIES if tiny.family in ("llama", "mistral", "qwen2", "qwen3"))
+_EXPORTED = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
+EXPORTED = tuple(tiny for tiny in FAMILIES if tiny.family in _EXPORTED)
 """Those whose packs become files again."""
 
 K_QUANT = Tiny(hidden=256, intermediate=512, heads=4, kv_heads=2, head_dim=64, seed=5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from pintpot.errors import BadInput, need
@@ -28,7 +29,7 @@ Value = Scalar | Sequence[str] | Sequence[int] | Sequence[float]
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A line of the tensor table: `shape` is (rows, columns) or one axis, `dtype` an encoding that GGUF numbers."""
+    """A line of the tensor table: `shape` ends with rows and columns or is one axis, `dtype` is one GGUF numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,8 +37,7 @@ class GgufTensor:
 
     @property
     def num_bytes(self) -> int:
-        rows = self.shape[0] if len(self.shape) == 2 else 1
-        return rows * encoding(self.dtype).row_bytes(self.shape[-1])
+        return prod(self.shape[:-1]) * encoding(self.dtype).row_bytes(self.shape[-1])
 
 
 def pair(key: str, value: Value) -> bytes:

@@ -107,24 +107,26 @@ def plus_of(family: str) -> Callable[[str], float]:
     return lambda name: left_out if name.endswith("norm") else 0.0
 
 
-def hf_name(name: str) -> str:
+def hf_name(name: str, family: str = "") -> str:
     """`layers.3.up` -> `model.layers.3.mlp.up_proj.weight`. Raises UnsupportedModel for what Hugging Face has not."""
     if name == "head":
         return "lm_head.weight"
-    return "model." + _foreign(name, _HF_TOP, "layers", _HF)
+    return "model." + _foreign(name, _HF_TOP, "layers", {**_HF, **_OWN_HF.get(family, {})})
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, family: str = "") -> str:
     """`layers.3.up` -> `blk.3.ffn_up.weight`. Raises UnsupportedModel for a name that is not canonical."""
-    return _foreign(name, _GGUF_TOP, "blk", _GGUF)
+    return _foreign(name, _GGUF_TOP, "blk", {**_GGUF, **_OWN_GGUF.get(family, {})})
 
 
 def _foreign(name: str, top: dict[str, str], layer: str, roles: dict[str, str]) -> str:
     tops, ends = ({value: key for key, value in names.items()} for names in (top, roles))
     match = _LAYER.fullmatch(name)
-    known = name in tops if match is None else match[2] in ends
+    role, _, number = match[2].partition(".") if match else ("", "", "")
+    role += ".*" if number else ""
+    known = name in tops if match is None else role in ends
     need(known, f"the weight {name!r:.60} has no name there", UnsupportedModel)
-    return tops[name] if match is None else f"{layer}.{match[1]}.{ends[match[2]]}"
+    return tops[name] if match is None else f"{layer}.{match[1]}.{ends[role].replace('*', number)}"
 
 
 def _canonical(name: str, top: dict[str, str], layer: re.Pattern[str], roles: dict[str, str]) -> str | None:

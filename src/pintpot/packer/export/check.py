@@ -12,7 +12,7 @@ from pintpot.model.read import describe
 from pintpot.packer.manifest import Manifest
 from pintpot.planner.rebuild import rebuild_work
 
-_OPS = frozenset({"embed", "linear", "attend", "select", "sample", "fetch"})
+_OPS = frozenset({"embed", "linear", "attend", "select", "sample", "fetch", "route", "experts"})
 _PROLOGUES = frozenset({"none", "rmsnorm", "swiglu"})
 _TOLD_ELSEWHERE = frozenset(
     {"model_type", "rope_layout", "rope_scaling", "bos_token_id", "eos_token_id", "attention_bias"}
@@ -42,7 +42,7 @@ def notes_of(manifest: Manifest, kind: str) -> list[str]:
     notes = []
     if form.cache.window:
         notes.append(f"the plan's cache window of {form.cache.window} tokens is not part of the weights")
-    if kind == "gguf" and config["sliding_window"] and config["model_type"] in ("llama", "mistral"):
+    if kind == "gguf" and config["sliding_window"] and config["model_type"] in ("llama", "mistral", "mixtral"):
         notes.append(f"llama.cpp does not apply this model's sliding window of {config['sliding_window']} tokens")
     return notes
 

@@ -12,9 +12,12 @@ from pintpot.packer.export.rope import scaling_of
 
 _CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }  # fmt: skip
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ARCHITECTURES = {
+    "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+}  # fmt: skip
 """What GGUF calls each family."""
 _SAME = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -55,15 +58,41 @@ def hf_config(config: Mapping[str, Any], dtype: str, rope_freqs: Sequence[float]
     }  # fmt: skip
     if scaling is not None:
         made["rope_scaling"] = scaling
-    if family in ("llama", "qwen3"):
+    if family in ("llama", "qwen3", "qwen3_moe"):
         made["attention_bias"] = config["attention_bias"]
-    if family == "mistral":
+    if family in ("mistral", "mixtral"):
         made["sliding_window"] = window
+    made.update(_hf_experts(config))
     if family.startswith("qwen"):
         made["use_sliding_window"] = window is not None
         if window is not None:
             made.update(sliding_window=window, max_window_layers=0)
     return made
+
+
+def _hf_experts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How experts are told to Hugging Face's networks; nothing where there are none."""
+    if "num_experts" not in config:
+        return {}
+    told = {"num_experts_per_tok": config["num_experts_per_tok"]}
+    if config["model_type"] == "mixtral":
+        need(config["norm_topk_prob"], "Hugging Face's mixtral has shares that add up to 1", UnsupportedModel)
+        return {**told, "num_local_experts": config["num_experts"]}
+    return {
+        **told, "num_experts": config["num_experts"], "norm_topk_prob": config["norm_topk_prob"],
+        "moe_intermediate_size": config["intermediate_size"], "decoder_sparse_step": 1, "mlp_only_layers": [],
+    }  # fmt: skip
+
+
+def _gguf_experts(config: Mapping[str, Any]) -> dict[str, Value]:
+    """The same in GGUF's keys. Raises UnsupportedModel for shares that llama.cpp would make add up to 1."""
+    if "num_experts" not in config:
+        return {}
+    why = "llama.cpp makes the shares of a token's experts add up to 1, and this model does not"
+    need(config["norm_topk_prob"], why, UnsupportedModel)
+    keys = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+    keys["expert_feed_forward_length"] = "intermediate_size"
+    return {key: config[name] for key, name in keys.items()}
 
 
 def _one_or_all(ids: Sequence[int]) -> int | list[int] | None:
@@ -80,6 +109,7 @@ def gguf_keys(config: Mapping[str, Any]) -> dict[str, Value]:
     if config["sliding_window"]:
         own["attention.sliding_window"] = config["sliding_window"]
     own.update(_rope_scaling(config["rope_scaling"]))
+    own.update(_gguf_experts(config))
     return {"general.architecture": architecture, **{f"{architecture}.{key}": value for key, value in own.items()}}
 
 

@@ -63,7 +63,7 @@ class Tally:
 
     def bits(self) -> float:
         """Bits of one value of the matrices, scales included."""
-        matrices = [one for tensors in self._tensors.values() for one in tensors if len(one.shape) == 2]
+        matrices = [one for tensors in self._tensors.values() for one in tensors if len(one.shape) > 1]
         values = sum(_num_values(tensor) for tensor in matrices)
         return 8 * sum(tensor.num_bytes for tensor in matrices) / values if values else 0.0
 

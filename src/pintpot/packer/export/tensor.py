@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from pintpot.contract.form import STRIP_ROWS, WeightForm
@@ -26,7 +26,8 @@ Order = Literal["as it is", "pairs to halves", "halves to pairs"]
 class Tensor:
     """`name` in the file; `dtype` an encoding that files hold. Without a `weight` it is `values`, one axis in float32.
 
-    `exact` says whether `dtype` holds every value of the packed format.
+    It has the rows of its weight from `first_row` on: those of an expert where files have a tensor for each. `exact`
+    says whether `dtype` holds every value of the packed format.
     """
 
     name: str
@@ -37,11 +38,16 @@ class Tensor:
     order: Order = "as it is"
     head_dim: int = 0
     exact: bool = True
+    first_row: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of a matrix, of all experts that it holds; 1 of a vector."""
+        return prod(self.shape[:-1])
 
     @property
     def num_bytes(self) -> int:
-        rows = self.shape[0] if len(self.shape) == 2 else 1
-        return rows * encoding(self.dtype).row_bytes(self.shape[-1])
+        return self.rows * encoding(self.dtype).row_bytes(self.shape[-1])
 
 
 class Rounded:
@@ -77,12 +83,12 @@ def data_of(tensor: Tensor, weights: PackedWeights, rounded: Rounded) -> Iterato
 def _matrix(tensor: Tensor, weight: WeightForm, weights: PackedWeights, rounded: Rounded) -> Iterator[Bytes]:
     import numpy as np
 
-    rows, columns = weight.shape
+    columns, end = weight.shape[1], tensor.first_row + tensor.rows
     # Whole heads, so that their rows can change places, and whole strips.
     unit = STRIP_ROWS if tensor.order == "as it is" else lcm(STRIP_ROWS, tensor.head_dim)
     step = unit * max(1, chunk_rows(columns) // unit)
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
+    for start in range(tensor.first_row, end, step):
+        stop = min(start + step, end)
         first, last = start // STRIP_ROWS, -(-stop // STRIP_ROWS)
         strips = weights.strips(weight, first, last - first)
         data = _encoded(strips, weight, stop - start, tensor, rounded)

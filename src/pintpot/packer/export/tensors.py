@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pintpot.contract.form import WeightForm
@@ -14,7 +15,7 @@ from pintpot.packer.export.tensor import Order, Tensor
 from pintpot.packer.manifest import Manifest
 
 Float = Literal["f32", "f16", "bf16"]
-PAIRED = frozenset({"llama", "mistral"})
+PAIRED = frozenset({"llama", "mistral", "mixtral"})
 """Families that GGUF calls `llama`, and whose heads it keeps with the rows of q and k in pairs."""
 _TURNED = ("q", "k", "q_bias", "k_bias")
 
@@ -28,7 +29,10 @@ def hf_tensors(manifest: Manifest, dtype: Float) -> tuple[Tensor, ...]:
         if weight.name == "rope_freqs":
             continue  # config.json tells it
         exact = dtype == "f32" or weight.format == dtype
-        made.append(_tensor(hf_name(weight.name), weight, dtype, order, config, exact))
+        if weight.experts > 1:
+            made += _by_expert(weight, dtype, config, exact)
+            continue
+        made.append(_tensor(hf_name(weight.name, config["model_type"]), weight, dtype, order, config, exact))
     return (*made, *_missing_biases(manifest, dtype))
 
 
@@ -43,12 +47,22 @@ def gguf_tensors(manifest: Manifest, other: Float | None = None) -> tuple[Tensor
     made = []
     for weight in manifest.plan.form.weights:
         dtype, exact = _gguf_dtype(weight, other)
-        made.append(_tensor(gguf_name(weight.name), weight, dtype, order, config, exact))
+        name = gguf_name(weight.name, config["model_type"])
+        tensor = _tensor(name, weight, dtype, order, config, exact)
+        of_experts = (weight.experts, weight.rows, weight.shape[-1])
+        made.append(tensor if weight.experts == 1 else replace(tensor, shape=of_experts))
     scaling = config["rope_scaling"] or {}
     if scaling.get("rope_type") == "llama3" and "rope_freqs" not in manifest.plan.form.weights.names:
         factors = rope_factors(scaling, config["rope_theta"], config["head_dim"])
         made.append(Tensor(gguf_name("rope_freqs"), (len(factors),), "f32", values=factors))
     return tuple(made)
+
+
+def _by_expert(weight: WeightForm, dtype: str, config: Mapping[str, Any], exact: bool) -> Iterator[Tensor]:
+    """A tensor for each expert, as published folders have them."""
+    for number in range(weight.experts):
+        name, shape = hf_name(f"{weight.name}.{number}", config["model_type"]), (weight.rows, weight.shape[1])
+        yield Tensor(name, shape, dtype, weight, exact=exact, first_row=number * weight.rows)
 
 
 def _tensor(name: str, weight: WeightForm, dtype: str, order: Order, config: Mapping[str, Any], exact: bool) -> Tensor:
@@ -75,7 +89,7 @@ def _missing_biases(manifest: Manifest, dtype: Float) -> Iterator[Tensor]:
     config, names = manifest.plan.config, manifest.plan.form.weights.names
     family, layers = config["model_type"], range(config["num_hidden_layers"])
     here = [f"layers.{layer}.o_bias" for layer in layers if f"layers.{layer}.o_bias" in names]
-    fits = not here or family not in ("qwen2", "mistral")
+    fits = not here or family not in ("qwen2", "mistral", "mixtral")
     need(fits, f"Hugging Face's {family} has no bias on o, and this model has one", UnsupportedModel)
     if config["attention_bias"] and family != "qwen2" and not here:
         zeros = (0.0,) * config["hidden_size"]
