@@ -11,6 +11,7 @@ from torch import nn
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 import pintpot
+from pintpot.contract.step import Step
 from pintpot.errors import NotApplicable
 from pintpot.model.spec import Model
 from pintpot.planner.names import BUFFERS
@@ -20,6 +21,8 @@ from pintpot.program.layout import lay_out, step_bytes
 from pintpot.program.spec import Program
 from pintpot.techniques.patches.patch_stage import PatchStage
 from pintpot.techniques.quantize.as_stored import AsStored
+from pintpot.techniques.quantize.int8_activations import Int8Activations
+from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 
 
 class Pooled(nn.Module):
@@ -144,3 +147,28 @@ def test_a_tight_budget_brings_patches(tmp_path: Path) -> None:
     tight = pintpot.plan(model, memory=pintpot.plan(model, memory=800 * MB, threads=1).smallest_bytes + MB, threads=1)
     assert any(isinstance(step, PatchStage) for step in tight.steps)
     assert step_bytes(program(tight)) < whole - 12 * MB
+    memory = pintpot.prove(pintpot.pack(model, tight, tmp_path / "packed"), runs=1).row("memory")
+    assert memory.holds, f"{memory.measured} bytes, promised {memory.promised_low} to {memory.promised_high}"
+
+
+@pytest.mark.parametrize(
+    "steps", [(AsStored(),), (RoundToNearest("blocks", 8), Int8Activations())], ids=["f32", "int8"]
+)
+def test_packed_convolutions_give_the_same_bits_in_patches(steps: tuple[Step, ...], tmp_path: Path) -> None:
+    """Strides and dilation, a layer of single places, and a depthwise one that stays with PyTorch between them."""
+    torch.manual_seed(7)
+    layers = (
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU6(), nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24), nn.ReLU6(),
+        nn.Conv2d(24, 24, 3, 1, 1, groups=24), nn.Conv2d(24, 16, 3, 1, 2, dilation=2), nn.SiLU(), nn.Conv2d(16, 8, 1),
+        nn.BatchNorm2d(8),
+    )  # fmt: skip
+    net, x = Pooled(*layers).eval(), torch.randn(2, 3, 53, 66)
+    model = pintpot.adapt(net, x, folder=tmp_path / "m")
+    with opened(model, tmp_path / "whole", *steps) as session:
+        whole, wanted = step_bytes(program(session.plan)), session(x)
+    for side in (2, 3):
+        with opened(model, tmp_path / f"patched {side}", *steps, PatchStage(side=side)) as session:
+            ops = program(session.plan).ops
+            assert sum(op.get("gather") is not None for op in ops) >= 2 * side**2
+            torch.testing.assert_close(session(x), wanted, atol=1e-6, rtol=1e-5)
+            assert step_bytes(program(session.plan)) < 0.7 * whole
