@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pintpot
-from pintpot.kernels.torch.bind import writes_in_place
+from pintpot.kernels.torch.bind import COPIES, writes_in_place
 from pintpot.model.spec import Model
 from pintpot.nets import adapted
 from pintpot.planner.rebuild import rebuild_work
@@ -61,7 +61,7 @@ def due(model: Model, *steps: Any) -> Iterator[str]:
     for op in rebuild_work(plan).stages[0].programs[0].ops:
         if op.kind != "aten":
             continue
-        yield op.get("call").partition(".")[0]
+        yield "copy_" if op.get("call") in COPIES else op.get("call").partition(".")[0]
         if op.get("outs") and not writes_in_place(op):
             yield from ["copy_"] * len(op.get("outs"))
     yield from ["clone"] * len(list(adapted.leaves(stage["outputs"])))

@@ -22,7 +22,7 @@ max_pool2d_with_indices avg_pool2d upsample_nearest1d upsample_nearest2d upsampl
 upsample_bicubic2d upsample_linear1d upsample_trilinear3d tril triu
 """
 _READ_IN_ANY_ORDER = "cat gather index_select take embedding sum mean amax amin prod"
-_DIRECT = BY_VALUE - {"clone", "_to_copy"} | frozenset(_WRITE_DIRECTLY.split())
+_DIRECT = BY_VALUE | frozenset(_WRITE_DIRECTLY.split())
 """Calls that write where they are told."""
 _ANY_ORDER = BY_VALUE | frozenset(_READ_IN_ANY_ORDER.split())
 """Calls that read their inputs as they lie."""

@@ -25,6 +25,8 @@ Call = Callable[[], bool | None]
 Leaves = Callable[[int, int], bool]
 _WORDS = frozenset({"none", "tanh", "floor", "trunc", "ij", "mean", "sum", "prod", "amax", "amin"})
 """What a text among the arguments may be: the ways of rounding, approximating and reducing."""
+COPIES = frozenset({"clone.default", "_to_copy.default"})
+"""Calls of which the form that is told where to write makes its result aside all the same; a copy does not."""
 _GIVEN_BY_OUT = frozenset({"dtype", "layout", "device", "pin_memory"})
 
 
@@ -101,6 +103,8 @@ def _bound(op: Op, memory: Memory) -> Call:
     if not op.get("outs"):
         return partial(_discard, partial(target, *args, **kwargs))
     outs = [memory.view(name, view) for (_, name), view in zip(op.writes, op.get("outs"), strict=True)]
+    if op.get("call") in COPIES:
+        return partial(_discard, partial(outs[0].copy_, tensors[0]))
     with_out = _with_outputs(target, len(outs))
     if with_out is None:
         return partial(_copied, partial(target, *args, **kwargs), outs)
