@@ -68,6 +68,8 @@ def serve_command(
             return
         for note in serving.session.notes:
             terminal.say(f"pintpot: {note}")
+        if not api_key and not url.startswith(("http://127.", "http://[::1]")):
+            terminal.say("pintpot: whoever reaches this machine may ask; --api-key lets in only those who know it")
         terminal.say(f"{serving.name} at {url}/v1, its page at {url}")
         terminal.say(f"{engine.num_sequences} at once, {engine.context} tokens each; Ctrl-C ends")
 

@@ -119,7 +119,7 @@ def _is_loopback(host: str) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    return name in ("localhost", "::1", "testserver") or name.startswith("127.")
+    return name in ("localhost", "::1") or name.startswith("127.")
 
 
 async def unless_left(work: Awaitable[None], receive: Callable[[], Awaitable[object]]) -> bool:
