@@ -13,9 +13,9 @@ from pintpot.machine.here import this_machine
 from pintpot.meter.clock import median
 from pintpot.meter.disk import traffic
 from pintpot.meter.memory import peak_bytes, resident_bytes
-from pintpot.model.joined import VISION
 from pintpot.nets._extents import lengths
 from pintpot.packer.raw import read_raw
+from pintpot.runtime.begun import sees
 from pintpot.runtime.opening import open_session
 from pintpot.runtime.pictures import Picture
 from pintpot.runtime.request import Request, Sampling
@@ -35,7 +35,7 @@ class Answerer:
 
     def __init__(self, pack: Path, threads: str, every_row: str = "") -> None:
         import_module(COMMAND)
-        if any(part.get("name") == VISION for part in read_raw(pack)["plan"].get("parts", ())):
+        if sees(read_raw(pack)):
             import_module("pintpot.runtime.eyes").warm_up()
         started = time.perf_counter()
         self._session = open_session(pack, this_machine(), threads=int(threads), every_row=bool(every_row))

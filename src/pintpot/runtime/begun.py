@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 LEAST_BYTES = 4096
 
 
+def sees(raw: dict[str, Any]) -> bool:
+    """Whether a pack has a part that sees, by its manifest's text, which may be anybody's."""
+    plan = raw.get("plan")
+    parts = plan.get("parts") if isinstance(plan, dict) else None
+    return isinstance(parts, list) and any(isinstance(part, dict) and part.get("name") == VISION for part in parts)
+
+
 @dataclass(frozen=True)
 class Found:
     """A pack that is there and locked; its manifest as JSON is unchanged. As a context manager it ends what has begun.
@@ -52,7 +59,7 @@ class Found:
     @property
     def sees(self) -> bool:
         """Whether a part of it makes rows of embedding of pictures, which takes PyTorch."""
-        return any(part.get("name") == VISION for part in self.raw["plan"].get("parts", ()))
+        return sees(self.raw)
 
     def __enter__(self) -> Found:
         return self
