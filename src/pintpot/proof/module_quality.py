@@ -159,13 +159,16 @@ def _multiply(op: Op, memory: Memory, weight: torch.Tensor) -> None:
     rows, (num_outputs, columns) = op.get("rows"), weight.shape
     gather, x = gathered(op), str(op.read("x"))
     out = memory.view(str(op.write("out")), ("float32", (rows, num_outputs), (num_outputs, 1), 0))
-    if gather is None:
-        torch.mm(memory.view(x, ("float32", (rows, columns), (columns, 1), 0)), weight.T, out=out)
-    else:
-        out.copy_(_convolved(memory, x, gather, weight))
     bias = op.read("bias")
-    if bias is not None:
-        out.add_(memory.view(bias, ("float32", (num_outputs,), (1,), 0)))
+    added = None if bias is None else memory.view(bias, ("float32", (num_outputs,), (1,), 0))
+    if gather is None:
+        given = memory.view(x, ("float32", (rows, columns), (columns, 1), 0))
+        # In one call where there is a bias, as the layer makes it: the same bits.
+        torch.mm(given, weight.T, out=out) if added is None else torch.addmm(added, given, weight.T, out=out)
+        return
+    out.copy_(_convolved(memory, x, gather, weight))
+    if added is not None:
+        out.add_(added)
 
 
 def _convolved(memory: Memory, x: str, gather: Gather, weight: torch.Tensor) -> torch.Tensor:

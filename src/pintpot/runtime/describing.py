@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 DIFFUSERS = ("model_index.json", "config.json")
 """One of these lies in a folder that diffusers wrote, though others have a config.json as well."""
+EXPORTED = ".pt2"
+"""How a file of torch.export ends."""
 Progress = Callable[[float, str], None]
 SHAPES = {"context": "tokens", "batch": "batch", "image_size": "image_size", "images": "images"}
 """What is asked of a plan, and what it is called where a model is recorded for it."""
@@ -29,6 +31,11 @@ def describe(model: str, offline: bool | None, shapes: Mapping[str, int], progre
 
         if denoiser.is_denoiser(path):
             return denoiser.described(path, shapes, progress)
+    if path.suffix == EXPORTED and path.is_file():
+        from pintpot.runtime.published import described_export
+
+        need(not shapes, f"{path.name} was exported for inputs of its own shapes", UsageError)
+        return described_export(path, progress)
     try:
         found = read(model, offline=offline)
     except NoFamily as error:

@@ -74,6 +74,21 @@ def files_of(folder: Path) -> tuple[list[Path], dict[str, Stored]]:
     return [folder / name for name in names], {t.name: Stored(names[t.file], t.shape, t.dtype) for t in tensors}
 
 
+def described_export(path: Path, progress: Progress | None = None) -> Model:
+    """The module in a `.pt2` file of torch.export, recorded once for the shapes that it was exported for.
+
+    Raises UsageError where PyTorch is not installed, BadFile or UnsupportedModel with what stands against it.
+    """
+    need(find_spec("torch") is not None, f"{path.name} is read by PyTorch: pip install pintpot[torch]", UsageError)
+    about = path.stat()
+    parts = [str(path.resolve()), about.st_size, about.st_mtime_ns, VERSION, [_version(name) for name in _LIBRARIES]]
+    mark = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    place = home() / KEPT / f"{plain_name(path.stem)}-{mark}"
+    if not (place / DESCRIPTION).is_file():
+        apart("pintpot.runtime.exporting", {"file": str(path.resolve()), "place": str(place)}, progress)
+    return describe_adapted(place)
+
+
 def model_type(folder: Path) -> str:
     """What config.json calls the architecture. Raises BadFile where it says nothing."""
     config = parse_json(LocalFolder(folder).text("config.json") or "", f"{folder.name}/config.json")
@@ -87,7 +102,7 @@ def folder_mark(folder: Path, shapes: Mapping[str, int]) -> str:
     """Tells a folder, the shapes asked for and the versions that record it from others."""
     _, tensors = files_of(folder)
     table = [(name, one.file, one.shape, one.dtype) for name, one in sorted(tensors.items())]
-    parts: list[Any] = [str(folder.resolve()), sorted(shapes.items()), table]
+    parts: list[Any] = [str(folder.resolve()), sorted(shapes.items()), table, VERSION]
     digest = hashlib.sha256()
     for name in SMALL_FILES:
         path = folder / name
