@@ -166,17 +166,20 @@ def _multiply(op: Op, memory: Memory, weight: torch.Tensor) -> None:
         # In one call where there is a bias, as the layer makes it: the same bits.
         torch.mm(given, weight.T, out=out) if added is None else torch.addmm(added, given, weight.T, out=out)
         return
-    out.copy_(_convolved(memory, x, gather, weight))
-    if added is not None:
-        out.add_(added)
+    out.copy_(_convolved(memory, x, gather, weight, added))
 
 
-def _convolved(memory: Memory, x: str, gather: Gather, weight: torch.Tensor) -> torch.Tensor:
-    """The rows of a convolution [rows, N]: its weight has the channels of each of the kernel's places side by side."""
-    axes = gather.axes
+def _convolved(memory: Memory, x: str, gather: Gather, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The rows of a convolution [rows, N]: its weight has the channels of each of the kernel's places side by side.
+
+    Over as many axes as there are, so that it is the call that the layer makes.
+    """
+    alone = [axis == (1, axis.stride, 1, 1, 1, 0, 1) for axis in gather.axes]
+    axes = gather.axes[2 if alone[:2] == [True, True] else 1 if alone[0] else 0 :]
     strides = (gather.batch_stride, gather.channel_stride, *(axis.stride for axis in axes))
     sizes = (gather.batch, gather.channels, *(axis.size for axis in axes))
-    kernel = weight.reshape(len(weight), *(axis.kernel for axis in axes), gather.channels).movedim(-1, 1)
-    steps, before, dilations = (tuple(axis[at] for axis in axes) for at in (4, 5, 6))
-    found = torch.conv3d(memory.view(x, ("float32", sizes, strides, 0)), kernel, None, steps, before, dilations)
+    kernel = weight.reshape(len(weight), *(axis.kernel for axis in axes), gather.channels).movedim(-1, 1).contiguous()
+    steps, before, dilations = ([axis[at] for axis in axes] for at in (4, 5, 6))
+    call = (torch.conv1d, torch.conv2d, torch.conv3d)[len(axes) - 1]
+    found = call(memory.view(x, ("float32", sizes, strides, 0)), kernel, bias, steps, before, dilations)
     return found.movedim(1, -1).reshape(gather.rows, len(weight))
