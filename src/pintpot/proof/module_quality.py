@@ -22,7 +22,7 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model, Part, Weight
 from pintpot.model.store import Store
 from pintpot.nets import adapted, work_of
-from pintpot.packer.calibrate.source import whole
+from pintpot.packer.calibrate.source import RowSource, whole
 from pintpot.packer.manifest import read_manifest
 from pintpot.program.gather import Gather
 from pintpot.program.layout import Layout, lay_out
@@ -141,18 +141,24 @@ def _fill_vectors(sources: dict[str, Weight], store: Store, memory: Memory) -> N
 def _leaves(program: Program, memory: Memory, store: Store, sources: dict[str, Weight]) -> Leaves:
     def leaves(first: int, stop: int) -> bool:
         for op in program.ops[first:stop]:
-            if op.kind in ("linear", "embed"):
-                weight = torch.from_numpy(np.ascontiguousarray(whole(store, sources[str(op.read("weight"))])))
-                (_multiply if op.kind == "linear" else _look_up)(op, memory, weight)
+            if op.kind == "linear":
+                weight = whole(store, sources[str(op.read("weight"))])
+                _multiply(op, memory, torch.from_numpy(np.ascontiguousarray(weight)))
+            elif op.kind == "embed":
+                _look_up(op, memory, RowSource(store, sources[str(op.read("weight"))]))
         return True
 
     return leaves
 
 
-def _look_up(op: Op, memory: Memory, weight: torch.Tensor) -> None:
-    rows, width = op.get("rows"), weight.shape[1]
-    ids = memory.view(str(op.read("ids")), ("int32", (rows,), (1,), 0))
-    torch.index_select(weight, 0, ids, out=memory.view(str(op.write("out")), ("float32", (rows, width), (width, 1), 0)))
+def _look_up(op: Op, memory: Memory, table: RowSource) -> None:
+    """Each word's row is read by itself: a whole table may be more than the budget has room for."""
+    rows, width = op.get("rows"), table.shape[1]
+    words, places = np.unique(
+        memory.view(str(op.read("ids")), ("int32", (rows,), (1,), 0)).numpy(), return_inverse=True
+    )
+    out = memory.view(str(op.write("out")), ("float32", (rows, width), (width, 1), 0))
+    out.copy_(torch.from_numpy(table[words][places]))
 
 
 def _multiply(op: Op, memory: Memory, weight: torch.Tensor) -> None:
