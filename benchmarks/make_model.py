@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -42,7 +43,10 @@ def entries(shape: Shape, dtype: str, *, gguf: bool, seed: int) -> list[Entry]:
     found = []
     for index, tensor in enumerate(tensors(shape)):
         name = tensor.gguf_name if gguf else tensor.hf_name
-        chosen = _fitting(dtype, tensor.shape[-1]) if len(tensor.shape) == 2 else "f32" if gguf else dtype
+        if not name:
+            continue
+        chosen = _fitting(dtype, tensor.shape[-1]) if len(tensor.shape) > 1 else "f32" if gguf else dtype
+        chosen = "f32" if "ffn_gate_inp" in name else chosen
         found.append(Entry(name, tensor.shape, chosen, partial(_chunks, tensor, chosen, (seed, index))))
     if gguf and shape.llama3_rope:
         factors = np.array([rope_factors(shape)], np.float32).view(np.uint8)
@@ -59,7 +63,7 @@ def _chunks(tensor: Tensor, dtype: str, seed: tuple[int, int]) -> Iterator[Bytes
     columns = tensor.shape[-1]
     if tensor.is_norm:
         return constant_row(dtype, columns, 1.0)
-    return drawn_rows(dtype, tensor.shape[0] if len(tensor.shape) == 2 else 1, columns, tensor.std, seed)
+    return drawn_rows(dtype, math.prod(tensor.shape[:-1]), columns, tensor.std, seed)
 
 
 def progress_to_stderr(total: int) -> Progress:

@@ -25,15 +25,26 @@ class Shape:
     theta: float
     eps: float = 1e-5
     llama3_rope: bool = False
+    experts: int = 0
+    chosen: int = 0
+    own_head_dim: int = 0
 
     @property
     def head_dim(self) -> int:
-        return self.hidden // self.heads
+        return self.own_head_dim or self.hidden // self.heads
+
+    @property
+    def architecture(self) -> str:
+        """What GGUF calls it."""
+        return {"mixtral": "llama", "qwen3_moe": "qwen3moe"}.get(self.family, self.family)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One weight: its name in each file format and how it is drawn; norms are 1, `std` is for everything else."""
+    """One weight: its name in each file format and how it is drawn; norms are 1, `std` is for everything else.
+
+    Those of experts have three axes, and hold gate and up side by side in a folder alone: "" where a file has it not.
+    """
 
     hf_name: str
     gguf_name: str
@@ -45,6 +56,7 @@ class Tensor:
         return "norm" in self.hf_name
 
 
+# Mixtral's own vocabulary of 32,000 words has no room for the tokenizer that drawn models carry.
 SHAPES = {
     shape.name: shape
     for shape in (
@@ -54,6 +66,25 @@ SHAPES = {
         Shape("qwen2.5-0.5b", "qwen2", 896, 24, 14, 2, 4864, 151_936, True, 32_768, 1e6, 1e-6),
         Shape("qwen2.5-1.5b", "qwen2", 1536, 28, 12, 2, 8960, 151_936, True, 131_072, 1e6, 1e-6),
         Shape("llama-3.1-8b", "llama", 4096, 32, 32, 8, 14_336, 128_256, False, 131_072, 5e5, llama3_rope=True),
+        Shape("tiny-mixtral", "mixtral", 256, 2, 4, 2, 128, 49_152, True, 512, 1e6, experts=8, chosen=2),
+        Shape("mixtral-8x7b", "mixtral", 4096, 32, 32, 8, 14_336, 49_152, False, 32_768, 1e6, experts=8, chosen=2),
+        Shape(
+            "qwen3-30b-a3b",
+            "qwen3_moe",
+            2048,
+            48,
+            32,
+            4,
+            768,
+            151_936,
+            False,
+            40_960,
+            1e6,
+            1e-6,
+            experts=128,
+            chosen=8,
+            own_head_dim=128,
+        ),
         Shape("llama-3.1-70b", "llama", 8192, 80, 64, 8, 28_672, 128_256, False, 131_072, 5e5, llama3_rope=True),
     )
 }
@@ -62,6 +93,8 @@ ALIASES = {
     "0.5b": "qwen2.5-0.5b",
     "1.5b": "qwen2.5-1.5b",
     "8b": "llama-3.1-8b",
+    "8x7b": "mixtral-8x7b",
+    "30b-a3b": "qwen3-30b-a3b",
     "llama-16gb-bf16": "llama-3.1-8b",
     "70b": "llama-3.1-70b",
 }
@@ -81,12 +114,21 @@ def tensors(shape: Shape) -> Iterator[Tensor]:
     for layer in range(shape.layers):
         hf, gguf = f"model.layers.{layer}.", f"blk.{layer}."
         yield Tensor(f"{hf}input_layernorm.weight", f"{gguf}attn_norm.weight", (hidden,), 0)
-        for role, rows in (("q", hidden), ("k", kv_rows), ("v", kv_rows)):
+        q_rows = shape.heads * shape.head_dim
+        for role, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
             yield Tensor(f"{hf}self_attn.{role}_proj.weight", f"{gguf}attn_{role}.weight", (rows, hidden), 0.02)
             if shape.family == "qwen2":
                 yield Tensor(f"{hf}self_attn.{role}_proj.bias", f"{gguf}attn_{role}.bias", (rows,), 0.02)
-        yield Tensor(f"{hf}self_attn.o_proj.weight", f"{gguf}attn_output.weight", (hidden, hidden), out_std)
+        yield Tensor(f"{hf}self_attn.o_proj.weight", f"{gguf}attn_output.weight", (hidden, q_rows), out_std)
+        if shape.family == "qwen3_moe":
+            for role in ("q", "k"):
+                yield Tensor(
+                    f"{hf}self_attn.{role}_norm.weight", f"{gguf}attn_{role}_norm.weight", (shape.head_dim,), 0
+                )
         yield Tensor(f"{hf}post_attention_layernorm.weight", f"{gguf}ffn_norm.weight", (hidden,), 0)
+        if shape.experts:
+            yield from _experts(shape, hf, gguf, out_std)
+            continue
         for role in ("gate", "up"):
             yield Tensor(f"{hf}mlp.{role}_proj.weight", f"{gguf}ffn_{role}.weight", (shape.ffn, hidden), 0.02)
         yield Tensor(f"{hf}mlp.down_proj.weight", f"{gguf}ffn_down.weight", (hidden, shape.ffn), out_std)
@@ -95,10 +137,24 @@ def tensors(shape: Shape) -> Iterator[Tensor]:
         yield Tensor("lm_head.weight", "output.weight", (shape.vocab, hidden), 0.02)
 
 
+def _experts(shape: Shape, hf: str, gguf: str, out_std: float) -> Iterator[Tensor]:
+    count, hidden, ffn = shape.experts, shape.hidden, shape.ffn
+    yield Tensor(f"{hf}mlp.gate.weight", f"{gguf}ffn_gate_inp.weight", (count, hidden), 0.02)
+    for role in ("gate", "up"):
+        yield Tensor("", f"{gguf}ffn_{role}_exps.weight", (count, ffn, hidden), 0.02)
+    yield Tensor(f"{hf}mlp.experts.gate_up_proj", "", (count, 2 * ffn, hidden), 0.02)
+    yield Tensor(f"{hf}mlp.experts.down_proj", f"{gguf}ffn_down_exps.weight", (count, hidden, ffn), out_std)
+
+
+def _classes(family: str) -> str:
+    names = {"llama": "Llama", "qwen2": "Qwen2", "mixtral": "Mixtral", "qwen3_moe": "Qwen3Moe"}
+    return f"{names[family]}ForCausalLM"
+
+
 def hf_config(shape: Shape, dtype: str) -> dict[str, Any]:
     """config.json; the ids are those of SmolLM2's tokenizer, which the drawn models carry."""
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM" if shape.family == "llama" else "Qwen2ForCausalLM"],
+        "architectures": [_classes(shape.family)],
         "model_type": shape.family,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.ffn,
@@ -116,6 +172,10 @@ def hf_config(shape: Shape, dtype: str) -> dict[str, Any]:
         "eos_token_id": 2,
         "pad_token_id": 2,
     }
+    if shape.experts:
+        config |= {"num_experts_per_tok": shape.chosen, "num_local_experts": shape.experts, "head_dim": shape.head_dim}
+    if shape.family == "qwen3_moe":
+        config |= {"num_experts": shape.experts, "moe_intermediate_size": shape.ffn, "norm_topk_prob": True}
     if shape.llama3_rope:
         config["rope_scaling"] = {"rope_type": "llama3", **_LLAMA3_ROPE}
     return config
@@ -135,9 +195,14 @@ def gguf_metadata(shape: Shape) -> dict[str, int | float | str]:
         "rope.dimension_count": shape.head_dim,
         "vocab_size": shape.vocab,
     }
+    if shape.experts:
+        own |= {
+            "expert_count": shape.experts, "expert_used_count": shape.chosen, "expert_feed_forward_length": shape.ffn,
+            "attention.key_length": shape.head_dim, "attention.value_length": shape.head_dim,
+        }  # fmt: skip
     name = f"{shape.name}, drawn weights"
-    return {"general.architecture": shape.family, "general.name": name} | {
-        f"{shape.family}.{key}": value for key, value in own.items()
+    return {"general.architecture": shape.architecture, "general.name": name} | {
+        f"{shape.architecture}.{key}": value for key, value in own.items()
     }
 
 

@@ -77,7 +77,9 @@ def memory(plan: Plan, width: int) -> Text:
         text.append("\n")
     on_disk = plan.form.disk_bytes
     if on_disk:
-        text.append(f"{format_bytes(on_disk)} of the weights rest on disk and are read during every step\n", WARN)
+        chosen = any(weight.experts > 1 and weight.disk_bytes for weight in plan.form.weights)
+        when = "; each step reads of experts the chosen" if chosen else " and are read during every step"
+        text.append(f"{format_bytes(on_disk)} of the weights rest on disk{when}\n", WARN)
     return text
 
 

@@ -34,9 +34,14 @@ def group_of(name: str, experts: int) -> int:
     return 2 if name.startswith(ASIDE) else int(experts > 1)
 
 
-def num_expert_slots(weights: Weights) -> int:
-    """Slots that are begun anew for experts: each has its own, for what makes its channels and for what meets them."""
-    return 2 * sum(weight.experts for weight in weights if weight.experts > 1 and weight.role == "down")
+def num_slots(weights: Weights, slot_bytes: int) -> int:
+    """Slots of so many bytes for all that may stream; each expert has its own, gate and up in one, down in another."""
+    found = (weights.passing_bytes - weights.routed_bytes) // slot_bytes + 1
+    for weight in weights:
+        if weight.experts > 1 and weight.role != "up":
+            sides = 2 if weight.role == "gate" else 1
+            found += weight.experts * -(-sides * weight.num_bytes // (weight.experts * slot_bytes))
+    return found
 
 
 @dataclass

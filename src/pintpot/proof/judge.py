@@ -145,10 +145,17 @@ def _speed(stage: str, plan: Plan, measured: Measured) -> Row:
     )
 
 
+def _step_bytes(plan: Plan) -> float:
+    """Bytes in RAM that a step reads at least: of experts those that one token chooses."""
+    routed = sum(weight.ram_bytes for weight in plan.form.weights if weight.experts > 1)
+    share = plan.config["num_experts_per_tok"] / plan.config["num_experts"] if routed else 1.0
+    return plan.form.ram_bytes - (1 - share) * routed
+
+
 def _decode_floor_s(plan: Plan, limit: dict[str, Any]) -> float:
     """Of a step, the longest of reading what rests in RAM, reading what streams, and multiplying, at loops' rates."""
     stage = plan.cost.stages[-1]
-    ram = plan.form.ram_bytes / float(limit["ram_bytes_per_s"])
+    ram = _step_bytes(plan) / float(limit["ram_bytes_per_s"])
     arithmetic = stage.multiply_adds / stage.replays / float(limit["int8_per_s"])
     disk = stage.disk_bytes_per_replay
     return max(ram, arithmetic, disk / float(limit["disk_bytes_per_s"]) if disk else 0.0)

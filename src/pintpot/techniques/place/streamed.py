@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pintpot.budget import Budget
 from pintpot.contract.form import STRIP_ROWS, Form, RingForm, WeightForm, Weights
-from pintpot.contract.shares import Share, group_of, num_expert_slots, residents, totals
+from pintpot.contract.shares import Share, group_of, num_slots, residents, totals
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
@@ -31,7 +31,7 @@ MOST_SLOTS = 16384
 def most_slots(weights: Weights) -> int:
     """The most slots that weights may be cut into."""
     smallest = min(slot_bytes for slot_bytes, _, _ in RINGS)
-    return min(MOST_SLOTS, weights.num_bytes // smallest + 1 + num_expert_slots(weights))
+    return min(MOST_SLOTS, num_slots(weights, smallest))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Streamed(Step):
         need(self.num_slots > self.in_flight, "a ring needs more slots than reads in flight", NotApplicable)
         largest = form.weights.largest_strip_bytes
         need(largest <= self.slot_bytes, f"a strip of {largest} bytes is larger than a slot", NotApplicable)
-        slots = form.weight_bytes // self.slot_bytes + num_expert_slots(form.weights)
+        slots = num_slots(form.weights, self.slot_bytes)
         need(slots <= MOST_SLOTS, f"{slots} slots are a table larger than larger slots would be", NotApplicable)
 
     def promise(self, form: Form) -> Form:
