@@ -208,3 +208,20 @@ def test_writing_a_few_rows_of_what_lasts_costs_those_rows() -> None:
         for memory in (16, 4096)
     )
     assert small == large
+
+
+def test_what_a_request_needs_once_is_the_first_to_leave(net: Translator, tmp_path: Path) -> None:
+    examples = (EXAMPLES[0], Example("decode", EXAMPLES[1].inputs, "decode", 50))
+    model = adapt_stages(net, examples, name="often", folder=tmp_path / "net")
+    names = {weight.name for part in model.parts for weight in part.weights() if len(weight.shape) == 2}
+    once = {name for name in names if name.startswith("once.")}
+    assert len(once) == 3, names
+    plan = planned(model, AsStored())
+    looked_up = plan.form.weights.looked_up
+    often = sum(w.num_bytes for w in plan.form.weights if w.is_matrix and w.name not in once | looked_up)
+    place = Streamed(resident_bytes=often, slot_bytes=8192, num_slots=4, in_flight=2)
+    streamed = planned(model, AsStored(), place)
+    assert {w.name for w in streamed.form.weights if w.disk_bytes} == once | looked_up
+    x, words = torch.randn(1, SEEN, 8), torch.arange(MOST)[None]
+    with opened(model, tmp_path / "streamed", AsStored(), place) as session, torch.inference_mode():
+        torch.testing.assert_close(written(session, x, words), net.whole(x, words), atol=1e-5, rtol=1e-4)

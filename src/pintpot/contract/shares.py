@@ -11,7 +11,7 @@ from pintpot.model.joined import ASIDE
 
 @lru_cache(maxsize=1024)
 def aside_bytes(weights: Weights) -> int:
-    """Bytes of the matrices that are needed once for each picture; 0 where nothing sees."""
+    """Bytes of the matrices that are needed once for each picture or request; 0 where there are none."""
     return sum(count * size for name, count, size, _ in weights.matrices if name.startswith(ASIDE))
 
 

@@ -17,13 +17,14 @@ from typing import Any, Final
 from pintpot.errors import BadFile, UnsupportedModel, need
 from pintpot.model.source import LocalFolder, parse_json
 from pintpot.model.spec import Block, Model, Part, Source
+from pintpot.program.prefix import ONCE
 
 PARTS: Final = "pintpot_parts.json"
 VERSION: Final = 1
 LANGUAGE: Final = "language"
 VISION: Final = "vision"
-ASIDE: Final = f"{VISION}."
-"""How the names of weights begin that are needed once for each picture, and not for each word."""
+ASIDE: Final = (f"{VISION}.", ONCE)
+"""How the names of weights begin that are needed once for each picture or request, and not for each word."""
 
 
 def write_parts(

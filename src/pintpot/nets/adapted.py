@@ -20,6 +20,7 @@ from pintpot.errors import BadInput, need
 from pintpot.nets._leaves import LEAVES, leaf_op
 from pintpot.program import ops as ops_of
 from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
+from pintpot.program.prefix import ONCE
 from pintpot.program.spec import Buffer, Buffers, Extent, Life, Op, Program, Segment, Stage, Table, Work
 from pintpot.program.tidy import tidy
 
@@ -156,7 +157,9 @@ def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Wor
     ops_of.check(program)
     need(not isinstance(repeats, str) or repeats in REPEATS, f"a stage that runs {repeats!r:.40} times")
     times = max(1, int(getattr(workload, repeats)) if isinstance(repeats, str) else int(repeats))
-    return Stage(name, "module", (program,), ((Extent(1), times),))
+    # A stage that a request runs once reads what is needed once, beside what others need as well.
+    reads = ONCE if any(str(op.read("weight")).startswith(ONCE) for op in ops) else "module"
+    return Stage(name, reads, (program,), ((Extent(1), times),))
 
 
 class _Recording:

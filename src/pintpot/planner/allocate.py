@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pintpot.contract.shares import totals
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
-from pintpot.model.joined import VISION
+from pintpot.model.joined import ASIDE
 from pintpot.planner.assess import Bench
 from pintpot.planner.cost import Span
 from pintpot.planner.draft import Draft, Priced
@@ -101,7 +101,7 @@ def _rings(bench: Bench, made: Draft, places: Iterable[Step]) -> tuple[Streamed,
 
 def _reading(made: Draft, ring: Streamed, stage: Stage) -> Span:
     """Seconds of all reads of a stage; what only logits need is read where some are wanted."""
-    streamed = ring.streamed_bytes(made.form.weights, stage.part == VISION)
+    streamed = ring.streamed_bytes(made.form.weights, f"{stage.part.rstrip('.')}." in ASIDE)
     with_logits = sum(times for extent, times in stage.extents if extent.rows)
     without = sum(times for _, times in stage.extents) - with_logits
     whole = _disk(made, ring, streamed) * with_logits

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Final
 
 from pintpot.program.spec import Buffers, Op, Program, Stage, Table, Work
+
+ONCE: Final = "once."
+"""How names of a module's matrices begin that no stage needs but those which a request runs once, beside others."""
 
 
 def under(work: Work, prefix: str) -> Work:

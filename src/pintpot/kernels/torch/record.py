@@ -27,6 +27,7 @@ from torch._subclasses.fake_tensor import (
 from pintpot.errors import UnsupportedModel, UsageError, need
 from pintpot.kernels.torch.leaves import LEAVES, canonical, replace_leaves
 from pintpot.kernels.torch.trace import Trace
+from pintpot.program.prefix import ONCE
 
 Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor] | torch.Tensor
 DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
@@ -84,6 +85,7 @@ def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
     used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
     used |= {op["bias"] for op in ops if op["kind"] == "linear" and op["bias"] is not None}
     called = canonical([trace.ops for trace, _ in traced])
+    called |= {name: ONCE + called[name] for name in _needed_once(examples, [trace.ops for trace, _ in traced])}
     for op in ops:
         if op["kind"] in LEAVES:
             op["weight"] = called[op["weight"]]
@@ -124,6 +126,14 @@ def _settled(module: torch.nn.Module, own: _Own, stages: list[tuple[Example, dic
         if not both:
             return traced
         excluded |= both
+
+
+def _needed_once(examples: Sequence[Example], ops: Sequence[Sequence[Mapping[str, Any]]]) -> set[str]:
+    """Weights of leaves that only stages need which a request runs once, where it runs others often."""
+    needed: dict[bool, set[str]] = {True: set(), False: set()}
+    for example, made in zip(examples, ops, strict=True):
+        needed[example.repeats == 1] |= {op["weight"] for op in made if op["kind"] in LEAVES}
+    return needed[True] - needed[False] if needed[False] else set()
 
 
 def named_inputs(inputs: Inputs) -> dict[str, torch.Tensor]:
