@@ -86,6 +86,7 @@ def test_how_to_answer_reaches_the_session(opened: Opened) -> None:
     kind, text, how = session.asked[0]
     assert (kind, text) == ("chat", "Why?")
     assert how == {
+        "images": (),
         "system": "Be short.",
         "max_tokens": 7,
         "stop": ("\n", "END"),

@@ -1,8 +1,8 @@
 """One file per architecture that sees: how a picture becomes rows of embedding, and which words stand around them.
 
 A file is an architecture by being here; names with `_` in front are helpers. `about` is plain JSON that travels inside
-the recording of the vision half (`config["kind"]`) into plans and packs. Arrays are numpy's; PyTorch is imported by
-`tower` alone, in the process that records.
+the recording of the vision half (`config["kind"]`) into plans and packs. Arrays are numpy's, imported by what looks at
+a picture alone; PyTorch is imported by `tower`, in the process that records.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from numpy.typing import NDArray
-
 from pintpot.errors import UnsupportedModel, need
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from pintpot.runtime.kinds import Published
 
 About = Mapping[str, Any]
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, "NDArray[Any]"]
 ROWS = "given"
 """The output of a tower that takes the place of words; `given.0` and on are added behind deeper layers."""
 
