@@ -133,6 +133,7 @@ class Filled:
         for name in ("tokens", "positions", "sequence", "rows"):
             array = getattr(self, name)
             getattr(call, name)[: len(array)] = array
+        call.turns[: len(self.positions)] = self.positions
         call.pages[: len(self.pages), :] = self.pages
         for name in SAMPLING:
             getattr(call, name)[: len(self.pages)] = self.sampling[name]

@@ -115,10 +115,10 @@ class Exact:
                 grads = before(forward.head, memory, to_states(final, drawn, forward.rows(head)))
                 sums: list[float] = []
 
-                def seen(name: str, met: Floats, out: Floats, sums: list[float] = sums) -> None:
+                def seen(name: str, met: Floats, out: Floats, first: int, sums: list[float] = sums) -> None:
                     if name == self.name:
-                        for first in range(0, len(met), lengths[0]):
-                            part = slice(first, first + lengths[0])
+                        for start in range(0, len(met), lengths[0]):
+                            part = slice(start, start + lengths[0])
                             sums.append(float(((out[part].T @ met[part]) * self.change).sum()))
 
                 for block, state in zip(reversed(forward.blocks), reversed(states[:-1]), strict=True):
