@@ -21,11 +21,14 @@ from pintpot.techniques.quantize.left_in_float import LeftInFloat
 MB = 1_000_000
 
 
-def planned(model: Model, *steps: Any, memory: int = 600 * MB, **asked: Any) -> Plan:
+def question_of(model: Model, memory: int = 600 * MB, **asked: Any) -> Question:
     machine = null_machine()
     budget = make_budget(model, machine, memory, memory_bytes=memory, degradation=1000.0, **asked)
-    question = Question(model, machine, budget, shipped_priors(model.kind), torch_bytes=300 * MB)
-    return assess(question, steps)
+    return Question(model, machine, budget, shipped_priors(model.kind), torch_bytes=300 * MB)
+
+
+def planned(model: Model, *steps: Any, memory: int = 600 * MB, **asked: Any) -> Plan:
+    return assess(question_of(model, memory, **asked), steps)
 
 
 def opened(model: Model, folder: Path, *steps: Any) -> ModuleSession:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from modules import lacking, opened, planned
+from modules import lacking, opened, planned, question_of
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -16,8 +17,12 @@ from pintpot.contract.form import source_form
 from pintpot.errors import NotApplicable, UsageError
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.packer.seen import seen_of
+from pintpot.planner.space import all_offers
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
+from pintpot.techniques.quantize.gptq import Gptq
+from pintpot.techniques.quantize.importance import ImportanceRounding
 from pintpot.techniques.quantize.int8_activations import Int8Activations
 from pintpot.techniques.quantize.left_in_float import LeftInFloat
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
@@ -206,3 +211,40 @@ def test_tables_of_words_and_layers_that_are_used_twice(tmp_path: Path) -> None:
     torch.testing.assert_close(answers[3], wanted, atol=1e-5, rtol=1e-4)
     assert lacking(answers[1], wanted) < 1e-3
     assert torch.equal(answers[1], answers[2])
+
+
+def test_formats_are_reached_by_what_meets_the_weights(tmp_path: Path) -> None:
+    """Columns that inputs make large are rounded with more care, in linear layers and in convolutions."""
+    torch.manual_seed(8)
+    module = nn.Sequential(nn.Conv2d(24, 32, 3, padding=1), nn.Flatten(), nn.Linear(32 * 36, 8)).train()
+    scale = torch.where(torch.arange(24) % 12 == 5, 30.0, 1.0)[:, None, None]
+    x = torch.randn(4, 24, 6, 6) * scale
+    model = pintpot.adapt(module, x, folder=tmp_path / "adapted")
+    assert all(layer.training for layer in module.modules())
+    found = seen_of(model)
+    assert set(found) == {"0.weight", "2.weight"}
+    torch.testing.assert_close(
+        torch.from_numpy(found["0.weight"].mean_square), x.square().mean((0, 2, 3)).repeat(9), rtol=1e-4, atol=1e-4
+    )
+    steps = (AsStored("vocabulary"), RoundToNearest("blocks", 4))
+    with torch.inference_mode():
+        wanted = module(x)
+        with opened(model, tmp_path / "nearest", *steps) as session:
+            nearest = lacking(session(x), wanted)
+        with opened(model, tmp_path / "gently", *steps, ImportanceRounding()) as session:
+            gently = lacking(session(x), wanted)
+    assert gently < 0.8 * nearest
+    offered = {type(offer.step): offer.reason for offer in all_offers(question_of(model))}
+    assert offered[ImportanceRounding] == ""
+    assert "and no more" in offered[Gptq]
+
+
+def test_a_module_without_values_is_not_run(tmp_path: Path) -> None:
+    layer = nn.Linear(32, 32)
+    save_file({key: one.detach() for key, one in layer.state_dict().items()}, tmp_path / "w.safetensors")
+    with torch.device("meta"):
+        empty = nn.Linear(32, 32)
+    model = pintpot.adapt(empty, torch.randn(2, 32), weights=tmp_path / "w.safetensors", folder=tmp_path / "m")
+    assert seen_of(model) == {}
+    with pytest.raises(NotApplicable, match="without being run"):
+        planned(model, RoundToNearest("all", 4), ImportanceRounding())

@@ -25,6 +25,8 @@ from pintpot.model.spec import FAMILY_OF_MODULES, Block, Model, Part, Source, We
 DESCRIPTION: Final = "pintpot_module.json"
 OWN_WEIGHTS: Final = "weights.safetensors"
 EXAMPLES: Final = "examples.safetensors"
+SEEN: Final = "seen.safetensors"
+"""Of weights float32 [2, K]: the means of |x| and x^2 over what met them while the module answered its examples."""
 FAMILY: Final = FAMILY_OF_MODULES
 """No architecture of that name is looked for in a config.json."""
 STAGE: Final = "forward"
@@ -80,6 +82,11 @@ def write_description(
     draft = path / f".{DESCRIPTION}.draft"
     draft.write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
     draft.replace(path / DESCRIPTION)
+
+
+def was_run(model: Model) -> bool:
+    """Whether a part of the model is a module that answered its example inputs when it was recorded."""
+    return any(part.family == FAMILY and part.config.get("seen") for part in model.parts)
 
 
 def recorded_calls(model: Model) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.meter.home import home
-from pintpot.model.adapted import EXAMPLES, OWN_WEIGHTS, STAGE, describe_adapted, example_name, write_description
+from pintpot.model.adapted import EXAMPLES, OWN_WEIGHTS, SEEN, STAGE, describe_adapted, example_name, write_description
 from pintpot.model.safetensors import parse_safetensors
 from pintpot.model.source import LocalFile
 from pintpot.model.spec import Model
@@ -17,7 +17,7 @@ from pintpot.model.spec import Model
 if TYPE_CHECKING:
     import torch
 
-    from pintpot.kernels.torch.record import Example
+    from pintpot.kernels.torch.record import Example, Recorded
 
 KEPT = "modules"
 """The folder of the home that holds recorded modules."""
@@ -33,12 +33,13 @@ def adapt(
     name: str | None = None,
     folder: str | Path | None = None,
 ) -> Model:
-    """A module of PyTorch, described: what it computes for inputs of these shapes is recorded, and nothing computed.
+    """A module of PyTorch, described: what it computes for inputs of these shapes is recorded.
 
-    It is the user's own object, and may lie on the meta device with `weights` beside it, safetensors files whose names
-    are the module's own, or those that `names` gives for them; what lacks there is taken from the module. `kind`
-    says what a person may give it (`pintpot.runtime.kinds`). Kept in `folder`, or under PINTPOT_HOME; `describe` reads
-    it again without PyTorch. Raises UnsupportedModel for a module that cannot be recorded, and says which of its doings
+    Where it has values it is run once, in eval mode, to see how large what meets its weights is. It is the user's own
+    object, and may lie on the meta device with `weights` beside it, safetensors files whose names are the module's own,
+    or those that `names` gives for them; what lacks there is taken from the module. `kind` says what a person may give
+    it (`pintpot.runtime.kinds`). Kept in `folder`, or under PINTPOT_HOME; `describe` reads it again without PyTorch.
+    Raises UnsupportedModel for a module that cannot be recorded, and says which of its doings
     stand against it, BadInput for weights that are neither in the files nor in the module.
     """
     from pintpot.kernels.torch.record import Example
@@ -74,6 +75,8 @@ def adapt_stages(
     own = {key: one for key, one in found.tensors.items() if key not in called}
     empty = [key for key, one in own.items() if one.is_meta]
     need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
+    measured = _seen(module, examples, found)
+    found.config["seen"] = bool(measured)
     title = name or type(module).__name__
     place = _place(title, found.config) if folder is None else Path(folder).expanduser()
     inputs = {
@@ -88,10 +91,24 @@ def adapt_stages(
             _save(own, place / OWN_WEIGHTS)
             files.append(OWN_WEIGHTS)
         _save(inputs, place / EXAMPLES)
+        if measured:
+            _save(measured, place / SEEN)
         write_description(place, title, found.config, files, found.matrices, found.vectors, called)
     except OSError as error:
         raise BadInput(f"cannot write {place}: {error.strerror}") from error
     return describe_adapted(place)
+
+
+def _seen(module: torch.nn.Module, examples: Sequence[Example], found: Recorded) -> dict[str, torch.Tensor]:
+    """What meets the weights, of a module whose calls leave nothing behind in it."""
+    from pintpot.kernels.torch.record import named_inputs
+    from pintpot.kernels.torch.seen import seen
+
+    if found.config["state"]:
+        return {}
+    parameters = dict(module.named_parameters())
+    weights = {name: parameters[own] for name, own in found.matrices if own in parameters}
+    return seen(module, ((one.method, named_inputs(one.inputs)) for one in examples), weights)
 
 
 def _paths(weights: str | Path | Sequence[str | Path] | None) -> list[Path]:

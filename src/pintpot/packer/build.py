@@ -9,7 +9,7 @@ from pintpot.contract.form import STRIP_ROWS, Form, WeightForm, matches
 from pintpot.contract.step import Facet, SourceRows, Step
 from pintpot.contract.targets import FIXED_ROLES
 from pintpot.errors import PintpotError, need
-from pintpot.formats import chunk_rows
+from pintpot.formats import chunk_rows, is_lossless
 from pintpot.model.spec import Model, Weight
 from pintpot.model.store import Store
 from pintpot.packer.checks import crc32c
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pintpot.contract.statistics import InputStatistics
     from pintpot.packer.calibrate.prepared import Prepared
 
     Bytes = NDArray[np.uint8]
@@ -29,9 +30,16 @@ class Builder:
     """Converts weights of a model into their promised form, some rows at a time."""
 
     def __init__(
-        self, model: Model, form: Form, steps: tuple[Step, ...], store: Store, prepared: Prepared | None = None
+        self,
+        model: Model,
+        form: Form,
+        steps: tuple[Step, ...],
+        store: Store,
+        prepared: Prepared | None = None,
+        seen: Mapping[str, InputStatistics] | None = None,
     ) -> None:
-        """`prepared` has the weights that were rounded before, by what meets them."""
+        """`prepared` has the weights that were rounded before, by what meets them; `seen` what met the others."""
+        self._seen, self._roundings = seen or {}, tuple(step for step in steps if step.facet == Facet.ROUNDING)
         self._store, self._prepared = store, prepared
         self._forms = {weight.name: weight for weight in form.weights}
         self._sources: Mapping[str, Weight] = {w.name: w for part in model.parts for w in part.weights()}
@@ -85,6 +93,9 @@ class Builder:
             yield strips
 
     def _convert(self, weight: WeightForm, rows: SourceRows) -> Bytes:
+        found = self._rounded(weight, rows)
+        if found is not None:
+            return found
         for step in reversed(self._steps):
             if matches(step.target, weight.name):
                 strips = step.convert(weight, rows)
@@ -95,6 +106,19 @@ class Builder:
 
             return convert(rows.raw, rows.source, weight.format, rows.columns)
         raise PintpotError(f"no step of the plan converts {weight.name}")
+
+    def _rounded(self, weight: WeightForm, rows: SourceRows) -> Bytes | None:
+        """Rows rounded by what met the weight; None where no step does, or nothing is known to have met it."""
+        inputs = self._seen.get(weight.name)
+        if inputs is None or is_lossless(weight.source, weight.format):
+            return None
+        from pintpot.formats.source import decode
+
+        for step in reversed(self._roundings):
+            if matches(step.target, weight.name):
+                values = decode(rows.raw, rows.source, rows.columns)
+                return step.round(weight, values.astype("float32", copy=False), inputs)
+        return None
 
     def _left(self, weight: Weight) -> Iterator[Bytes]:
         """A matrix that is left in float32, some rows at a time."""

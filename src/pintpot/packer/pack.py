@@ -42,6 +42,7 @@ from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
 
 if TYPE_CHECKING:
+    from pintpot.contract.statistics import InputStatistics
     from pintpot.packer.calibrate.prepared import Prepared
 
 Texts = Sequence[Sequence[int]]
@@ -94,7 +95,7 @@ def _prepared(
     model: Model, plan: Plan, folder: Path, texts: Texts | None, text: Path | None, told: Told | None
 ) -> AbstractContextManager[Prepared | None]:
     prepares = reads = False
-    if any(step.facet in CALIBRATED for step in plan.steps):
+    if model.language is not None and any(step.facet in CALIBRATED for step in plan.steps):
         from pintpot.packer.calibrate.calibrate import calibrated, gathers, preparing
 
         prepares = calibrated(plan)
@@ -104,6 +105,15 @@ def _prepared(
     if not prepares:
         return nullcontext()
     return preparing(model, plan, folder, (texts or _texts(model, text)) if reads else (), told)
+
+
+def _seen(model: Model, plan: Plan) -> dict[str, InputStatistics]:
+    """What met the weights of modules, where a step rounds by it."""
+    if model.language is not None or not any(step.facet in CALIBRATED for step in plan.steps):
+        return {}
+    from pintpot.packer.seen import seen_of
+
+    return seen_of(model)
 
 
 def _texts(model: Model, text: Path | None) -> Texts:
@@ -191,7 +201,7 @@ def _fill(
     started = time.monotonic()
     small_files = _save_small_files(model, draft)
     with Store(model) as store, Sink(draft / WEIGHTS, layout.num_bytes, progress) as sink:
-        builder = Builder(model, plan.form, plan.steps, store, prepared)
+        builder = Builder(model, plan.form, plan.steps, store, prepared, _seen(model, plan))
         sink.write(layout.header)
         resident_crcs = _write_residents(sink, layout, builder)
         slots = tuple(

@@ -13,7 +13,7 @@ from pintpot.contract.form import Form
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.nets import work_of
-from pintpot.planner.calibrating import calibrating_bytes, calibrating_s, no_room
+from pintpot.planner.calibrating import TOKENS, calibrating_bytes, calibrating_s, no_room
 from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, gentler, steps_key
 from pintpot.planner.draft import Draft, Priced
@@ -96,7 +96,8 @@ class Bench:
     def plan(self, priced: Priced) -> Plan:
         made, place = priced.draft, priced.place
         steps, form = (made.steps, made.form) if place is None else ((*made.steps, place), place.promise(made.form))
-        calibrating = calibrating_s(made.form, made.steps, made.prices.rates)
+        tokens = TOKENS if self.question.model.language is not None else 0
+        calibrating = calibrating_s(made.form, made.steps, made.prices.rates, tokens)
         cost = replace(priced.cost, pack_s=priced.cost.pack_s + calibrating, calibrate_s=calibrating)
         return _plan(self.question, steps, form, cost, made.degradation)
 

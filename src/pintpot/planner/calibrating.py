@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.statistics import CROSSED, MOMENTS
+from pintpot.contract.statistics import CROSSED, MOMENTS, SCALES
 from pintpot.contract.step import CALIBRATED, TRANSFORMS, Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, need
 from pintpot.formats import is_lossless
+from pintpot.model.adapted import was_run
 from pintpot.planner.cost import ZERO, Span
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
@@ -125,11 +126,20 @@ def calibrating_bytes(question: Question, steps: Iterable[Step]) -> int:
     gentle = tuple(step for step in steps if step.facet in CALIBRATED)
     if not gentle:
         return 0
-    unknown = "what meets the weights is known of language models only"
-    need(question.model.language is not None, unknown, NotApplicable)
+    if question.model.language is None:
+        _need_seen(question, gentle)
+        return 0
     allowed = not question.budget.uncalibrated
     need(allowed, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
     return least_bytes(question.expects.source, gentle, question.threads, min(LENGTH, question.model.context))
+
+
+def _need_seen(question: Question, steps: Iterable[Step]) -> None:
+    """Raises NotApplicable where these steps want to know more of what meets a module's weights than was kept."""
+    ran = "the module was recorded without being run, so what meets its weights is not known"
+    need(was_run(question.model), ran, NotApplicable)
+    beyond = any(step.facet in TRANSFORMS or step.wants - {SCALES} for step in steps)
+    need(not beyond, "of a module it is known how large each column is that meets a weight, and no more", NotApplicable)
 
 
 def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> None:
