@@ -32,10 +32,11 @@ def adapt(
     kind: Mapping[str, Any] | None = None,
     name: str | None = None,
     folder: str | Path | None = None,
+    run: bool = True,
 ) -> Model:
     """A module of PyTorch, described: what it computes for inputs of these shapes is recorded.
 
-    Where it has values it is run once, in eval mode, to see how large what meets its weights is. It is the user's own
+    Where it has values it is `run` once, in eval mode, to see how large what meets its weights is. It is the user's own
     object, and may lie on the meta device with `weights` beside it, safetensors files whose names are the module's own,
     or those that `names` gives for them; what lacks there is taken from the module. `kind` says what a person may give
     it (`pintpot.runtime.kinds`). Kept in `folder`, or under PINTPOT_HOME; `describe` reads it again without PyTorch.
@@ -45,7 +46,7 @@ def adapt(
     from pintpot.kernels.torch.record import Example
 
     stage = Example(STAGE, example_inputs, repeats="output")
-    return adapt_stages(module, (stage,), weights=weights, names=names, kind=kind, name=name, folder=folder)
+    return adapt_stages(module, (stage,), weights=weights, names=names, kind=kind, name=name, folder=folder, run=run)
 
 
 def adapt_stages(
@@ -57,6 +58,7 @@ def adapt_stages(
     kind: Mapping[str, Any] | None = None,
     name: str | None = None,
     folder: str | Path | None = None,
+    run: bool = True,
 ) -> Model:
     """A module of several stages, methods of its own, over the same weights: as `adapt` does with `forward` alone.
 
@@ -75,7 +77,7 @@ def adapt_stages(
     own = {key: one for key, one in found.tensors.items() if key not in called}
     empty = [key for key, one in own.items() if one.is_meta]
     need(not empty, f"nothing has values for {', '.join(empty[:3])}; name a safetensors file as `weights`", BadInput)
-    measured = _seen(module, examples, found)
+    measured = _seen(module, examples, found) if run else {}
     found.config["seen"] = bool(measured)
     title = name or type(module).__name__
     place = _place(title, found.config) if folder is None else Path(folder).expanduser()

@@ -24,7 +24,7 @@ def record_exported(path: Path, place: Path) -> None:
     draft = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
-        adapt(module, module.inputs, name=path.stem, folder=draft)
+        adapt(module, module.inputs, name=path.stem, folder=draft, run=False)
         settle_new(draft, place)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise UnsupportedModel(f"{path.name} does not compute what it says: {error}") from error

@@ -119,7 +119,7 @@ def writes_in_place(op: Op) -> bool:
     return _with_outputs(_operator(str(op.get("call"))), len(op.get("outs"))) is not None
 
 
-def _discard(call: Call) -> None:
+def _discard(call: Callable[[], object]) -> None:
     call()
 
 
