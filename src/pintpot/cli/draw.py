@@ -40,7 +40,9 @@ def draw_by_pipeline(terminal: Terminal, folder: str, asked: dict[str, Any], giv
     need(bool(given.labels or given.texts), f"{folder} draws: give it a --label or a --text", UsageError)
     need(out is not None, "a picture needs a place: -o FILE", UsageError)
     steps, seed = asked.pop("output", STEPS), given.seed or 0
-    things = [*((f"label {label}", {"class_labels": [label]}) for label in given.labels)]
+    things: list[tuple[str, dict[str, Any]]] = [
+        *((f"label {label}", {"class_labels": [label]}) for label in given.labels)
+    ]
     things += [(text, {"prompt": text}) for text in given.texts]
     found: list[dict[str, Any]] = []
     with terminal.progress() as progress:

@@ -111,7 +111,7 @@ class Exported(nn.Module):
         own = bias is None or self._names.get(bias) == f"{place}.bias"
         if kind is None or weight not in self._once or key != "weight" or not place or not own:
             return None
-        values = self.get_submodule(place).weight
+        values: Any = self.get_submodule(place).weight
         layer = _made(kind, values, given, bias is not None)
         if layer is None:
             return None
@@ -235,14 +235,14 @@ def _made(kind: str, weight: torch.Tensor, given: Mapping[str, Any], biased: boo
     if kind == "linear":
         return nn.Linear(weight.shape[1], weight.shape[0], biased, device="meta")
     if kind == "embedding":
-        return nn.Embedding(*weight.shape, device="meta")
+        return nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
     settings = {
         key: given[key]["as_ints"] for key in ("stride", "padding", "dilation") if "as_ints" in given.get(key, {})
     }
     if "padding" in given and "padding" not in settings:
         return None
     groups, sizes = given.get("groups", {}).get("as_int", 1), weight.shape[2:]
-    made = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(sizes) - 1]
+    made: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(sizes) - 1]
     full = {key: tuple(one) * (len(sizes) if len(one) == 1 else 1) for key, one in settings.items()}
     return made(
         weight.shape[1] * groups, weight.shape[0], tuple(sizes), groups=groups, bias=biased, device="meta", **full

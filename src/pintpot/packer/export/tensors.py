@@ -24,7 +24,7 @@ def hf_tensors(manifest: Manifest, dtype: Float) -> tuple[Tensor, ...]:
     """The tensors of a Hugging Face folder, all of them in `dtype`."""
     config = manifest.plan.config
     order: Order = "pairs to halves" if config["rope_layout"] == "interleaved" else "as it is"
-    made = []
+    made: list[Tensor] = []
     for weight in manifest.plan.form.weights:
         if weight.name == "rope_freqs":
             continue  # config.json tells it
