@@ -135,4 +135,4 @@ def _ratio(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> Ratio:
     return Ratio.of([(a["batch_s"] / b["batch_s"], max(a["foreign"], b["foreign"])) for a, b in pairs])
 
 
-CASES = (Vision("ViT-g of 4 GB in a third of it", batch=1, times=3.0, rounds=5),)
+CASES = (Vision("ViT-g of 4 GB in a third of it", batch=1, times=3.0, rounds=3),)
