@@ -89,7 +89,8 @@ def at_budgets(one: real.Real, work: Path, count: int, runs: int) -> Iterator[di
     least = smallest_budget(one)
     most = least + ROOM * one.model.num_bytes
     for index, share in enumerate(SHARES[len(SHARES) - count :]):
-        budget = round(least + share * (most - least))
+        # What proofs have taught of its memory moves the smallest one.
+        budget = max(smallest_budget(one), round(least + share * (most - least)))
         plan = pintpot.plan(one.model, memory=budget)
         started = time.perf_counter()
         folder = pintpot.pack(one.model, plan, work / f"pack{index}")
