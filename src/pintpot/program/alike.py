@@ -44,6 +44,8 @@ def alike(program: Program) -> Sequence[Alike]:
 @lru_cache(maxsize=1024)
 def _shared(ops: Table[Op], *parts: Buffers) -> tuple[Alike, ...]:
     """The groups of ops that many programs share."""
+    # Asked of every family, tables are told apart by what they are, which is only fast where equal ones are one.
+    parts = tuple([_one_table(part) for part in parts])
     return tuple(
         Alike(Table((family.key, key)), family.ops[first], size)
         for family in _shared_families(ops)
@@ -80,6 +82,11 @@ def _divided_by_all(names: Names, parts: Sequence[Buffers]) -> tuple[tuple[tuple
 @lru_cache(maxsize=64)
 def _shared_families(ops: Table[Op]) -> list[Family]:
     return [Family(family.key, family.ops, _interned(family.names)) for family in _families(ops)]
+
+
+@cache
+def _one_table(part: Buffers) -> Buffers:
+    return part
 
 
 @cache

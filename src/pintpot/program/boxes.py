@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 
@@ -69,9 +70,8 @@ class Digits:
     def whole(self) -> Box:
         return whole(self.radices)
 
-    def _axis(self, size: int, stride: int) -> list[int]:
-        """The digits of an axis, the outermost first."""
-        return [i for i, one in enumerate(self.strides) if stride <= one < stride * size][::-1]
+    def _axis(self, size: int, stride: int) -> tuple[int, ...]:
+        return _axis(self.strides, size, stride)
 
     def box(self, view: View, box: Box) -> Box | None:
         """The digits' ranges of a box of a view; None where no box of digits is that."""
@@ -122,7 +122,7 @@ class Digits:
         _, sizes, given, _ = view
         for size, stride in zip(sizes, given, strict=True):
             step = due = 1
-            for i in reversed(self._axis(size, stride) if size > 1 else []):
+            for i in reversed(self._axis(size, stride) if size > 1 else ()):
                 low, high = wanted[i]
                 if due == 1:
                     step = places[i]
@@ -131,3 +131,9 @@ class Digits:
                 due *= high - low
             strides.append(step)
         return self.dtype, sizes_of(box), tuple(strides), offset
+
+
+@lru_cache(maxsize=1 << 14)
+def _axis(strides: tuple[int, ...], size: int, stride: int) -> tuple[int, ...]:
+    """The digits of an axis, the outermost first."""
+    return tuple([i for i, one in enumerate(strides) if stride <= one < stride * size][::-1])
