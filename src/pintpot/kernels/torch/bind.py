@@ -104,7 +104,7 @@ def _bound(op: Op, memory: Memory) -> Call:
         return partial(_discard, partial(target, *args, **kwargs))
     outs = [memory.view(name, view) for (_, name), view in zip(op.writes, op.get("outs"), strict=True)]
     if op.get("call") in COPIES:
-        return partial(_discard, partial(outs[0].copy_, tensors[0]))
+        return partial(_moved, outs[0], tensors[0])
     with_out = _with_outputs(target, len(outs))
     if with_out is None:
         return partial(_copied, partial(target, *args, **kwargs), outs)
@@ -117,6 +117,10 @@ def _bound(op: Op, memory: Memory) -> Call:
 def writes_in_place(op: Op) -> bool:
     """Whether a call writes its results where they are wanted; those of others are computed aside and copied."""
     return _with_outputs(_operator(str(op.get("call"))), len(op.get("outs"))) is not None
+
+
+def _moved(out: torch.Tensor, source: torch.Tensor) -> None:
+    out.copy_(source)
 
 
 def _discard(call: Callable[[], object]) -> None:
