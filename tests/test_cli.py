@@ -160,6 +160,18 @@ def test_describe(model: Path, tmp_path: Path) -> None:
     assert invoke("describe", tmp_path / "absent.gguf").exit_code == 4
 
 
+def test_an_error_is_a_document_too(model: Path, tmp_path: Path) -> None:
+    done = invoke("describe", tmp_path / "absent.gguf", "--json")
+    told = json.loads(done.stdout)["error"]
+    assert (told["type"], told["exit_code"], done.exit_code) == ("BadInput", 4, 4)
+    assert done.stderr == f"pintpot: {told['message']}\n"
+    assert "smallest_bytes" not in told
+    small = invoke("plan", model, "--memory", "1MB", "--json")
+    told = json.loads(small.stdout)["error"]
+    assert (told["type"], small.exit_code) == ("DoesNotFit", 3)
+    assert f"({told['smallest_bytes']} bytes" in told["message"]
+
+
 def test_names_out_of_files_do_not_command_the_terminal(tmp_path: Path) -> None:
     assert safe("a\x1b[2Jb\tc\nd\x07é你") == "a\ufffd[2Jb\tc\nd\ufffdé你"
     folder = write_hf(tmp_path / "evil\x1b[31m[bold]", DEFAULT)
@@ -226,11 +238,11 @@ class Clock:
 
 def test_progress_as_lines_comes_every_few_seconds_with_the_time_left() -> None:
     clock, said = Clock(), list[str]()
-    lines = Lines(said.append, clock)
+    lines = Lines(said.append, 3.0, clock)
     for second in range(10):
         clock.now = 100.0 + second
         lines(second / 10, "packing")
-    assert said == ["packing: 30%, 7.00 s left", "packing: 60%, 4.00 s left", "packing: 90%, 1.00 s left"]
+    assert said == ["packing: 20%, 8.00 s left", "packing: 50%, 5.00 s left", "packing: 80%, 2.00 s left"]
 
 
 def test_the_bar_waits_shows_and_wipes_itself() -> None:

@@ -44,9 +44,13 @@ class InUse(UsageError):
 
 
 class DoesNotFit(PintpotError):
-    """No plan keeps the budget; the message holds the smallest that would."""
+    """No plan keeps the budget; the message holds the smallest that would, and `smallest_bytes` is it."""
 
     exit_code = 3
+
+    def __init__(self, why: str = "", smallest_bytes: int | None = None) -> None:
+        super().__init__(why)
+        self.smallest_bytes = smallest_bytes
 
 
 class DiskTooSmall(DoesNotFit):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pintpot.cli.terminal import QUIET, Terminal
-from pintpot.errors import UsageError
+from pintpot.errors import PintpotError, UsageError
 
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
@@ -127,7 +127,7 @@ def planning(*more: Callable[[Function], Function]) -> Callable[[Function], Func
 
 
 def common(function: Function) -> Function:
-    """--json, -v and -q. The command gets a `Terminal` as its first argument."""
+    """--json, -v and -q. The command gets a `Terminal` as its first argument; errors are in the document, too."""
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, and nothing else.")
     @click.option("-v", "--verbose", count=True, help="Say more, on stderr; -vv with tracebacks.")
@@ -141,7 +141,11 @@ def common(function: Function) -> Function:
         asked = given.get("asked", given)
         if asked.get("threads") and not asked.get("machine"):
             _tell_of_threads(terminal, asked["threads"])
-        return function(terminal, **given)
+        try:
+            return function(terminal, **given)
+        except PintpotError as error:
+            terminal.failed(error)
+            raise
 
     return told
 

@@ -11,7 +11,8 @@ from pintpot.units import format_seconds
 
 _QUIET_S = 0.5
 _REDRAW_S = 0.1
-_LINE_S = 3.0
+LINE_S, OFTEN_S = 10.0, 3.0
+_FIRST_LINE_S = 2.0
 _CELLS = 32
 _WIPE = "\r\x1b[2K"
 _LEAST_SHARE = 0.02
@@ -52,19 +53,22 @@ class Bar:
 
 
 class Lines:
-    """A line every few seconds, for logs."""
+    """A line after two seconds and then every so often, for logs."""
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, say: Callable[[str], None], every_s: float = LINE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._say = say
+        self._every_s = every_s
         self._clock = clock
-        self._told = clock()
+        self._next = clock() + _FIRST_LINE_S
         self._left = TimeLeft(clock)
 
     def __call__(self, done: float, what: str) -> None:
         now = self._clock()
         left = self._left(done, what)
-        if now - self._told >= _LINE_S:
-            self._told = now
+        if now >= self._next:
+            self._next = now + self._every_s
             self._say(f"{what}: {done:.0%}{left}")
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pintpot.errors import DoesNotFit, PintpotError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,12 +24,13 @@ QUIET, NORMAL, VERBOSE, DEBUG = -1, 0, 1, 2
 _UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Terminal:
     """How this command was asked to speak: as JSON or for people, and how much (-1 quiet .. 2 with tracebacks)."""
 
     as_json: bool = False
     verbosity: int = NORMAL
+    has_told: bool = False
 
     def set_up_logging(self) -> None:
         """Log records of `pintpot` go to stderr from the level that -v and -q choose."""
@@ -49,7 +52,17 @@ class Terminal:
 
     def data(self, document: Any) -> None:
         """The one JSON document of this command."""
+        self.has_told = True
         click.echo(json.dumps(plain(document), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False))
+
+    def failed(self, error: PintpotError) -> None:
+        """The document of a command that found no answer; the words for people go to stderr as always."""
+        if not self.as_json or self.has_told:
+            return
+        told: dict[str, Any] = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+        if isinstance(error, DoesNotFit):
+            told["smallest_bytes"] = error.smallest_bytes
+        self.data({"error": told})
 
     def console(self) -> Console:
         """Where tables go: stdout, coloured on a terminal, 100 columns wide where nobody says how wide it is."""
@@ -66,8 +79,11 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Tells how far something is and when it will be done: a bar where stderr is a terminal, lines with -v."""
-        from pintpot.cli.progress import Bar, Lines, nothing
+        """Tells how far something is and when it will be done: a bar where stderr is a terminal, lines elsewhere.
+
+        With -v a line comes more often.
+        """
+        from pintpot.cli.progress import LINE_S, OFTEN_S, Bar, Lines, nothing
 
         if self.verbosity > QUIET and sys.stderr.isatty():
             bar = Bar(sys.stderr)
@@ -76,7 +92,8 @@ class Terminal:
             finally:
                 bar.close()
         else:
-            yield Lines(self.say) if self.verbosity >= VERBOSE else nothing
+            often = OFTEN_S if self.verbosity >= VERBOSE else LINE_S
+            yield nothing if self.verbosity == QUIET else Lines(self.say, often)
 
 
 def safe(text: str) -> str:

@@ -55,7 +55,7 @@ def make_plan(
     searches = _Searches(question)
     smallest, in_least = searches.smallest()
     if smallest is None or smallest > budget.memory_bytes:
-        raise DoesNotFit(why_not(in_least, smallest))
+        raise DoesNotFit(why_not(in_least, smallest), smallest)
     search = in_least.within(smallest) if budget.prefer == "memory" else searches.of(budget.memory_bytes)
     strategy(search)
     found = refined(search)

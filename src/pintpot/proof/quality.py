@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from pintpot.proof.worker import tell
 Floats = NDArray[np.float32]
 Logits = Iterator[tuple[int, Floats]]
 Told = Callable[[int, int], None]
+KEPT_S = 30 * 86_400
+"""States that no proof asked for during so long go when others are kept."""
 
 
 class Answerer:
@@ -45,10 +49,12 @@ class Answerer:
         with Store(self._model) as store:
             path = home() / "references" / f"{store.sample_digest()}-{key}.npy"
             if path.exists():
+                path.touch()
                 self._states = np.load(path, allow_pickle=False)
             else:
                 self._states = self._passes(unpacked(self._model, store), texts, tell)
                 path.parent.mkdir(parents=True, exist_ok=True)
+                _forget_old(path.parent)
                 partial = path.with_suffix(f".{os.getpid()}.partial.npy")
                 np.save(partial, self._states, allow_pickle=False)
                 partial.replace(path)
@@ -197,6 +203,13 @@ def _result(scores: list[TokenScores]) -> Agreement:
     for one in scores:
         comparison.add_scores(one)
     return comparison.result()
+
+
+def _forget_old(folder: Path) -> None:
+    for path in folder.glob("*.npy"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - KEPT_S:
+                path.unlink()
 
 
 def _last_of_each(states: Floats, texts: list[list[int]], num_words: int) -> Floats:

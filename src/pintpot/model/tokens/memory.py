@@ -53,11 +53,6 @@ def loading_peak_bytes(vocab_size: int, num_merges: int | None = None) -> int:
     return estimated_bytes(*size)[1] - (kept_bytes(*size)[1] - loaded_bytes(*size)[1])
 
 
-def encoding_bytes(num_tokens: int) -> int:
-    """The most that encoding one text of so many tokens takes while it lasts: each one's text and place are kept."""
-    return 550 * num_tokens
-
-
 def table_bytes(vocab_size: int, num_merges: int) -> int:
     """Bytes of the library's hash tables, whose sizes are powers of two."""
     return _WORD_SLOT_BYTES * _num_slots(vocab_size) + _MERGE_SLOT_BYTES * _num_slots(num_merges)
