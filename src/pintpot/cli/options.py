@@ -61,7 +61,12 @@ TIME: dict[str, Any] = {"metavar": "TIME", "callback": _amount("parse_seconds")}
 PLANNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 300MB or 2GiB.  [80% of what is free]"),
     click.option("--context", **COUNT, help="Tokens that a sequence may hold.  [2048, or the model's]"),
-    click.option("--batch", type=_Batch(min=1), metavar="N", help="Sequences, texts or pictures side by side.  [1]"),
+    click.option(
+        "--batch",
+        type=_Batch(min=1),
+        metavar="N",
+        help="Sequences, texts or pictures side by side.  [1; to serve, what gives most words]",
+    ),
     click.option("--images", "num_images", **COUNT, help="Pictures in a prompt, of models that see and write.  [none]"),
     click.option("--image-size", **COUNT, help="Pixels of a picture's edge, of models that see.  [the model's]"),
     click.option("--prompt", "prompt_tokens", **TOKENS, help="Tokens that come in, to plan for."),
