@@ -64,3 +64,26 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_no_abort() -> None:
     done = subprocess.run([sys.executable, "-c", NO_ROOM], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "cannot start a thread" in done.stdout
+
+
+LENT = """
+import os, torch
+from pintpot._native import Pool
+from pintpot.kernels.torch.threads import fork_address
+torch.set_num_threads(3)
+torch.ones(1 << 20).exp_()
+before = len(os.listdir("/proc/self/task"))
+pool = Pool(3, fork=fork_address())
+good = all(pool.check_phases(300, chunks) for chunks in (1, 2, 64))
+torch.ones(1 << 20).exp_()
+print(fork_address() > 0, good, len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_a_pool_on_the_threads_of_pytorch_starts_none() -> None:
+    """Every chunk of every phase once, also where PyTorch's threads come late, and they compute for PyTorch again."""
+    pytest.importorskip("torch")
+    done = subprocess.run([sys.executable, "-c", LENT], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "True", "0"]
+    with pytest.raises(ValueError, match="not pinned"):
+        Pool(1, [0], fork=1)

@@ -92,7 +92,12 @@ void bind_memory(nb::module_& module) {
         });
 
     nb::class_<Pool>(module, "Pool")
-        .def(nb::init<int, const std::vector<int>&>(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>())
+        .def(
+            "__init__",
+            [](Pool* self, int threads, const std::vector<int>& cpus, uintptr_t fork) {
+                new (self) Pool(threads, cpus, reinterpret_cast<Pool::Fork>(fork));
+            },
+            nb::arg("threads"), nb::arg("cpus") = std::vector<int>(), nb::arg("fork") = 0)
         .def_prop_ro("size", &Pool::size)
         .def("barrier_seconds", &phase_seconds, nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>())
         .def("run_seconds", &run_seconds, nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>())

@@ -36,14 +36,16 @@ void pin_to(int cpu) {
 
 }  // namespace
 
-Pool::Pool(int threads, const std::vector<int>& cpus) : num_threads_(threads), spins_(size_t(std::max(threads, 1))) {
+Pool::Pool(int threads, const std::vector<int>& cpus, Fork fork)
+    : num_threads_(threads), fork_(fork), spins_(size_t(std::max(threads, 1))) {
     need(threads >= 1 && threads <= kMostThreads, text("a pool of %d threads; 1 to %d will do", threads, kMostThreads));
     need(cpus.empty() || int(cpus.size()) == threads, text("%zu cpus for %d threads", cpus.size(), threads));
+    need(cpus.empty() || fork == nullptr, "threads of others are not pinned");
     for (int cpu : cpus) need(cpu >= 0 && cpu < CPU_SETSIZE, text("there is no cpu %d", cpu));
     // More threads than cores: looking at the barrier only keeps the others from reaching it.
     max_spins_ = threads <= allowed_cpus() ? kMostSpins : 0;
     for (Spin& spin : spins_) spin.budget = max_spins_;
-    for (int thread = 1; thread < threads; ++thread) {
+    for (int thread = 1; thread < threads && fork == nullptr; ++thread) {
         int cpu = cpus.empty() ? -1 : cpus[size_t(thread)];
         auto body = [this, thread, cpu] {
             if (cpu >= 0) pin_to(cpu);
@@ -69,15 +71,13 @@ void Pool::run(Job& job) {
     stop_.store(false);
     error_ = nullptr;
     job_ = &job;
-    if (num_threads_ > 1) look_around(0);
-    begin_next(0);
-    for (;;) {
-        Ticket ticket = take_part(0);
-        if (ticket.chunks() == 0) break;
-        wait_beyond(ticket, 0);
+    if (fork_ != nullptr && num_threads_ > 1) {
+        run_on_lent();
+    } else {
+        begin_next(0);
+        join_in(0);
     }
     job_ = nullptr;
-    if (num_threads_ > 1) judge_neighbours(0);
     if (error_ != nullptr) std::rethrow_exception(error_);
 }
 
@@ -90,6 +90,31 @@ void Pool::run(int64_t chunks, const std::function<void(int, int64_t)>& work) {
         const std::function<void(int, int64_t)>& call;
     } job(chunks, work);
     run(job);
+}
+
+void Pool::join_in(int thread) {
+    if (num_threads_ > 1) look_around(thread);
+    for (;;) {
+        Ticket ticket = take_part(thread);
+        if (ticket.chunks() == 0) break;
+        wait_beyond(ticket, thread);
+    }
+    if (num_threads_ > 1) judge_neighbours(thread);
+}
+
+// Threads that come late find the job ended, and leave.
+void Pool::run_on_lent() {
+    struct Lent {
+        Pool& pool;
+        std::thread::id caller;
+        std::atomic<int> others;
+    } lent{*this, std::this_thread::get_id(), 0};
+    begin_next(0);
+    auto join = [](void* data) {
+        Lent& lent = *static_cast<Lent*>(data);
+        lent.pool.join_in(std::this_thread::get_id() == lent.caller ? 0 : ++lent.others);
+    };
+    fork_(join, &lent, unsigned(num_threads_), 0);
 }
 
 void Pool::worker(int thread) {
@@ -150,8 +175,8 @@ void Pool::begin_next(int thread) {
     done_.store(0, std::memory_order_relaxed);
     uint64_t phase = ticket_.load(std::memory_order_relaxed) / kOnePhase;
     ticket_.store((phase + 1) * kOnePhase + (uint64_t(chunks) << 20));
-    // A single chunk is for this thread; the end of a job matters only to the caller.
-    bool concerns_others = chunks == 0 ? thread != 0 : chunks > 1;
+    // A single chunk is for this thread; the end of a job matters only to the caller, and to threads that are lent for it.
+    bool concerns_others = chunks == 0 ? thread != 0 || fork_ != nullptr : chunks > 1;
     if (concerns_others && sleepers_.load() > 0) futex_wake_all(upper_half(ticket_));
 }
 

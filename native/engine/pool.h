@@ -30,8 +30,13 @@ class Pool {
   public:
     static constexpr int64_t kMostChunks = (int64_t(1) << 20) - 4096;
 
-    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them.
-    Pool(int threads, const std::vector<int>& cpus);
+    // Runs fn(data) on so many threads of another library, the caller among them, and returns when all have (the form of
+    // OpenMP's GOMP_parallel).
+    using Fork = void (*)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
+
+    // `cpus` pins thread i to cpus[i]; empty leaves them where the scheduler puts them. With `fork` the pool has no
+    // threads of its own: two sets of threads that look for work take each other's processors.
+    Pool(int threads, const std::vector<int>& cpus, Fork fork = nullptr);
     ~Pool();
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
@@ -66,6 +71,9 @@ class Pool {
     static constexpr uint64_t kOnePhase = uint64_t(1) << 40;
 
     void worker(int thread);
+    // Takes part in the job to its end.
+    void join_in(int thread);
+    void run_on_lent();
     // Takes part until `ticket` has no chunk to give; returns it.
     Ticket take_part(int thread);
     void begin_next(int thread);
@@ -80,6 +88,7 @@ class Pool {
     };
 
     const int num_threads_;
+    const Fork fork_;
     int max_spins_;
     alignas(64) std::atomic<uint64_t> ticket_{0};
     alignas(64) std::atomic<int64_t> done_{0};

@@ -15,6 +15,7 @@ import torch
 from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
 from pintpot.kernels.torch.bind import Forward, Memory, native_leaves, tensor_of
+from pintpot.kernels.torch.threads import fork_address
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
 from pintpot.model.adapted import FAMILY
@@ -241,7 +242,7 @@ def _bind(
     manifest: Manifest, work: Work, layout: Layout, memory: PackMemory
 ) -> tuple[dict[str, StageCall], list[Memory]]:
     native, arenas = (
-        bind_stages(manifest, work, layout, memory, Pool(manifest.plan.threads)),
+        bind_stages(manifest, work, layout, memory, Pool(manifest.plan.threads, fork=fork_address())),
         list(memory.arenas.values()),
     )
     stages, tensors = {}, []
