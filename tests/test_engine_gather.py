@@ -39,6 +39,7 @@ ONE = axis(1, 0, 1)
 GATHERS = {
     "channels last": Gather(2, 7 * 9 * 5, 5, 1, (ONE, axis(7, 45, 3, before=1), axis(9, 5, 3, before=1))),
     "channels first": Gather(2, 3 * 7 * 9, 3, 63, (ONE, axis(7, 9, 3, 2, 1), axis(9, 1, 5, 2, 2))),
+    "many places, shared out": Gather(1, 0, 5, 1, (ONE, axis(13, 85, 3, before=1), axis(17, 5, 3, before=1))),
     "dilated": Gather(1, 0, 4, 1, (ONE, ONE, axis(31, 4, 5, 2, 4, 3))),
     "of three axes": Gather(1, 0, 2, 1, (axis(4, 50, 2, 2), axis(5, 10, 2, before=1), axis(5, 2, 3))),
     "points": Gather(3, 6 * 6 * 33, 33, 1, (ONE, axis(6, 198, 1, 2), axis(6, 33, 1, 2))),

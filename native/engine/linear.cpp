@@ -9,8 +9,6 @@ namespace pintpot {
 
 namespace {
 
-constexpr int64_t kMostRows = int64_t(1) << 31;
-
 bool is_float(int32_t format) { return format == kF32 || format == kF16 || format == kBF16; }
 
 bool overlap(const float* a, int64_t a_floats, const float* b, int64_t b_floats) {
@@ -93,50 +91,8 @@ void Linear::bind(const Memory& memory, const Bounds& bounds, Ring* ring, int th
         if (!record_.biases.empty() && record_.biases[i] != nullptr) floats(record_.biases[i], record_.weights[i].rows, "a bias");
     }
     few_chunks_ = cut(threads == 1 ? kAloneCut : kFewTokensCut, threads);
-    many_chunks_ = cut(kManyTokensCut, threads);
+    many_chunks_ = by_rows(cut(kManyTokensCut, threads), threads);
     need(int64_t(many_chunks_.size()) <= Pool::kMostChunks, "a linear of too many strips");
-}
-
-// What rests in memory first, then the pieces on disk as they come through the ring.
-std::vector<Linear::Chunk> Linear::cut(Cut cut, int threads) const {
-    std::vector<Chunk> resident, streamed, chunks;
-    int64_t column = 0;
-    for (size_t i = 0; i < record_.weights.size(); ++i) {
-        const Weight& weight = record_.weights[i];
-        const float* bias = record_.biases.empty() ? nullptr : record_.biases[i];
-        if (weight.resident_strips > 0) resident.push_back({&weight, bias, nullptr, 0, weight.resident_strips, column});
-        for (const Piece& piece : weight.pieces)
-            streamed.push_back({&weight, bias, &piece, piece.first_strip, piece.num_strips, column + piece.first_strip * kStripRows});
-        column += weight.rows;
-    }
-    std::stable_sort(streamed.begin(), streamed.end(),
-                     [](const Chunk& a, const Chunk& b) { return a.piece->position < b.piece->position; });
-    share_out(resident, cut, threads, chunks);
-    // Each slot is shared by all threads, so that it is free again soon.
-    for (const Chunk& piece : streamed) share_out({piece}, cut, threads, chunks);
-    return chunks;
-}
-
-// Cuts runs of strips into one region for each thread and each region into equal parts, and hands out the first parts of
-// all regions, then the second ones: threads that keep step each read one long stretch of memory.
-void Linear::share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks) {
-    int64_t strips = 0, bytes = 0;
-    for (const Chunk& run : runs) strips += run.num_strips, bytes += run.num_strips * run.weight->strip_bytes;
-    int64_t parts = cut.parts(bytes / threads), all = parts * threads;
-    for (int64_t part = 0; part < parts; ++part) {
-        for (int64_t thread = 0; thread < threads; ++thread) {
-            int64_t index = thread * parts + part, first = cut.begin(index, all, strips), stop = cut.begin(index + 1, all, strips);
-            for (const Chunk& run : runs) {
-                int64_t begin = std::clamp<int64_t>(first, 0, run.num_strips), end = std::clamp<int64_t>(stop, 0, run.num_strips);
-                first -= run.num_strips, stop -= run.num_strips;
-                if (begin == end) continue;
-                chunks.push_back(run);
-                chunks.back().first_strip += begin;
-                chunks.back().num_strips = end - begin;
-                chunks.back().column += begin * kStripRows;
-            }
-        }
-    }
 }
 
 int64_t Linear::begin(Context& context, int phase) {
@@ -248,31 +204,31 @@ void Linear::multiply(Context& context, const Chunk& chunk, int thread) const {
         if (slot == nullptr) return;
         strips = slot + chunk.piece->offset + (chunk.first_strip - chunk.piece->first_strip) * weight.strip_bytes;
     }
-    int64_t rows = count(context);
-    Regions region = regions(context.shared, rows);
+    int64_t first_row = chunk.first_row, rows = std::min(chunk.num_rows, count(context) - first_row);
+    Regions region = regions(context.shared, count(context));
     bool as_float = record_.planes == 0 || is_float(weight.format);
-    const float* floats = keeps_floats() ? region.floats : record_.x;
+    const float* floats = (weight.num_apart > 0 ? region.rest : keeps_floats() ? region.floats : record_.x);
     StripsCall call{};
     call.format = weight.format;
     call.planes = record_.planes;
     call.strips = strips;
     call.num_strips = chunk.num_strips;
     call.k = columns_;
-    call.x = as_float ? (weight.num_apart > 0 ? region.rest : floats) : nullptr;
+    call.x = as_float ? floats + first_row * columns_ : nullptr;
     call.x_stride = columns_;
-    call.quantized = as_float ? nullptr : region.quantized;
+    call.quantized = as_float ? nullptr : region.quantized + first_row * quantized_bytes(columns_, record_.planes);
     call.num_tokens = rows;
-    call.out = record_.out + chunk.column;
+    call.out = record_.out + first_row * width_ + chunk.column;
     call.out_stride = width_;
     call.num_rows = weight.rows_of(chunk.first_strip, chunk.num_strips);
     call.num_apart = weight.num_apart;
-    call.apart = region.apart;
+    call.apart = region.apart + first_row * weight.num_apart;
     context.kernels->strips(&call);
     for (int64_t row = 0; row < rows; ++row) {
         float* out = call.out + row * width_;
         if (chunk.bias != nullptr) context.kernels->add(chunk.bias + chunk.first_strip * kStripRows, call.num_rows, out);
         if (record_.residual != nullptr && record_.post_norm == nullptr)
-            context.kernels->add(record_.residual + row * width_ + chunk.column, call.num_rows, out);
+            context.kernels->add(record_.residual + (first_row + row) * width_ + chunk.column, call.num_rows, out);
     }
     if (chunk.piece == nullptr) return;
     std::atomic<int32_t>& left = (*context.strips_left)[chunk.piece->position];

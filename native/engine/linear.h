@@ -22,6 +22,12 @@ struct Cut {
 constexpr Cut kAloneCut = {1 << 20, 1};  // one thread alone waits for nobody
 constexpr Cut kFewTokensCut = {128 << 10, 1};
 constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
+// Where a thread has fewer tiles than this, whole tiles share badly, and rows of the input are shared out beside them,
+// as many as pay for reading the weights again.
+constexpr int64_t kFewTiles = 8;
+constexpr int64_t kRowsApart = 8 * kPanelTokens;
+
+constexpr int64_t kMostRows = int64_t(1) << 31;
 
 enum class Prologue { kNone, kRmsNorm, kSwiGlu, kGeGlu };
 inline bool is_gate(Prologue prologue) { return prologue == Prologue::kSwiGlu || prologue == Prologue::kGeGlu; }
@@ -68,6 +74,7 @@ class Linear final : public Op {
         const Piece* piece;
         int64_t first_strip, num_strips;
         int64_t column;  // of out
+        int64_t first_row = 0, num_rows = kMostRows;  // of the input, as far as it has so many
     };
     struct Regions {
         float* floats;       // [n][columns], what comes out of prologue and rotation
@@ -97,6 +104,7 @@ class Linear final : public Op {
     void finish(const KernelTable& kernels, int64_t first, int64_t last) const;
     std::vector<Chunk> cut(Cut cut, int threads) const;
     static void share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks);
+    std::vector<Chunk> by_rows(std::vector<Chunk> chunks, int threads) const;
     const std::vector<Chunk>& chunks(int64_t rows) const { return rows > kFewTokens ? many_chunks_ : few_chunks_; }
 
     LinearRecord record_;

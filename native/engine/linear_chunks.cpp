@@ -1,0 +1,70 @@
+// How the work of a linear is cut into parts that threads take: strips of its weights, and rows of its input.
+#include <algorithm>
+
+#include "engine/linear.h"
+
+namespace pintpot {
+
+// What rests in memory first, then the pieces on disk as they come through the ring.
+std::vector<Linear::Chunk> Linear::cut(Cut cut, int threads) const {
+    std::vector<Chunk> resident, streamed, chunks;
+    int64_t column = 0;
+    for (size_t i = 0; i < record_.weights.size(); ++i) {
+        const Weight& weight = record_.weights[i];
+        const float* bias = record_.biases.empty() ? nullptr : record_.biases[i];
+        if (weight.resident_strips > 0) resident.push_back({&weight, bias, nullptr, 0, weight.resident_strips, column});
+        for (const Piece& piece : weight.pieces)
+            streamed.push_back({&weight, bias, &piece, piece.first_strip, piece.num_strips, column + piece.first_strip * kStripRows});
+        column += weight.rows;
+    }
+    std::stable_sort(streamed.begin(), streamed.end(),
+                     [](const Chunk& a, const Chunk& b) { return a.piece->position < b.piece->position; });
+    share_out(resident, cut, threads, chunks);
+    // Each slot is shared by all threads, so that it is free again soon.
+    for (const Chunk& piece : streamed) share_out({piece}, cut, threads, chunks);
+    return chunks;
+}
+
+// Cuts runs of strips into one region for each thread and each region into equal parts, and hands out the first parts of
+// all regions, then the second ones: threads that keep step each read one long stretch of memory.
+void Linear::share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std::vector<Chunk>& chunks) {
+    int64_t strips = 0, bytes = 0;
+    for (const Chunk& run : runs) strips += run.num_strips, bytes += run.num_strips * run.weight->strip_bytes;
+    int64_t parts = cut.parts(bytes / threads), all = parts * threads;
+    for (int64_t part = 0; part < parts; ++part) {
+        for (int64_t thread = 0; thread < threads; ++thread) {
+            int64_t index = thread * parts + part, first = cut.begin(index, all, strips), stop = cut.begin(index + 1, all, strips);
+            for (const Chunk& run : runs) {
+                int64_t begin = std::clamp<int64_t>(first, 0, run.num_strips), end = std::clamp<int64_t>(stop, 0, run.num_strips);
+                first -= run.num_strips, stop -= run.num_strips;
+                if (begin == end) continue;
+                chunks.push_back(run);
+                chunks.back().first_strip += begin;
+                chunks.back().num_strips = end - begin;
+                chunks.back().column += begin * kStripRows;
+            }
+        }
+    }
+}
+
+// Where the rows are known, resting weights of few strips in parts that have all of them, and some of the rows each.
+std::vector<Linear::Chunk> Linear::by_rows(std::vector<Chunk> chunks, int threads) const {
+    int64_t strips = 0, parts = std::min<int64_t>(4 * threads, record_.rows / kRowsApart);
+    for (const Chunk& chunk : chunks) {
+        if (chunk.piece != nullptr) return chunks;
+        strips += chunk.num_strips;
+    }
+    if (threads == 1 || parts < 2 || strips >= kFewTiles * kTileStrips * threads) return chunks;
+    std::vector<Chunk> found;
+    for (int64_t part = 0; part < parts; ++part) {
+        int64_t first = record_.rows * part / parts / kPanelTokens * kPanelTokens;
+        int64_t stop = part + 1 == parts ? record_.rows : record_.rows * (part + 1) / parts / kPanelTokens * kPanelTokens;
+        for (Chunk chunk : chunks) {
+            chunk.first_row = first, chunk.num_rows = stop - first;
+            found.push_back(chunk);
+        }
+    }
+    return found;
+}
+
+}  // namespace pintpot
