@@ -41,8 +41,10 @@ from pintpot.packer.calibrate.blocks import Walk
 from pintpot.packer.calibrate.calibrate import preparing
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import Forward, Meets
+from pintpot.packer.calibrate.modalities import Counting
 from pintpot.packer.calibrate.parallel import one_blas_thread, ordered
 from pintpot.packer.calibrate.prepared import Prepared
+from pintpot.packer.calibrate.prompts import Prompts
 from pintpot.packer.calibrate.texts import TOKENS, cut, read_text
 from pintpot.packer.pack import tokenizer_of
 from pintpot.planner.assess import assess
@@ -192,7 +194,7 @@ def some_blocks(model: Model, plan: Plan, texts: Texts, every: int) -> dict[str,
     form, found, live = replace(plan.form, cache=CacheForm("f32")), dict[str, Floats](), Activations()
     with one_blas_thread(), Store(model) as store:
         forward, plain = (Forward(model, store, max(lengths), *how) for how in ((form, chosen.transforms), ()))
-        walk = Walk(forward, chosen, live, lengths, plan.threads)
+        walk = Walk(forward, chosen, live, Counting({}, Prompts.of(texts)), plan.threads)
         for number, text in enumerate(texts):
             live.put(forward.blocks[0].x, number, forward.embedded([text]))
         for index, (block, source) in enumerate(zip(forward.blocks, plain.blocks, strict=True)):

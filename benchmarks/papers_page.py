@@ -34,6 +34,8 @@ REMARKS = {
     "IntegerVit": "none is offered it: integers take 1.3 of the time of float vectors for softmax and 2.4 for GELU "
     "(`python benchmarks/integer_functions.py`)",
     "SlicedAttention": "by price, where scores in memory do not fit: tests/test_sliced_attention.py",
+    "Mbq": "none is offered it: no vision-language model with trained weights was measured; that its statistics and "
+    "ratios are what they should be: tests/test_modalities.py",
     "PatchStage": "by price, where early activations do not fit: tests/test_patches.py",
 }
 """Of techniques for modules, which the runs of this page do not ask about."""

@@ -181,7 +181,7 @@ def test_moments_are_those_of_the_rows(model: Model) -> None:
         kept.put("rows", text, part)
     whole = np.concatenate(parts).astype(np.float64)
     for threads in (1, 2):
-        found = second_moment(kept, "rows", 3, 200, threads)
+        found = second_moment(kept, "rows", [None] * 3, 200, threads)
         np.testing.assert_allclose(found, whole.T @ whole, atol=1e-3)
         assert np.array_equal(found, found.T)
 

@@ -22,15 +22,26 @@ CROSSED = "crossed"
 """A step that names this is also told what the same rows are in the unrounded network."""
 SCALES = "scales"
 """A step that names this is given what is known of each column alone."""
+GRADIENTS = "gradients"
+"""A step that names this is told how much the loss moves with what an op gives, for words and for pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """The mean of |d loss / d y| over the values y that an op gives for words, and for rows of pictures."""
+
+    words: float
+    pictures: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class InputStatistics:
     """What was seen of the rows x [T, K] that meet a weight, after norm or SwiGLU; weights of one input share it.
 
-    Means over `num_rows` rows, float32: `second_moment` of x x^T [K, K] (None where no step needs it), `mean_abs` of
-    |x| [K], `mean_square` of x^2 [K]. The Hessian of a layer's squared error is the second moment, up to a factor.
-    `crossed` is the mean of f x^T [K, K], f the rows that would have come had nothing been rounded before.
+    Means over `num_rows` rows, each as often as steps have it count, float32: `second_moment` of x x^T [K, K] (None
+    where no step needs it), `mean_abs` of |x| [K], `mean_square` of x^2 [K]. The Hessian of a layer's squared error is
+    the second moment, up to a factor. `crossed` is the mean of f x^T [K, K], f the rows that would have come had
+    nothing been rounded before.
     """
 
     num_rows: int

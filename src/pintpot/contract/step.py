@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pintpot.budget import Budget
 from pintpot.contract.form import Form, WeightForm
 from pintpot.contract.slots import Slots
-from pintpot.contract.statistics import Block, InputStatistics
+from pintpot.contract.statistics import Block, InputStatistics, Sensitivity
 from pintpot.contract.targets import overlap
 from pintpot.errors import UsageError
 from pintpot.machine.spec import Machine
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Facet(IntEnum):
     """What a step changes, in the order in which steps apply. Two steps clash on the same facet of the same weights."""
 
+    WEIGHING = 0
     TRANSFORM = 1
     ORDER = 2
     SPARSITY = 3
@@ -52,7 +53,7 @@ class Facet(IntEnum):
 
 TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})
 """Steps of these change the floats of a block before anything of it is rounded."""
-CALIBRATED = TRANSFORMS | {Facet.OUTLIERS, Facet.ROUNDING}
+CALIBRATED = TRANSFORMS | {Facet.WEIGHING, Facet.OUTLIERS, Facet.ROUNDING}
 """Steps of these have to see what meets a weight: their weights are made while calibrating, and not while packing."""
 
 
@@ -73,8 +74,8 @@ class SourceRows:
 class Step:
     """The base of every technique; a technique is a frozen dataclass whose fields are its knobs.
 
-    `paper` is where the idea comes from, `needs` the statistics that `transform` and `round` want (MOMENTS, SCALES of
-    `contract.statistics`). All verbs do nothing by default.
+    `paper` is where the idea comes from, `needs` the statistics that `transform`, `round` and `counts` want (MOMENTS,
+    SCALES, GRADIENTS of `contract.statistics`). All verbs do nothing by default.
     """
 
     paper: ClassVar[str]
@@ -126,6 +127,10 @@ class Step:
 
     def convert(self, weight: WeightForm, rows: SourceRows) -> NDArray[np.uint8] | None:
         """Strips [num strips, strip bytes] of these rows in the promised format; None leaves them to another step."""
+        return None
+
+    def counts(self, found: Sensitivity) -> tuple[float, float] | None:
+        """How often a word's row and a picture's count in what is seen of an op's inputs; None: once each."""
         return None
 
     def transform(self, block: Block) -> None:

@@ -44,6 +44,7 @@ from pintpot.planner.rebuild import rebuild_work
 if TYPE_CHECKING:
     from pintpot.contract.statistics import InputStatistics
     from pintpot.packer.calibrate.prepared import Prepared
+    from pintpot.packer.calibrate.prompts import Prompts
 
 Texts = Sequence[Sequence[int]]
 Told = Callable[[float, str], None]
@@ -59,7 +60,7 @@ def write_pack(
     folder: Path,
     progress: Progress | None = None,
     *,
-    texts: Texts | None = None,
+    texts: Texts | Prompts | None = None,
     text: Path | None = None,
     calibrating: Told | None = None,
 ) -> Path:
@@ -92,7 +93,7 @@ def write_pack(
 
 
 def _prepared(
-    model: Model, plan: Plan, folder: Path, texts: Texts | None, text: Path | None, told: Told | None
+    model: Model, plan: Plan, folder: Path, texts: Texts | Prompts | None, text: Path | None, told: Told | None
 ) -> AbstractContextManager[Prepared | None]:
     prepares = reads = False
     if model.language is not None and any(step.facet in CALIBRATED for step in plan.steps):

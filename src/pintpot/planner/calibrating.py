@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.statistics import CROSSED, MOMENTS, SCALES
+from pintpot.contract.statistics import CROSSED, GRADIENTS, MOMENTS, SCALES
 from pintpot.contract.step import CALIBRATED, TRANSFORMS, Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, need
 from pintpot.formats import is_lossless
@@ -30,6 +30,15 @@ TRANSFORMING = 3
 """Of a block: what was read, what is made of it, and what is being made."""
 MOMENTS_AT_ONCE = 10
 """Float32 matrices [K, K] alive while the factor of a moment is made; it is made in float64."""
+SENSED_TOKENS = 4096
+"""Of prompts with pictures whose gradients are looked at."""
+WORDS_BESIDE = 64
+"""Tokens of a prompt beside a picture, where the picture alone is as long as a text."""
+SENSING_ROWS, SENSING_SCORES, SENSING_STATES = 12, 4, 5
+"""Alive going back: rows of the widest input that a thread has of one text, arrays of its attention's scores, and
+states of all texts at the head."""
+LEAST_HEAD = 32
+"""Columns of the stream for each head of attention, at least."""
 PASSING_ROWS = 6
 """Rows of the widest input that a thread has of one text at once."""
 
@@ -111,7 +120,15 @@ def least_bytes(form: Form, steps: Iterable[Step], threads: int, longest: int = 
         return BASE_BYTES + 4 * TRANSFORMING * sizes.block_values
     moments = MOMENTS_AT_ONCE * sizes.widest**2 if _wanted(MOMENTS, steps) else 0
     passing = threads * longest * (PASSING_ROWS * sizes.widest + sizes.hidden)
-    return BASE_BYTES + 4 * (2 * sizes.block_values + moments + passing)
+    sensing = _sensing(sizes, threads, longest) if _wanted(GRADIENTS, steps) else 0
+    return BASE_BYTES + 4 * (2 * sizes.block_values + max(moments + passing, sensing))
+
+
+def _sensing(sizes: Sizes, threads: int, longest: int) -> int:
+    """Values alive while gradients of prompts with pictures are looked at."""
+    scores = SENSING_SCORES * longest**2 * max(1, sizes.hidden // LEAST_HEAD)
+    one = longest * (SENSING_ROWS * sizes.widest + sizes.hidden) + scores
+    return threads * one + SENSING_STATES * SENSED_TOKENS * sizes.hidden
 
 
 def spacious_bytes(form: Form, steps: Iterable[Step], threads: int, lengths: list[int]) -> int:
@@ -131,7 +148,10 @@ def calibrating_bytes(question: Question, steps: Iterable[Step]) -> int:
         return 0
     allowed = not question.budget.uncalibrated
     need(allowed, "looking at texts before packing was ruled out by --no-calibrate", NotApplicable)
-    return least_bytes(question.expects.source, gentle, question.threads, min(LENGTH, question.model.context))
+    work = question.budget.workload
+    pictured = work.given * work.batch // work.pictures + WORDS_BESIDE if work.pictures else 0
+    longest = min(max(LENGTH, pictured), question.model.context)
+    return least_bytes(question.expects.source, gentle, question.threads, longest)
 
 
 def _need_seen(question: Question, steps: Iterable[Step]) -> None:

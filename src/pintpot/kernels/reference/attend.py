@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,12 +44,13 @@ def rotated(op: Op, memory: Memory, call: Call) -> tuple[NDArray[Any], NDArray[A
         q = rms_norm(q, memory[reads["q_norm"]], op.get("eps"))
     if "k_norm" in reads:
         k = rms_norm(k, memory[reads["k_norm"]], op.get("eps"))
-    angles, layout = _angles(memory, reads, call), op.get("rope", "half")
+    angles, layout = angles_of(op, memory, call), op.get("rope", "half")
     return rotate(q, angles, layout), rotate(k, angles, layout), v
 
 
-def _angles(memory: Memory, reads: Mapping[str, str], call: Call) -> NDArray[Any]:
+def angles_of(op: Op, memory: Memory, call: Call) -> NDArray[Any]:
     """The line of the rotary table, or of the angles given, by which each token turns [T, rope_dim]."""
+    reads = names(op.reads)
     turns = call.positions if call.turns is None else call.turns
     angles = memory[reads["rope"]][np.maximum(turns, 0)]
     if "angles" in reads:

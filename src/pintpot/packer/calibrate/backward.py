@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.kernels.reference import Call, Memory, names
-from pintpot.kernels.reference.attend import rotate, rotated
+from pintpot.kernels.reference import Memory, names
+from pintpot.kernels.reference.attend import angles_of, rotate, rotated
 from pintpot.kernels.reference.linear import prologue
 from pintpot.packer.calibrate.attention import hidden
 from pintpot.packer.calibrate.backward_experts import experts, route
 from pintpot.packer.calibrate.backward_rows import before as before
 from pintpot.packer.calibrate.backward_rows import rms_norm as rms_norm
-from pintpot.packer.calibrate.forward import BlockOps, Forward, multiplied
+from pintpot.packer.calibrate.forward import TOKENS, TURNS, BlockOps, Forward, call_of, multiplied
 from pintpot.program.spec import Op
 
 Floats = NDArray[Any]
@@ -67,6 +67,8 @@ class Backward:
         if op.kind == "route":
             return [route(op, memory, found.pop(str(op.write("shares"))))]
         out = found.pop(str(op.write("out")))
+        if op.kind == "give":
+            return [(str(op.read("x")), out)]
         if op.kind == "experts":
             return experts(op, memory, out, seen)
         return linear(op, memory, out, seen) if op.kind == "linear" else self._attend(op, memory, out, lengths)
@@ -76,7 +78,8 @@ class Backward:
         grads, first = np.empty_like(memory[qkv]), 0
         for length in lengths:
             part = slice(first, first + length)
-            own = {**memory, qkv: memory[qkv][part], rope: self._forward.tables[rope]}
+            cut = {name: memory[name][part] for name in (qkv, TOKENS, TURNS) if name in memory}
+            own = {**memory, **cut, rope: self._forward.tables[rope]}
             grads[part] = attend(op, own, out[part])
             first += length
         return [(qkv, grads)]
@@ -108,8 +111,8 @@ def attend(op: Op, memory: Memory, out: Floats) -> Floats:
     """Gradients [T, (H + 2 KV) hd] of one text's q, k and v, from those [T, H hd] of what its attention writes."""
     reads = names(op.reads)
     num_rows, heads, kv_heads, head_dim = len(out), op.get("heads"), op.get("kv_heads"), op.get("head_dim")
-    order = np.arange(num_rows)
-    q, k, v = rotated(op, memory, Call(order, order, np.zeros_like(order), (), ()))
+    call = call_of(memory, slice(0, num_rows))
+    q, k, v = rotated(op, memory, call)
     # [KV, queries of a group x T, hd] and [KV, T, hd]: the heads that share keys lie side by side.
     queries, grad_out = (_by_key_head(one, kv_heads) for one in (q, out.reshape(q.shape)))
     keys, values = (np.ascontiguousarray(one.transpose(1, 0, 2)) for one in (k, v))
@@ -127,7 +130,7 @@ def attend(op: Op, memory: Memory, out: Floats) -> Floats:
     to_keys = to_scores.transpose(0, 2, 1) @ queries
     to_queries = (to_scores @ keys).reshape(heads, num_rows, head_dim).transpose(1, 0, 2)
     qkv = memory[reads["qkv"]].reshape(num_rows, heads + 2 * kv_heads, head_dim)
-    angles = memory[reads["rope"]][order]
+    angles = angles_of(op, memory, call)
     turned_q = _unrotated(op, memory, "q_norm", qkv[:, :heads], angles, to_queries)
     turned_k = _unrotated(op, memory, "k_norm", qkv[:, heads : heads + kv_heads], angles, to_keys.transpose(1, 0, 2))
     return np.concatenate((turned_q, turned_k, to_values.transpose(1, 0, 2)), axis=1).reshape(num_rows, -1)

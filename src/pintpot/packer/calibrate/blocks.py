@@ -6,7 +6,7 @@ network is walked once. A block whose floats a step transforms is walked once mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from pintpot.packer.calibrate.activations import Activations
 from pintpot.packer.calibrate.chosen import Chosen
 from pintpot.packer.calibrate.forward import BlockOps, Forward, meeting, product
 from pintpot.packer.calibrate.gather import Sums, crossed_moment, second_moment, statistics
+from pintpot.packer.calibrate.modalities import Counting
 from pintpot.packer.calibrate.parallel import ordered
 from pintpot.packer.calibrate.rounded import Vocabulary, kept, transformed
 from pintpot.program.spec import Op
@@ -32,14 +33,14 @@ FLOATS = ".floats"
 
 
 class Walk:
-    """A network with texts of these lengths in it, whose states before the next block are in `states`."""
+    """A network with texts in it, whose states before the next block are in `states`; `counting` says how often each
+    of their rows counts in what is gathered."""
 
-    def __init__(
-        self, forward: Forward, chosen: Chosen, states: Activations, lengths: Sequence[int], threads: int
-    ) -> None:
+    def __init__(self, forward: Forward, chosen: Chosen, states: Activations, counting: Counting, threads: int) -> None:
         self._forward, self._chosen, self._threads = forward, chosen, threads
         self._forms = {weight.name: weight for weight in chosen.form.weights}
-        self._live, self._lengths = states, lengths
+        self._live, self._counting, self._prompts = states, counting, counting.prompts
+        self._lengths = counting.prompts.lengths
 
     def block(self, block: BlockOps, told: Told = lambda share: None) -> dict[str, NDArray[np.generic]]:
         """Take the states through a block. Strips and vectors that calibration made of its weights, by name."""
@@ -105,7 +106,7 @@ class Walk:
                 self._live.put(ROWS + stream, text, self._forward.final(self._live.get(out + stream, text), norm))
             found = self._forward.final(self._live.get(out, text), norm)
             self._live.put(ROWS, text, found)
-            return Sums.of(found)
+            return Sums.of(found, self._counting.rows(self._forward.head, text))
 
         inputs = self._gathered(self._forward.head, list(ordered(rows, range(len(self._lengths)), self._threads)))
         strips = vocabulary.strips(self._forward.head, inputs, self._threads)
@@ -129,10 +130,11 @@ class Walk:
             def met(op: Op, rows: Floats) -> None:
                 if moments:
                     self._live.put(f"{ROWS}.{len(sums)}", text, rows)
-                sums.append(Sums.of(rows))
+                sums.append(Sums.of(rows, self._counting.rows(op, text)))
 
             states = self._live.get(block.x, text)
-            self._forward.run(block, values, states, self._lengths[text : text + 1], met)
+            into = {**values, **self._prompts.memory(text)}
+            self._forward.run(block, into, states, self._lengths[text : text + 1], met)
             return sums
 
         found: dict[str, InputStatistics] = {}
@@ -141,7 +143,7 @@ class Walk:
             sums, moment = [of_text[number] for of_text in by_text], None
             if moments:
                 name = f"{ROWS}.{number}"
-                moment = second_moment(self._live, name, len(sums), len(sums[0].square), self._threads)
+                moment = second_moment(self._live, name, self._counts(op), len(sums[0].square), self._threads)
                 self._forget(name)
             found.update(dict.fromkeys(op.read_all("weight"), statistics(sums, moment)))
         return found
@@ -168,7 +170,8 @@ class Walk:
         ops, lengths = block.ops, self._lengths[text : text + 1]
         first = 0 if before is None else before
         names = _live(block, first) if before is not None else {block.x}
-        memory: Memory = {**values, **{name: self._live.get(name + stream, text) for name in names}}
+        memory: Memory = {**values, **self._prompts.memory(text)}
+        memory.update({name: self._live.get(name + stream, text) for name in names})
         if before is not None:
             memory[str(ops[before].write("out"))] = product(ops[before], self._live.get(ROWS + stream, text), memory)
             first += 1
@@ -183,11 +186,14 @@ class Walk:
             return None
         rows = meeting(ops[stop], memory)
         self._live.put(ROWS + stream, text, rows)
-        return Sums.of(rows)
+        return Sums.of(rows, self._counting.rows(ops[stop], text))
+
+    def _counts(self, op: Op) -> list[Floats | None]:
+        return [self._counting.rows(op, text) for text in range(len(self._lengths))]
 
     def _gathered(self, op: Op, sums: list[Sums]) -> InputStatistics:
         names, moment, crossed = op.read_all("weight"), None, None
-        size = len(sums), len(sums[0].square), self._threads
+        size = self._counts(op), len(sums[0].square), self._threads
         if self._chosen.needs_moment(names):
             moment = second_moment(self._live, ROWS, *size)
         if self._chosen.needs_crossed(names):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pintpot.contract.form import Form, WeightForm, matches
-from pintpot.contract.statistics import CROSSED, MOMENTS, InputStatistics
+from pintpot.contract.statistics import CROSSED, GRADIENTS, MOMENTS, InputStatistics, Sensitivity
 from pintpot.contract.step import TRANSFORMS, Facet, Step
 from pintpot.formats import encoding, is_lossless
 
@@ -24,12 +24,16 @@ class Chosen:
     transforms: tuple[Step, ...]
     roundings: tuple[Step, ...]
     outliers: tuple[Step, ...] = ()
+    weighings: tuple[Step, ...] = ()
 
     @classmethod
     def of(cls, form: Form, steps: tuple[Step, ...]) -> Chosen:
         transforms = tuple(step for step in steps if step.facet in TRANSFORMS)
-        outliers = tuple(step for step in steps if step.facet == Facet.OUTLIERS)
-        return cls(form, transforms, tuple(step for step in steps if step.facet == Facet.ROUNDING), outliers)
+        outliers, roundings, weighings = (
+            tuple(step for step in steps if step.facet == facet)
+            for facet in (Facet.OUTLIERS, Facet.ROUNDING, Facet.WEIGHING)
+        )
+        return cls(form, transforms, roundings, outliers, weighings)
 
     def __bool__(self) -> bool:
         return bool(self.transforms or self.roundings or self.outliers)
@@ -37,12 +41,22 @@ class Chosen:
     @property
     def steps(self) -> tuple[Step, ...]:
         """All of them, in the order in which they apply."""
-        return self.transforms + self.outliers + self.roundings
+        return self.weighings + self.transforms + self.outliers + self.roundings
 
     @property
     def gathers(self) -> bool:
         """Whether any step has to know what meets the weights."""
         return bool(self.roundings) or any(step.wants for step in self.transforms + self.outliers)
+
+    @property
+    def senses(self) -> bool:
+        """Whether any step has to know how much the loss moves with words and with pictures."""
+        return self.gathers and any(GRADIENTS in step.wants for step in self.weighings)
+
+    def counts(self, names: Sequence[str], found: Sensitivity) -> tuple[float, float] | None:
+        """How often rows of words and of pictures count that meet these weights, which share them; None: once each."""
+        steps = (step for step in reversed(self.weighings) if any(matches(step.target, name) for name in names))
+        return next((counts for step in steps if (counts := step.counts(found)) is not None), None)
 
     def changes(self, name: str) -> bool:
         """Whether the floats of this weight may be others than its file's."""

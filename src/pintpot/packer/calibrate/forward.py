@@ -6,6 +6,8 @@
         states = forward.run(block, forward.values(block), states, lengths, met)
     forward.final(states)                                             # what the head's rows meet
 
+Where pictures stand among the words, `values` have what `Prompts.memory` gives of them as well.
+
 `met(op, rows)` is told of every linear op the rows [T, K] that meet its weights, after norm or SwiGLU. Nothing of a
 block is kept but the states that it leaves. Weights may be changed between blocks, or between `step`s.
 """
@@ -23,7 +25,7 @@ from pintpot.budget import Workload
 from pintpot.contract.form import CacheForm, Form, source_form
 from pintpot.contract.step import Step
 from pintpot.errors import UnsupportedModel, need
-from pintpot.kernels.reference import Call, Memory
+from pintpot.kernels.reference import Call, Memory, give
 from pintpot.kernels.reference.attend import as_stored, rotated
 from pintpot.kernels.reference.experts import experts
 from pintpot.kernels.reference.linear import normed, project, prologue
@@ -41,8 +43,10 @@ Met = Callable[[Op, Floats], None]
 Meets = Callable[[str, Floats, Any], Floats]
 """What of rows [n, K] of some tokens [n] (None: all, in order) meets the weight of a name: the rows themselves, or what
 rounding leaves of them."""
-Texts = Sequence[Sequence[int]]
+Texts = Sequence[Sequence[int] | NDArray[np.int64]]
 PART = "language"
+TOKENS, TURNS = "tokens", "turns"
+"""What memory says, where there are pictures, of each token: its number, and the position or the row it turns by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,24 @@ class Forward:
     """A described model over texts of up to `longest` tokens. Not for two threads while weights are read.
 
     `form` is the source's, with a cache that rounds nothing, or one whose cache's format keys and values shall pass
-    through; `steps` rewrite the work.
+    through; `steps` rewrite the work. `pictured` texts may have pictures among their words.
     """
 
     def __init__(
-        self, model: Model, store: Store, longest: int, form: Form | None = None, steps: Sequence[Step] = ()
+        self,
+        model: Model,
+        store: Store,
+        longest: int,
+        form: Form | None = None,
+        steps: Sequence[Step] = (),
+        pictured: bool = False,
     ) -> None:
         part = model.part(PART)
         page = CacheForm().page_tokens
         context = -(-longest // page) * page
         form = replace(form or replace(source_form(model), cache=CacheForm("f32")), chunk=context)
-        work = family(part.family).work(part.config, form, Workload(context=context))
+        workload = Workload(context=context, given=int(pictured), pictures=int(pictured))
+        work = family(part.family).work(part.config, form, workload)
         for step in steps:
             work = step.rewrite(work, form)
         self._program = work.stage("prefill").programs[0]
@@ -105,12 +116,20 @@ class Forward:
     def is_matrix(self, name: str) -> bool:
         return len(self._weights[name].shape) == 2
 
-    def embedded(self, texts: Texts, table: Any = None) -> Floats:
-        """States before the first block, [T, D] of T tokens of all texts; `table` [V, D] in place of the source's."""
+    def embedded(self, texts: Texts, table: Any = None, given: Floats | None = None) -> Floats:
+        """States before the first block, [T, D] of T tokens of all texts; `table` [V, D] in place of the source's.
+
+        A token ~r is row r of those `given` [R, D].
+        """
         tokens = np.concatenate([np.asarray(text) for text in texts])
-        name = str(self.embed.read("weight"))
-        found = (self.rows(name) if table is None else table)[tokens]
-        return np.asarray(found * np.float32(self.embed.get("scale", 1.0)))
+        name, words = str(self.embed.read("weight")), tokens >= 0
+        found = (self.rows(name) if table is None else table)[tokens[words]]
+        found = np.asarray(found * np.float32(self.embed.get("scale", 1.0)))
+        if given is None:
+            return found
+        states = np.empty((len(tokens), given.shape[1]), np.float32)
+        states[words], states[~words] = found, given[~tokens[~words]]
+        return states
 
     def run(
         self,
@@ -139,6 +158,8 @@ class Forward:
             memory[str(op.write("out"))] = linear(op, memory, met, meets)
         elif op.kind == "attend":
             memory[str(op.write("out"))] = self._attend(op, memory, lengths)
+        elif op.kind == "give":
+            give.run(op, self._program, memory, call_of(memory, slice(0, sum(lengths))))
         elif op.kind == "route":
             route(op, memory, self._program.shape(str(op.write("chosen")))[-1])
         elif op.kind == "experts":
@@ -157,12 +178,19 @@ class Forward:
         parts, first = [], 0
         stored = self._program.by_name[str(op.read("k"))].format
         for length in lengths:
-            own = {**memory, qkv: memory[qkv][first : first + length], rope: self.tables[rope]}
-            order = np.arange(length)
-            q, k, v = rotated(op, own, Call(order, order, np.zeros_like(order), (), ()))
+            part = slice(first, first + length)
+            own = {**memory, qkv: memory[qkv][part], rope: self.tables[rope]}
+            q, k, v = rotated(op, own, call_of(memory, part))
             parts.append(causal(op, q, as_stored(k, stored), as_stored(v, stored)).reshape(length, -1))
             first += length
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def call_of(memory: Memory, part: slice) -> Call:
+    """A text whose tokens are these of all that are in memory."""
+    order = np.arange(part.stop - part.start)
+    tokens, turns = (memory[name][part] if name in memory else None for name in (TOKENS, TURNS))
+    return Call(order if tokens is None else tokens, order, np.zeros_like(order), (), (), turns=turns)
 
 
 def linear(op: Op, memory: Memory, met: Met | None = None, meets: Meets | None = None) -> Floats:

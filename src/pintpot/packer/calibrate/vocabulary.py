@@ -68,6 +68,30 @@ def to_states(states: Floats, drawn: Drawn, head: Rows) -> Floats:
     return grads
 
 
+def following(text: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The word that comes after each token of a text [T]; -1 where it ends, or a picture goes on."""
+    after = np.append(text[1:], -1)
+    return np.where(after < 0, -1, after)
+
+
+def loss_gradients(states: Floats, labels: NDArray[np.int64], head: Rows) -> tuple[Floats, Floats]:
+    """Gradients of the sum of log p(label) by the states [T, D] that meet the head, and |gradients| by logits [T].
+
+    Labels of -1 are none: nothing is asked of such a state. `head` is gone through twice.
+    """
+    asked = np.flatnonzero(labels >= 0)
+    some, grads, sizes = states[asked], np.zeros_like(states), np.zeros(len(states), np.float32)
+    log_z = np.full(len(some), -np.inf, np.float32)
+    for _, rows in head:
+        logits = some @ rows.T
+        peak = logits.max(axis=1)
+        log_z = np.logaddexp(log_z, peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1)))
+    for _, rows, part in residuals(some, Drawn(labels[asked], log_z), head):
+        grads[asked] += part @ rows
+        sizes[asked] += np.abs(part).sum(axis=1)
+    return grads, sizes
+
+
 def add_looked_up(texts: Texts, grads: Floats, first: int, into: Floats) -> Iterator[Floats]:
     """For each text the gradient [n, D] of rows [first, first + n) of the embedding; `into` is used again for each."""
     at = 0
