@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pintpot.model.spec import Model
     from pintpot.planner.plan import Plan
     from pintpot.runtime.drafter import Drafter
+    from pintpot.runtime.module import ModuleSession
     from pintpot.runtime.session import Session
+    from pintpot.server.served import Served
     from pintpot.server.serving import Serving
 
 Progress = Callable[[float, str], None]
@@ -26,6 +28,8 @@ BATCHES = (32, 16, 8, 4, 2, 1)
 """Sequences side by side that are weighed where nobody asked for a number."""
 BODY_BYTES, BODY_BYTES_OF_TOKEN = 128 << 10, 32
 """Of a body: this many, and so many more for each position of the context."""
+MODULE_BODY_BYTES = 1 << 20
+"""Of a body for a model that writes no words; sound comes as a form, whose file goes to disk."""
 DEFAULT_PORT = 8080
 NUM_BUDGETS = 9
 SAMPLE = 'A pint pot holds 1 pint; Größe, 東京, \N{SLIGHTLY SMILING FACE} {"a": [1, 2]}\n\tdef f(x): return x'
@@ -84,27 +88,46 @@ def open_serving(
 ) -> Serving:
     """A pack that is open, and the thread that drives it. A context manager."""
     from pintpot.api import run
-    from pintpot.runtime.service import Service
     from pintpot.runtime.session import Session
     from pintpot.server.admit import SERVER_BYTES, Limits
-    from pintpot.server.guided import guiding_of
     from pintpot.server.serving import Serving
 
     with ExitStack() as closing:
         session = run(folder, threads=threads, progress=progress)
         closing.callback(session.close)
-        if not isinstance(session, Session):
-            raise UsageError(f"{folder} holds a module of PyTorch; only language models are served")
         promised = session.plan.cost.memory_high + SERVER_BYTES + _draft_bytes(draft)
-        if draft is not None:
-            session.engine.drafter = _drafter(draft, session, threads, closing)
-        body_bytes = BODY_BYTES + BODY_BYTES_OF_TOKEN * session.engine.context
+        if isinstance(session, Session):
+            served: Served = _writing(session, draft, threads, waiting, closing)
+            body_bytes = BODY_BYTES + BODY_BYTES_OF_TOKEN * session.engine.context
+        else:
+            need(draft is None, f"{folder} writes no words that a draft could guess", UsageError)
+            served, body_bytes = _computing(session, waiting), MODULE_BODY_BYTES
+        closing.callback(served.service.close)
         limits = Limits(body_bytes=body_bytes, answer_s=answer_s, waiting=waiting, drain_s=drain_s)
-        service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting)
         return Serving(
-            session, service.start(), name or session.plan.model_name, limits, memory_bytes or promised,
-            guiding=guiding_of(session), planning=partial(_plans_apart, folder), closing=closing.pop_all(),
+            served, name or session.plan.model_name, limits, memory_bytes or promised,
+            planning=partial(_plans_apart, folder), closing=closing.pop_all(),
         )  # fmt: skip
+
+
+def _writing(
+    session: Session, draft: str | Path | None, threads: int | None, waiting: int, closing: ExitStack
+) -> Served:
+    from pintpot.runtime.service import Service
+    from pintpot.server.guided import guiding_of
+    from pintpot.server.writing import Writing
+
+    if draft is not None:
+        session.engine.drafter = _drafter(draft, session, threads, closing)
+    service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting)
+    return Writing(session, service.start(), guiding_of(session))
+
+
+def _computing(session: ModuleSession, waiting: int) -> Served:
+    from pintpot.runtime.module_service import ModuleService
+    from pintpot.server.computing import Computing
+
+    return Computing(session, ModuleService(session, most_waiting=waiting).start())
 
 
 def _plans_apart(folder: Path) -> list[dict[str, Any]]:
@@ -223,13 +246,17 @@ def plans_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from pintpot.api import describe, pack
+    from pintpot.api import pack
     from pintpot.packer.place import found_asked
+    from pintpot.runtime.describing import shaped
 
     if "plans_of" in request:
         os.nice(10)  # the server goes first
         return {"plans": plans_of(Path(request["plans_of"]))}
-    model, asked = describe(request["model"]), dict(request["asked"])
+    model, asked = shaped(request["model"], request["asked"], progress)
+    if model.language is None:
+        # It was recorded for so many rows; one more request is one more call.
+        return {"folder": str(found_asked(model, asked) or pack(model, progress=progress, **asked))}
     numbers = (asked.pop("batch"),) if asked.get("batch") else BATCHES
     for number in numbers:
         folder = found_asked(model, {**asked, "batch": number})

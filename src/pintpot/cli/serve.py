@@ -31,6 +31,9 @@ SERVING = (
     short_help="Serve a model or a pack through OpenAI's interface.",
     epilog=example(
         "pintpot serve model.gguf --memory 2GB",
+        "pintpot serve org/all-MiniLM-L6-v2 --memory 600MB          /v1/embeddings",
+        "pintpot serve org/whisper-tiny          /v1/audio/transcriptions",
+        "pintpot serve examples/digits          /v1/images/generations",
         "curl http://127.0.0.1:8080/v1/models",
         "then open http://127.0.0.1:8080 in a browser",
     ),
@@ -62,16 +65,17 @@ def serve_command(
         del os.environ[KEY]  # children need not know it
 
     def ready(url: str, serving: Serving) -> None:
-        plan, engine = serving.session.plan, serving.session.engine
+        card, plan = serving.served.card(), serving.session.plan
         if terminal.as_json:
-            terminal.data({"url": url, "model": serving.name, "context": engine.context, "plan": plan.to_json()})
+            told = {"url": url, "model": serving.name, "context": card.get("context_length")}
+            terminal.data({**told, "endpoints": list(serving.prepares), "plan": plan.to_json()})
             return
         for note in serving.session.notes:
             terminal.say(f"pintpot: {note}")
         if not api_key and not url.startswith(("http://127.", "http://[::1]")):
             terminal.say("pintpot: whoever reaches this machine may ask; --api-key lets in only those who know it")
-        terminal.say(f"{serving.name} at {url}/v1, its page at {url}")
-        terminal.say(f"{engine.num_sequences} at once, {engine.context} tokens each; Ctrl-C ends")
+        terminal.say(f"{serving.name} at {', '.join(url + path for path in serving.prepares)}, its page at {url}")
+        terminal.say(f"{serving.served.told()}; Ctrl-C ends")
 
     with terminal.progress() as progress:
         pintpot.serve(

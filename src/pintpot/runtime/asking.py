@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pintpot.errors import UsageError
-from pintpot.runtime.kinds import Answer, Arrays, Batch, Given, check_given, kept
+from pintpot.runtime.kinds import Answer, Arrays, Batch, Given, Runs, check_given, kept
 
 if TYPE_CHECKING:
     from pintpot.runtime.module import ModuleSession
@@ -28,7 +28,7 @@ def read(config: Mapping[str, Any], folder: Path, given: Given, name: str) -> It
     return kind.read(about, folder, given)
 
 
-def answers(session: ModuleSession, batches: Iterable[Batch], running: Running | None = None) -> Iterator[Answer]:
+def answers(session: ModuleSession, batches: Iterable[Batch], running: Runs | None = None) -> Iterator[Answer]:
     """One answer after the other, each batch computed when its first one is asked for; `running` counts the seconds.
 
     Raises UsageError for a module that takes tensors alone.

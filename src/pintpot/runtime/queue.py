@@ -7,37 +7,47 @@ virtual token counter (Sheng et al. 2024, arXiv:2401.00588). Whoever is next and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from pintpot.runtime.request import Request
-from pintpot.runtime.waiting import Fits
+from typing import Generic, Protocol, TypeVar
 
 MOST_CLIENTS = 4096
 """Clients whose count is kept while they ask for nothing."""
 
 
+class Sized(Protocol):
+    """What somebody asks for."""
+
+    @property
+    def size(self) -> float:
+        """How much of the machine it takes to begin with, in a unit that all requests of one queue share."""
+
+
+Asked = TypeVar("Asked", bound=Sized)
+
+
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Generic[Asked]):
     """A request that waits. `deadline` is on the clock that the queue is asked with; infinity is none."""
 
     number: int
-    request: Request
+    request: Asked
     client: str
     deadline: float = math.inf
 
 
-class Queue:
+class Queue(Generic[Asked]):
     """Requests that wait, and what each client was served. One thread has it."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, Entry] = {}
+        self._waiting: dict[int, Entry[Asked]] = {}
         self._running: dict[int, str] = {}
         self._served: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry[Asked]) -> None:
         """One more waits."""
         busy = self._busy()
         if entry.client not in busy:
@@ -50,7 +60,7 @@ class Queue:
                 break
             del self._served[idle]
 
-    def take(self, fits: Fits) -> tuple[int, Request] | None:
+    def take(self, fits: Callable[[Asked], bool]) -> tuple[int, Asked] | None:
         """The next one, if it fits now."""
         if not self._waiting:
             return None
@@ -61,14 +71,14 @@ class Queue:
             return None
         del self._waiting[entry.number]
         self._running[entry.number] = entry.client
-        self.charge(entry.number, len(entry.request.tokens))
+        self.charge(entry.number, entry.request.size)
         return entry.number, entry.request
 
-    def charge(self, number: int, num_tokens: int) -> None:
-        """Whoever asked for a request that runs was served so many tokens."""
+    def charge(self, number: int, amount: float) -> None:
+        """Whoever asked for a request that runs was served so much, in the unit of its size."""
         client = self._running.get(number)
         if client is not None:
-            self._served[client] = self._served.get(client, 0.0) + num_tokens
+            self._served[client] = self._served.get(client, 0.0) + amount
 
     def remove(self, number: int) -> None:
         """A request is over, or no longer wanted."""

@@ -73,3 +73,8 @@ class Request:
         need(all(self.stop), "a stop string is empty", UsageError)
         if self.pictures or min(self.tokens) < 0:
             check_pictures(self.tokens, self.pictures)
+
+    @property
+    def size(self) -> int:
+        """Tokens to read before the first one of the answer."""
+        return len(self.tokens)

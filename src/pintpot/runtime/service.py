@@ -68,7 +68,7 @@ class Service:
         self.engine, self.counts = engine, Counts()
         self.error: PintpotError | None = None
         self._end, self._most_waiting = end, most_waiting
-        self._queue = Queue()
+        self._queue = Queue[Request]()
         self._asked: dict[int, _Asked] = {}
         self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._numbers = count()
@@ -123,6 +123,11 @@ class Service:
             prefixes.num_hit_tokens if prefixes else 0, prefixes.num_asked_tokens if prefixes else 0,
             self.engine.pace.num_guessed, self.engine.pace.num_right, str(self.error or ""),
         )  # fmt: skip
+
+    def running_and_waiting(self) -> tuple[int, int]:
+        """How many requests; from any thread."""
+        state = self.state()
+        return state.num_running, state.num_waiting
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait until every answer has ended; False when that takes longer."""
@@ -184,7 +189,7 @@ class Service:
             self._end_early(number, "cancelled" if self.error is None else "failed")
         self._obey(idle=False)
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: Entry[Request]) -> None:
         if entry.number in self._asked:
             self._queue.add(entry)
 

@@ -8,10 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from starlette.responses import JSONResponse
 
 from pintpot.errors import Busy, need
+from pintpot.meter.home import home
+from pintpot.server.form import Form
 from pintpot.server.schema import Invalid
 from pintpot.server.wire import error_body
 
@@ -25,7 +28,10 @@ SERVER_BYTES = 96_000_000
 DISCARDED_BYTES = 16 << 20
 """Of a body that is too large so much is read and dropped: who still sends would not hear why it is refused."""
 BODIES_BYTES = 8 << 20
-"""Bodies that are held at a time, of all connections."""
+"""Bodies that are held at a time, of all connections, or so many of the largest there may be: `BODIES_AT_ONCE`."""
+BODIES_AT_ONCE = 2
+FORMS_AT_ONCE = 8
+"""Of files that are on disk until they were heard: so many of the largest there may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Limits:
 
     body_bytes: int
     body_s: float = 20.0
+    form_bytes: int = 128 << 20
+    form_s: float = 120.0
     head_s: float = 20.0
     answer_s: float = 600.0
     write_s: float = 30.0
@@ -55,7 +63,9 @@ class Bodies:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._most = max(BODIES_BYTES, BODIES_AT_ONCE * limits.body_bytes)
         self._held = 0
+        self._forms: WeakSet[Form] = WeakSet()
 
     async def read(self, receive: Receive) -> bytes:
         """A whole body. Raises TooLarge, TooSlow, Busy, and ConnectionError when whoever sent it has left."""
@@ -73,7 +83,7 @@ class Bodies:
                         held += len(part)
                         self._held += len(part)
                         parts.append(part)
-                    need(self._held <= BODIES_BYTES, "too much is being sent at once; try again later", Busy)
+                    need(self._held <= self._most, "too much is being sent at once; try again later", Busy)
                     if size > most + DISCARDED_BYTES or not message.get("more_body", False):
                         said = f"the body has more than {most} bytes, which is all that is read"
                         need(size <= most, said, TooLarge)
@@ -82,6 +92,33 @@ class Bodies:
             raise TooSlow(f"the body took longer than {self._limits.body_s:g} s to come") from error
         finally:
             self._held -= held
+
+    async def read_form(self, receive: Receive, content_type: str) -> Form:
+        """A form with its file, which lies on disk until the form is closed. Raises likewise, and DiskTooSmall."""
+        form, most, size = Form(content_type, home() / "uploads"), self._limits.form_bytes, 0
+        self._forms.add(form)
+        try:
+            async with asyncio.timeout(self._limits.form_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionError("the client has left")
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size <= most:
+                        form.feed(part)
+                    on_disk = sum(one.num_bytes for one in self._forms if not one.closed)
+                    need(on_disk <= FORMS_AT_ONCE * most, "too much is being sent at once; try again later", Busy)
+                    if size > most + DISCARDED_BYTES or not message.get("more_body", False):
+                        said = f"the form has more than {most} bytes, which is all that is read"
+                        need(size <= most, said, TooLarge)
+                        form.finish()
+                        return form
+        except BaseException as error:
+            form.close()
+            if isinstance(error, TimeoutError):
+                raise TooSlow(f"the form took longer than {self._limits.form_s:g} s to come") from error
+            raise
 
 
 class Door:

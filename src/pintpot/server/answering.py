@@ -64,7 +64,7 @@ class Answering:
                 continue
             if isinstance(one, Over):
                 del self._numbers[index]
-                raise one.error or _why(one.ended)
+                raise one.error or why_over(one.ended)
             if one.likely is not None:
                 self._likely[index].append((one.token, one.likely))
             piece = self._voices[index].push(one.token, one.ended)
@@ -84,7 +84,8 @@ class Answering:
             return
 
 
-def _why(ended: str) -> PintpotError:
+def why_over(ended: str) -> PintpotError:
+    """What is said of an answer that ended before its end."""
     if ended == "deadline":
         return TimeUp("the answer took longer than answers may take here")
     return Busy("the service is closing")

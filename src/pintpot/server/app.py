@@ -16,19 +16,20 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pintpot.errors import Busy, PintpotError, need
-from pintpot.runtime.answers import Answer
 from pintpot.server.admit import Door, TooLarge, TooSlow, unless_left
-from pintpot.server.answering import Answering, Said, TimeUp
+from pintpot.server.answering import TimeUp
+from pintpot.server.endpoints import Endpoint, Exchange, Whole, endpoints
+from pintpot.server.form import Form
 from pintpot.server.metrics import gauges, prometheus
 from pintpot.server.openapi import document
-from pintpot.server.serving import NoSuchModel, Serving
-from pintpot.server.told import Teller
-from pintpot.server.wire import Asked, error_body, error_of, parse, read_chat, read_completion
+from pintpot.server.serving import NoSuchModel, NotServed, Serving
+from pintpot.server.wire import error_body, error_of, parse
 
 STATUS: Mapping[type[PintpotError], tuple[int, str, str]] = {
     TooLarge: (413, "invalid_request_error", "too_large"),
     TooSlow: (408, "invalid_request_error", "too_slow"),
     NoSuchModel: (404, "invalid_request_error", "model_not_found"),
+    NotServed: (404, "invalid_request_error", "not_served"),
     TimeUp: (504, "server_error", "timeout"),
 }
 HEADERS = {
@@ -42,18 +43,17 @@ HEADERS = {
 def make_app(serving: Serving, key: str = "", loopback: bool = True) -> ASGIApp:
     """The application over an open pack. Clients must know `key`; `loopback` refuses other names of the host."""
 
-    def answered_by(read: Callable[[Any], Asked]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            return await _answer(serving, request, read)
+    def answered_at(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        async def answered(request: Request) -> Response:
+            return await _answer(serving, request, endpoint)
 
-        return endpoint
+        return answered
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(serving)]})
 
     async def model(request: Request) -> Response:
-        name = request.path_params["name"]
-        need(name == serving.name, f"there is no model {name!r} here; this server has {serving.name!r}", NoSuchModel)
+        serving.check_name(request.path_params["name"])
         return JSONResponse(_model(serving))
 
     async def health(request: Request) -> Response:
@@ -75,7 +75,7 @@ def make_app(serving: Serving, key: str = "", loopback: bool = True) -> ASGIApp:
         return HTMLResponse(text, headers=HEADERS)
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document())
+        return JSONResponse(document(one for one in endpoints() if one.PATH in serving.prepares))
 
     routes = [
         Route("/", page),
@@ -86,68 +86,95 @@ def make_app(serving: Serving, key: str = "", loopback: bool = True) -> ASGIApp:
         Route("/openapi.json", openapi),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
-        Route("/v1/chat/completions", answered_by(read_chat), methods=["POST"]),
-        Route("/v1/completions", answered_by(read_completion), methods=["POST"]),
+        *(Route(one.PATH, answered_at(one), methods=["POST"]) for one in endpoints()),
     ]
     handlers: dict[Any, Any] = {PintpotError: _told_error, HTTPException: _told_status}
     return Door(Starlette(routes=routes, exception_handlers=handlers), key, loopback)
 
 
-async def _answer(serving: Serving, request: Request, read: Callable[[Any], Asked]) -> Response:
+async def _answer(serving: Serving, request: Request, endpoint: Endpoint) -> Response:
     need(not serving.draining, "the server is closing", Busy)
     try:
-        body = await serving.bodies.read(request.receive)
+        sent = await _sent(serving, request, endpoint)
     except ConnectionError:
         return Response(status_code=400)
-    async with serving.preparing:
-        asked, requests = await asyncio.to_thread(_prepared, serving, body, read)
-    answering = Answering(serving.service, serving.session.tokenizer, requests)
-    client = asked.user or (request.client.host if request.client else "")
-    answering.start(client, serving.limits.answer_s)
-    teller = Teller(asked, serving.session.tokenizer)
-    if asked.stream:
-        return Events(_events(answering, teller, asked), answering.stop, serving.limits.write_s)
-    said: list[Said] = []
+    try:
+        async with serving.preparing:
+            exchange = await asyncio.to_thread(_prepared, serving, endpoint, sent)
+    except PintpotError:
+        if isinstance(sent, Form):
+            sent.close()
+        raise
+    client = exchange.user or (request.client.host if request.client else "")
+    try:
+        exchange.start(client, serving.limits.answer_s)
+    except PintpotError:
+        exchange.stop()
+        raise
+    if exchange.streams:
+        return Paced(_events(exchange), "text/event-stream", exchange.stop, serving.limits.write_s)
+    found: list[Whole] = []
 
     async def listen() -> None:
-        async for one in answering.said():
-            said.append(one)
+        found.append(await exchange.whole())
 
     try:
         if not await unless_left(listen(), request.receive):
             return Response(status_code=400)
     finally:
-        answering.stop()
-    return JSONResponse(teller.whole(said))
+        exchange.stop()
+    return Paced(_pieces(found[0]), found[0].media_type, lambda: None, serving.limits.write_s, found[0].length)
 
 
-def _prepared(serving: Serving, body: bytes, read: Callable[[Any], Asked]) -> tuple[Asked, Any]:
-    asked = read(parse(body))
-    return asked, serving.requests(asked)
+async def _sent(serving: Serving, request: Request, endpoint: Endpoint) -> bytes | Form:
+    """The body. What nobody answers here is read as the others are, so that whoever sends it hears why."""
+    if endpoint.FORM and endpoint.PATH in serving.prepares:
+        return await serving.bodies.read_form(request.receive, request.headers.get("content-type", ""))
+    return await serving.bodies.read(request.receive)
 
 
-async def _events(answering: Answering, teller: Teller, asked: Asked) -> AsyncIterator[str]:
+def _prepared(serving: Serving, endpoint: Endpoint, sent: bytes | Form) -> Exchange:
+    prepare = serving.prepare_at(endpoint.PATH)
+    if isinstance(sent, Form):
+        serving.check_name(sent.fields.get("model"))
+        return prepare(sent)
+    body = parse(sent)
+    serving.check_name(body.get("model") if isinstance(body, dict) else None)
+    return prepare(body)
+
+
+async def _events(exchange: Exchange) -> AsyncIterator[str]:
     """The events of a stream. What goes wrong in the middle is the last of them."""
-    answers: list[Answer] = []
     try:
-        async for one in answering.said():
-            answers += [] if one.answer is None else [one.answer]
-            yield json.dumps(teller.piece(one), separators=(",", ":"))
+        async for one in exchange.events():
+            yield f"data: {json.dumps(one, separators=(',', ':'))}\n\n"
     except PintpotError as error:
-        yield json.dumps(_told(error)[1])
+        yield f"data: {json.dumps(_told(error)[1])}\n\n"
         return
-    if asked.stream_usage:
-        yield json.dumps(teller.last(answers), separators=(",", ":"))
-    yield "[DONE]"
+    yield "data: [DONE]\n\n"
 
 
-class Events(Response):
-    """Server-sent events, for as long as the client is there and reads; `stop` is called at the end."""
+async def _pieces(whole: Whole) -> AsyncIterator[str]:
+    for piece in whole.pieces:
+        yield piece
 
-    def __init__(self, events: AsyncIterator[str], stop: Callable[[], None], write_s: float) -> None:
-        super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+class Paced(Response):
+    """An answer in pieces, for as long as the client is there and reads; `stop` is called at the end."""
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[str],
+        media_type: str,
+        stop: Callable[[], None],
+        write_s: float,
+        length: int | None = None,
+    ) -> None:
+        super().__init__(media_type=media_type, headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
-        self._events, self._stop, self._write_s = events, stop, write_s
+        if length is not None:
+            self.headers["content-length"] = str(length)
+        self._pieces, self._stop, self._write_s = pieces, stop, write_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(text: str, more: bool) -> None:
@@ -156,8 +183,8 @@ class Events(Response):
 
         async def tell() -> None:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for event in self._events:
-                await write(f"data: {event}\n\n", True)
+            async for piece in self._pieces:
+                await write(piece, True)
             await write("", False)
 
         try:
@@ -171,7 +198,7 @@ class Events(Response):
 def _model(serving: Serving) -> dict[str, Any]:
     return {
         "id": serving.name, "object": "model", "created": serving.created, "owned_by": "pintpot",
-        "context_length": serving.session.engine.context,
+        "endpoints": list(serving.prepares), **serving.served.card(),
     }  # fmt: skip
 
 

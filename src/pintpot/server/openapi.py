@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pintpot import __version__
-from pintpot.server.schema import Record
-from pintpot.server.wire import CHAT, COMPLETION
+from pintpot.server.endpoints import Endpoint
 
 _ERROR = {
     "type": "object",
@@ -25,14 +25,13 @@ _ERROR = {
 _REFUSED = ("400", "401", "403", "404", "405", "408", "413", "429", "503", "504")
 
 
-def document() -> dict[str, Any]:
-    """The OpenAPI document of the server."""
+def document(offered: Iterable[Endpoint]) -> dict[str, Any]:
+    """The OpenAPI document of a server whose model answers at these endpoints."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "Pintpot", "version": __version__},
         "paths": {
-            "/v1/chat/completions": {"post": _asking("An answer to a conversation.", CHAT)},
-            "/v1/completions": {"post": _asking("What the model writes after a text.", COMPLETION)},
+            **{one.PATH: {"post": _asking(one)} for one in offered},
             "/v1/models": {"get": _telling("The model that is here.")},
             "/v1/models/{name}": {"get": _telling("One model.") | {"parameters": [_NAME]}},
             "/health": {"get": _telling("Whether the service lives.")},
@@ -46,12 +45,15 @@ def document() -> dict[str, Any]:
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _asking(summary: str, body: Record) -> dict[str, Any]:
-    content = {"application/json": {"schema": body.schema}}
-    answered = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}
+def _asking(endpoint: Endpoint) -> dict[str, Any]:
+    sent = "multipart/form-data" if endpoint.FORM else "application/json"
+    answered = {
+        "application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}},
+        **({"text/plain": {"schema": {"type": "string"}}} if endpoint.FORM else {}),
+    }  # fmt: skip
     return {
-        "summary": summary,
-        "requestBody": {"required": True, "content": content},
+        "summary": endpoint.SUMMARY,
+        "requestBody": {"required": True, "content": {sent: {"schema": endpoint.BODY.schema}}},
         "responses": {"200": {"description": "The answer.", "content": answered}} | _refusals(),
     }
 

@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from pintpot.errors import PintpotError, need
-from pintpot.runtime.request import Request
-from pintpot.runtime.service import Service
-from pintpot.runtime.session import Session
+from pintpot.errors import PintpotError, UnsupportedModel, need
 from pintpot.server.admit import Bodies, Limits
-from pintpot.server.asking import Guiding, requests_of
-from pintpot.server.wire import Asked
+from pintpot.server.endpoints import Prepare, endpoints
+from pintpot.server.served import Driven, Opened, Served
 
 PREPARING = 2
 """Bodies that are read into tokens at a time."""
@@ -26,18 +23,20 @@ class NoSuchModel(PintpotError):
     """Another model was asked for than is here."""
 
 
+class NotServed(PintpotError):
+    """The model that is here does not answer at this address."""
+
+
 @dataclass
 class Serving:
-    """An open pack under a name. `memory_bytes` is what the whole process may take; `stop` ends the server,
+    """An open model under a name. `memory_bytes` is what the whole process may take; `stop` ends the server,
     `closing` what is open.
     """
 
-    session: Session
-    service: Service
+    served: Served
     name: str
     limits: Limits
     memory_bytes: int
-    guiding: Guiding | None = None
     planning: Callable[[], list[dict[str, Any]]] | None = None
     draining: bool = False
     stop: Callable[[], None] = lambda: None
@@ -46,9 +45,23 @@ class Serving:
     closing: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
+        """Raises UnsupportedModel for a model that no endpoint asks anything."""
         self.bodies = Bodies(self.limits)
         self.preparing = asyncio.Semaphore(PREPARING)
         self._plans: asyncio.Future[dict[str, Any]] | None = None
+        found = ((one.PATH, one.prepare_for(self.served)) for one in endpoints())
+        self.prepares: dict[str, Prepare] = {path: prepare for path, prepare in found if prepare is not None}
+        addresses = ", ".join(one.PATH for one in endpoints())
+        said = f"{self.name} is of a kind that is not served: it answers at none of {addresses}"
+        need(bool(self.prepares), said, UnsupportedModel)
+
+    @property
+    def session(self) -> Opened:
+        return self.served.session
+
+    @property
+    def service(self) -> Driven:
+        return self.served.service
 
     def __enter__(self) -> Serving:
         return self
@@ -59,11 +72,17 @@ class Serving:
         self.service.close()
         self.closing.close()
 
-    def requests(self, asked: Asked) -> list[Request]:
-        """The requests for all choices of all prompts, checked. Raises NoSuchModel, Invalid, and what the door says."""
-        known = f"there is no model {asked.model!r} here; this server has {self.name!r}"
-        need(asked.model == self.name, known, NoSuchModel)
-        return requests_of(asked, self.session, self.service.check, self.guiding)
+    def prepare_at(self, path: str) -> Prepare:
+        """What makes exchanges of what is sent to an address. Raises NotServed."""
+        found = self.prepares.get(path)
+        if found is None:
+            raise NotServed(f"{self.name} does not answer at {path}; it does at {', '.join(self.prepares)}")
+        return found
+
+    def check_name(self, name: Any) -> None:
+        """Raise NoSuchModel for another model than this one."""
+        known = f"there is no model {name!r:.80} here; this server has {self.name!r}"
+        need(not isinstance(name, str) or name == self.name, known, NoSuchModel)
 
     async def plans(self) -> dict[str, Any]:
         """What other budgets would bring, planned once, in a process apart."""

@@ -68,11 +68,16 @@ class Given:
     steps: int | None = None
     guidance: float | None = None
     audios: Sequence[Path] = ()
+    language: str = ""
+    """In which something is said, "en" for one; empty where the model is to find out."""
+    tokens: Sequence[Sequence[int]] = ()
+    """Texts as the ids of their tokens, after `texts`."""
 
     @property
     def names(self) -> frozenset[str]:
         """Of what something was given."""
-        return frozenset(name for name in ("images", "texts", "audios", "labels") if getattr(self, name))
+        found = frozenset(name for name in ("images", "texts", "audios", "labels") if getattr(self, name))
+        return found | {"texts"} if self.tokens else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,15 @@ class Kind(Protocol):
 
     def answers(self, about: About, folder: Path, batch: Batch, outputs: Arrays) -> Iterator[Answer]:
         """One answer for each name of a batch."""
+
+    def offers(self, about: About) -> str:
+        """What a server offers of such a model: "embeddings", "transcriptions" or "images"; "" for nothing."""
+
+    def effort(self, about: About, folder: Path, given: Given) -> float:
+        """How many times the work of the planned workload it is to answer about everything that was given.
+
+        Raises BadInput for what could not be read, as far as that is soon seen.
+        """
 
     def samples(self, about: About, folder: Path, given: Given) -> Iterator[Batch]:
         """Inputs on which packed and unpacked are compared: of `given` what this kind reads, or else drawn."""

@@ -109,8 +109,13 @@ def windows(wav: Wav, seconds: int, least_s: float = 0.1) -> Iterator[tuple[floa
 
     What is left at the end is left out where it is shorter than `least_s`.
     """
-    for at in range(max(1, ceil((wav.seconds - least_s) / seconds))):
+    for at in range(num_windows(wav, seconds, least_s)):
         yield float(at * seconds), resampled(wav, at * seconds * RATE, seconds * RATE)
+
+
+def num_windows(wav: Wav, seconds: int, least_s: float = 0.1) -> int:
+    """How many pieces `windows` gives."""
+    return max(1, ceil((wav.seconds - least_s) / seconds))
 
 
 def resampled(wav: Wav, first: int, count: int) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ PEAK: Final = 2.0
 """Pictures reach from -1 to 1."""
 MOST_DB: Final = 100.0
 """Equal pictures have a signal without noise, and a mean with that in it says nothing."""
+COLOURS: Final = (1, 3)
+"""Channels of a picture; what has others are latents."""
 _INPUTS: Final = frozenset({"hidden_states", "timestep", "class_labels"})
 
 
@@ -64,9 +67,7 @@ def examples(about: About) -> Arrays:
 
 
 def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
-    most = about["classes"]
-    for label in given.labels:
-        need(0 <= label < most, f"label {label}; this model draws 0 to {most - 1}", BadInput)
+    _check(about, given)
     numbered = zip(given.labels, count(given.seed or 0), strict=False)
     for some in side_by_side(numbered, about["batch"]):
         # Rows that nobody asked for draw the last label once more.
@@ -81,6 +82,17 @@ def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
             },
             tuple(f"label {label}, seed {seed}" for label, seed in some),
         )
+
+
+def offers(about: About) -> str:
+    return "images" if about["size"][0] in COLOURS else ""
+
+
+def effort(about: About, folder: Path, given: Given) -> float:
+    _check(about, given)
+    calls = 1 if given.guidance in (None, 1) else 2
+    usual = int(about["repeats"])
+    return float(ceil(len(given.labels) / about["batch"]) * calls * (given.steps or usual) / usual)
 
 
 def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
@@ -129,10 +141,16 @@ def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test:
 
 def pixels(values: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     """A picture [H, W] or [H, W, 3] of values [C, H, W] from -1 to 1; None for what has other channels."""
-    if len(values) not in (1, 3):
+    if len(values) not in COLOURS:
         return None
     found = np.round((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     return found[0] if len(values) == 1 else np.moveaxis(found, 0, -1)
+
+
+def _check(about: About, given: Given) -> None:
+    for label in given.labels:
+        most = about["classes"] - 1
+        need(0 <= label <= most, f"label {label}; this model draws 0 to {most}", BadInput)
 
 
 def _asked(about: About, x: NDArray[Any], time: float, labels: NDArray[Any]) -> Arrays:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +53,14 @@ def examples(about: About) -> Arrays:
 
 def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
     yield from _together(about, list(vision.read(about["pictures"], folder, given)), folder, given)
+
+
+def offers(about: About) -> str:
+    return ""
+
+
+def effort(about: About, folder: Path, given: Given) -> float:
+    return float(len(given.images) * ceil(len(given.texts) / about["batch"]))
 
 
 def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:

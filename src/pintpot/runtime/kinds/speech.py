@@ -15,18 +15,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.errors import BadFile, UnsupportedModel, need
+from pintpot.errors import BadFile, BadInput, UnsupportedModel, need
 from pintpot.meter.overlap import Agreed
 from pintpot.meter.words import divergence, same_so_far, word_errors
-from pintpot.model.tokens import Tokenizer
 from pintpot.model.tokens.memory import estimated_bytes
 from pintpot.runtime.kinds import About, Answer, Arrays, Batch, Given, Published, Runs
-from pintpot.runtime.kinds._hearing import FRAME, HOP, RATE, log_mel, open_wav, windows
+from pintpot.runtime.kinds._hearing import FRAME, HOP, RATE, log_mel, num_windows, open_wav, windows
+from pintpot.runtime.kinds._words import tokenizer_at
 
 TAKES = frozenset({"audios"})
 ENCODE: Final = "encode"
 DECODE: Final = "decode"
 TOKENIZER: Final = "tokenizer.json"
+ENGLISH: Final = "en"
+"""What a model of one language hears: so it is with all that were published."""
 WINDOW_S: Final = 30
 WORDS_A_WINDOW: Final = 100
 """Word pieces of half a minute of speech, as plans count on them: two and a half words a second."""
@@ -59,6 +61,7 @@ def about(published: Published) -> dict[str, Any] | None:
         "start": start,
         "end": [end] if isinstance(end, int) else list(end),
         "languages": sorted(languages.values()) if languages else [],
+        "spoken": {name.strip("<|>"): token for name, token in sorted((languages or {}).items())},
         "then": [token for token in (task if languages else None, silent) if token is not None],
         "never": _ids(generation.get("suppress_tokens"), words),
         "not_first": _ids(generation.get("begin_suppress_tokens"), words),
@@ -72,9 +75,21 @@ def examples(about: About) -> Arrays:
 
 
 def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
+    asked = _asked(about, given.language)
     for path in given.audios:
-        for start, samples in windows(open_wav(path), WINDOW_S):
-            yield Batch({"input_features": _features(samples, about)}, (_name(path, start),))
+        wav = open_wav(path)
+        for start, samples in windows(wav, WINDOW_S):
+            span = np.array([start, min(start + WINDOW_S, wav.seconds)])
+            yield Batch({"input_features": _features(samples, about), "span": span, **asked}, (_name(path, start),))
+
+
+def offers(about: About) -> str:
+    return "transcriptions"
+
+
+def effort(about: About, folder: Path, given: Given) -> float:
+    _asked(about, given.language)
+    return float(sum(num_windows(open_wav(path), WINDOW_S) for path in given.audios))
 
 
 def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
@@ -85,12 +100,15 @@ def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
 
 
 def compute(about: About, run: Runs, batch: Batch) -> Arrays:
-    """`tokens` that were written, `logits` of the first of them and `heard`, what the encoder gave."""
+    """`tokens` that were written, `logits` of the first of them, `heard`, what the encoder gave, and as `language` none
+    or one of the model's words for them."""
     run.reset()
-    heard = next(iter(run(batch.inputs, ENCODE).values()))
-    at, logits = 0, np.zeros((1, about["words"]), np.float32)
-    for token in _prompt(about, run):
-        logits, at = _step(run, token, at), at + 1
+    heard = next(iter(run({"input_features": batch.inputs["input_features"]}, ENCODE).values()))
+    language = _language(about, run, batch)
+    prompt = [about["start"], *language, *about["then"]]
+    for at, token in enumerate(prompt):
+        logits = _step(run, token, at)
+    at = len(prompt)
     kept, written = list[NDArray[Any]](), list[int]()
     while True:
         if len(kept) < KEPT_LOGITS:
@@ -102,12 +120,17 @@ def compute(about: About, run: Runs, batch: Batch) -> Arrays:
         if at >= about["most"]:
             break
         logits, at = _step(run, token, at), at + 1
-    return {"tokens": np.array(written, np.int64), "logits": np.stack(kept), "heard": heard}
+    tokens, chosen = np.array(written, np.int64), np.array(language, np.int64)
+    return {"tokens": tokens, "logits": np.stack(kept), "heard": heard, "language": chosen}
 
 
 def answers(about: About, folder: Path, batch: Batch, outputs: Arrays) -> Iterator[Answer]:
-    text = _text(folder, outputs)
-    yield Answer(batch.names[0], text, {"audio": batch.names[0], "text": text, "tokens": outputs["tokens"].tolist()})
+    text, tokens = _text(folder, outputs), outputs["tokens"].tolist()
+    span = dict(zip(("start", "end"), batch.inputs.get("span", np.zeros(0)).tolist(), strict=False))
+    named = {token: name for name, token in about.get("spoken", {}).items()}
+    spoken = [("language", named[token]) for token in outputs["language"].tolist() if token in named]
+    told = {"audio": batch.names[0], "text": text, "tokens": tokens, **span, **dict(spoken)}
+    yield Answer(batch.names[0], text, told)
 
 
 def judged(about: About, batch: Batch, outputs: Arrays) -> Arrays:
@@ -127,13 +150,24 @@ def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test:
     )
 
 
-def _prompt(about: About, run: Runs) -> Iterator[int]:
-    """What the decoder is given before it writes; of several languages the one that it takes to be likeliest."""
-    yield about["start"]
-    if about["languages"]:
-        logits = _step(run, about["start"], 0)[0]
-        yield max(about["languages"], key=lambda token: float(logits[token]))
-    yield from about["then"]
+def _language(about: About, run: Runs, batch: Batch) -> list[int]:
+    """Of several languages the one that was asked for, or that the decoder takes to be likeliest."""
+    if "language" in batch.inputs:
+        return [int(one) for one in batch.inputs["language"]]
+    if not about["languages"]:
+        return []
+    logits = _step(run, about["start"], 0)[0]
+    return [max(about["languages"], key=lambda token: float(logits[token]))]
+
+
+def _asked(about: About, language: str) -> Arrays:
+    """The word for a language, where one was named. Raises BadInput for one that the model does not know."""
+    if not language or (not about["languages"] and language == ENGLISH):
+        return {}
+    spoken: Mapping[str, int] = about.get("spoken", {})
+    known = ", ".join(spoken) or f"{ENGLISH} alone"
+    need(language in spoken, f"language {language!r:.20} is not known to this model; it hears {known}", BadInput)
+    return {"language": np.array([spoken[language]])}
 
 
 def _step(run: Runs, token: int, at: int) -> NDArray[Any]:
@@ -150,7 +184,7 @@ def _likeliest(about: About, logits: NDArray[Any], first: bool) -> int:
 
 
 def _text(folder: Path, outputs: Arrays) -> str:
-    return Tokenizer.from_json(folder / TOKENIZER).decode(outputs["tokens"].tolist()).strip()
+    return tokenizer_at(folder / TOKENIZER).decode(outputs["tokens"].tolist()).strip()
 
 
 def _features(samples: NDArray[np.float32], about: About) -> NDArray[np.float32]:

@@ -6,18 +6,21 @@ A text becomes the recorded number of tokens: what is longer is cut, what is sho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pintpot.errors import BadFile, UsageError, need
+from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.meter.overlap import Agreed, cosines, same_top, shared_probability, softmax
-from pintpot.model.tokens import Tokenizer
 from pintpot.model.tokens.memory import estimated_bytes
+from pintpot.nets.adapted import named_leaves
 from pintpot.runtime.kinds import About, Answer, Arrays, Batch, Given, Published, Runs, side_by_side
+from pintpot.runtime.kinds._words import tokenizer_at
 
 TAKES = frozenset({"texts"})
 TOKENIZER: Final = "tokenizer.json"
@@ -65,9 +68,26 @@ def examples(about: About) -> Arrays:
 
 
 def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
-    tokenizer = Tokenizer.from_json(folder / TOKENIZER)
-    for texts in side_by_side(given.texts, about["batch"]):
-        yield _batch(tokenizer, list(texts), about)
+    tokenizer = tokenizer_at(folder / TOKENIZER)
+    read_ = ((text, *tokenizer.encode_cut(text, about["tokens"])) for text in given.texts)
+    as_they_are = (
+        (" ".join(map(str, ids)), ids[: about["tokens"]], len(ids) > about["tokens"]) for ids in given.tokens
+    )
+    for some in side_by_side(chain(read_, as_they_are), about["batch"]):
+        yield _batch(some, about)
+
+
+def offers(about: About) -> str:
+    return "embeddings" if about["task"] == "embed" else ""
+
+
+def effort(about: About, folder: Path, given: Given) -> float:
+    for ids in given.tokens:
+        most, words = about["tokens"], about["words"]
+        said = f"a text of {len(ids)} tokens; this model was opened for texts of at most {most}"
+        need(0 < len(ids) <= most, said, BadInput)
+        need(min(ids) >= 0 and max(ids) < words, f"tokens are 0 to {words - 1}", BadInput)
+    return float(ceil((len(given.texts) + len(given.tokens)) / about["batch"]))
 
 
 def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
@@ -152,12 +172,12 @@ def _labels(config: Mapping[str, Any]) -> list[str]:
     return [str(found[key]) for key in sorted(found, key=int)]
 
 
-def _batch(tokenizer: Tokenizer, texts: list[str], about: About) -> Batch:
+def _batch(texts: Sequence[tuple[str, Sequence[int], bool]], about: About) -> Batch:
+    """Of each text its name, its tokens, and whether there were more."""
     shape = about["batch"], about["tokens"]
     ids, mask = np.full(shape, about["padding"], np.int64), np.zeros(shape, np.int64)
     notes = []
-    for row, text in enumerate(texts):
-        found, cut = tokenizer.encode_cut(text, about["tokens"])
+    for row, (text, found, cut) in enumerate(texts):
         ids[row, : len(found)] = found
         mask[row, : len(found)] = 1
         if cut:
@@ -166,7 +186,7 @@ def _batch(tokenizer: Tokenizer, texts: list[str], about: About) -> Batch:
         ids[row], mask[row] = ids[0], mask[0]
     need(int(ids.max()) < about["words"], f"the tokenizer knows more than the model's {about['words']} words", BadFile)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    return Batch({name: inputs[name] for name in about["inputs"]}, tuple(texts), tuple(notes))
+    return Batch({name: inputs[name] for name in about["inputs"]}, tuple(text for text, _, _ in texts), tuple(notes))
 
 
 def _mask(about: About, batch: Batch) -> NDArray[Any]:
@@ -199,7 +219,7 @@ def _embedding(about: About, outputs: Arrays, mask: NDArray[Any], ids: NDArray[A
     values = _vectors(about, outputs, mask)[row]
     first = ", ".join(f"{value:.3f}" for value in values[:4])
     told = f"{len(values)} values, length {np.linalg.norm(values):.4g}: {first}, ..."
-    return told, {"embedding": [float(value) for value in values]}
+    return told, {"embedding": [float(value) for value in values], "tokens": int(mask[row].sum())}
 
 
 def _classes(about: About, outputs: Arrays, mask: NDArray[Any], ids: NDArray[Any], row: int) -> Told:
@@ -232,3 +252,15 @@ def _next(about: About, outputs: Arrays, mask: NDArray[Any], ids: NDArray[Any], 
     best = shares.argsort()[::-1][:TOLD]
     found = [{"token": int(at), "probability": float(shares[at])} for at in best]
     return ", ".join(f"token {one['token']} {one['probability']:.2f}" for one in found), {"next": found}
+
+
+def dimensions(config: Mapping[str, Any]) -> int:
+    """How long the vectors are that a recording gives."""
+    found = dict(named_leaves(config["stages"][0]["outputs"]))
+    first = next(iter(found.values()))
+    return int(found.get("text_embeds", found.get("last_hidden_state", first))["sizes"][-1])
+
+
+def tokens_of(folder: Path, text: str) -> list[int]:
+    """All tokens of a text, those that the model wants around it among them. Raises BadInput for what is no Unicode."""
+    return tokenizer_at(folder / TOKENIZER).encode(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +70,14 @@ def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
     for paths in side_by_side(given.images, about["batch"]):
         pictures = [prepared(open_picture(path), about["pictures"]) for path in paths]
         yield _batch(pictures, tuple(map(str, paths)), about)
+
+
+def offers(about: About) -> str:
+    return ""
+
+
+def effort(about: About, folder: Path, given: Given) -> float:
+    return float(ceil(len(given.images) / about["batch"]))
 
 
 def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:

@@ -1,0 +1,110 @@
+"""A language model that is served: what it says of itself, and one request for words on its way through."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from json import dumps
+from time import monotonic
+from typing import Any
+
+from pintpot.runtime.answers import Answer
+from pintpot.runtime.request import Request
+from pintpot.runtime.service import Service
+from pintpot.runtime.session import Session
+from pintpot.server.answering import Answering
+from pintpot.server.asking import Guiding, requests_of
+from pintpot.server.endpoints import Exchange, Whole
+from pintpot.server.served import Family, buckets, labelled
+from pintpot.server.told import Teller
+from pintpot.server.wire import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """An open language model, the service that drives it, and what makes answers follow a schema."""
+
+    session: Session
+    service: Service
+    guiding: Guiding | None = None
+
+    def card(self) -> dict[str, Any]:
+        return {"context_length": self.session.engine.context}
+
+    def told(self) -> str:
+        return f"{self.session.engine.num_sequences} at once, {self.session.engine.context} tokens each"
+
+    def gauges(self) -> dict[str, Any]:
+        state, counts, decode = self.service.state(), self.service.counts, self.session.plan.cost.stage("decode")
+        return {
+            "context": self.session.engine.context,
+            "sequences": self.session.engine.num_sequences,
+            "tokens_per_s": counts.rate.per_second(monotonic()),
+            "promised_tokens_per_s": [decode.tokens_per_s.low, decode.tokens_per_s.high],
+            "binds": decode.binds,
+            "pages": {"used": state.used_pages, "idle": state.idle_pages, "total": state.num_pages},
+            "prefix": {"hit_tokens": state.hit_tokens, "asked_tokens": state.asked_tokens},
+            "guesses": {"made": state.guessed_tokens, "right": state.right_tokens},
+            "tokens": {"prompt": counts.num_prompt_tokens, "answer": counts.num_tokens},
+        }
+
+    def families(self, now: Mapping[str, Any]) -> Iterable[Family]:
+        prefix, counts = now["prefix"], self.service.counts
+        found = {"asked": prefix["asked_tokens"], "hit": prefix["hit_tokens"]}
+        return (
+            Family("pages", "gauge", "Pages of the cache: used, kept for others, and all.",
+                   labelled("state", now["pages"])),
+            Family("tokens_total", "counter", "Tokens of prompts read and of answers given.",
+                   labelled("kind", now["tokens"])),
+            Family("prefix_tokens_total", "counter", "Tokens of prompts, and those of them that others had read.",
+                   labelled("kind", found)),
+            Family("guessed_tokens_total", "counter", "Words that were guessed, and those of them that were right.",
+                   labelled("kind", now["guesses"])),
+            Family("tokens_per_second", "gauge", "Tokens of answers in the last seconds.", [("", now["tokens_per_s"])]),
+            Family("first_token_seconds", "histogram", "From a request to its first token.",
+                   buckets(counts.first_token)),
+            Family("between_tokens_seconds", "histogram", "From a token to the next.", buckets(counts.between_tokens)),
+        )  # fmt: skip
+
+    def exchange(self, asked: Asked) -> Exchange:
+        """What was asked for, checked. Raises Invalid, and what the service says of what could never be answered."""
+        return _Words(self, asked, requests_of(asked, self.session, self.service.check, self.guiding))
+
+
+class _Words:
+    """An `Exchange`."""
+
+    def __init__(self, writing: Writing, asked: Asked, requests: list[Request]) -> None:
+        self._writing, self._asked, self._requests = writing, asked, requests
+        self._teller = Teller(asked, writing.session.tokenizer)
+        self._answering: Answering | None = None
+
+    @property
+    def streams(self) -> bool:
+        return self._asked.stream
+
+    @property
+    def user(self) -> str:
+        return self._asked.user
+
+    def start(self, client: str, within_s: float) -> None:
+        self._answering = Answering(self._writing.service, self._writing.session.tokenizer, self._requests)
+        self._answering.start(client, within_s)
+
+    def stop(self) -> None:
+        if self._answering is not None:
+            self._answering.stop()
+
+    async def whole(self) -> Whole:
+        assert self._answering is not None, "not started"
+        said = [one async for one in self._answering.said()]
+        return Whole((dumps(self._teller.whole(said), separators=(",", ":"), ensure_ascii=False),))
+
+    async def events(self) -> AsyncIterator[Mapping[str, Any]]:
+        assert self._answering is not None, "not started"
+        answers: list[Answer] = []
+        async for one in self._answering.said():
+            answers += [] if one.answer is None else [one.answer]
+            yield self._teller.piece(one)
+        if self._asked.stream_usage:
+            yield self._teller.last(answers)
