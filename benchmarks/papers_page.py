@@ -36,6 +36,7 @@ REMARKS = {
     "SlicedAttention": "by price, where scores in memory do not fit: tests/test_sliced_attention.py",
     "Mbq": "none is offered it: no vision-language model with trained weights was measured; that its statistics and "
     "ratios are what they should be: tests/test_modalities.py",
+    "LentPages": "by price, where many are served and whole contexts do not fit (`--lending`): tests/test_lending.py",
     "PatchStage": "by price, where early activations do not fit: tests/test_patches.py",
 }
 """Of techniques for modules, which the runs of this page do not ask about."""

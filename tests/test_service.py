@@ -205,15 +205,15 @@ def test_clients_take_turns_and_deadlines_decide_within_one() -> None:
     queue.add(Entry(4, request, "modest", deadline=9.0))
     queue.add(Entry(5, request, "modest", deadline=3.0))
     order = []
-    while (one := queue.take(lambda request: True)) is not None:
+    while (one := queue.take(lambda number, request: True)) is not None:
         order.append(one[0])
     assert order == [5, 0, 4, 1, 2, 3] or order == [0, 5, 1, 4, 2, 3]
-    assert queue.take(lambda request: True) is None
+    assert queue.take(lambda number, request: True) is None
     for number in order:
         queue.remove(number)
     queue.add(Entry(6, request, "greedy"))
-    assert queue.take(lambda request: False) is None, "who is next is waited for"
-    assert queue.take(lambda request: True) == (6, request)
+    assert queue.take(lambda number, request: False) is None, "who is next is waited for"
+    assert queue.take(lambda number, request: True) == (6, request)
 
 
 def test_pages_of_beginnings_are_given_up_when_they_are_needed() -> None:

@@ -88,6 +88,7 @@ def plan(
     threads: int | None = None,
     below_4_bits: bool = False,
     windowed: bool = False,
+    lending: bool = False,
     uncalibrated: bool = False,
     machine: str | Path | Machine | None = None,
     progress: Progress | None = None,
@@ -116,7 +117,7 @@ def plan(
         first_token_s=None if first_token is None else parse_seconds(first_token),
         per_token_s=None if per_token is None else parse_seconds(per_token),
         degradation=degradation, prefer=prefer, threads=threads, below_4_bits=below_4_bits, windowed=windowed,
-        uncalibrated=uncalibrated,
+        lending=lending, uncalibrated=uncalibrated,
     )  # fmt: skip
     key = table_key(described)
     known = recall(key, here.fingerprint)

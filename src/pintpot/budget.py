@@ -49,9 +49,9 @@ class Budget:
 
     `memory_bytes` is the whole process on the device; `degradation` is the mean KL divergence in nats per token
     against the unpacked model; `first_token_s` and `per_token_s` bound the speed. `below_4_bits` allows formats under
-    4 bits whose degradation nobody has measured yet, `windowed` plans that forget the middle of a long text;
-    `uncalibrated` rules out rounding that has to look at texts before packing. `chosen` names the fields that the
-    person set.
+    4 bits whose degradation nobody has measured yet, `windowed` plans that forget the middle of a long text, `lending`
+    plans in which sequences share fewer pages of the cache than their contexts have; `uncalibrated` rules out rounding
+    that has to look at texts before packing. `chosen` names the fields that the person set.
     """
 
     memory_bytes: int
@@ -63,6 +63,7 @@ class Budget:
     threads: int | None = None
     below_4_bits: bool = False
     windowed: bool = False
+    lending: bool = False
     uncalibrated: bool = False
     chosen: tuple[str, ...] = ()
 

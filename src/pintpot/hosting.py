@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 BATCHES = (32, 16, 8, 4, 2, 1)
 """Sequences side by side that are weighed where nobody asked for a number."""
+LENDING_GAIN, PRESSED = 1.05, 0.9
+"""What a shared cache has to bring, for whoever is stopped takes time; and how full a budget is that it presses on."""
 BODY_BYTES, BODY_BYTES_OF_TOKEN = 128 << 10, 32
 """Of a body: this many, and so many more for each position of the context."""
 MODULE_BODY_BYTES = 1 << 20
@@ -187,24 +190,39 @@ def _folder(
     return Path(answer["folder"]), memory
 
 
-def best_batch(model: Model, asked: dict[str, Any], progress: Progress | None = None) -> int:
-    """How many sequences side by side give most tokens a second in all, at the bad end. Raises DoesNotFit for none."""
+def best_batch(model: Model, asked: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+    """How many sequences side by side give most tokens a second in all, at the bad end: `batch`, and `lending`.
+
+    That sequences share fewer pages than their contexts have is weighed where the cache presses on the budget, and has
+    to bring more than `LENDING_GAIN`. Raises DoesNotFit for none.
+    """
     from pintpot.api import plan
 
-    found: list[tuple[float, int]] = []
+    found: list[tuple[float, int, dict[str, Any]]] = []
     refused: DoesNotFit | None = None
-    for done, number in enumerate(BATCHES):
+    made: Plan | None = None
+    for done, (number, lending) in enumerate(product(BATCHES, (False, True))):
         if progress is not None:
-            progress(done / len(BATCHES), "weighing how many at once")
+            progress(done / (2 * len(BATCHES)), "weighing how many at once")
+        if lending and made is not None and not _presses(made):
+            continue
+        way, made = {"batch": number, "lending": lending}, None
         try:
-            made: Plan = plan(model, **{**asked, "batch": number})
+            made = plan(model, **{**asked, **way})
         except DoesNotFit as error:
             refused = error
             continue
-        found.append((made.cost.stage("decode").tokens_per_s.low, number))
+        if bool(made.form.cache.lent) == lending:
+            gain = LENDING_GAIN if lending else 1.0
+            found.append((made.cost.stage("decode").tokens_per_s.low / gain, number, way))
     if not found and refused is not None:
         raise refused
-    return max(found)[1]
+    return max(found, key=lambda one: one[:2])[2]
+
+
+def _presses(made: Plan) -> bool:
+    """Whether a smaller cache could bring anything: weights are read from disk, or the budget is nearly used up."""
+    return made.form.ring is not None or made.cost.memory_high > PRESSED * made.budget.memory_bytes
 
 
 def plans_of(folder: Path) -> list[dict[str, Any]]:
@@ -257,13 +275,15 @@ def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if model.language is None:
         # It was recorded for so many rows; one more request is one more call.
         return {"folder": str(found_asked(model, asked) or pack(model, progress=progress, **asked))}
-    numbers = (asked.pop("batch"),) if asked.get("batch") else BATCHES
-    for number in numbers:
-        folder = found_asked(model, {**asked, "batch": number})
+    batch, lent = asked.pop("batch", None), asked.pop("lending", False)
+    every = [(batch, lent)] if batch else product(BATCHES, (False, True))
+    ways = [{"batch": number, "lending": lending} for number, lending in every]
+    for way in ways:
+        folder = found_asked(model, {**asked, **way})
         if folder is not None:
             return {"folder": str(folder)}
-    batch = numbers[0] if len(numbers) == 1 else best_batch(model, asked, progress)
-    return {"folder": str(pack(model, progress=progress, **{**asked, "batch": batch}))}
+    best = ways[0] if len(ways) == 1 else best_batch(model, asked, progress)
+    return {"folder": str(pack(model, progress=progress, **{**asked, **best}))}
 
 
 if __name__ == "__main__":

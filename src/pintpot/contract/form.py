@@ -23,12 +23,16 @@ PAGE_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class CacheForm:
-    """The key-value cache: its format, and which positions stay visible (`window` 0: all of them)."""
+    """The key-value cache: its format, and which positions stay visible (`window` 0: all of them).
+
+    `lent` positions of each sequence have pages, in the mean, which all share; 0: all that a context holds.
+    """
 
     format: str = "f16"
     window: int = 0
     sinks: int = 0
     page_tokens: int = PAGE_TOKENS
+    lent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from pintpot.budget import Workload
 from pintpot.contract.form import ActivationForm, CacheForm, Form, Weights
 from pintpot.errors import need
-from pintpot.nets._extents import decode_extents, prefill_extents
+from pintpot.nets._extents import decode_extents, num_pages, prefill_extents
 from pintpot.program.spec import Buffer, Buffers, Extents, Op, Program, Segment, Stage, Table, Work
 
 Roles = tuple[tuple[str, str], ...]
@@ -145,17 +145,6 @@ def _shape(config: Mapping[str, Any], names: frozenset[str], own: Own, given: in
         chosen=config.get("num_experts_per_tok", 1),
         shares_normed=config.get("norm_topk_prob", True),
     )
-
-
-def num_pages(cache: CacheForm, workload: Workload, chunk: int) -> int:
-    """Pages of all sequences: the whole context, or the window, the sinks and one chunk on its way in."""
-    positions = workload.context
-    if cache.window:
-        # A window and a chunk may each begin and end inside a page, the sinks end in one.
-        parts = (cache.sinks, cache.window + min(chunk, workload.context))
-        windowed = sum(-(-part // cache.page_tokens) + (1 if part else 0) for part in parts)
-        return workload.batch * min(windowed, -(-positions // cache.page_tokens))
-    return workload.batch * -(-positions // cache.page_tokens)
 
 
 @lru_cache(maxsize=512)

@@ -1,4 +1,4 @@
-"""How often the stages of a decoder are replayed for a workload, and at which lengths."""
+"""How often the stages of a decoder are replayed for a workload, at which lengths, and over how many pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pintpot.budget import Workload
+from pintpot.contract.form import CacheForm
 from pintpot.program.spec import Extent, Extents
 
 
@@ -23,6 +24,22 @@ def prefill_extents(workload: Workload, chunk: int) -> Extents:
 def decode_extents(workload: Workload) -> Extents:
     """Of the steps of all answers side by side, at the middle of the answer."""
     return _steps(*lengths(workload), workload.batch)
+
+
+def num_pages(cache: CacheForm, workload: Workload, chunk: int) -> int:
+    """Pages of all sequences: the whole context, what is lent of it, or the window, the sinks and one chunk.
+
+    There are enough for one whole context.
+    """
+    positions = workload.context
+    if cache.window:
+        # A window and a chunk may each begin and end inside a page, the sinks end in one.
+        parts = (cache.sinks, cache.window + min(chunk, workload.context))
+        windowed = sum(-(-part // cache.page_tokens) + (1 if part else 0) for part in parts)
+        return workload.batch * min(windowed, -(-positions // cache.page_tokens))
+    whole = -(-positions // cache.page_tokens)
+    each = min(whole, -(-cache.lent // cache.page_tokens)) if cache.lent else whole
+    return max(workload.batch * each, whole)
 
 
 class _Chunk(NamedTuple):

@@ -57,7 +57,8 @@ def _check_form(form: Form) -> None:
     need({form.activation.prefill, form.activation.decode} <= set(PLANES), f"activations in {form.activation!r:.120}")
     cache = form.cache
     need(cache.format in (*CACHE_FORMATS, "f32") and cache.page_tokens == PAGE_TOKENS, f"a cache of {cache}")
-    need(0 <= cache.window <= MOST_TOKENS and 0 <= cache.sinks <= MOST_TOKENS, f"a cache of {cache}")
+    sizes = (cache.window, cache.sinks, cache.lent)
+    need(all(0 <= size <= MOST_TOKENS for size in sizes) and not (cache.window and cache.lent), f"a cache of {cache}")
     if form.ring is not None:
         _check_ring(form.ring)
     need(len({weight.name for weight in form.weights}) == len(form.weights), "a weight comes twice")

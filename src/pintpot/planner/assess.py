@@ -17,7 +17,14 @@ from pintpot.planner.calibrating import TOKENS, calibrating_bytes, calibrating_s
 from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, gentler, steps_key
 from pintpot.planner.draft import Draft, Priced
-from pintpot.planner.holders import all_holders, constant_holders, loading_bytes, with_slots, work_holders
+from pintpot.planner.holders import (
+    all_holders,
+    constant_holders,
+    lent_page_bytes,
+    loading_bytes,
+    with_slots,
+    work_holders,
+)
 from pintpot.planner.plan import Degradation, Plan
 from pintpot.planner.price import Prices
 from pintpot.planner.question import Question
@@ -90,7 +97,8 @@ class Bench:
             fixed, stages = made.fixed, made.stages
         holders = all_holders(fixed, split.ram_bytes, split.ring, made.loading_bytes)
         source_bytes = self.question.model.num_bytes
-        cost = price_workload(stages, weights, split.ram_bytes, source_bytes, made.prices, holders)
+        moved = lent_page_bytes(made.form, made.work, self._layout_sizes(made.work))
+        cost = price_workload(stages, weights, split.ram_bytes, source_bytes, made.prices, holders, moved)
         return Priced(made, place, cost)
 
     def plan(self, priced: Priced) -> Plan:
@@ -168,9 +176,10 @@ class Bench:
         whole, streaming = (max(need.total(question.threads, looks) for need in needs) for looks in (False, True))
         workload, slots = question.budget.workload, most_slots(form.weights)
         inside = max(inside_bytes(program, question.threads) for program in work.programs())
+        moved = lent_page_bytes(form, work, sizes)
         return (
-            self._constant + work_holders(sizes, whole, workload, inside),
-            with_slots(self._constant, slots) + work_holders(sizes, streaming, workload, inside),
+            self._constant + work_holders(sizes, whole + moved, workload, inside),
+            with_slots(self._constant, slots) + work_holders(sizes, streaming + moved, workload, inside),
         )
 
     def _promised(self, steps: tuple[Step, ...]) -> Form:

@@ -89,7 +89,8 @@ class Cost:
     """Everything a plan promises but quality: memory by holder, stages, opening and packing.
 
     The stages are those of the whole workload, of a language model the prompts of all sequences in shared chunks, then
-    their answers side by side. `pack_s` is the whole making of the pack, `calibrate_s` of it.
+    their answers side by side. `pack_s` is the whole making of the pack, `calibrate_s` of it; `page_s` what it takes to
+    move one page of a cache that sequences share to the disk, or back.
     """
 
     holders: tuple[Holder, ...]
@@ -98,6 +99,7 @@ class Cost:
     pack_s: Span
     pack_bytes: int
     calibrate_s: Span = ZERO
+    page_s: Span = ZERO
 
     @property
     def memory_low(self) -> int:

@@ -45,7 +45,8 @@ def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: A
 
 
 _BUDGET_KEYS = (
-    "degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits", "windowed", "uncalibrated",
+    "degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits", "windowed", "lending",
+    "uncalibrated",
 )  # fmt: skip
 
 

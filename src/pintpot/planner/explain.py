@@ -142,6 +142,10 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     one = {"chat": tokens, "denoise": drawn}.get(plan.budget.workload.task, (("each answer", cost.per_token_s),))
     for what, span in (*one, ("opening", cost.open_s)):
         rows.append(SpeedRow(what, format_seconds(span.high), format_seconds(span.low)))
+    if cost.page_s.high:
+        rows.append(
+            SpeedRow("a page of the cache to disk", format_seconds(cost.page_s.high), format_seconds(cost.page_s.low))
+        )
     return tuple(rows)
 
 

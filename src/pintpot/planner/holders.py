@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pintpot.budget import Workload
-from pintpot.contract.form import RingForm
+from pintpot.contract.form import Form, RingForm
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
@@ -26,6 +26,7 @@ from pintpot.planner.names import (
     WEIGHTS,
 )
 from pintpot.planner.question import Question
+from pintpot.program.spec import Work
 
 PROCESS_SPREAD_BYTES = 2_000_000
 """How far the resident size of one and the same process strays from run to run."""
@@ -74,6 +75,13 @@ def work_holders(
         _exactly(TABLES, sizes.get("tables", 0)),
         *((Holder(INSIDE, 0, inside_bytes),) if inside_bytes else ()),
     )
+
+
+def lent_page_bytes(form: Form, work: Work, sizes: Mapping[str, int]) -> int:
+    """Bytes of a page of a cache that sequences share: so much memory is needed to move one; 0 for other caches."""
+    if not form.cache.lent:
+        return 0
+    return _whole_pages(sizes["cache"] // work.stage("prefill").widest.bound("pages"))
 
 
 def all_holders(

@@ -178,4 +178,5 @@ def _cost(data: Mapping[str, Any]) -> Cost:
     )
     holders = tuple(Holder(**item) for item in data["holders"])
     calibrating = Span(**data["calibrate_s"]) if "calibrate_s" in data else ZERO
-    return Cost(holders, stages, Span(**data["open_s"]), Span(**data["pack_s"]), data["pack_bytes"], calibrating)
+    page = Span(**data["page_s"]) if "page_s" in data else ZERO
+    return Cost(holders, stages, Span(**data["open_s"]), Span(**data["pack_s"]), data["pack_bytes"], calibrating, page)

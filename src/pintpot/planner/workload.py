@@ -17,11 +17,16 @@ def price_workload(
     source_bytes: int,
     prices: Prices,
     holders: tuple[Holder, ...],
+    page_bytes: int = 0,
 ) -> Cost:
-    """Stages and holders, with the opening and making of the pack: source read, weights converted, pack written."""
+    """Stages and holders, with the opening and making of the pack: source read, weights converted, pack written.
+
+    `page_bytes` are those of a page of the cache that may be moved to the disk.
+    """
     opening = _read(prices, ram_bytes) + STARTING_S
     making = _read(prices, weights.num_bytes + source_bytes) + _converting(prices, weights)
-    return Cost(holders, stages, opening, making, pack_bytes(weights.num_bytes))
+    moving = _read(prices, page_bytes)
+    return Cost(holders, stages, opening, making, pack_bytes(weights.num_bytes), page_s=moving)
 
 
 def pack_bytes(weight_bytes: int) -> int:

@@ -35,11 +35,11 @@ class Arguments:
         at = num_rows = 0
         for part in parts:
             at = self._put(at, part.answer.sequence, part.first, part.stop)
-            if part.last:
+            if part.num_rows:
                 for token in range(at - part.num_rows, at):
                     self.call.put_row(num_rows, token)
                     num_rows += 1
-                self._sample(part.answer)
+                self._sample(part.answer, part.told)
         self.call.num_tokens, self.call.num_rows = at, num_rows
         return num_rows
 
@@ -58,14 +58,15 @@ class Arguments:
             self._written[seat] = list(pages)
         return at + stop - first
 
-    def _sample(self, answer: Answer) -> None:
+    def _sample(self, answer: Answer, told: int) -> None:
+        """How the next token is drawn, by the random number that `told` rows come before."""
         sequence, how = answer.sequence, answer.sampling
         seat, known, penalty = sequence.seat, sequence.num_known, how.repetition_penalty
         if self._sampling.get(seat) != how:
             self.call.put_sampling(seat, how.temperature, how.top_k, how.top_p, how.min_p, penalty, how.seed)
             self._sampling[seat] = how
         first = known if penalty == 1.0 else max(0, known - self._context)
-        self.call.put_history(seat, known, sequence.tokens[first:known])
+        self.call.put_history(seat, known - told, sequence.tokens[first:known])
         self._wish(seat, answer)
 
     def _wish(self, seat: int, answer: Answer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pintpot.contract.slots import Slots
@@ -19,32 +18,19 @@ from pintpot.runtime.given import Given, Look
 from pintpot.runtime.guesses import Pace
 from pintpot.runtime.guessing import Guesser, Guessing
 from pintpot.runtime.likely import likely_of
+from pintpot.runtime.moving import NO_MOVES, Moves, Moving
 from pintpot.runtime.pages import PagePool, PageTable
 from pintpot.runtime.pictures import Picture
 from pintpot.runtime.prefixes import Prefixes
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.scheduler import Answer, Drawn, Part, Replay, Scheduler, Turns
 from pintpot.runtime.sequence import Sequence
+from pintpot.runtime.timing import Timing as Timing
 from pintpot.runtime.waiting import InOrder, Waiting
 
 if TYPE_CHECKING:
     from numpy import float32
     from numpy.typing import NDArray
-
-
-MOST_STEPS = 1 << 16
-"""Steps of which each one's time is kept; a server may take more."""
-
-
-@dataclass
-class Timing:
-    """What replays took: tokens and seconds of prompts, and of words after the first, of all sequences together."""
-
-    prompt_tokens: int = 0
-    prompt_s: float = 0.0
-    decode_tokens: int = 0
-    decode_s: float = 0.0
-    step_s: array[float] = field(default_factory=lambda: array("d"))
 
 
 class Engine:
@@ -70,6 +56,7 @@ class Engine:
         self.prefixes: Prefixes | None = None
         self.pace = Pace()
         self.drafter: Guesser | None = None
+        self.mover: Moving | None = None
         tables = [PageTable(self.pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
         self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
         self._given = Given(program, plan.config)
@@ -107,6 +94,8 @@ class Engine:
             self.context,
             end,
             sections=self._given.sections,
+            output=self.plan.budget.workload.output,
+            mover=self.mover,
         )
         return self._drawn(self._scheduler, self._turn)
 
@@ -126,10 +115,12 @@ class Engine:
         form = self.plan.form
         self.pace = Pace()
         self.prefixes = Prefixes(self.pool, shared=not form.cache.window)
+        step_tokens = self.stage("decode").program.bound("tokens")
         scheduler = self._scheduler = Scheduler(
             waiting, self.sequences, form.chunk, self.context, end,
             turns=turns if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
-            guessing=Guessing(self.pace, self.stage("decode").program.bound("tokens"), self.context, self.drafter),
+            guessing=Guessing(self.pace, step_tokens, self.context, self.drafter),
+            output=self.plan.budget.workload.output, mover=self.mover,
         )  # fmt: skip
         try:
             while turn == self._turn:
@@ -145,13 +136,23 @@ class Engine:
     def num_sequences(self) -> int:
         return len(self.sequences)
 
+    @property
+    def num_stops(self) -> int:
+        """How often an answer was stopped because pages were needed for others, since serving began."""
+        return 0 if self._scheduler is None else self._scheduler.lending.num_stops
+
+    @property
+    def moves(self) -> Moves:
+        """How such answers went on."""
+        return NO_MOVES if self.mover is None else self.mover.moves
+
     def audit(self) -> list[str]:
         """What is wrong with the books of the cache; nothing where every page is where it should be."""
         return self.pool.audit(sequence.table for sequence in self.sequences)
 
     def _forget_prefixes(self, scheduler: Scheduler) -> None:
-        for answer in tuple(scheduler.live):
-            scheduler.leave(answer.index)
+        for index in (*(answer.index for answer in scheduler.live), *scheduler.lending.stopped):
+            scheduler.leave(index)
         if self.prefixes is not None:
             self.prefixes.clear()
             self.pool.reclaim = None
@@ -273,19 +274,10 @@ class Engine:
                     part.answer.sequence.num_cached = part.stop
                 else:
                     part.answer.sequence.forget(part.first)
-        self._note(stage, arguments.call.num_tokens, seconds)
+        self.timing.note(stage, arguments.call.num_tokens, seconds)
+        if stage == "decode":
+            self.pace.took(arguments.call.num_tokens, seconds)
         return bound.integers("next")[:num_rows].tolist() if done else None
-
-    def _note(self, stage: str, num_tokens: int, seconds: float) -> None:
-        if stage == "prefill":
-            self.timing.prompt_tokens += num_tokens
-            self.timing.prompt_s += seconds
-        else:
-            self.timing.decode_tokens += num_tokens
-            self.timing.decode_s += seconds
-            if len(self.timing.step_s) < MOST_STEPS:
-                self.timing.step_s.append(seconds)
-            self.pace.took(num_tokens, seconds)
 
 
 def _sees_nothing(picture: Picture) -> Mapping[str, NDArray[float32]]:

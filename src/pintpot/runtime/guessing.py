@@ -28,7 +28,8 @@ class Guessing:
 
     def fill(self, steps: tuple[Part, ...]) -> tuple[Part, ...]:
         """A step of each answer, with guesses where they pay."""
-        parts, room = list(steps), self._step_tokens - len(steps)
+        parts = list(steps)
+        room = self._step_tokens - sum(part.stop - part.first for part in steps)
         for place, part in enumerate(steps):
             sequence, luck = part.answer.sequence, part.answer.luck
             most = self._most(part.answer, room)

@@ -173,7 +173,7 @@ class ModuleService:
     def _next(self) -> _Asked | None:
         """The next request; None after something else has changed."""
         with self._changed:
-            found = self._queue.take(lambda asked: True)
+            found = self._queue.take(lambda number, asked: True)
             if found is None and not self._closing:
                 self._changed.wait()
             return None if found is None else found[1]

@@ -28,6 +28,7 @@ from pintpot.runtime.bound import Stages, bind_stages
 from pintpot.runtime.engine import Engine
 from pintpot.runtime.held import Held, split_process
 from pintpot.runtime.memory import PackMemory, fill_tables, finish_weights, memory_bytes, open_memory
+from pintpot.runtime.moving import Moving
 from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.runtime.session import Session
 from pintpot.units import format_bytes
@@ -97,6 +98,9 @@ def finish_opening(
     engine = Engine(plan, work, stages)
     stack.callback(engine.close)
     engine.look = look or engine.look
+    if plan.form.cache.lent:
+        engine.mover = Moving(plan, stages["decode"], folder)
+        stack.callback(engine.mover.close)
     held.mark(BUFFERS)
     finish_weights(begun, manifest, progress)
     held.put(WEIGHTS, begun.weights.nbytes)

@@ -1,4 +1,4 @@
-"""Who is next: the client that has had least, and of its requests the one with the nearest deadline.
+"""Who is next, and who stops last: the client that has had least, and of its requests the nearest deadline's.
 
 Tokens that each client was served are counted, and one that comes back has no credit from the time it was away: the
 virtual token counter (Sheng et al. 2024, arXiv:2401.00588). Whoever is next and does not fit yet is waited for.
@@ -41,7 +41,8 @@ class Queue(Generic[Asked]):
 
     def __init__(self) -> None:
         self._waiting: dict[int, Entry[Asked]] = {}
-        self._running: dict[int, str] = {}
+        self._running: dict[int, Entry[Asked]] = {}
+        self._stopped: set[int] = set()
         self._served: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -60,30 +61,43 @@ class Queue(Generic[Asked]):
                 break
             del self._served[idle]
 
-    def take(self, fits: Callable[[Asked], bool]) -> tuple[int, Asked] | None:
+    def take(self, fits: Callable[[int, Asked], bool]) -> tuple[int, Asked] | None:
         """The next one, if it fits now."""
         if not self._waiting:
             return None
-        entry = min(
-            self._waiting.values(), key=lambda one: (self._served.get(one.client, 0.0), one.deadline, one.number)
-        )
-        if not fits(entry.request):
+        entry = min(self._waiting.values(), key=self._right)
+        if not fits(entry.number, entry.request):
             return None
         del self._waiting[entry.number]
-        self._running[entry.number] = entry.client
-        self.charge(entry.number, entry.request.size)
+        self._running[entry.number] = entry
+        if entry.number not in self._stopped:
+            self.charge(entry.number, entry.request.size)
         return entry.number, entry.request
+
+    def stop(self, number: int, request: Asked) -> None:
+        """A request that runs waits again; nobody pays for its prompt twice."""
+        self._waiting[number] = self._running.pop(number)
+        self._stopped.add(number)
+
+    def right(self, number: int) -> tuple[float, ...]:
+        """By what a request that runs stands before others: the smaller it is, the sooner. Unknown ones come last."""
+        entry = self._running.get(number)
+        return (math.inf,) if entry is None else self._right(entry)
 
     def charge(self, number: int, amount: float) -> None:
         """Whoever asked for a request that runs was served so much, in the unit of its size."""
-        client = self._running.get(number)
-        if client is not None:
-            self._served[client] = self._served.get(client, 0.0) + amount
+        entry = self._running.get(number)
+        if entry is not None:
+            self._served[entry.client] = self._served.get(entry.client, 0.0) + amount
 
     def remove(self, number: int) -> None:
         """A request is over, or no longer wanted."""
         self._waiting.pop(number, None)
         self._running.pop(number, None)
+        self._stopped.discard(number)
+
+    def _right(self, entry: Entry[Asked]) -> tuple[float, ...]:
+        return self._served.get(entry.client, 0.0), entry.deadline, entry.number
 
     def _busy(self) -> set[str]:
-        return {entry.client for entry in self._waiting.values()} | set(self._running.values())
+        return {entry.client for some in (self._waiting, self._running) for entry in some.values()}

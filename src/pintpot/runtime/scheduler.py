@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from pintpot.runtime.guesses import Luck
+from pintpot.runtime.lending import Lending, Mover
+from pintpot.runtime.parts import Answer as Answer
+from pintpot.runtime.parts import Drawn as Drawn
+from pintpot.runtime.parts import Likely as Likely
+from pintpot.runtime.parts import Part as Part
+from pintpot.runtime.parts import Replay as Replay
+from pintpot.runtime.parts import num_equal
+from pintpot.runtime.parts import num_positions as num_positions
 from pintpot.runtime.prefixes import Prefixes
-from pintpot.runtime.request import Request, Sampling
+from pintpot.runtime.request import Request
 from pintpot.runtime.sequence import Sequence
 from pintpot.runtime.waiting import Waiting
 
@@ -29,105 +35,14 @@ Together: words of answers are tokens of the chunk, so that weights on disk are 
 rounded as those of prompts are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Likely:
-    """Log probability of a token, as the model had it before anything was asked of it, and the likeliest beside it."""
-
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A token of the answer to request number `index`. `ended` says why it is the last one, "" where more will come.
-
-    Reasons: "end", "length", "context".
-    """
-
-    index: int
-    token: int
-    ended: str
-    likely: Likely | None = None
-
-
-@dataclass(slots=True)
-class Answer:
-    """A request under way on a sequence; `num_drawn` tokens of the answer are there, none while the prompt is read."""
-
-    index: int
-    sequence: Sequence
-    request: Request
-    num_prompt: int
-    end: frozenset[int]
-    num_drawn: int = 0
-    luck: Luck = field(default_factory=Luck)
-    draft_luck: Luck = field(default_factory=Luck)
-
-    @property
-    def sampling(self) -> Sampling:
-        return self.request.sampling
-
-    def part(self, room: int) -> Part:
-        """What comes next of what is known and not cached, at most `room` tokens."""
-        first, known = self.sequence.num_cached, self.sequence.num_known
-        stop = min(known, first + room)
-        return Part(self, first, stop, stop == known)
-
-    def draw(self, token: int, context: int) -> str:
-        """Take a token. Returns why the answer ends with it, "" where it does not."""
-        self.num_drawn += 1
-        self.sequence.append(token)
-        guide = self.request.guide
-        if token in self.end or (guide is not None and guide.took(token)):
-            return "end"
-        if self.num_drawn == self.request.max_tokens:
-            return "length"
-        return "context" if self.sequence.num_known > context else ""
-
-
-def num_positions(request: Request, context: int) -> int:
-    """Positions of the cache that a request may come to need; the last word of an answer needs none."""
-    return min(len(request.tokens) + request.max_tokens - 1, context)
-
-
-def num_equal(one: Iterable[int], other: Iterable[int]) -> int:
-    """How many items at the beginning are equal."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Positions [first, stop) of one sequence in a replay; `last` says that its next token is wanted.
-
-    The last of its tokens were `guessed`, `drafted` by another model, and what follows each of them is wanted too.
-    """
-
-    answer: Answer
-    first: int
-    stop: int
-    last: bool
-    guessed: tuple[int, ...] = ()
-    drafted: bool = False
-
-    @property
-    def num_rows(self) -> int:
-        return self.last + len(self.guessed)
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """One replay of a stage: so many tokens of so many sequences, in this order."""
-
-    stage: str
-    parts: tuple[Part, ...]
-
-
 class Scheduler:
     """Requests over the sequences of an engine. Ask for `next`, replay it, tell what was `drew`n, and so on.
 
-    With `prefixes` prompts begin with pages that others have read, answers leave theirs for others, and a request
-    begins only when all pages that it may come to need are there, so that what has begun can always be finished. With
-    `guessing` a step also checks words that were guessed.
+    With `prefixes` prompts begin with pages that others have read, and answers leave theirs for others. With `guessing`
+    a step also checks words that were guessed. A step computes `step_tokens` tokens at most. Where sequences share
+    fewer pages than they may need, see `Lending`: some stop for others, whose pages a `mover` may save; they then read
+    their prompts again, and take the steps of the words that they had said, several in one replay, so that what they
+    have cached is what they had.
     """
 
     def __init__(
@@ -142,6 +57,9 @@ class Scheduler:
         prefixes: Prefixes | None = None,
         guessing: Guessing | None = None,
         sections: bool = False,
+        step_tokens: int | None = None,
+        output: int = 128,
+        mover: Mover | None = None,
     ) -> None:
         self.live: list[Answer] = []
         self._waiting = waiting
@@ -153,34 +71,35 @@ class Scheduler:
         self._pool = sequences[0].table.pool
         self._steps_next = False
         self._sections = sections
+        self._step_tokens = step_tokens or len(sequences)
+        self.lending = Lending(self._pool, context, sequences, output, mover)
 
     def next(self) -> Replay | None:
         """The next replay; None while there is nothing to do. A request is only asked for when it can begin."""
         while self._free and (request := self._waiting.take(self._fits)) is not None:
             self._begin(*request)
-        reading = [answer for answer in self.live if answer.num_drawn == 0]
-        steps = [answer for answer in self.live if answer.num_drawn > 0]
-        if reading and not (self._steps_next and steps):
-            self._steps_next = self._turns == "in turn"
-            beside = self._steps(steps) if self._turns == "together" and len(steps) < self._chunk else ()
-            return Replay("prefill", (*beside, *self._chunk_of(reading, self._chunk - len(beside))))
-        self._steps_next = False
-        parts = self._steps(steps)
-        if self._guessing is not None:
-            parts = self._guessing.fill(parts)
-        return Replay("decode", parts) if parts else None
+        replay = self._composed()
+        while replay is not None and self.lending.lacks(replay.parts, self._free) and len(self.live) > 1:
+            self._stop()
+            replay = self._composed()
+        self._steps_next = self._turns == "in turn" and replay is not None and replay.stage == "prefill"
+        if replay is None or replay.stage == "prefill" or self._guessing is None:
+            return replay
+        guessed = self._guessing.fill(replay.parts)
+        return replay if self.lending.lacks(guessed, self._free) else Replay("decode", guessed)
 
     def drew(self, replay: Replay, tokens: Iterable[int], likely: Iterable[Likely | None] = ()) -> list[Drawn]:
         """Take the tokens that each part got: one where it is the `last`, one more for each that was guessed."""
         found, told = iter(tokens), iter(likely)
         drawn: list[Drawn] = []
         for part in replay.parts:
-            mine = list(islice(found, part.num_rows))
-            drawn += self._take(part, mine, list(islice(told, part.num_rows)))
+            mine, beside = list(islice(found, part.num_rows)), list(islice(told, part.num_rows))
+            drawn += self._take(part, mine[part.told :], beside[part.told :])
         return drawn
 
     def leave(self, index: int) -> None:
         """End an answer early; nothing happens where it has ended."""
+        self.lending.forget(index)
         for answer in [one for one in self.live if one.index == index]:
             self._end_of(answer)
 
@@ -189,8 +108,31 @@ class Scheduler:
         done = sum(min(answer.sequence.num_cached, answer.num_prompt) for answer in self.live)
         return done, sum(answer.num_prompt for answer in self.live)
 
+    def _composed(self) -> Replay | None:
+        """What would be computed next if there are pages enough."""
+        reading = [answer for answer in self.live if answer.reads]
+        steps = [answer for answer in self.live if not answer.reads]
+        if reading and not (self._steps_next and steps):
+            together = self._turns == "together" and len(steps) < self._chunk
+            beside = tuple(answer.part(1) for answer in steps) if together else ()
+            return Replay("prefill", (*beside, *self._chunk_of(reading, self._chunk - len(beside))))
+        return Replay("decode", self._steps(steps)) if steps else None
+
     def _steps(self, answers: list[Answer]) -> tuple[Part, ...]:
-        return tuple(answer.part(1) for answer in answers)
+        """The next word of each answer; those that were stopped take several steps that they took before."""
+        parts, spare = [], self._step_tokens - len(answers)
+        for answer in answers:
+            parts.append(answer.step(1 + spare))
+            spare -= parts[-1].stop - parts[-1].first - 1
+        return tuple(parts)
+
+    def _stop(self) -> None:
+        """Whoever has least right to its pages waits; those that were stopped before go on, where there are others."""
+        answer = max(self.live, key=lambda one: (one.num_stops == 0, self._waiting.right(one.index)))
+        self.live.remove(answer)
+        self._free.append(answer.sequence)
+        self.lending.stop(answer, self._prefixes)
+        self._waiting.stop(answer.index, answer.request)
 
     def _take(self, part: Part, tokens: list[int], likely: list[Likely | None]) -> Iterator[Drawn]:
         answer = part.answer
@@ -209,31 +151,26 @@ class Scheduler:
             if ended:
                 return
 
-    def _fits(self, request: Request) -> bool:
-        """Whether all pages that a request may need are there, beside those that the others may still come to need."""
-        if self._prefixes is None:
-            return True
-        known = self._prefixes.find(memoryview(array("i", request.tokens)))
-        pool, context = self._pool, self._context
-        new = pool.num_for(num_positions(request, context)) - len(known)
-        idle = pool.num_idle - sum(pool.is_idle(page) for page in known)
-        owed = sum(
-            max(0, pool.num_for(num_positions(one.request, context)) - one.sequence.table.num_held) for one in self.live
-        )
-        return new + owed <= pool.num_free + idle
+    def _fits(self, number: int, request: Request) -> bool:
+        return self.lending.may_begin(number, request, self.live, self._free, self._prefixes)
 
     def _begin(self, index: int, request: Request) -> None:
-        prompt = array("i", request.tokens)
+        stopped = self.lending.stopped.get(index)
+        known = array("i", request.tokens) if stopped is None else stopped.tokens
         # The one that has most of it, else the one whose loss costs least.
-        sequence = max(self._free, key=lambda one: (one.num_shared(prompt), -one.num_cached, -one.seat))
+        sequence = max(self._free, key=lambda one: (one.num_shared(known), -one.num_cached, -one.seat))
         self._free.remove(sequence)
         if self._prefixes is not None:
             sequence.forget(0)
-            self._prefixes.begin(sequence, memoryview(prompt))
-            sequence.tokens[: sequence.num_cached] = prompt[: sequence.num_cached]
-        sequence.begin(prompt, request.pictures, self._sections)
+            follow = self._prefixes.begin if stopped is None else self._prefixes.go_on
+            follow(sequence, memoryview(known))
+            sequence.tokens[: sequence.num_cached] = known[: sequence.num_cached]
+        sequence.begin(known, request.pictures, self._sections)
+        if stopped is not None:
+            self.live.append(self.lending.go_on(stopped, sequence, self._free))
+            return
         end = frozenset[int]() if request.ignore_end else self._end
-        self.live.append(Answer(index, sequence, request, len(prompt), end))
+        self.live.append(Answer(index, sequence, request, len(known), end))
 
     def _chunk_of(self, reading: list[Answer], room: int) -> tuple[Part, ...]:
         """What is read next. Whoever would read what another reads in the same chunk waits, and has it then."""
@@ -261,6 +198,7 @@ class Scheduler:
     def _end_of(self, answer: Answer) -> None:
         self.live.remove(answer)
         self._free.append(answer.sequence)
+        self.lending.learn(answer)
         if self._prefixes is not None:
             self._prefixes.keep(answer.sequence, answer.sequence.num_cached)
             answer.sequence.forget(0)

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from pintpot.errors import Busy, DoesNotFit, PintpotError, need
 from pintpot.runtime.counts import Counts
 from pintpot.runtime.engine import Engine
+from pintpot.runtime.moving import Moves
 from pintpot.runtime.queue import Entry, Queue
 from pintpot.runtime.request import Request
 from pintpot.runtime.scheduler import Drawn, num_positions
@@ -47,7 +48,10 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is going on: requests that run and wait, and pages of the cache in use, kept for others, and in all."""
+    """What is going on: requests that run and wait, and pages of the cache in use, kept for others, and in all.
+
+    `num_stops` times an answer was stopped for others; `moves` says how such answers went on.
+    """
 
     num_running: int
     num_waiting: int
@@ -58,6 +62,8 @@ class State:
     asked_tokens: int
     guessed_tokens: int
     right_tokens: int
+    num_stops: int
+    moves: Moves
     error: str
 
 
@@ -121,7 +127,8 @@ class Service:
         return State(
             num_asked - waiting, waiting, pool.num_used, pool.num_idle, pool.num_pages,
             prefixes.num_hit_tokens if prefixes else 0, prefixes.num_asked_tokens if prefixes else 0,
-            self.engine.pace.num_guessed, self.engine.pace.num_right, str(self.error or ""),
+            self.engine.pace.num_guessed, self.engine.pace.num_right,
+            self.engine.num_stops, self.engine.moves, str(self.error or ""),
         )  # fmt: skip
 
     def running_and_waiting(self) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from itertools import islice
 from typing import Protocol
 
 from pintpot.runtime.request import Request
 
-Fits = Callable[[Request], bool]
+Fits = Callable[[int, Request], bool]
+"""Whether the request of this number may begin, or go on, now."""
 
 
 class Waiting(Protocol):
@@ -17,18 +18,32 @@ class Waiting(Protocol):
     def take(self, fits: Fits) -> tuple[int, Request] | None:
         """The number and the request to begin now; None while there is none, or the next one does not fit yet."""
 
+    def stop(self, number: int, request: Request) -> None:
+        """A request that was taken is stopped for others: it waits again, and `take` gives it once more."""
+
+    def right(self, number: int) -> tuple[float, ...]:
+        """How much right a request that was taken has to go on: the less it is, the more right."""
+
 
 class InOrder:
     """A list of requests, one after the other, numbered from 0. Each is asked for only when it may begin."""
 
     def __init__(self, requests: Iterable[Request]) -> None:
-        self._requests: Iterator[Request] = iter(requests)
-        self._numbers = count()
-        self._next: Request | None = None
+        self._requests: Iterator[tuple[int, Request]] = enumerate(requests)
+        self._waiting: dict[int, Request] = {}
 
     def take(self, fits: Fits) -> tuple[int, Request] | None:
-        self._next = self._next or next(self._requests, None)
-        if self._next is None or not fits(self._next):
+        if not self._waiting:
+            self._waiting.update(islice(self._requests, 1))
+        if not self._waiting:
             return None
-        request, self._next = self._next, None
-        return next(self._numbers), request
+        number = min(self._waiting)
+        if not fits(number, self._waiting[number]):
+            return None
+        return number, self._waiting.pop(number)
+
+    def stop(self, number: int, request: Request) -> None:
+        self._waiting[number] = request
+
+    def right(self, number: int) -> tuple[float, ...]:
+        return (number,)

@@ -61,6 +61,7 @@ class Offline:
         self._begun: dict[int, tuple[_Line, int, Voice]] = {}
         self._order: list[tuple[_Line, int]] = []
         self._next = 0
+        self._stopped: set[int] = set()
         self._answered = self._refused = self._tokens = 0
 
     def run(self, source: Path, into: Path, progress: Progress) -> Totals:
@@ -76,21 +77,33 @@ class Offline:
 
     def take(self, fits: Fits) -> tuple[int, Request] | None:
         """The next request, by what its prompt begins with."""
-        if self._next == len(self._order):
+        number = min(self._stopped, default=self._next)
+        if number == len(self._order):
             return None
-        line, choice = self._order[self._next]
+        line, choice = self._order[number]
         request = line.requests[choice]
-        if not fits(request):
+        if not fits(number, request):
             return None
-        number, self._next = self._next, self._next + 1
-        self._begun[number] = (line, choice, Voice(choice, self._session.tokenizer, request))
+        if number in self._stopped:
+            self._stopped.remove(number)
+        else:
+            self._next += 1
+            self._begun[number] = (line, choice, Voice(choice, self._session.tokenizer, request))
         return number, request
+
+    def stop(self, number: int, request: Request) -> None:
+        """See `Waiting`."""
+        self._stopped.add(number)
+
+    def right(self, number: int) -> tuple[float, ...]:
+        """See `Waiting`: who began first."""
+        return (number,)
 
     def _done(self, num_before: int) -> int:
         return num_before + self._answered + self._refused
 
     def _take(self, lines: list[tuple[str, bytes]], out: BinaryIO) -> None:
-        self._lines, self._begun, self._next = [], {}, 0
+        self._lines, self._begun, self._next, self._stopped = [], {}, 0, set()
         for name, text in lines:
             try:
                 asked = _asked(text, self._session.plan.model_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from json import dumps
 from time import monotonic
 from typing import Any
@@ -45,6 +45,7 @@ class Writing:
             "pages": {"used": state.used_pages, "idle": state.idle_pages, "total": state.num_pages},
             "prefix": {"hit_tokens": state.hit_tokens, "asked_tokens": state.asked_tokens},
             "guesses": {"made": state.guessed_tokens, "right": state.right_tokens},
+            "stops": {"all": state.num_stops, **asdict(state.moves)},
             "tokens": {"prompt": counts.num_prompt_tokens, "answer": counts.num_tokens},
         }
 
@@ -60,6 +61,7 @@ class Writing:
                    labelled("kind", found)),
             Family("guessed_tokens_total", "counter", "Words that were guessed, and those of them that were right.",
                    labelled("kind", now["guesses"])),
+            *stopped(now["stops"]),
             Family("tokens_per_second", "gauge", "Tokens of answers in the last seconds.", [("", now["tokens_per_s"])]),
             Family("first_token_seconds", "histogram", "From a request to its first token.",
                    buckets(counts.first_token)),
@@ -69,6 +71,22 @@ class Writing:
     def exchange(self, asked: Asked) -> Exchange:
         """What was asked for, checked. Raises Invalid, and what the service says of what could never be answered."""
         return _Words(self, asked, requests_of(asked, self.session, self.service.check, self.guiding))
+
+
+def stopped(stops: Mapping[str, Any]) -> tuple[Family, ...]:
+    """Answers that were stopped because pages were needed for others, and what going on took."""
+    by = {name: stops[f"num_{name}"] for name in ("moved", "computed")}
+    taken = {name: stops[f"{name}_s"] for name in by}
+    return (
+        Family("stopped_total", "counter", "Answers stopped because pages were needed, by how they go on.",
+               labelled("by", by)),
+        Family("stopped_seconds_total", "counter", "Moving pages to disk and back; computing again, as planned.",
+               labelled("by", taken)),
+        Family("stopped_tokens_total", "counter", "Tokens that are to be computed again.",
+               [("", stops["computed_tokens"])]),
+        Family("moved_bytes_total", "counter", "Bytes of pages written to the disk and read back.",
+               [("", stops["moved_bytes"])]),
+    )  # fmt: skip
 
 
 class _Words:

@@ -18,6 +18,7 @@ from pintpot._native import Replay as NativeReplay
 from pintpot._native import Weight as NativeWeight
 from pintpot.errors import BadPack, UsageError
 from pintpot.kernels.native.record import record
+from pintpot.program.layout import buffer_bytes
 from pintpot.program.spec import Program
 
 if TYPE_CHECKING:
@@ -133,6 +134,10 @@ class Replay:
     def integers(self, name: str) -> memoryview[int]:
         """An int32 buffer of the program as a flat view (next, say)."""
         return self._view(name)[: 4 * _count(self.program.shape(name))].cast("i")
+
+    def bytes(self, name: str) -> memoryview:
+        """A buffer of the program as it lies in memory, to read and to write."""
+        return self._view(name)[: buffer_bytes(self.program, self.program.by_name[name])]
 
     def _view(self, name: str) -> memoryview:
         address = self._addresses[name]
