@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
-from modules import lacking, opened, planned
+from modules import lacking, opened, planned, question_of
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -14,9 +17,14 @@ import pintpot
 from pintpot.errors import UnsupportedModel, UsageError
 from pintpot.kernels.torch.record import Example
 from pintpot.model.spec import Model
+from pintpot.model.store import Store
 from pintpot.nets._recorded import adapt_stages
 from pintpot.packer.pack import write_pack
+from pintpot.planner import allocate
+from pintpot.planner.assess import Bench
+from pintpot.proof import module_quality
 from pintpot.runtime.module import ModuleSession
+from pintpot.stream.ring import ring_stats
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
 
@@ -225,3 +233,79 @@ def test_what_a_request_needs_once_is_the_first_to_leave(net: Translator, tmp_pa
     x, words = torch.randn(1, SEEN, 8), torch.arange(MOST)[None]
     with opened(model, tmp_path / "streamed", AsStored(), place) as session, torch.inference_mode():
         torch.testing.assert_close(written(session, x, words), net.whole(x, words), atol=1e-5, rtol=1e-4)
+
+
+class Placed(nn.Module):
+    """Reads once, by a table of places that only this stage looks up, then answers often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.read, self.write = nn.Embedding(SEEN, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 512)
+        self.register_buffer("seen", torch.zeros(1, SEEN, WIDTH), persistent=False)
+        self.register_buffer("rows", torch.arange(SEEN), persistent=False)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.copy_(self.read(x + self.places(self.rows)))
+        return self.seen.sum(1)
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.write(x * self.seen.mean(1))
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    examples = (
+        Example("encode", torch.ones(1, SEEN, WIDTH), "encode"),
+        Example("decode", torch.ones(1, WIDTH), "decode", 50),
+    )
+    return adapt_stages(Placed().eval(), examples, name="placed", folder=tmp_path_factory.mktemp("placed") / "net")
+
+
+def test_a_place_takes_no_more_than_there_is(placed: Model) -> None:
+    """Weights that a stage looks up and runs once are on disk whole, and no part of what others share RAM by."""
+    form = planned(placed, AsStored()).form
+    names, passing = form.weights.looked_up, form.weights.passing_bytes
+    assert any(name.startswith("once.") for name in names)
+    for resident in range(0, passing, 4096):
+        split = Streamed(resident_bytes=resident, slot_bytes=8192).split(form.weights)
+        assert split.ram_bytes - form.weights.vector_bytes <= resident
+    bench = Bench(question_of(placed))
+    draft, rings = bench.draft((AsStored(),)), (Streamed(slot_bytes=8192, num_slots=4, in_flight=2),)
+    least = allocate.smallest_bytes(bench, draft, rings)
+    for memory in range(least, draft.whole_bytes + 8192, 4096):
+        assert allocate.place(bench, draft, rings, memory).price(bench).cost.memory_high <= memory
+
+
+def test_each_answer_reads_what_was_promised(placed: Model, tmp_path: Path) -> None:
+    """The stage before the answers streams too: what answers read ahead is for the next answer."""
+    where = Streamed(resident_bytes=0, slot_bytes=8192, num_slots=4, in_flight=2)
+    with opened(placed, tmp_path, AsStored(), where) as session:
+        promised, ring = session.plan.cost.stages[-1].disk_bytes_per_replay, session.ring
+        assert session.plan.cost.stages[0].disk_bytes > 0
+
+        def request(answers: int) -> int:
+            before = ring_stats(ring).bytes_read
+            session.stage("encode")(torch.ones(1, SEEN, WIDTH))
+            for _ in range(answers):
+                session.stage("decode")(torch.ones(1, WIDTH))
+                time.sleep(0.002)
+            return ring_stats(ring).bytes_read - before
+
+        request(3)
+        assert abs(request(23) - request(3) - 20 * promised) <= 2 * 4 * 8192
+
+
+def test_large_weights_of_the_reference_are_read_some_rows_at_a_time(
+    placed: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_quality, "MOST_READ_BYTES", 100 * 4 * WIDTH)
+    x, net = torch.randn(1, SEEN, WIDTH), Placed().eval()
+    with ExitStack() as closing, Store(placed) as store:
+        unpacked = module_quality.Unpacked(placed, store, question_of(placed).budget.workload, closing)
+        seen = unpacked({"0": x.numpy()}, "encode")["answer"]
+        given = unpacked({"0": seen[:, :WIDTH]}, "decode")["answer"]
+    own = load_file(Path(placed.source.path) / "weights.safetensors")
+    net.load_state_dict(own, strict=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(seen), net.encode(x))
+        torch.testing.assert_close(torch.from_numpy(given), net.decode(torch.from_numpy(seen)))

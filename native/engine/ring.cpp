@@ -5,7 +5,6 @@
 
 #include "engine/clock.h"
 #include "engine/errors.h"
-#include "engine/thread.h"
 
 namespace pintpot {
 
@@ -45,8 +44,8 @@ Ring::Ring(const std::string& path, std::vector<Slot> slots, std::vector<uint32_
     for (size_t i = 0; i < buffers_.size(); ++i) buffers_[i].data = memory + i * slot_bytes;
     positions_.assign(slots_.size(), -1);
     for (size_t i = order_.size(); i-- > 0;) positions_[order_[i]] = int64_t(i);
-    opens_.assign(order_.size(), kNeeded);
-    needs_ = opens_;
+    foreseen_.assign(order_.size(), kNeeded);
+    needs_ = foreseen_;
     if (order_.empty()) return;
     for (int i = 0; i < in_flight; ++i) crew_.start([this] { reader(); }, [this] { dismiss(); });
 }
@@ -67,16 +66,17 @@ void Ring::close() {
     crew_.join();
 }
 
-// What later passes will skip is not known yet.
+// Of passes after the next one nothing is known.
 Ring::Need Ring::need_of(uint64_t sequence) const {
     uint64_t position = sequence - pass_base_;
-    return Need(in_pass_ && position < order_.size() ? needs_[position] : opens_[position % order_.size()]);
+    if (in_pass_ && position < order_.size()) return Need(needs_[position]);
+    if (in_pass_) position -= order_.size();
+    return position < order_.size() ? Need(foreseen_[position]) : kOpen;
 }
 
 Ring::Buffer* Ring::free_buffer() {
-    for (Buffer& buffer : buffers_)
-        if (buffer.state == State::kFree) return &buffer;
-    return nullptr;
+    auto found = std::find_if(buffers_.begin(), buffers_.end(), [](const Buffer& one) { return one.state == State::kFree; });
+    return found == buffers_.end() ? nullptr : &*found;
 }
 
 // Slots are claimed in their order, so that the buffers never hold later ones only while an earlier one is waited for.
@@ -140,7 +140,7 @@ void Ring::check(uint32_t slot, uint32_t crc, size_t bytes) {
 
 void Ring::open(uint32_t position) {
     std::lock_guard<std::mutex> lock(mutex_);
-    opens_[position] = kOpen;
+    foreseen_[position] = kOpen;
 }
 
 // Under the mutex: what was read, or is being read, is not wanted.
@@ -158,12 +158,21 @@ void Ring::begin_pass(const uint8_t* needs) {
     if (in_pass_ || error_ != nullptr) rewind_locked(lock);
     in_pass_ = true;
     last_change_ns_ = now_ns();
-    if (needs == nullptr) std::fill(needs_.begin(), needs_.end(), kNeeded);
-    else std::copy_n(needs, needs_.size(), needs_.begin());
-    for (uint64_t sequence = pass_base_; sequence < std::min(pass_base_ + order_.size(), next_); ++sequence)
+    needs == nullptr ? needs_.assign(order_.size(), kNeeded) : needs_.assign(needs, needs + order_.size());
+    for (uint64_t sequence = pass_base_; sequence < next_; ++sequence)
         if (need_of(sequence) == kSkipped) forget(sequence);
+    go_back();
+    foreseen_ = foresight_.after(needs_);
     lock.unlock();
     readers_wake_.notify_all();
+}
+
+// Under the mutex: slots are claimed in order, so all that comes after one passed over in error is read again.
+void Ring::go_back() {
+    uint64_t first = pass_base_;
+    while (first < next_ && (needs_[first - pass_base_] == kSkipped || foreseen_[first - pass_base_] != kSkipped)) ++first;
+    for (uint64_t sequence = first; sequence < next_; ++sequence) forget(sequence);
+    next_ = std::min(next_, first);
 }
 
 void Ring::decide(const std::vector<std::pair<uint32_t, bool>>& positions) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/file.h"
+#include "engine/foresight.h"
 #include "engine/thread.h"
 
 namespace pintpot {
@@ -32,7 +33,9 @@ struct RingStats {
 };
 
 // A pass takes the slots of `order` one after the other; the reader threads run ahead of it, also into the next pass,
-// held back only by buffers not yet released. Positions are indices into `order`.
+// held back only by buffers not yet released. Positions are indices into `order`. Passes may need different slots: what
+// the next one will need is told by what followed a pass like this one before, itself where that was never seen; what
+// was read in vain for another is forgotten when that one begins.
 //
 // The consumer calls begin_pass, then wait(position) from any thread and release(position) once for each position that
 // this pass needs. A pass that is left in the middle is thrown away when the next begins.
@@ -55,7 +58,7 @@ class Ring {
     // Positions that passes begin with open: nothing is read ahead into them while no pass has decided.
     void open(uint32_t position);
     // Starts a pass with the needs of all positions (null: all are needed); what is skipped is not read, or forgotten
-    // where it was.
+    // where it was, and what was passed over is gone back to.
     void begin_pass(const uint8_t* needs);
     // Whether open positions of this pass are needed.
     void decide(const std::vector<std::pair<uint32_t, bool>>& positions);
@@ -99,6 +102,7 @@ class Ring {
     const uint8_t* ready(uint64_t sequence) const;
     void forget(uint64_t sequence);
     Need need_of(uint64_t sequence) const;
+    void go_back();
     void read_slot(uint32_t slot, uint8_t* destination);
     void verify(uint32_t slot);
     void check(uint32_t slot, uint32_t crc, size_t bytes);
@@ -118,8 +122,9 @@ class Ring {
     std::condition_variable readers_wake_, consumers_wake_;
     uint64_t next_ = 0;       // sequence number to read next
     uint64_t pass_base_ = 0;  // of position 0 of the current pass
-    std::vector<uint8_t> opens_;  // of each position, between passes
-    std::vector<uint8_t> needs_;  // of each position, in this pass
+    std::vector<uint8_t> needs_;     // of each position, in this pass
+    std::vector<uint8_t> foreseen_;  // of each position, in the next one
+    Foresight foresight_;
     bool in_pass_ = false;
     bool closing_ = false;
     bool paused_ = false;

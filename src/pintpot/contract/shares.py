@@ -11,8 +11,9 @@ from pintpot.model.joined import ASIDE
 
 @lru_cache(maxsize=1024)
 def aside_bytes(weights: Weights) -> int:
-    """Bytes of the matrices that are needed once for each picture or request; 0 where there are none."""
-    return sum(count * size for name, count, size, _ in weights.matrices if name.startswith(ASIDE))
+    """Bytes of the matrices that are needed whole once for each picture or request; 0 where there are none."""
+    found = (item for item in weights.matrices if item[0].startswith(ASIDE) and item[0] not in weights.looked_up)
+    return sum(count * size for _, count, size, _ in found)
 
 
 def totals(weights: Weights) -> tuple[int, int, int]:

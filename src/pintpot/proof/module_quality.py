@@ -38,6 +38,8 @@ from pintpot.runtime.module import clear, fill_constants, stages_of
 from pintpot.stream.arena import open_arena
 
 ALIGN = 64
+MOST_READ_BYTES = 8 << 20
+"""Of a weight in float32, at once."""
 
 
 class Answerer:
@@ -142,8 +144,7 @@ def _leaves(program: Program, memory: Memory, store: Store, sources: dict[str, W
     def leaves(first: int, stop: int) -> bool:
         for op in program.ops[first:stop]:
             if op.kind == "linear":
-                weight = whole(store, sources[str(op.read("weight"))])
-                _multiply(op, memory, torch.from_numpy(np.ascontiguousarray(weight)))
+                _multiply(op, memory, RowSource(store, sources[str(op.read("weight"))]))
             elif op.kind == "embed":
                 _look_up(op, memory, RowSource(store, sources[str(op.read("weight"))]))
         return True
@@ -161,18 +162,30 @@ def _look_up(op: Op, memory: Memory, table: RowSource) -> None:
     out.copy_(torch.from_numpy(table[words][places]))
 
 
-def _multiply(op: Op, memory: Memory, weight: torch.Tensor) -> None:
-    rows, (num_outputs, columns) = op.get("rows"), weight.shape
+def _multiply(op: Op, memory: Memory, source: RowSource) -> None:
+    """A large weight is read some rows at a time: a vocabulary's head may be more than the budget has room for."""
+    rows, (num_outputs, columns) = op.get("rows"), source.shape
     gather, x = gathered(op), str(op.read("x"))
     out = memory.view(str(op.write("out")), ("float32", (rows, num_outputs), (num_outputs, 1), 0))
     bias = op.read("bias")
     added = None if bias is None else memory.view(bias, ("float32", (num_outputs,), (1,), 0))
-    if gather is None:
-        given = memory.view(x, ("float32", (rows, columns), (columns, 1), 0))
-        # In one call where there is a bias, as the layer makes it: the same bits.
-        torch.mm(given, weight.T, out=out) if added is None else torch.addmm(added, given, weight.T, out=out)
+    if gather is not None:
+        out.copy_(_convolved(memory, x, gather, _rows(source, 0, num_outputs), added))
         return
-    out.copy_(_convolved(memory, x, gather, weight, added))
+    given = memory.view(x, ("float32", (rows, columns), (columns, 1), 0))
+    step = max(1, MOST_READ_BYTES // (4 * columns))
+    for first in range(0, num_outputs, step):
+        stop = min(first + step, num_outputs)
+        weight, part = _rows(source, first, stop), out[:, first:stop]
+        # In one call where there is a bias, as the layer makes it: the same bits.
+        if added is None:
+            torch.mm(given, weight.T, out=part)
+        else:
+            torch.addmm(added[first:stop], given, weight.T, out=part)
+
+
+def _rows(source: RowSource, first: int, stop: int) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(source.part(first, stop)))
 
 
 def _convolved(memory: Memory, x: str, gather: Gather, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
