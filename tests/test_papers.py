@@ -21,8 +21,8 @@ from pintpot.techniques import classes
 
 ROOT = Path(__file__).parent.parent
 CONTEXT = 512
-WITHOUT_TRIAL = {"RoundToNearest", "AsStored", "Mixed", "LeftInFloat", "Mbq"}
-"""What the others are compared with, what rounds nothing, and what needs a model's own table, a module or pictures."""
+WITHOUT_TRIAL = {"RoundToNearest", "AsStored", "Mixed", "LeftInFloat", "Mbq", "LowRank"}
+"""What others are compared with, what rounds nothing, what needs a table, a module or pictures, and what learns."""
 
 
 def rows(text: str) -> list[list[str]]:

@@ -36,19 +36,21 @@ if TYPE_CHECKING:
     from pintpot.proof.proof import Proof
     from pintpot.runtime.request import Sampling
     from pintpot.runtime.session import Session
+    from pintpot.trainer.tune import Tuned, tune
 
 _HOMES = {
     "describe": "api", "probe": "api", "calibrate": "api", "plan": "api", "pack": "api", "run": "api", "prove": "api",
     "export": "api", "serve": "hosting", "pipeline": "pictures", "frontier": "proof.draw", "adapt": "nets._recorded",
-    "Model": "model.spec", "Machine": "machine.spec", "Budget": "budget", "Workload": "budget", "Work": "program.spec",
-    "Form": "contract.form", "Step": "contract.step", "Plan": "planner.plan", "Proof": "proof.proof",
-    "Session": "runtime.session", "Sampling": "runtime.request", "PintpotError": "errors",
+    "tune": "trainer.tune", "Tuned": "trainer.tune", "Model": "model.spec", "Machine": "machine.spec",
+    "Budget": "budget", "Workload": "budget", "Work": "program.spec", "Form": "contract.form", "Step": "contract.step",
+    "Plan": "planner.plan", "Proof": "proof.proof", "Session": "runtime.session", "Sampling": "runtime.request",
+    "PintpotError": "errors",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Work",
-    "Workload", "adapt", "calibrate", "describe", "export", "frontier", "pack", "pipeline", "plan", "probe", "prove",
-    "run", "serve",
+    "Budget", "Form", "Machine", "Model", "PintpotError", "Plan", "Proof", "Sampling", "Session", "Step", "Tuned",
+    "Work", "Workload", "adapt", "calibrate", "describe", "export", "frontier", "pack", "pipeline", "plan", "probe",
+    "prove", "run", "serve", "tune",
 ]  # fmt: skip
 
 

@@ -15,6 +15,26 @@ DEFAULT_MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
+class Train:
+    """Learning: `steps` of `sequences` of `length` tokens; `held_out` sequences are asked `evaluations` times."""
+
+    length: int = 512
+    sequences: int = 4
+    steps: int = 100
+    held_out: int = 1
+    evaluations: int = 2
+
+    def __post_init__(self) -> None:
+        need(self.length >= 2, f"sequences of {self.length} tokens hold no word and its next one", UsageError)
+        need(self.sequences >= 1 and self.steps >= 1, "steps, and sequences of a step, are at least one", UsageError)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.sequences * self.length
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """The work to plan for: `context` positions per sequence, of which `prompt` come in and `output` go out.
 
@@ -29,6 +49,7 @@ class Workload:
     task: str = "chat"
     given: int = 0
     pictures: int = 0
+    train: Train | None = None
 
     def __post_init__(self) -> None:
         need(self.context >= 2, f"a context of {self.context} holds no word and its answer; use 2 or more", UsageError)
@@ -39,7 +60,7 @@ class Workload:
     @property
     def rate_unit(self) -> RateUnit:
         """What is counted by the second: tokens of a text, steps of a drawing, else answers."""
-        rates: dict[str, RateUnit] = {"chat": "tokens/s", "denoise": "steps/s"}
+        rates: dict[str, RateUnit] = {"chat": "tokens/s", "train": "tokens/s", "denoise": "steps/s"}
         return rates.get(self.task, "answers/s")
 
 

@@ -13,6 +13,7 @@ PintpotError
 │   └── BadPack                      changed or incomplete
 │       └── NewerPack                of a format that only a newer version reads
 ├── PromiseBroken           exit 1   measured against promised, and it did not hold
+├── Diverged                exit 1   learning came to values that are no numbers
 ├── Busy                             more is asked than can wait; the same may do later
 ├── NotApplicable                    a technique's reason for not applying (planning catches it)
 └── Interrupted             exit 130 the person pressed Ctrl-C
@@ -85,6 +86,12 @@ class NewerPack(BadPack):
 
 class PromiseBroken(PintpotError):
     """What was measured does not keep what was promised."""
+
+    exit_code = 1
+
+
+class Diverged(PintpotError):
+    """Learning came to values that are no numbers, or to infinite ones."""
 
     exit_code = 1
 

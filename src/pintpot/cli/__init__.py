@@ -19,7 +19,8 @@ from pintpot.errors import Interrupted, PintpotError
 
 _HOMES = {
     "describe": "describe", "probe": "probe", "calibrate": "calibrate", "plan": "plan", "pack": "pack", "run": "run",
-    "prove": "prove", "serve": "serve", "export": "export", "list": "shelf", "rm": "shelf", "doctor": "doctor",
+    "prove": "prove", "serve": "serve", "export": "export", "tune": "tune", "list": "shelf", "rm": "shelf",
+    "doctor": "doctor",
 }  # fmt: skip
 
 

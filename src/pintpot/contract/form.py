@@ -10,6 +10,7 @@ from pintpot.contract.targets import FIXED_ROLES
 from pintpot.contract.targets import VOCABULARY_ROLES as VOCABULARY_ROLES
 from pintpot.contract.targets import matches as matches
 from pintpot.contract.targets import overlap as overlap
+from pintpot.contract.training import TrainingForm
 from pintpot.contract.weights import STRIP_ROWS as STRIP_ROWS
 from pintpot.contract.weights import WeightForm as WeightForm
 from pintpot.contract.weights import Weights as Weights
@@ -64,7 +65,8 @@ class ActivationForm:
 class Form:
     """Everything about how a model is kept and computed that a step can change.
 
-    `activation` is how rows meet low-bit weights; `chunk` is the widest prefill in tokens.
+    `activation` is how rows meet low-bit weights; `chunk` is the widest prefill in tokens; `training` is how the model
+    learns, None where it does not.
     """
 
     weights: Weights
@@ -72,6 +74,7 @@ class Form:
     activation: ActivationForm = ActivationForm()
     chunk: int = 512
     ring: RingForm | None = None
+    training: TrainingForm | None = None
 
     def packed(self, target: str, choose: Callable[[str], str]) -> Form:
         """This form with every matrix that `target` names packed in the format that `choose` has for its source."""

@@ -98,7 +98,9 @@ class WeightForm:
 
 @cache
 def bytes_of_strip(name: str, columns: int) -> int:
-    return encoding(name).strip_bytes(columns)
+    found = encoding(name)
+    # What a file holds and no kernel reads lies row after row.
+    return found.strip_bytes(columns) if found.is_kernel else STRIP_ROWS * found.row_bytes(columns)
 
 
 class Weights(Table[WeightForm]):

@@ -127,6 +127,8 @@ def _products(torch: Any) -> Iterator[Timed]:
     for rows in PRODUCT_ROWS:
         x, y = torch.randn(rows, WIDTH), torch.empty(rows, WIDTH)
         yield "aten/product", rows, float(rows * WIDTH**2), partial(aten.mm.out, x, weight, out=y)
+    near, half, out = (one.to(torch.bfloat16) for one in (weight, x, y))
+    yield "aten/product_bf16", PRODUCT_ROWS[-1], float(len(half) * WIDTH**2), partial(aten.mm.out, half, near, out=out)
     for what, channels, side, groups in PICTURES:
         x = torch.randn(1, channels, side, side).to(memory_format=torch.channels_last)
         kernel = torch.randn(channels, channels // groups, 3, 3).to(memory_format=torch.channels_last)
@@ -135,7 +137,10 @@ def _products(torch: Any) -> Iterator[Timed]:
         yield what, side * side, adds, call
     heads = torch.randn(1, 8, 256, 64)
     attention = aten._scaled_dot_product_flash_attention_for_cpu
-    yield "aten/attention", 0, 2.0 * 8 * 256 * 256 * 64, partial(attention, heads, heads, heads)
+    adds = 2.0 * 8 * 256 * 256 * 64
+    yield "aten/attention", 0, adds, partial(attention, heads, heads, heads)
+    near = heads.to(torch.bfloat16)
+    yield "aten/attention_bf16", 0, adds, partial(attention, near, near, near)
 
 
 def _repeated(call: Callable[[], object], units: float, less_s: float = 0.0) -> Callable[[int], tuple[float, float]]:

@@ -51,6 +51,7 @@ class Rate:
         aten/WHAT                the same by what they compute: values (simple ones), curve (gelu and its like),
                                  reduction (sums, norms), window (of pictures), sort, `size` of them; multiply-adds of a
                                  product of `size` rows, a convolution or a grouped one of `size` places, attention
+                                 (product_bf16 and attention_bf16: in that arithmetic)
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
     """

@@ -234,8 +234,9 @@ def reprice(plan: Plan, question: Question) -> Plan:
 def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
     """Which limit the plan breaks at its bad end, in words; None when it keeps all."""
     budget, cost = plan.budget, plan.cost
-    if cost.memory_high > memory_bytes:
-        return f"needs {format_bytes(cost.memory_high)}, the budget is {format_bytes(memory_bytes)}"
+    short = shortfall_of_memory(cost, memory_bytes)
+    if short is not None:
+        return short
     if plan.degradation.high > budget.degradation:
         high, unit = plan.degradation.high, plan.degradation.unit
         return f"degradation of up to {high:.3g} {unit}, the limit is {budget.degradation:g} {unit}"
@@ -246,6 +247,13 @@ def shortfall(plan: Plan | Priced, memory_bytes: int) -> str | None:
         slowest, limit = format_seconds(cost.per_token_s.high), format_seconds(budget.per_token_s)
         return f"up to {slowest} per token, the limit is {limit}"
     return None
+
+
+def shortfall_of_memory(cost: Cost, memory_bytes: int) -> str | None:
+    """Whether the memory of a plan breaks the limit at its bad end, in words; None when it does not."""
+    if cost.memory_high <= memory_bytes:
+        return None
+    return f"needs {format_bytes(cost.memory_high)}, the budget is {format_bytes(memory_bytes)}"
 
 
 def _walk(question: Question, steps: tuple[Step, ...]) -> Plan:

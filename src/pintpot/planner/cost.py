@@ -42,6 +42,8 @@ class Span:
 
 
 ZERO = Span(0.0, 0.0, 0.0)
+LEARNING = ("forward", "backward", "update")
+"""Stages of a step in which a model learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,12 @@ class Cost:
     def per_token_s(self) -> Span:
         """From one word, or one answer, to the next, of every sequence."""
         return self.stages[-1].each_s
+
+    @property
+    def step_s(self) -> Span:
+        """One step of learning: forward, backward and update."""
+        learning = [stage for stage in self.stages if stage.name in LEARNING]
+        return sum((stage.each_s for stage in learning), ZERO)
 
     @property
     def total_s(self) -> Span:

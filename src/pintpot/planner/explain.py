@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pintpot.budget import Train
 from pintpot.model.joined import ASIDE
 from pintpot.planner.calibrating import TOKENS
 from pintpot.planner.cost import Span, StageCost
@@ -115,12 +116,16 @@ def _asked(plan: Plan) -> tuple[Asked, ...]:
         ("prompt", f"{work.prompt} tokens", "prompt"),
         ("output", f"{work.output} tokens", "output"),
     ]
+    quality = [
+        ("degradation", f"at most {budget.degradation:g} {_unit(plan)}", "degradation"),
+        ("prefer", budget.prefer, "prefer"),
+    ]
     rows = [
         ("memory", format_bytes(budget.memory_bytes), "memory_bytes"),
         *(words if work.task == "chat" else ()),
+        *(_learning(work.train) if work.train is not None else ()),
         *([("steps", str(work.output), "output")] if work.task == "denoise" else []),
-        ("degradation", f"at most {budget.degradation:g} {_unit(plan)}", "degradation"),
-        ("prefer", budget.prefer, "prefer"),
+        *(quality if work.train is None else ()),
         ("threads", str(plan.threads), "threads"),
     ]
     if budget.first_token_s is not None:
@@ -130,16 +135,28 @@ def _asked(plan: Plan) -> tuple[Asked, ...]:
     return tuple(Asked(name, value, key in budget.chosen) for name, value, key in rows)
 
 
+def _learning(train: Train) -> list[tuple[str, str, str]]:
+    return [
+        ("sequences", f"{train.length} tokens", "length"),
+        ("each step", f"{train.sequences} sequences", "sequences"),
+        ("steps", str(train.steps), "steps"),
+        ("held out", f"{train.held_out} sequences", "held_out"),
+    ]
+
+
 def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     cost = plan.cost
     rows = []
     for stage in cost.stages:
         rate = stage.tokens_per_s
-        unit = "tok/s" if plan.budget.workload.task == "chat" and not sees(stage) else "/s"
+        unit = "tok/s" if plan.budget.workload.task in ("chat", "train") and not sees(stage) else "/s"
         rows.append(SpeedRow(stage.name, format_rate(rate.low, unit), format_rate(rate.high, unit), stage.binds))
-    tokens = (("first token", cost.first_token_s), ("each token", cost.per_token_s))
-    drawn = (("each step", cost.per_token_s), ("each picture", cost.total_s))
-    one = {"chat": tokens, "denoise": drawn}.get(plan.budget.workload.task, (("each answer", cost.per_token_s),))
+    ends = {
+        "chat": (("first token", cost.first_token_s), ("each token", cost.per_token_s)),
+        "denoise": (("each step", cost.per_token_s), ("each picture", cost.total_s)),
+        "train": (("each step", cost.step_s), ("in all", cost.total_s)),
+    }
+    one = ends.get(plan.budget.workload.task, (("each answer", cost.per_token_s),))
     for what, span in (*one, ("opening", cost.open_s)):
         rows.append(SpeedRow(what, format_seconds(span.high), format_seconds(span.low)))
     if cost.page_s.high:
@@ -163,6 +180,8 @@ def _binds(stage: StageCost) -> str:
 
 def _quality(plan: Plan) -> str:
     found = plan.degradation
+    if plan.budget.workload.train is not None:
+        return ""
     words = f" on {found.num_tokens} words" if found.num_tokens else ""
     known = f"measured{words}" if found.measured else EXPECTED[found.summed]
     if not max(found.high, found.prefill_high):
@@ -184,6 +203,8 @@ def _unit(plan: Plan) -> str:
 
 def _packing(plan: Plan) -> str:
     cost = plan.cost
+    if plan.budget.workload.train is not None:
+        return f"checkpoints and what is learned take up to {format_bytes(cost.pack_bytes)} of disk"
     taken = f"packing takes {_range(cost.pack_s)} once"
     if cost.calibrate_s.high:
         texts = f"{_range(cost.calibrate_s)} of it to look at {TOKENS:,} tokens of text before rounding"

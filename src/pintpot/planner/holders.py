@@ -9,15 +9,22 @@ from collections.abc import Iterator, Mapping
 
 from pintpot.budget import Workload
 from pintpot.contract.form import Form, RingForm
+from pintpot.contract.training import stored_bytes
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.names import (
+    ACTIVATIONS,
+    ADAPTERS,
+    AHEAD,
     BUFFERS,
     CACHE,
+    EXAMPLES,
+    GRADIENTS,
     INPUTS,
     INSIDE,
     LOADER,
+    OPTIMIZER,
     PROCESS,
     RING,
     TABLES,
@@ -47,6 +54,9 @@ WORD_BYTES = 48
 """A position of a sequence as the interpreter has it while it is worked on: a prompt's ids, an answer's text."""
 SEQUENCE_BYTES = 4096
 """The same for a sequence whatever its length."""
+LEARNING_BYTES, LEARNING_SHARE = 64_000_000, 4
+"""While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and this
+part of the buffers."""
 
 
 def constant_holders(question: Question) -> tuple[Holder, ...]:
@@ -84,6 +94,27 @@ def lent_page_bytes(form: Form, work: Work, sizes: Mapping[str, int]) -> int:
     return _whole_pages(sizes["cache"] // work.stage("prefill").widest.bound("pages"))
 
 
+def learning_holders(
+    question: Question, sizes: Mapping[str, int], form: Form, data_bytes: int, ahead_bytes: int
+) -> tuple[Holder, ...]:
+    """What a process holds in which a model learns: by the buffers that outlast a replay, and what is beside them."""
+    resident = sum(stored_bytes(weight) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
+    buffers = sizes["buffers"]
+    return (
+        *_libraries(question),
+        _exactly(EXAMPLES, data_bytes),
+        _exactly(WEIGHTS, resident),
+        *((_exactly(AHEAD, ahead_bytes),) if ahead_bytes else ()),
+        _exactly(ADAPTERS, sizes.get("adapters", 0)),
+        _exactly(GRADIENTS, sizes.get("gradients", 0)),
+        _exactly(OPTIMIZER, sizes.get("optimizer", 0)),
+        _exactly(ACTIVATIONS, sizes.get("activations", 0)),
+        Holder(BUFFERS, buffers // 2, buffers),
+        _exactly(TABLES, sizes.get("tables", 0)),
+        Holder(INSIDE, 0, LEARNING_BYTES + buffers // LEARNING_SHARE),
+    )
+
+
 def all_holders(
     fixed: tuple[Holder, ...], ram_bytes: int, ring: RingForm | None, loading_bytes: int
 ) -> tuple[Holder, ...]:
@@ -110,7 +141,7 @@ def _libraries(question: Question) -> Iterator[Holder]:
     """The process, and beside it PyTorch where a module is run, and the tokenizer where there is one."""
     size, info = question.machine.process_bytes, question.model.tokenizer
     yield _measured(question, PROCESS, (max(0, size - PROCESS_SPREAD_BYTES), size + PROCESS_SPREAD_BYTES))
-    if question.model.needs_torch:
+    if question.model.needs_torch or question.budget.workload.train is not None:
         more = max(0, question.torch_bytes - size)
         yield _measured(question, TORCH, (round(more / TORCH_SPREAD), round(more * TORCH_SPREAD)))
     if info is not None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pintpot.budget import Budget, Workload
+from pintpot.budget import Budget, Train, Workload
 from pintpot.contract.form import ActivationForm, CacheForm, Form, RingForm, WeightForm, Weights
 from pintpot.contract.step import Step, step_from_json
+from pintpot.contract.training import TrainingForm
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.model.spec import Part
 from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
@@ -134,7 +135,7 @@ class Plan:
         try:
             fields = {key: value for key, value in data.items() if key != "pintpot_plan"}
             budget = dict(fields["budget"])
-            budget["workload"] = Workload(**budget["workload"])
+            budget["workload"] = _workload(budget["workload"])
             budget["chosen"] = tuple(budget["chosen"])
             fields["budget"] = Budget(**budget)
             fields["parts"] = tuple(Part(**part) for part in fields["parts"])
@@ -165,10 +166,18 @@ def _rejected(data: Mapping[str, Any]) -> Rejected:
     return Rejected(**{**data, **steps})
 
 
+def _workload(data: Mapping[str, Any]) -> Workload:
+    train = data.get("train")
+    return Workload(**{**data, "train": None if train is None else Train(**train)})
+
+
 def _form(data: Mapping[str, Any]) -> Form:
     weights = Weights(WeightForm(**{**item, "shape": tuple(item["shape"])}) for item in data["weights"])
     ring = RingForm(**data["ring"]) if data["ring"] else None
-    return Form(weights, CacheForm(**data["cache"]), ActivationForm(**data["activation"]), data["chunk"], ring)
+    how = data.get("training")
+    training = None if how is None else TrainingForm(**{**how, "roles": tuple(how["roles"])})
+    cache, activation = CacheForm(**data["cache"]), ActivationForm(**data["activation"])
+    return Form(weights, cache, activation, data["chunk"], ring, training)
 
 
 def _cost(data: Mapping[str, Any]) -> Cost:

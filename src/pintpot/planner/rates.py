@@ -24,10 +24,10 @@ CALLS_OF_ATEN = (2.5e4, 1e5, 4e5)
 ATEN_LIKE = {
     "values": (0.5, 2.0, 8.0), "curve": (0.3, 1.0, 2.0), "reduction": (0.3, 1.0, 3.0), "window": (0.1, 0.4, 2.0),
     "sort": (0.02, 0.06, 0.2), "product": (0.7, 1.0, 1.4), "convolution": (0.4, 0.8, 1.4), "grouped": (0.02, 0.06, 0.2),
-    "attention": (0.2, 0.5, 1.0),
+    "attention": (0.2, 0.5, 1.0), "product_bf16": (0.3, 1.0, 12.0), "attention_bf16": (0.1, 0.5, 4.0),
 }  # fmt: skip
 """Where nobody measured PyTorch's calls: of our own gates, and of our own products of float32, low..high."""
-ATEN_PRODUCTS = ("product", "convolution", "grouped", "attention")
+ATEN_PRODUCTS = ("product", "convolution", "grouped", "attention", "product_bf16", "attention_bf16")
 FLOAT_PRODUCT_ROWS, GATE_ROWS = 64, 16
 WIDE_ATTENTION = 0.2
 """Of the float peak, for attention over many new tokens."""
@@ -159,7 +159,7 @@ class Rates:
 
     def _aten(self, name: str, size: int) -> Speed | None:
         """As fast as what of ours is most like it, more or less."""
-        rows = size if name == "product" else FLOAT_PRODUCT_ROWS
+        rows = size if name.startswith("product") else FLOAT_PRODUCT_ROWS
         ours = self.product("f32", rows) if name in ATEN_PRODUCTS else self.work_speed("prologue/swiglu", GATE_ROWS)
         low, mid, high = ATEN_LIKE[name]
         return None if ours is None else Speed(ours.low * low, ours.mid * mid, ours.high * high)

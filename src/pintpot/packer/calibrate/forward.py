@@ -15,7 +15,7 @@ block is kept but the states that it leaves. Weights may be changed between bloc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,9 @@ from pintpot.nets import family
 from pintpot.nets._rope import rope_tables
 from pintpot.packer.calibrate.attention import causal
 from pintpot.packer.calibrate.source import RowSource, whole
-from pintpot.program.spec import Op, Program
+from pintpot.program.blocks import BlockOps as BlockOps
+from pintpot.program.blocks import cut_blocks
+from pintpot.program.spec import Op
 
 Floats = NDArray[np.float32]
 Met = Callable[[Op, Floats], None]
@@ -47,17 +49,6 @@ Texts = Sequence[Sequence[int] | NDArray[np.int64]]
 PART = "language"
 TOKENS, TURNS = "tokens", "turns"
 """What memory says, where there are pictures, of each token: its number, and the position or the row it turns by."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockOps:
-    """Ops of one block, its weights (norms and biases too), and the buffers [T, D] that it begins and ends with."""
-
-    name: str
-    ops: tuple[Op, ...]
-    weights: tuple[str, ...]
-    x: str
-    out: str
 
 
 class Forward:
@@ -93,7 +84,7 @@ class Forward:
         stop = next(index for index, op in enumerate(ops) if op.kind == "select")
         self.embed, self.head = ops[0], next(op for op in ops[stop:] if op.kind == "linear")
         owner = {weight.name: block.name for block in part.blocks for weight in block.weights}
-        self.blocks = tuple(_cut(self._program, ops[1:stop], owner))
+        self.blocks = tuple(cut_blocks(self._program, ops[1:stop], owner))
         need(self.embed.kind == "embed", f"{part.family} does not begin with an embedding", UnsupportedModel)
         self._eps = self.head.get("eps")
 
@@ -222,22 +213,3 @@ def multiplied(op: Op, rows: Floats, memory: Memory, meets: Meets | None = None)
         parts.append(y if bias is None else y + memory[bias])
     out = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     return np.asarray(out)
-
-
-def _cut(program: Program, ops: Sequence[Op], owner: Mapping[str, str]) -> list[BlockOps]:
-    """Runs of ops whose weights belong to one block of the model; an op without weights stays with those before it."""
-    runs: list[tuple[str, list[Op]]] = []
-    for op in ops:
-        name = next((owner[one] for _, one in op.reads if one in owner), runs[-1][0] if runs else "")
-        if not runs or runs[-1][0] != name:
-            runs.append((name, []))
-        runs[-1][1].append(op)
-    return [_block(program, name, tuple(found), owner) for name, found in runs]
-
-
-def _block(program: Program, name: str, ops: tuple[Op, ...], owner: Mapping[str, str]) -> BlockOps:
-    written = {one for op in ops for _, one in op.writes}
-    read = dict.fromkeys(one for op in ops for _, one in op.reads)
-    begins = [one for one in read if program.by_name[one].life == "step" and one not in written]
-    need(len(begins) == 1, f"{name} begins with {', '.join(begins)}; one stream of states is known", UnsupportedModel)
-    return BlockOps(name, ops, tuple(one for one in read if one in owner), begins[0], str(ops[-1].write("out")))

@@ -1,0 +1,162 @@
+"""Learning SmolLM2 beside a plain loop of transformers: the same losses first, then speed and memory.
+
+    python benchmarks/tuning.py                             # 50 steps of 4 x 256 tokens, LoRA r=8 on q and v
+    python benchmarks/tuning.py --steps 10 --fresh          # speed and memory alone are told sooner
+
+The text is prose of the English Wikipedia. Both begin with the same adapters, take the same sequences in the same order
+and step by AdamW at a constant rate. The loop: weights dequantized by the `gguf` package, the network of transformers
+with its own attention, adapters beside q and v by hand, PyTorch's AdamW; in float32, and with weights in bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from bench import OUT, Case, Record, cli, parser, smollm2
+from texts import wikipedia_paragraphs
+
+LENGTH, SEQUENCES, RANK, ALPHA, RATE = 256, 4, 8, 16.0, 5e-4
+APART = 0.01
+"""How far losses may lie apart, of themselves."""
+FASTER, SMALLER = 1.2, 0.5
+KINDS = ("float32", "bf16")
+
+
+def examples() -> Path:
+    """One long text, so that every sequence is one example and full."""
+    path = OUT / "tuning.jsonl"
+    path.write_text(json.dumps({"text": "\n\n".join(wikipedia_paragraphs(1200))}) + "\n")
+    return path
+
+
+def ours(arithmetic: str, steps: int, data: Path, method: str, memory: str) -> Case:
+    """`pintpot tune` in a process of its own."""
+    folder = OUT / f"tuned-{method}-{arithmetic}-{memory}-{time.time_ns()}"
+    command = cli(
+        "tune", str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
+        "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES), "--rank", str(RANK),
+        "--alpha", str(ALPHA), "--targets", "q,v", "--arithmetic", arithmetic, "--learning-rate", str(RATE),
+        "--schedule", "constant", "--warmup", "0", "--threads", "2", "--json",
+    )  # fmt: skip
+    done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    measured, promised = done["measured"], done["promised"]
+    return {
+        "losses": done["losses"], "asked": done["asked"], "tokens_per_s": measured["tokens_per_s"],
+        "peak_bytes": measured["peak_bytes"], "step_s": measured["step_s"],
+        "promised_bytes": promised["memory_bytes"][1], "promised_step_s": promised["step_s"],
+    }  # fmt: skip
+
+
+def theirs(arithmetic: str, steps: int, data: Path) -> Case:
+    """This file again, as the process of the plain loop."""
+    command = [sys.executable, __file__, "--loop", arithmetic, "--steps", str(steps), "--data", str(data)]
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]))
+
+
+def loop(arithmetic: str, steps: int, data: Path) -> Case:
+    """The plain loop."""
+    import torch
+    from learning import Adapted
+    from test_equal_tokens import SMOLLM2
+    from tiny import torch_model_of_gguf
+
+    from pintpot.contract.form import source_form
+    from pintpot.meter.memory import peak_bytes
+    from pintpot.model.read import describe
+    from pintpot.techniques.adapt.low_rank import LowRank
+    from pintpot.trainer.learned import BETAS, EPS, Learned
+    from pintpot.trainer.packing import Order
+    from pintpot.trainer.tune import read_sequences
+
+    torch.set_num_threads(2)
+    described = describe(str(smollm2()))
+    form = LowRank(rank=RANK, alpha=ALPHA, roles="q,v").promise(source_form(described))
+    learns, _ = read_sequences(described, data, LENGTH, seed=0)
+    order = Order(len(learns), SEQUENCES, seed=0)
+    model = torch_model_of_gguf(smollm2(), SMOLLM2)
+    model.set_attn_implementation("sdpa")
+    if arithmetic == "bf16":
+        model.to(torch.bfloat16)
+    adapted = Adapted(model, Learned.adapters(form, seed=0).values, ALPHA / RANK)
+    optimizer = torch.optim.AdamW(list(adapted.parameters.values()), lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0)
+    losses, seconds = [], []
+    for step in range(steps):
+        started = time.perf_counter()
+        loss = adapted.losses(learns.take(order.rows(step))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started)
+    return {
+        "losses": losses, "step_s": median(seconds), "peak_bytes": peak_bytes(),
+        "tokens_per_s": steps * SEQUENCES * LENGTH / sum(seconds),
+    }  # fmt: skip
+
+
+def judge(record: Record, kind: str, one: Case, other: Case) -> None:
+    """Losses first; speed and memory only where they agree."""
+    apart = max(abs(a - b) / b for a, b in zip(one["losses"], other["losses"], strict=True))
+    record.verdict(f"{kind}: losses apart at most", f"{apart:.2%}", f"{APART:.0%}", apart <= APART)
+    (_, before), *_, (_, after) = one["asked"]
+    record.verdict(f"{kind}: loss on held-out text", f"{before:.4f} -> {after:.4f}", "falls", after < before)
+    if apart > APART:
+        return
+    speed, peak = one["tokens_per_s"] / other["tokens_per_s"], one["peak_bytes"] / other["peak_bytes"]
+    record.verdict(f"{kind}: speed over the loop's", f"{speed:.2f}", f"{FASTER}", speed >= FASTER)
+    record.verdict(f"{kind}: peak over the loop's", f"{peak:.2f}", f"{SMALLER}", peak <= SMALLER)
+
+
+def kept(record: Record, what: str, one: Case) -> None:
+    """Promised beside measured."""
+    low, high = one["promised_step_s"]
+    peak, most = one["peak_bytes"] / 1e6, one["promised_bytes"] / 1e6
+    record.verdict(f"{what}: peak", f"{peak:.0f} MB", f"at most {most:.0f} MB", peak <= most)
+    inside = low <= one["step_s"] <= high
+    record.verdict(f"{what}: a step", f"{one['step_s']:.2f} s", f"{low:.2f} to {high:.2f} s", inside)
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=50)
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    options.add_argument("--memory", default="2GB")
+    options.add_argument("--loop", choices=KINDS, help="the plain loop alone, for its own process")
+    options.add_argument("--data", type=Path)
+    given = options.parse_args()
+    if given.loop:
+        print(json.dumps(loop(given.loop, given.steps, given.data)))
+        return 0
+    record = Record("tuning", fresh=given.fresh)
+    data, rows = examples(), []
+    for kind in given.kinds:
+        found: dict[str, Any] = {
+            "transformers": record.case(
+                f"transformers {kind} {given.steps}", lambda kind=kind: theirs(kind, given.steps, data)
+            )
+        }
+        for method in ("lora", "qlora"):
+            key = f"{method} {kind} {given.steps} {given.memory}"
+            found[method] = record.case(
+                key, lambda kind=kind, method=method: ours(kind, given.steps, data, method, given.memory)
+            )
+        for name, case in found.items():
+            rows.append((f"{name}, {kind}", f"{case['tokens_per_s']:.0f}", f"{case['peak_bytes'] / 1e6:.0f}"))
+        judge(record, kind, found["lora"], found["transformers"])
+        for method in ("lora", "qlora"):
+            kept(record, f"{method} {kind}", found[method])
+    record.say()
+    record.table(("what", "tokens/s", "peak, MB"), rows)
+    return record.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

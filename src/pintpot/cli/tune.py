@@ -1,0 +1,156 @@
+"""`pintpot tune`: a model learns from a file of examples inside a memory budget, and leaves adapters for peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pintpot.cli.options import COUNT, MODEL, SIZE, common, example, with_options
+from pintpot.cli.terminal import QUIET, VERBOSE, Terminal
+
+if TYPE_CHECKING:
+    from pintpot.cli.terminal import Progress
+    from pintpot.planner.plan import Plan
+    from pintpot.trainer.loop import Event
+    from pintpot.trainer.tune import Tuned
+
+RATE = click.FloatRange(min=0, min_open=True)
+LEARNING = (
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder for what is learned."
+    ),
+    click.option("--memory", **SIZE, help="All memory of the process, like 800MB or 2GiB.  [80% of what is free]"),
+    click.option(
+        "--method",
+        type=click.Choice(["auto", "lora", "qlora"]),
+        default="auto",
+        show_default=True,
+        help="Adapters beside weights as they are, or beside weights in 4 bits.",
+    ),
+    click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
+    click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
+    click.option("--length", **COUNT, default=256, show_default=True, help="Tokens of a sequence."),
+    click.option("--sequences", **COUNT, default=4, show_default=True, help="Sequences of a step."),
+    click.option("--rank", **COUNT, default=8, show_default=True, help="Columns of an adapter."),
+    click.option(
+        "--alpha", type=RATE, metavar="X", default=16.0, show_default=True, help="Adapters count alpha / rank times."
+    ),
+    click.option(
+        "--targets",
+        metavar="NAMES",
+        default="q,v",
+        show_default=True,
+        help="Weights with an adapter: of q, k, v, o, gate, up, down.",
+    ),
+    click.option(
+        "--arithmetic",
+        type=click.Choice(["auto", "float32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="How products are computed; auto takes what is faster here.",
+    ),
+    click.option("--learning-rate", type=RATE, metavar="X", default=2e-4, show_default=True, help="The largest rate."),
+    click.option(
+        "--schedule",
+        type=click.Choice(["cosine", "constant"]),
+        default="cosine",
+        show_default=True,
+        help="What becomes of the rate after the warm-up.",
+    ),
+    click.option(
+        "--warmup", type=click.IntRange(min=0), metavar="N", help="Steps in which the rate rises.  [5%, 20 at most]"
+    ),
+    click.option(
+        "--weight-decay", type=click.FloatRange(min=0), metavar="X", default=0.0, show_default=True, help="AdamW's."
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="Of the order, of what is held out, and of fresh adapters.",
+    ),
+    click.option("--checkpoint", **COUNT, default=25, show_default=True, help="Steps between checkpoints."),
+    click.option("--threads", **COUNT, help="Threads that compute.  [all cores]"),
+)
+
+
+@click.command(
+    "tune",
+    short_help="Teach a model examples inside a memory budget.",
+    epilog=example(
+        "pintpot tune model.gguf examples.jsonl --memory 800MB -o learned",
+        'peft: PeftModel.from_pretrained(model, "learned")',
+    ),
+)
+@MODEL
+@click.argument("data", type=click.Path(path_type=Path))
+@with_options(*LEARNING)
+@common
+def tune_command(
+    terminal: Terminal,
+    model: str,
+    data: Path,
+    learning_rate: float,
+    weight_decay: float,
+    schedule: str,
+    warmup: int | None,
+    seed: int,
+    checkpoint: int,
+    **asked: Any,
+) -> None:
+    """Teach a model the answers of conversations, or texts: DATA has one JSON object a line, with `messages` or `text`.
+
+    The plan comes first: memory by what holds it, time, and why the other ways lost. A start that was ended goes on
+    where its last checkpoint is, with the same losses, when the same command is given again.
+    """
+    import pintpot
+    from pintpot.trainer.tune import Settings, receipt
+
+    settings = Settings(learning_rate, weight_decay, schedule, warmup, seed, checkpoint)
+    with terminal.progress() as progress:
+        tuned = pintpot.tune(
+            model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),
+            happened=lambda event: _happened(terminal, progress, event, asked), **asked,
+        )  # fmt: skip
+    if terminal.as_json:
+        terminal.data(receipt(tuned))
+    else:
+        _show(terminal, tuned)
+
+
+def _ready(terminal: Terminal, plan: Plan) -> None:
+    from pintpot.cli.plan_view import show_plan
+
+    if not terminal.as_json and terminal.verbosity > QUIET:
+        show_plan(plan, terminal.console(), everything=terminal.verbosity >= VERBOSE)
+
+
+def _happened(terminal: Terminal, progress: Progress, event: Event, asked: dict[str, Any]) -> None:
+    from pintpot.trainer.loop import Stepped
+
+    if isinstance(event, Stepped):
+        rate = asked["sequences"] * asked["length"] / event.seconds
+        done = event.step / event.steps
+        progress(done, f"learning: step {event.step} of {event.steps}, loss {event.loss:.4f}, {rate:.0f} tok/s")
+    elif not terminal.as_json:
+        terminal.say(f"after {event.step} steps: loss {event.loss:.4f} on what was held out")
+
+
+def _show(terminal: Terminal, tuned: Tuned) -> None:
+    """Promised beside measured."""
+    from pintpot.cli.tables import pairs
+    from pintpot.units import format_bytes, format_seconds
+
+    cost, (first, *_, last) = tuned.plan.cost, tuned.asked
+    promised = f"{format_seconds(cost.step_s.low)} to {format_seconds(cost.step_s.high)}"
+    rows = [
+        ("held out", f"{first[1]:.4f} nats a word before, {last[1]:.4f} after {last[0]} steps"),
+        ("peak", f"{format_bytes(tuned.peak_bytes)}; promised {format_bytes(cost.memory_high)} at most"),
+        ("each step", f"{format_seconds(tuned.step_s)}, {tuned.tokens_per_s:.0f} tok/s; promised {promised}"),
+        ("adapters", str(tuned.folder)),
+    ]
+    terminal.console().print(pairs(rows, title="learned"))

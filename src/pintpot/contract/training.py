@@ -1,0 +1,68 @@
+"""How a model learns: what of it changes, in which arithmetic, and how much of a step is computed at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pintpot.contract.weights import WeightForm
+from pintpot.formats import encoding
+
+LORA_A, LORA_B = ".lora_a", ".lora_b"
+"""Behind the name of a weight: the two matrices of its adapter, [rank, K] and [N, rank]."""
+MOMENTS = (".m", ".v")
+"""Behind the name of what learns: the optimizer's means of gradients and of their squares."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingForm:
+    """Where `rank` is not 0, adapters of so many columns beside the weights of these `roles` learn; else all weights.
+
+    Weights meet rows in `computed_in` (f32, bf16). `at_once` sequences go through a block together. `fused`: each block
+    is updated as its gradients arrive, and no others exist. `states` is the format of the optimizer's two moments, ""
+    without one.
+    """
+
+    rank: int = 0
+    alpha: float = 0.0
+    roles: tuple[str, ...] = ()
+    computed_in: str = "f32"
+    at_once: int = 1
+    fused: bool = False
+    states: str = ""
+
+    @property
+    def scale(self) -> float:
+        """How large what an adapter gives is added."""
+        return self.alpha / self.rank if self.rank else 0.0
+
+    def adapts(self, weight: WeightForm) -> bool:
+        """Whether an adapter stands beside this weight."""
+        return self.rank > 0 and weight.is_matrix and weight.role in self.roles and "." in weight.name
+
+    def trained(self, weight: WeightForm) -> dict[str, tuple[int, ...]]:
+        """What learns of a weight or beside it: names and shapes."""
+        if self.rank == 0:
+            return {weight.name: weight.shape}
+        if not self.adapts(weight):
+            return {}
+        rows, columns = weight.shape
+        return {weight.name + LORA_A: (self.rank, columns), weight.name + LORA_B: (rows, self.rank)}
+
+
+def block_of(name: str) -> str:
+    """The block of a weight by its name: `layers.3` of `layers.3.q`; of those outside of layers the name itself."""
+    return name.rpartition(".")[0] or name
+
+
+def stored_bytes(weight: WeightForm) -> int:
+    """Bytes of a weight as it rests: in strips where it is packed, row after row otherwise."""
+    if weight.packed:
+        return weight.num_strips * weight.strip_bytes
+    if not weight.is_matrix:
+        return 4 * weight.shape[0]
+    return weight.shape[0] * encoding(weight.format).row_bytes(weight.shape[1])
+
+
+def is_plain(weight: WeightForm, computed_in: str) -> bool:
+    """Whether a weight lies in memory just as it is multiplied with."""
+    return not weight.is_matrix or (weight.format == computed_in and not weight.packed and weight.ram_rows > 0)

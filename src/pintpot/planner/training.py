@@ -1,0 +1,235 @@
+"""Plans of learning: every way to teach a model inside a budget, priced from the ops that will run; the fastest wins.
+
+The same forms, work, prices and plans as those of answering, on another road: PyTorch computes, so what counts beside
+the weights are gradients, the optimizer's states, and what is kept from the way forward to the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from pintpot.budget import Train, Workload
+from pintpot.contract.form import Form, source_form
+from pintpot.contract.step import Facet, Step
+from pintpot.contract.training import stored_bytes
+from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
+from pintpot.formats import encoding
+from pintpot.model.spec import Part
+from pintpot.nets._training import training_work
+from pintpot.planner.assess import shortfall_of_memory
+from pintpot.planner.cost import ZERO, Cost, Span
+from pintpot.planner.holders import learning_holders
+from pintpot.planner.plan import Degradation, Plan, Rejected
+from pintpot.planner.price import NO_RING, Prices, price_stage
+from pintpot.planner.question import Question
+from pintpot.planner.rates import Rates
+from pintpot.program.layout import lay_out
+from pintpot.program.spec import Stage, Work
+from pintpot.techniques import classes
+from pintpot.techniques.adapt.low_rank import LowRank
+from pintpot.techniques.place.offloaded import Offloaded, num_blocks
+from pintpot.techniques.quantize.normal_float import NormalFloat
+from pintpot.techniques.train.brain_float import BrainFloat
+from pintpot.techniques.train.recompute import Recompute
+from pintpot.units import format_bytes, format_bytes_up
+
+METHODS = ("lora", "qlora")
+"""What can be learned: adapters beside weights as they are, or beside weights in 4 bits."""
+PART = "language"
+STARTING_S = Span(0.5, 2.0, 8.0)
+"""What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
+CHECKPOINT_ROOM = 2.2
+"""Of what learns with its moments, on disk: a checkpoint, the next one beside it, and the result."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked beside the budget: the method, the adapters' knobs, and the arithmetic (auto: whichever is best).
+
+    `data_bytes` are what the examples hold.
+    """
+
+    method: str = "auto"
+    arithmetic: str = "auto"
+    adapters: LowRank = field(default_factory=LowRank)
+    data_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        ways = ("auto", *METHODS)
+        need(self.method in ways, f"no method {self.method!r}; there are {', '.join(ways)}", UsageError)
+        kinds = ("auto", "float32", "bf16")
+        need(self.arithmetic in kinds, f"no arithmetic {self.arithmetic!r}; {', '.join(kinds)}", UsageError)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to learn, priced."""
+
+    method: str
+    steps: tuple[Step, ...]
+    form: Form
+    work: Work
+    cost: Cost
+
+
+def make_training_plan(question: Question, asked: Asked) -> Plan:
+    """The fastest way to learn that keeps the budget. Raises DoesNotFit with the smallest budget, UsageError."""
+    need(question.model.language is not None, f"{question.model.name} has no words to learn from", UsageError)
+    found = list(_candidates(question, asked))
+    smallest = min((one.cost.memory_high for one in found), default=0)
+    memory = question.budget.memory_bytes
+    fitting = [one for one in found if one.cost.memory_high <= memory]
+    if not fitting:
+        raise DoesNotFit(
+            f"learning needs {format_bytes_up(smallest)} at least, with one sequence at a time and weights read from "
+            f"disk; the budget is {format_bytes(memory)}"
+        )
+    own = [one for one in fitting if one.method == fitting[0].method]
+    best = min(own, key=lambda one: one.cost.total_s.mid)
+    return _plan(question, best, found, smallest)
+
+
+def training_work_of(plan: Plan) -> Work:
+    """The work of a plan, as it was priced."""
+    part = next(part for part in plan.parts if part.name == PART)
+    return _work(part, plan.form, plan.budget.workload)
+
+
+def _work(part: Part, form: Form, workload: Workload) -> Work:
+    """The stages of learning, and the one in which what was held out is asked."""
+    work, train = training_work(part, form, workload), workload.train or Train()
+    forward = work.stage("forward")
+    program = replace(forward.programs[0], name="ask")
+    extent = forward.extents[0][0]
+    times = train.evaluations * max(1, -(-train.held_out // train.sequences))
+    return replace(work, stages=(*work.stages, Stage("ask", PART, (program,), ((extent, times),))))
+
+
+def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
+    """Every way, in the order of preference where none was asked for."""
+    model, source = question.model, source_form(question.model)
+    methods = METHODS if asked.method == "auto" else (asked.method,)
+    offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
+    at_once = [step for step in offered if isinstance(step, Recompute)]
+    optimizers = [step for step in offered if step.facet == Facet.OPTIMIZER]
+    arithmetic: list[tuple[Step, ...]] = []
+    if asked.arithmetic != "bf16":
+        arithmetic.append(())
+    if asked.arithmetic != "float32":
+        arithmetic.append((BrainFloat(),))
+    for method in methods:
+        packed: tuple[Step, ...] = (NormalFloat("blocks"),) if method == "qlora" else ()
+        for kind in arithmetic:
+            for recompute in at_once:
+                for optimizer in optimizers:
+                    steps = (*packed, asked.adapters, recompute, *kind, optimizer)
+                    try:
+                        yield from _placed(question, asked, method, steps, source)
+                    except NotApplicable as error:
+                        if asked.method != "auto":
+                            raise UsageError(f"{method}: {error}") from error
+
+
+def _placed(
+    question: Question, asked: Asked, method: str, steps: tuple[Step, ...], source: Form
+) -> Iterator[Candidate]:
+    """One choice with as many blocks in RAM as the budget has room for; with none where it has not even that."""
+    form = source
+    for step in steps:
+        step.check(question.model, form)
+        form = step.promise(form)
+    most = num_blocks(form)
+
+    def at(resident: int) -> Candidate:
+        place = Offloaded(resident=resident)
+        return _priced(question, asked, method, (*steps, place), place.promise(form))
+
+    low, high, best = 0, most, at(0)
+    if best.cost.memory_high <= question.budget.memory_bytes:
+        while low < high:
+            middle = (low + high + 1) // 2
+            tried = at(middle)
+            if tried.cost.memory_high <= question.budget.memory_bytes:
+                low, best = middle, tried
+            else:
+                high = middle - 1
+    if low:
+        yield best
+    # The least that this choice can do with, be it for the refusal.
+    yield at(0)
+
+
+def _priced(question: Question, asked: Asked, method: str, steps: tuple[Step, ...], form: Form) -> Candidate:
+    part = question.model.part(PART)
+    work = _work(part, form, question.budget.workload)
+    holders = learning_holders(question, lay_out(work).sizes, form, asked.data_bytes, _ahead_bytes(form))
+    weight_bytes = sum(weight.num_values for weight in part.weights()) * 4
+    footprint = next((size for size in question.machine.sizes("read") if size >= weight_bytes), weight_bytes)
+    prices = Prices(Rates(question.machine, question.threads, footprint))
+    stages = tuple(price_stage(stage.programs[0], prices, stage.extents) for stage in work.stages)
+    reading = prices.rates.disk(question.model.num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
+    counts = form.weights.num_values.items()
+    values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
+    learned = sum(holder.high for holder in holders if holder.name in ("adapters", "optimizer states"))
+    cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, round(CHECKPOINT_ROOM * learned))
+    return Candidate(method, steps, form, work, cost)
+
+
+def _ahead_bytes(form: Form) -> int:
+    """What of one block is in memory as floats while another one is computed; and bytes of it as they are read."""
+    how = form.training
+    blocks: dict[str, int] = {}
+    for weight in form.weights:
+        plain = how is None or not weight.is_matrix or (weight.ram_rows > 0 and not weight.packed)
+        if plain or "." not in weight.name:
+            continue
+        name = weight.name.rpartition(".")[0]
+        floats = weight.shape[0] * encoding(how.computed_in).row_bytes(weight.shape[1]) if how else 0
+        blocks[name] = blocks.get(name, 0) + floats + (0 if weight.packed else stored_bytes(weight) // 4)
+    return max(blocks.values(), default=0)
+
+
+def _plan(question: Question, best: Candidate, found: Sequence[Candidate], smallest: int) -> Plan:
+    machine, model = question.machine, question.model
+    rejected = [_rejected(question, best, one) for one in _others(best, found, question.budget.memory_bytes)]
+    return Plan(
+        model_name=model.name,
+        model_digest=model.digest,
+        parts=tuple(replace(part, blocks=()) for part in model.parts),
+        machine_name=machine.name,
+        machine_digest=machine.digest,
+        machine_fingerprint=machine.fingerprint,
+        machine_origin=machine.origin,
+        budget=question.budget,
+        threads=question.threads,
+        steps=best.steps,
+        form=best.form,
+        cost=best.cost,
+        degradation=Degradation(0.0, 0.0),
+        rejected=tuple(sorted(rejected, key=lambda one: one.total_s or 0.0)),
+        smallest_bytes=smallest,
+        notes=machine.notes,
+    )
+
+
+def _others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterator[Candidate]:
+    """Of each other way the better of its places: the one that fits, if one does."""
+    seen: dict[tuple[Step, ...], Candidate] = {}
+    for one in found:
+        seen.setdefault(one.steps[:-1], one)
+    yield from (one for steps, one in seen.items() if steps != best.steps[:-1])
+
+
+def _rejected(question: Question, best: Candidate, other: Candidate) -> Rejected:
+    gained = [str(step) for step in other.steps if step not in best.steps]
+    # What another knob takes the place of need not be named.
+    kinds = {step.name for step in other.steps}
+    lost = [f"no {step.name}" for step in best.steps if step.name not in kinds]
+    what = ", ".join(gained + lost)
+    short = shortfall_of_memory(other.cost, question.budget.memory_bytes)
+    slower = other.cost.total_s.mid / best.cost.total_s.mid if best.cost.total_s.mid else 1.0
+    reason = short or f"{slower:.2f} times as long"
+    if short is None and other.method != best.method:
+        reason += ", and it learns beside rounded weights" if other.method == "qlora" else ""
+    return Rejected(what, reason, memory_bytes=other.cost.memory_high, total_s=other.cost.total_s.mid)

@@ -1,0 +1,24 @@
+"""A weight becomes floats for as long as its block is computed: weight [N, K] of any format -> out [N, K]."""
+
+from __future__ import annotations
+
+from math import prod
+
+from pintpot.errors import UsageError, need
+from pintpot.program.demand import Demand, Work
+from pintpot.program.spec import Extent, Op, Program
+
+
+def check(op: Op, program: Program) -> None:
+    weight, out = str(op.read("weight")), str(op.write("out"))
+    need(program.shape(weight) == program.shape(out), f"expand makes {out} of another shape than {weight}", UsageError)
+
+
+def depends(op: Op, program: Program, extent: Extent) -> None:
+    """On no extent."""
+
+
+def demand(op: Op, program: Program, extent: Extent) -> Demand:
+    weight = program.by_name[str(op.read("weight"))]
+    values = float(prod(program.shape(weight.name)))
+    return Demand((Work(f"expand/{weight.format}", values),), ram_bytes=8.0 * values)

@@ -1,0 +1,66 @@
+"""What the ops of a network ask for when PyTorch computes them to learn: forward, and back.
+
+An op goes over all tokens of a step, `rows` of them at a time. Formulas count what PyTorch does: products, passes over
+values between them, and calls. `fitted` constants are told from benchmarks/tuning.py.
+"""
+
+from __future__ import annotations
+
+from pintpot.program.demand import Demand, Work
+from pintpot.program.ops.attend import positions_seen
+from pintpot.program.spec import Extent, Op, Program
+
+VALUES_OF = {"rmsnorm": 6.0, "swiglu": 4.0, "geglu": 6.0, "none": 0.0}
+"""Passes over the rows that a prologue takes, forward."""
+ROTATING = 10.0
+"""The same of positions: norms, turns, transposes and copies of heads."""
+BACK = 2.0
+"""What a pass over values costs back, over what it costs forward."""
+ATTENTION_BACK = 2.5
+CALLS = {"embed": 6.0, "linear": 12.0, "attend": 30.0}
+
+
+def suffix(program: Program, op: Op) -> str:
+    """What follows the name of a product's rate: nothing for float32."""
+    computed_in = op.get("computed_in", "f32")
+    return "" if computed_in == "f32" else f"_{computed_in}"
+
+
+def forward(op: Op, program: Program, extent: Extent) -> Demand:
+    """One op forward, over all tokens of the extent."""
+    return _demand(op, program, extent, products=1.0, values=1.0, attention=1.0)
+
+
+def backward(op: Op, program: Program, extent: Extent) -> Demand:
+    """The gradients of one op: of its rows, and of its weights where they learn."""
+    products = 2.0 if op.get("trained", False) else 1.0
+    return _demand(op, program, extent, products, BACK, ATTENTION_BACK)
+
+
+def _demand(op: Op, program: Program, extent: Extent, products: float, values: float, attention: float) -> Demand:
+    times, end, tokens = -(-extent.tokens // max(1, extent.rows)), suffix(program, op), float(extent.tokens)
+    kind = str(op.get("of"))
+    if kind == "embed":
+        adds, moved, work = 0.0, 3 * tokens * program.shape(str(op.write("out")))[-1], []
+    elif kind == "attend":
+        width = (op.get("heads") + 2 * op.get("kv_heads")) * op.get("head_dim")
+        seen = positions_seen(op, Extent(extent.tokens, sequences=extent.sequences))
+        adds = 2.0 * op.get("heads") * op.get("head_dim") * seen * tokens * attention
+        work = [Work(f"aten/attention{end}", adds)]
+        moved = ROTATING * values * tokens * width
+    else:
+        shapes = [program.shape(name) for name in op.read_all("weight")]
+        adds = tokens * sum(rows * columns for rows, columns in shapes) * products
+        work = [Work(f"aten/product{end}", adds, extent.rows)]
+        outputs, inputs = sum(shape[0] for shape in shapes), shapes[0][1]
+        before = VALUES_OF[op.get("prologue", "none")] + (1.0 if end else 0.0)
+        moved = tokens * values * (before * inputs + 2 * outputs)
+        rank = int(op.get("rank", 0))
+        if rank:
+            ways = 1.0 if values == 1.0 else 3.0
+            adapted = tokens * rank * sum(shape[0] + shape[1] for shape in shapes) * ways
+            work.append(Work("aten/product", adapted, rank))
+            adds += adapted
+            moved += tokens * 2 * outputs * values
+    work += [Work("aten/values", moved, round(moved / times)), Work("aten", CALLS[kind] * times * values)]
+    return Demand(tuple(work), multiply_adds=adds, ram_bytes=8.0 * moved)

@@ -1,0 +1,1 @@
+"""How gradients are computed, what is kept for them, and what becomes of them."""

@@ -1,0 +1,130 @@
+"""Where learning has got to, on disk whole or not at all: what learns, its moments, every loss so far, and the plan.
+
+The order of the examples follows from the seed and the step, and no other random number is drawn while learning; so a
+start that was ended, however that was, goes on with the very losses it would have had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pintpot.contract.training import MOMENTS
+from pintpot.errors import BadFile, BadInput, UsageError, need
+from pintpot.trainer.learned import Learned
+
+VERSION = 1
+FOLDER, STATE = "checkpoint", "state.json"
+
+
+@dataclass
+class Progressed:
+    """How far it is: steps taken, their losses, and (step, loss) each time what was held out was asked."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    asked: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoint of one run in its folder. `question` is all that has to be the same for a start to go on."""
+
+    def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
+        self._folder = folder / FOLDER
+        self._question = dict(question)
+
+    def plan(self) -> dict[str, Any] | None:
+        """The plan by which an earlier start learned, None where there was none.
+
+        Raises UsageError for a run of something else, BadInput for a damaged record.
+        """
+        state = self._state()
+        if state is None:
+            return None
+        other = [key for key, value in self._question.items() if state["question"].get(key) != value]
+        need(
+            not other,
+            f"{self._folder.parent} holds a run with another {', '.join(other)}; name another folder, or remove it",
+            UsageError,
+        )
+        return dict(state["plan"])
+
+    def load(self, learned: Learned) -> Progressed:
+        """Puts what was learned back, and says how far it is. Raises BadFile for a damaged file."""
+        state = self._state()
+        if state is None:
+            return Progressed()
+        path = self._folder / str(state["file"])
+        try:
+            found = load_file(path)
+            for name, value in learned.values.items():
+                value.copy_(found[name])
+                for moment, own in zip(MOMENTS, learned.moments[name], strict=True):
+                    own.copy_(found[name + moment])
+            asked = [(int(step), float(loss)) for step, loss in state["asked"]]
+            return Progressed(int(state["step"]), [float(one) for one in state["losses"]], asked)
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise BadFile(f"{path} is no checkpoint of this run ({error}); remove {self._folder}") from error
+
+    def save(self, learned: Learned, done: Progressed, plan: Mapping[str, Any]) -> None:
+        """A new checkpoint in the place of the old one, which stays until this one is whole."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        tensors = dict(learned.values)
+        for name, moments in learned.moments.items():
+            tensors |= {name + end: one for end, one in zip(MOMENTS, moments, strict=True)}
+        name = f"step-{done.step}.safetensors"
+        try:
+            self._write(name, lambda path: save_file(tensors, path))
+            state = {
+                "pintpot_checkpoint": VERSION, "question": self._question, "plan": dict(plan), "file": name,
+                "step": done.step, "losses": done.losses, "asked": done.asked,
+            }  # fmt: skip
+            self._write(STATE, lambda path: path.write_text(json.dumps(state), encoding="utf-8"))
+            for path in self._folder.iterdir():
+                if path.name not in (name, STATE):
+                    path.unlink()
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"the checkpoint of step {done.step} cannot be written: {error}") from error
+
+    def clear(self) -> None:
+        """Remove it: what was learned rests elsewhere."""
+        if self._folder.exists():
+            # Without its record nothing else here is a checkpoint.
+            for path in sorted(self._folder.iterdir(), key=lambda path: path.name != STATE):
+                path.unlink()
+            self._folder.rmdir()
+
+    def _write(self, name: str, fill: Any) -> None:
+        aside = self._folder / f"{name}.new"
+        fill(aside)
+        flush(aside)
+        os.replace(aside, self._folder / name)
+        flush(self._folder)
+
+    def _state(self) -> dict[str, Any] | None:
+        path = self._folder / STATE
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise BadFile(f"{path} cannot be read ({error}); remove {self._folder}") from error
+        known = isinstance(state, dict) and state.get("pintpot_checkpoint") == VERSION and "plan" in state
+        need(known, f"{path} is no checkpoint that this version reads; remove {self._folder}", BadFile)
+        return dict(state)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's entries, rest on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

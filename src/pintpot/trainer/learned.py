@@ -1,0 +1,81 @@
+"""What learns, with the two moments of its gradients: adapters, or all weights; updated by AdamW.
+
+AdamW: Loshchilov and Hutter 2017, arXiv:1711.05101.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import cos, pi, sqrt
+
+import torch
+
+from pintpot.contract.form import Form
+from pintpot.contract.training import LORA_A
+from pintpot.errors import UsageError, need
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+LEAST_RATE = 0.1
+"""Of the learning rate, at the end of a cosine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast is learned: a rate that rises for `warmup` steps and then stays, or falls along a cosine."""
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    warmup: int = 0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        need(self.learning_rate > 0, f"a learning rate of {self.learning_rate} teaches nothing", UsageError)
+        need(self.schedule in ("constant", "cosine"), f"no schedule {self.schedule!r}: constant or cosine", UsageError)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, of so many."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.schedule == "constant" or steps <= self.warmup:
+            return self.learning_rate
+        share = (step - self.warmup) / (steps - self.warmup)
+        return self.learning_rate * (LEAST_RATE + (1 - LEAST_RATE) * (1 + cos(pi * share)) / 2)
+
+
+class Learned:
+    """Tensors that learn, by name, each float32 with its moments `m` and `v`."""
+
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+        self.values = dict(values)
+        self.moments = {name: (torch.zeros_like(one), torch.zeros_like(one)) for name, one in self.values.items()}
+
+    @classmethod
+    def adapters(cls, form: Form, seed: int) -> Learned:
+        """Fresh adapters: A drawn evenly within 1 / sqrt(K), B zero, so that nothing is changed by them yet."""
+        draw = torch.Generator().manual_seed(seed)
+        values: dict[str, torch.Tensor] = {}
+        for weight in form.weights:
+            for name, shape in form.training.trained(weight).items() if form.training else ():
+                values[name] = torch.zeros(shape)
+                if name.endswith(LORA_A):
+                    bound = 1 / sqrt(shape[1])
+                    values[name].uniform_(-bound, bound, generator=draw)
+        return cls(values)
+
+    def update(self, grads: Mapping[str, torch.Tensor], pace: Pace, step: int, steps: int) -> None:
+        """One step of AdamW on those of which there are gradients; `step` is counted from 0."""
+        rate = pace.rate(step, steps)
+        first, second = (1 - beta ** (step + 1) for beta in BETAS)
+        for name, grad in grads.items():
+            value, (m, v) = self.values[name], self.moments[name]
+            if pace.weight_decay and value.dim() > 1:
+                value.mul_(1 - rate * pace.weight_decay)
+            m.lerp_(grad, 1 - BETAS[0])
+            v.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+            value.addcdiv_(m, v.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
+
+    def within(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Those of these names that learn."""
+        return {name: self.values[name] for name in names if name in self.values}

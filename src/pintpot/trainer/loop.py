@@ -1,0 +1,89 @@
+"""The loop of learning as a generator: it yields what happened, and whoever drives it prints, saves, or stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pintpot.budget import Train
+from pintpot.errors import Diverged
+from pintpot.trainer.checkpoint import Progressed
+from pintpot.trainer.learned import Learned, Pace
+from pintpot.trainer.network import Network
+from pintpot.trainer.packing import Order, Sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step was taken: how many are behind, of how many, its mean loss in nats a word, and its seconds."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was held out was asked after so many steps: its mean loss in nats a word."""
+
+    step: int
+    loss: float
+
+
+Event = Stepped | Asked
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned, what is asked, in which order, and how fast."""
+
+    train: Train
+    pace: Pace
+    learns: Sequences
+    held_out: Sequences
+    order: Order
+
+    def asks_after(self, step: int) -> bool:
+        """Whether what was held out is asked after so many steps: before, after, and evenly between."""
+        last = self.train.evaluations - 1
+        return any(step == index * self.train.steps // max(1, last) for index in range(self.train.evaluations))
+
+
+def learn(network: Network, learned: Learned, task: Task, done: Progressed) -> Iterator[Event]:
+    """Take the steps that are left; `done` grows with them. Raises Diverged with the step, and the block."""
+    train = task.train
+    if done.step == 0 and not done.asked and task.asks_after(0):
+        yield _asked(network, task, done)
+    while done.step < train.steps:
+        started = time.perf_counter()
+        sequences = task.learns.take(task.order.rows(done.step))
+        grads: dict[str, torch.Tensor] = {}
+        try:
+            loss = network.learn(sequences, grads.update)
+        except Diverged as error:
+            raise Diverged(
+                f"step {done.step + 1}: {error}. What was learned up to the last checkpoint is kept; try a lower "
+                f"learning rate than {task.pace.learning_rate:g}, more steps of warm-up, or float32"
+            ) from error
+        learned.update(grads, task.pace, done.step, train.steps)
+        done.step += 1
+        done.losses.append(loss)
+        yield Stepped(done.step, train.steps, loss, time.perf_counter() - started)
+        if task.asks_after(done.step):
+            yield _asked(network, task, done)
+
+
+def _asked(network: Network, task: Task, done: Progressed) -> Asked:
+    batch, held = task.train.sequences, task.held_out
+    parts = [
+        network.losses(held.take(np.arange(first, min(len(held), first + batch))))
+        for first in range(0, len(held), batch)
+    ]
+    loss = float(torch.cat(parts).double().mean())
+    done.asked.append((done.step, loss))
+    return Asked(done.step, loss)

@@ -1,0 +1,198 @@
+"""A decoder that learns, driven by its training work: forward keeps what blocks begin with, backward computes again.
+
+    network = Network(part, work, form, weights, learned)
+    network.losses(sequences)                                # nets of words that are asked, nothing learns
+    network.learn(sequences, update)                         # `update(grads)` is told of gradients as they are final
+
+Tokens of all sequences of a step go through a block, some sequences at a time, before the next block's weights come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from pintpot.contract.form import Form
+from pintpot.contract.training import LORA_A, LORA_B
+from pintpot.errors import Diverged
+from pintpot.kernels.torch.differentiable import COMPUTED_IN, Batch, Memory, rms_norm, run
+from pintpot.kernels.torch.loss import cross_entropy
+from pintpot.model.spec import Part
+from pintpot.nets._rope import rope_tables
+from pintpot.program.spec import Op, Program, Work
+from pintpot.trainer.learned import Learned
+from pintpot.trainer.packing import NOT_LEARNED, Sequences
+from pintpot.trainer.weights import DTYPES, Weights
+
+Update = Callable[[Mapping[str, torch.Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block's ops, the names of its weights and adapters, and the states it begins and ends with."""
+
+    name: str
+    ops: tuple[Op, ...]
+    weights: tuple[str, ...]
+    adapters: tuple[str, ...]
+    x: str
+    out: str
+
+
+class Network:
+    """A part of a model whose weights, and what learns of it, are in memory or come when they are needed."""
+
+    def __init__(self, part: Part, work: Work, form: Form, weights: Weights, learned: Learned) -> None:
+        forward, backward = (work.stage(name).programs[0] for name in ("forward", "backward"))
+        self.work = work
+        self._weights, self._learned = weights, learned
+        self._how = form.training
+        self.blocks = tuple(_blocks(forward, form))
+        self._embed = forward.ops[0]
+        self._head = next(op for op in backward.ops if op.kind == "cross_entropy")
+        factors = weights.tensor("rope_freqs").numpy() if "rope_freqs" in form.weights.names else None
+        tables = rope_tables(part.config, forward.bound("context"), factors)
+        self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
+        self._tables[COMPUTED_IN] = torch.empty(0, dtype=DTYPES[form.training.computed_in if form.training else "f32"])
+        self._at_once = form.training.at_once if form.training else 1
+
+    def losses(self, sequences: Sequences) -> torch.Tensor:
+        """The loss in nats of every word of some sequences that would be learned."""
+        with torch.no_grad():
+            states = self._embedded(sequences)
+            for block, memory in self._passing(self.blocks):
+                states = self._through(block, memory, states, sequences)
+            rows, targets = _asked(sequences)
+            met = rms_norm(states[rows], self._norm, self._head.get("eps"))
+            return cross_entropy(met, targets, self._rows, backward=False).losses
+
+    def learn(self, sequences: Sequences, update: Update) -> float:
+        """The mean loss of the words of a step; gradients of it go to `update`, those of a block at a time.
+
+        Raises Diverged where a loss or a gradient is no number, with the first block in which something is none.
+        """
+        kept: list[torch.Tensor] = []
+        with torch.no_grad():
+            states = self._embedded(sequences)
+            for block, memory in self._passing(self.blocks):
+                kept.append(states)
+                states = self._through(block, memory, states, sequences)
+        loss, grads = self._loss(states, sequences)
+        if not torch.isfinite(loss):
+            raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
+        del states
+        for block, memory in self._passing(self.blocks[::-1]):
+            grads, own = self._back(block, memory, kept.pop(), grads, sequences)
+            if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
+                raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
+            update(own)
+        return float(loss)
+
+    def _embedded(self, sequences: Sequences) -> torch.Tensor:
+        tokens = torch.from_numpy(sequences.tokens).flatten().long()
+        found = self._weights.looked_up(str(self._embed.read("weight")), tokens)
+        return found * float(self._embed.get("scale", 1.0))
+
+    def _passing(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Memory]]:
+        """Blocks with their weights, adapters and tables; the next block's weights come meanwhile."""
+        for index, block in enumerate(blocks):
+            following = blocks[index + 1] if index + 1 < len(blocks) else None
+            coming = None if following is None else (following.name, following.weights)
+            memory = self._weights.block(block.name, block.weights, coming)
+            yield block, {**memory, **self._learned.within(block.adapters), **self._tables}
+
+    def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        out = torch.empty_like(states)
+        for rows, batch in self._parts(sequences):
+            own = {**memory, block.x: states[rows]}
+            for index, op in enumerate(block.ops):
+                run(op, own, batch)
+                _forget(own, op, block.ops[index + 1 :], block.out)
+            out[rows] = own[block.out]
+        return out
+
+    def _back(
+        self, block: Block, memory: Memory, states: torch.Tensor, grads: torch.Tensor, sequences: Sequences
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Gradients of what a block began with, and of what learns in it."""
+        learning = {name: memory[name].detach().requires_grad_() for name in block.adapters if name in memory}
+        before, found = torch.empty_like(states), dict[str, torch.Tensor]()
+        for rows, batch in self._parts(sequences):
+            x = states[rows].detach().requires_grad_()
+            own = {**memory, **learning, block.x: x}
+            with torch.enable_grad():
+                for op in block.ops:
+                    run(op, own, batch)
+            made = torch.autograd.grad(own[block.out], (x, *learning.values()), grads[rows])
+            before[rows] = made[0]
+            for name, grad in zip(learning, made[1:], strict=True):
+                found[name] = found[name].add_(grad) if name in found else grad
+        return before, found
+
+    def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss, and its gradients by the states after the last block."""
+        rows, targets = _asked(sequences)
+        x = states[rows].requires_grad_()
+        with torch.enable_grad():
+            met = rms_norm(x, self._norm, self._head.get("eps"))
+        with torch.no_grad():
+            found = cross_entropy(met.detach(), targets, self._rows)
+        assert found.grads is not None
+        (grads,) = torch.autograd.grad(met, x, found.grads / len(targets))
+        whole = torch.zeros_like(states)
+        whole[rows] = grads
+        return found.losses.mean(), whole
+
+    @property
+    def _norm(self) -> torch.Tensor:
+        return self._weights.tensor(str(self._head.read("norm")))
+
+    @property
+    def _rows(self) -> partial[Iterator[tuple[int, torch.Tensor]]]:
+        return partial(self._weights.rows, str(self._head.read("weight")), int(self._head.get("chunk")))
+
+    def _parts(self, sequences: Sequences) -> Iterator[tuple[slice, Batch]]:
+        """Rows of the sequences that go through a block together, and what attention knows of them."""
+        count, length = sequences.tokens.shape
+        starts = torch.from_numpy(sequences.starts).long()
+        scale = self._how.scale if self._how else 0.0
+        for first in range(0, count, self._at_once):
+            own = starts[first : first + self._at_once]
+            batch = Batch(len(own), torch.arange(length) - own, own if bool(own.any()) else None, scale)
+            yield slice(first * length, (first + len(own)) * length), batch
+
+    def _first_broken(self, states: Sequence[torch.Tensor]) -> str:
+        for block, after in zip(("embed", *(block.name for block in self.blocks)), states, strict=True):
+            if not bool(torch.isfinite(after).all()):
+                return f"{block} is the first that gave a value which is no number"
+        return "every block gave numbers, so it is the head"
+
+
+def _asked(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows whose next word is learned, and these words."""
+    targets = torch.from_numpy(sequences.targets).flatten().long()
+    rows = (targets != NOT_LEARNED).nonzero().flatten()
+    return rows, targets[rows]
+
+
+def _forget(memory: Memory, op: Op, later: Sequence[Op], out: str) -> None:
+    """Drop what an op has read for the last time."""
+    wanted = {name for other in later for _, name in other.reads} | {out}
+    for role, name in (*op.reads, *op.writes):
+        if name not in wanted and role not in ("rope",):
+            memory.pop(name, None)
+
+
+def _blocks(program: Program, form: Form) -> Iterator[Block]:
+    """The blocks of a forward program, from its segments."""
+    known = form.weights.by_name
+    for segment in program.segments[1:]:
+        ops = tuple(op for op in program.ops[segment.first : segment.stop] if op.kind == "forward")
+        reads = dict.fromkeys(name.removesuffix(".floats") for op in ops for _, name in op.reads)
+        x = next(name for name in reads if program.by_name.get(name) and program.by_name[name].holder == "activations")
+        adapters = tuple(name for name in reads if name.endswith((LORA_A, LORA_B)))
+        weights = tuple(name for name in reads if name in known)
+        yield Block(str(segment.slot), ops, weights, adapters, x, str(ops[-1].write("out")))

@@ -1,0 +1,132 @@
+"""Examples become sequences of equal length, and the order in which they are learned, both the same for a seed.
+
+Examples lie one after the other in a sequence; none sees another, and each begins at position 0. S sequences of N
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pintpot.errors import BadInput, need
+from pintpot.trainer.data import Example, Examples
+
+NOT_LEARNED = -1
+HELD_OUT_SHARE = 0.05
+MOST_HELD_OUT = 64
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """`tokens`, `targets` (the next word, or -1 where nothing is learned) and `starts`, each int32 [S, N].
+
+    `starts` says of each token where in its sequence its example begins. `num_cut` examples were longer than that.
+    """
+
+    tokens: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    num_cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_learned(self) -> int:
+        """Words that are learned."""
+        return int((self.targets != NOT_LEARNED).sum())
+
+    def take(self, rows: NDArray[np.integer]) -> Sequences:
+        """Some of the sequences, in the order of `rows`."""
+        return Sequences(self.tokens[rows], self.targets[rows], self.starts[rows])
+
+
+def pack_sequences(examples: Examples, length: int) -> Sequences:
+    """Sequences of `length` tokens. A text goes on in the next sequence; of a conversation that is longer the end goes.
+
+    Raises BadInput where nothing is left to learn.
+    """
+    pieces, num_cut = _cut(examples, length)
+    rows: list[list[Example]] = []
+    room = 0
+    for piece in pieces:
+        if len(piece.tokens) > room:
+            rows.append([])
+            room = length
+        rows[-1].append(piece)
+        room -= len(piece.tokens)
+    tokens, starts = (np.zeros((len(rows), length), np.int32) for _ in range(2))
+    made = Sequences(tokens, np.full_like(tokens, NOT_LEARNED), starts, num_cut)
+    for row, parts in enumerate(rows):
+        _fill(made, row, parts)
+    taught = (made.targets != NOT_LEARNED).any(axis=1)
+    need(bool(taught.any()), f"nothing to learn: no answer begins within {length} tokens")
+    kept = made.take(np.flatnonzero(taught))
+    return Sequences(kept.tokens, kept.targets, kept.starts, num_cut)
+
+
+def _cut(examples: Examples, length: int) -> tuple[list[Example], int]:
+    """Examples of at most `length` tokens, and how many had to be cut."""
+    pieces: list[Example] = []
+    num_cut = 0
+    for item in examples.items:
+        long = len(item.tokens) > length
+        num_cut += long
+        stop = len(item.tokens) if examples.kind == "text" else min(length, len(item.tokens))
+        parts = (slice(first, first + length) for first in range(0, stop, length))
+        pieces += [Example(item.tokens[part][:length], item.learned[part]) for part in parts]
+    # A single word has no next one.
+    return [piece for piece in pieces if len(piece.tokens) > 1], num_cut
+
+
+def _fill(into: Sequences, row: int, parts: Sequence[Example]) -> None:
+    first = 0
+    for part in parts:
+        stop = first + len(part.tokens)
+        into.tokens[row, first:stop] = part.tokens
+        into.starts[row, first:stop] = first
+        into.targets[row, first : stop - 1] = np.where(part.learned[1:], part.tokens[1:], NOT_LEARNED)
+        first = stop
+    into.starts[row, first:] = first
+
+
+def hold_out(sequences: Sequences, seed: int, share: float = HELD_OUT_SHARE) -> tuple[Sequences, Sequences]:
+    """What is learned and what is only asked: a share of the sequences drawn by the seed, one at least.
+
+    Raises BadInput for fewer than two sequences.
+    """
+    count = len(sequences)
+    if count < 2:
+        raise BadInput(
+            "the examples fill a single sequence, and one more is wanted to see what was learned: "
+            "give more examples, or shorter sequences"
+        )
+    held = min(MOST_HELD_OUT, max(1, round(share * count)))
+    drawn = np.random.default_rng([seed, 1]).permutation(count)
+    return sequences.take(np.sort(drawn[held:])), sequences.take(np.sort(drawn[:held]))
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which of `num_sequences` each step takes: every epoch in an order of its own, drawn from the seed."""
+
+    num_sequences: int
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.num_sequences / self.batch
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The sequences of a step, counted from 0."""
+        first = step * self.batch
+        return np.array([self._at(index) for index in range(first, first + self.batch)])
+
+    def _at(self, index: int) -> int:
+        epoch, place = divmod(index, self.num_sequences)
+        return int(np.random.default_rng([self.seed, 2, epoch]).permutation(self.num_sequences)[place])

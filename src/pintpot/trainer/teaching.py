@@ -1,0 +1,66 @@
+"""A plan of learning is carried out: weights brought in, steps taken, checkpoints kept, and adapters left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pintpot.errors import UsageError, need
+from pintpot.meter.memory import peak_bytes
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+from pintpot.planner.plan import Plan
+from pintpot.planner.training import training_work_of
+from pintpot.trainer.adapters import save_adapters
+from pintpot.trainer.checkpoint import Checkpoints, flush
+from pintpot.trainer.learned import Learned
+from pintpot.trainer.loop import Event, Stepped, Task, learn
+from pintpot.trainer.network import Network
+from pintpot.trainer.tune import Settings, Tuned, keep_freed, write_receipt
+from pintpot.trainer.weights import Weights
+
+
+def teach(
+    model: Model,
+    plan: Plan,
+    checkpoints: Checkpoints,
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    happened: Callable[[Event], None] | None = None,
+) -> Tuned:
+    """Take the steps that are left, keep where it is every `settings.checkpoint` of them, and leave the adapters."""
+    how = plan.form.training
+    if how is None:
+        raise UsageError("this plan is not one of learning")
+    keep_freed()
+    torch.set_num_threads(plan.threads)
+    learned = Learned.adapters(plan.form, settings.seed)
+    done = checkpoints.load(learned)
+    need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
+    began, spent = done.step, 0.0
+    with Store(model) as store:
+        weights = Weights(model, store, plan.form, plan.steps)
+        try:
+            network = Network(model.part("language"), training_work_of(plan), plan.form, weights, learned)
+            for event in learn(network, learned, task, done):
+                if isinstance(event, Stepped):
+                    spent += event.seconds
+                    if event.step % settings.checkpoint == 0 or event.step == task.train.steps:
+                        checkpoints.save(learned, done, plan.without_reasons().to_json())
+                if happened is not None:
+                    happened(event)
+        finally:
+            weights.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_adapters(folder, model, how, learned.values)
+    flush(folder)
+    taken = max(1, done.step - began) * task.train.tokens
+    tuned = Tuned(
+        folder, plan, tuple(done.losses), tuple(done.asked), spent, peak_bytes(), taken / max(spent, 1e-9), began
+    )
+    write_receipt(tuned)
+    checkpoints.clear()
+    return tuned

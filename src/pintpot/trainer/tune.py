@@ -1,0 +1,255 @@
+"""`pintpot.tune`: a model learns from a file of examples, inside a memory budget, by a plan that is made first."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pintpot.budget import Budget, Train, Workload
+from pintpot.errors import DoesNotFit, UsageError, need
+from pintpot.planner.plan import Plan
+from pintpot.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from pintpot.machine.spec import Machine
+    from pintpot.model.spec import Model
+    from pintpot.trainer.loop import Event, Task
+    from pintpot.trainer.packing import Sequences
+
+Progress = Callable[[float, str], None]
+LENGTH, SEQUENCES, EVALUATIONS = 256, 4, 3
+LEARNING_RATE, WARMUP_SHARE, MOST_WARMUP = 2e-4, 0.05, 20
+CHECKPOINT_STEPS = 25
+DEFAULT_SHARE = 0.8
+RECEIPT = "tuning.json"
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 32 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is learned, all but the budget."""
+
+    learning_rate: float = LEARNING_RATE
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup: int | None = None
+    seed: int = 0
+    checkpoint: int = CHECKPOINT_STEPS
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came of it: the folder, losses of every step, what was held out as (step, loss), and promise and measure."""
+
+    folder: Path
+    plan: Plan
+    losses: tuple[float, ...]
+    asked: tuple[tuple[int, float], ...]
+    seconds: float
+    peak_bytes: int
+    tokens_per_s: float
+    began_at: int
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step that this start took, the mean."""
+        return self.seconds / max(1, len(self.losses) - self.began_at)
+
+
+def tune(
+    model: str | Path,
+    data: str | Path,
+    *,
+    output: str | Path,
+    memory: str | int | None = None,
+    method: str = "auto",
+    steps: int | None = None,
+    epochs: float | None = None,
+    length: int = LENGTH,
+    sequences: int = SEQUENCES,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: str = "q,v",
+    arithmetic: str = "auto",
+    threads: int | None = None,
+    settings: Settings = Settings(),
+    ready: Callable[[Plan], None] | None = None,
+    happened: Callable[[Event], None] | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Teach a model the examples of a file, and leave adapters that peft reads in the folder `output`.
+
+    `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
+    tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora or auto; `arithmetic` is
+    float32, bf16 or auto, the faster one. `ready` is told the plan before the first step, `happened` of every step. The
+    same call after a start that was ended goes on with the same losses. Raises BadInput for a line that is wrong,
+    DoesNotFit with the smallest budget, Diverged where values are no numbers.
+    """
+    need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
+    need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
+    need(method in ("auto", "lora", "qlora"), f"no method {method!r} yet; there are auto, lora and qlora", UsageError)
+    from pintpot.planner.training import Asked as Wanted
+    from pintpot.runtime.describing import local, shaped
+    from pintpot.techniques.adapt.low_rank import LowRank
+    from pintpot.trainer.adapters import check_adapters
+
+    described = local(shaped(model, {}, progress)[0])
+    check_adapters(described)
+    folder, path = Path(output), Path(data)
+    need(not (folder / RECEIPT).exists(), f"{folder} holds what was learned already; name another folder", UsageError)
+    learns, held = read_sequences(described, path, length, settings.seed, progress)
+    wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
+    train = Train(length, sequences, wanted, len(held), EVALUATIONS)
+    budget = _budget(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
+    asks = Wanted(method, arithmetic, LowRank(rank=rank, alpha=alpha, roles=targets), _num_bytes(learns, held))
+    question = {
+        "model": described.digest, "data": _digest(path), "method": method, "arithmetic": arithmetic,
+        "adapters": asks.adapters.to_json(), "memory": memory, "threads": threads, **asdict(train),
+        **{key: value for key, value in asdict(settings).items() if key != "checkpoint"},
+    }  # fmt: skip
+    return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress))
+
+
+def read_sequences(
+    model: Model, path: Path, length: int, seed: int, progress: Progress | None = None
+) -> tuple[Sequences, Sequences]:
+    """What is learned and what is held out, in sequences of `length` tokens; the tokenizer is gone when it returns."""
+    from pintpot.model.tokens import Tokenizer
+    from pintpot.packer.pack import tokenizer_of
+    from pintpot.trainer.data import read_examples
+    from pintpot.trainer.packing import hold_out, pack_sequences
+
+    need(
+        length <= model.context, f"sequences of {length} tokens, and the model's context is {model.context}", UsageError
+    )
+    if progress is not None:
+        progress(0.0, f"reading {path.name}")
+    examples = read_examples(path, Tokenizer.load(tokenizer_of(model)))
+    packed = pack_sequences(examples, length)
+    del examples
+    give_back()
+    return hold_out(packed, seed)
+
+
+def give_back() -> None:
+    """What was freed goes back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_freed() -> None:
+    """From now on what is freed is used again, not mapped anew: a step's buffers come and go all the time."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+    libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
+
+
+def _budget(memory: str | int | None, threads: int | None, train: Train, chosen: Mapping[str, Any]) -> Budget:
+    from pintpot.meter.memory import attainable_bytes
+
+    room = attainable_bytes()
+    num_bytes = int(room * DEFAULT_SHARE) if memory is None else parse_bytes(memory)
+    over = (
+        f"a budget of {format_bytes(num_bytes)} is more than the {format_bytes(room)} that are free here; ask for less"
+    )
+    need(num_bytes <= room, over, DoesNotFit)
+    keys = [key for key, value in chosen.items() if value is not None]
+    keys += ["memory_bytes"] * (memory is not None) + ["threads"] * (threads is not None)
+    workload = Workload(task="train", train=train)
+    return Budget(num_bytes, workload, threads=threads, chosen=tuple(sorted(keys)))
+
+
+def _num_bytes(*parts: Sequences) -> int:
+    return sum(one.tokens.nbytes + one.targets.nbytes + one.starts.nbytes for one in parts)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _run(
+    model: Model,
+    folder: Path,
+    budget: Budget,
+    asks: Any,
+    question: Mapping[str, Any],
+    data: tuple[Sequences, Sequences],
+    settings: Settings,
+    told: tuple[Callable[[Plan], None] | None, Callable[[Event], None] | None, Progress | None],
+) -> Tuned:
+    from pintpot.meter.disk import ask_room
+    from pintpot.trainer.checkpoint import Checkpoints
+    from pintpot.trainer.teaching import teach
+
+    checkpoints = Checkpoints(folder, question)
+    kept = checkpoints.plan()
+    plan = Plan.from_json(kept) if kept is not None else _plan(model, budget, asks, told[2])
+    if told[0] is not None:
+        told[0](plan)
+    ask_room(folder, plan.cost.pack_bytes)
+    return teach(model, plan, checkpoints, task_of(plan, data, settings), settings, folder, told[1])
+
+
+def _plan(model: Model, budget: Budget, asks: Any, progress: Progress | None) -> Plan:
+    from pintpot.machine.aten import with_torch
+    from pintpot.machine.here import this_machine
+    from pintpot.planner.degradation import shipped_priors
+    from pintpot.planner.question import Question
+    from pintpot.planner.training import make_training_plan
+
+    machine: Machine
+    machine, torch_bytes = with_torch(this_machine(progress=progress), True)
+    return make_training_plan(Question(model, machine, budget, shipped_priors(), torch_bytes=torch_bytes), asks)
+
+
+def task_of(plan: Plan, data: tuple[Sequences, Sequences], settings: Settings) -> Task:
+    """What is learned by a plan, in which order, and how fast."""
+    from pintpot.trainer.learned import Pace
+    from pintpot.trainer.loop import Task
+    from pintpot.trainer.packing import Order
+
+    train = plan.budget.workload.train
+    need(train is not None, "this plan is not one of learning", UsageError)
+    made = train or Train()
+    default = min(MOST_WARMUP, round(WARMUP_SHARE * made.steps))
+    warmup = default if settings.warmup is None else settings.warmup
+    pace = Pace(settings.learning_rate, settings.weight_decay, warmup, settings.schedule)
+    return Task(made, pace, data[0], data[1], Order(len(data[0]), made.sequences, settings.seed))
+
+
+def receipt(tuned: Tuned) -> dict[str, Any]:
+    """What a run leaves about itself: promised beside measured, every loss, and the plan."""
+    cost = tuned.plan.cost
+    return {
+        "pintpot_tuning": 1,
+        "promised": {
+            "memory_bytes": [cost.memory_low, cost.memory_high],
+            "step_s": [cost.step_s.low, cost.step_s.high],
+            "total_s": [cost.total_s.low, cost.total_s.high],
+        },
+        "measured": {
+            "peak_bytes": tuned.peak_bytes, "step_s": tuned.step_s, "seconds": tuned.seconds,
+            "tokens_per_s": tuned.tokens_per_s, "began_at_step": tuned.began_at,
+        },
+        "losses": list(tuned.losses),
+        "asked": [list(one) for one in tuned.asked],
+        "plan": tuned.plan.without_reasons().to_json(),
+    }  # fmt: skip
+
+
+def write_receipt(tuned: Tuned) -> None:
+    """The receipt in the folder, in one step."""
+    path = tuned.folder / RECEIPT
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(receipt(tuned), indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)

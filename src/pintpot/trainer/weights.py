@@ -1,0 +1,140 @@
+"""Weights that do not learn, as tensors that rows are multiplied with: held in memory, or expanded block by block.
+
+What is not held is read from the model's own files, a block ahead of the computation and in a thread of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pintpot.contract.form import Form
+from pintpot.contract.step import SourceRows, Step
+from pintpot.contract.training import is_plain
+from pintpot.contract.weights import STRIP_ROWS, WeightForm
+from pintpot.formats.source import decode
+from pintpot.formats.tiles import unpack
+from pintpot.kernels.torch.differentiable import FLOATS, Memory
+from pintpot.model.spec import Model
+from pintpot.model.store import Store
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+CHUNK_VALUES = 1 << 20
+"""Values of a weight that are decoded at a time."""
+Bytes = NDArray[np.uint8]
+
+
+class Weights:
+    """The weights of a model in a form. `steps` are those of its plan: the one of a weight's format packs it.
+
+    Everything that the form keeps in RAM is read when this is made.
+    """
+
+    def __init__(self, model: Model, store: Store, form: Form, steps: Sequence[Step]) -> None:
+        how = form.training
+        self._store, self._forms = store, form.weights.by_name
+        self._sources = {w.name: w for part in model.parts for w in part.weights()}
+        self._steps = tuple(steps)
+        self._computed_in = "f32" if how is None else how.computed_in
+        self._held: dict[str, torch.Tensor] = {}
+        self._strips: dict[str, Bytes] = {}
+        self._reader = ThreadPoolExecutor(1, "weights")
+        self._ahead: dict[str, Future[Memory]] = {}
+        for weight in form.weights:
+            if weight.ram_rows or not weight.is_matrix:
+                self._hold(weight)
+
+    def close(self) -> None:
+        """Let what is being read end."""
+        self._reader.shutdown(cancel_futures=True)
+
+    def block(self, name: str, weights: Iterable[str], following: tuple[str, Iterable[str]] | None) -> Memory:
+        """The weights of a block under the names by which its ops read them; the block `following` is begun."""
+        coming = self._ahead.pop(name, None) or self._begin(weights)
+        found = coming.result()
+        if following is not None:
+            self._ahead[following[0]] = self._begin(following[1])
+        return found
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """All of one weight, in the dtype in which it is multiplied, or float32 of a vector."""
+        weight, held = self._forms[name], self._held.get(name)
+        if held is None:
+            return self._floats(name, 0, weight.shape[0])
+        return held.to(DTYPES[self._computed_in]) if weight.is_matrix else held
+
+    def rows(self, name: str, chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, rows [n, K]) of a matrix, `chunk` at a time."""
+        num_rows = self._forms[name].shape[0]
+        for first in range(0, num_rows, chunk):
+            stop = min(num_rows, first + chunk)
+            held = self._held.get(name)
+            found = self._floats(name, first, stop) if held is None else held[first:stop]
+            yield first, found.to(DTYPES[self._computed_in])
+
+    def looked_up(self, name: str, tokens: torch.Tensor) -> torch.Tensor:
+        """Rows of a matrix in float32 [T, K]."""
+        if name in self._held:
+            return self._held[name][tokens].float()
+        wanted, back = torch.unique(tokens, return_inverse=True)
+        rows = [self._floats(name, int(row), int(row) + 1, exact=True) for row in wanted]
+        return torch.cat(rows).float()[back]
+
+    def _begin(self, weights: Iterable[str]) -> Future[Memory]:
+        return self._reader.submit(self._expanded, tuple(weights))
+
+    def _expanded(self, weights: tuple[str, ...]) -> Memory:
+        found = {}
+        for name in weights:
+            plain = is_plain(self._forms[name], self._computed_in)
+            found[name if plain else name + FLOATS] = self.tensor(name)
+        return found
+
+    def _hold(self, weight: WeightForm) -> None:
+        if not weight.is_matrix:
+            self._held[weight.name] = torch.from_numpy(self._store.vector(weight.name))
+        elif weight.packed:
+            self._strips[weight.name] = self._packed(weight)
+        elif weight.format in DTYPES:
+            self._held[weight.name] = self._floats(weight.name, 0, weight.shape[0], DTYPES[weight.format])
+
+    def _floats(
+        self, name: str, first: int, stop: int, dtype: torch.dtype | None = None, exact: bool = False
+    ) -> torch.Tensor:
+        """Rows [first, stop) in the dtype that products are computed in; `exact` as they are, in float32."""
+        weight = self._forms[name]
+        columns = weight.shape[1]
+        chosen = torch.float32 if exact else dtype or DTYPES[self._computed_in]
+        out = torch.empty((stop - first, columns), dtype=chosen)
+        step = max(STRIP_ROWS, CHUNK_VALUES // columns // STRIP_ROWS * STRIP_ROWS)
+        for at in range(first, stop, step):
+            end = min(stop, at + step)
+            out[at - first : end - first] = torch.from_numpy(self._decoded(weight, at, end))
+        return out
+
+    def _decoded(self, weight: WeightForm, first: int, stop: int) -> NDArray[np.float32]:
+        columns = weight.shape[1]
+        if weight.name in self._strips:
+            from_strip, to_strip = first // STRIP_ROWS, -(-stop // STRIP_ROWS)
+            strips = self._strips[weight.name][from_strip:to_strip]
+            found = unpack(strips, weight.format, (to_strip - from_strip) * STRIP_ROWS, columns)
+            return found[first - from_strip * STRIP_ROWS : stop - from_strip * STRIP_ROWS]
+        source = self._sources[weight.name]
+        return decode(self._store.read(source, first, stop - first), source.dtype, columns)
+
+    def _packed(self, weight: WeightForm) -> Bytes:
+        """A weight in the strips that its plan promises."""
+        source, columns = self._sources[weight.name], weight.shape[1]
+        step = max(STRIP_ROWS, CHUNK_VALUES // columns // STRIP_ROWS * STRIP_ROWS)
+        out: Any = np.empty((weight.num_strips, weight.strip_bytes), np.uint8)
+        for first in range(0, weight.shape[0], step):
+            count = min(step, weight.shape[0] - first)
+            rows = SourceRows(source.dtype, self._store.read(source, first, count), columns)
+            made = next(found for one in self._steps if (found := one.convert(weight, rows)) is not None)
+            out[first // STRIP_ROWS : first // STRIP_ROWS + len(made)] = made
+        return np.asarray(out)

@@ -1,0 +1,186 @@
+"""A network that learns: losses and gradients are those of transformers with the same weights and adapters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from learning import HOW, Adapted, drawn_sequences, folder_of, made
+from tiny import FAMILIES, Tiny, write_gguf
+
+from pintpot.budget import Train
+from pintpot.contract.form import source_form
+from pintpot.errors import Diverged, UnsupportedModel
+from pintpot.formats.convert import convert
+from pintpot.formats.tiles import unpack
+from pintpot.kernels.torch.loss import cross_entropy, head_grads
+from pintpot.model.read import describe
+from pintpot.model.store import Store
+from pintpot.techniques.quantize.normal_float import NormalFloat
+from pintpot.trainer.learned import Learned, Pace
+from pintpot.trainer.packing import NOT_LEARNED, Sequences
+from pintpot.trainer.weights import Weights
+
+TRAIN = Train(length=40, sequences=3, steps=4)
+DENSE = [tiny for tiny in FAMILIES if not tiny.has_experts]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of(Tiny(family="qwen2", heads=4, kv_heads=2), tmp_path_factory.mktemp("net"))
+
+
+@pytest.mark.parametrize("tiny", DENSE, ids=[f"{tiny.family}-{tiny.seed}" for tiny in DENSE])
+def test_losses_and_gradients_are_those_of_transformers(tmp_path: Path, tiny: Tiny) -> None:
+    at = folder_of(tiny, tmp_path)
+    roles = ("o", "down") if tiny.family == "phi3" else HOW.roles  # phi3 calls q, k and v one matrix
+    sequences = drawn_sequences(3, 40, tiny.vocab)
+    with made(at, replace(HOW, roles=roles), TRAIN) as ours:
+        theirs = Adapted.of(at, ours)
+        expected = theirs.losses(sequences)
+        assert torch.allclose(ours.network.losses(sequences), expected, atol=3e-5)
+        expected.mean().backward()
+        found: dict[str, torch.Tensor] = {}
+        loss = ours.network.learn(sequences, found.update)
+        assert loss == pytest.approx(float(expected.detach().mean()), rel=1e-5)
+        assert set(found) == set(theirs.parameters)
+        for name, grad in found.items():
+            wanted = theirs.parameters[name].grad
+            assert wanted is not None
+            assert torch.allclose(grad, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())), name
+
+
+def test_examples_that_share_a_sequence_do_not_see_each_other(folder: Path) -> None:
+    lengths = (12, 20, 8)
+    parts = [drawn_sequences(1, length, 384, seed=length) for length in lengths]
+    with made(folder, HOW, TRAIN) as ours:
+        alone = torch.cat([ours.network.losses(part) for part in parts])
+        first = np.cumsum([0, *lengths])
+        starts = np.concatenate([np.full(n, at) for n, at in zip(lengths, first, strict=False)])[None].astype(np.int32)
+        tokens, targets = (np.concatenate([getattr(p, k) for p in parts], axis=1) for k in ("tokens", "targets"))
+        together = ours.network.losses(Sequences(tokens, targets, starts))
+    assert torch.allclose(alone, together, atol=2e-5)
+
+
+def test_how_many_sequences_are_computed_at_once_changes_nothing(folder: Path) -> None:
+    sequences, found = drawn_sequences(3, 40, 384), []
+    for at_once in (1, 2, 3):
+        with made(folder, replace(HOW, at_once=at_once), TRAIN) as ours:
+            grads: dict[str, torch.Tensor] = {}
+            ours.network.learn(sequences, grads.update)
+            found.append(grads)
+    for grads in found[1:]:
+        assert all(torch.allclose(grad, found[0][name], rtol=1e-3, atol=1e-6) for name, grad in grads.items())
+
+
+@pytest.mark.parametrize("source", ["q4_1", "q8_0", "f16"])
+def test_weights_come_as_the_file_has_them(tmp_path: Path, source: str) -> None:
+    """Held, expanded for each block, or in chunks: the same floats, and the same losses."""
+    file = write_gguf(tmp_path / "m.gguf", Tiny(tied=True), source)
+    sequences = drawn_sequences(2, 40, 384)
+    losses = []
+    for held in (True, False):
+        with made(file, HOW, TRAIN, held=held) as ours:
+            losses.append(ours.network.losses(sequences))
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_nf4_weights_are_multiplied_as_their_strips_say(folder: Path) -> None:
+    step, model = NormalFloat("blocks"), describe(str(folder))
+    form = replace(step.promise(source_form(model)), training=HOW)
+    with Store(model) as store:
+        weights = Weights(model, store, form, (step,))
+        kept = form.weights.by_name["layers.0.gate"]
+        strips = convert(store.read("layers.0.gate"), "f32", "nf4", kept.shape[1])
+        assert torch.equal(weights.tensor(kept.name), torch.from_numpy(unpack(strips, "nf4", *kept.shape)))
+        assert torch.equal(torch.cat([rows for _, rows in weights.rows(kept.name, 48)]), weights.tensor(kept.name))
+        weights.close()
+    with made(folder, HOW, TRAIN, step) as rounded, made(folder, HOW, TRAIN) as exact:
+        sequences = drawn_sequences(2, 40, 384)
+        assert not torch.equal(rounded.network.losses(sequences), exact.network.losses(sequences))
+
+
+def test_bfloat16_is_near(folder: Path) -> None:
+    sequences = drawn_sequences(2, 40, 384)
+    with made(folder, HOW, TRAIN) as exact, made(folder, replace(HOW, computed_in="bf16"), TRAIN) as near:
+        a, b = exact.network.losses(sequences), near.network.losses(sequences)
+    assert torch.allclose(a, b, rtol=0.02, atol=0.02)
+    assert not torch.equal(a, b)
+
+
+def test_fresh_adapters_change_nothing_and_a_seed_repeats_them(folder: Path) -> None:
+    sequences = drawn_sequences(2, 40, 384)
+    with made(folder, HOW, TRAIN, drawn=False) as fresh, made(folder, replace(HOW, roles=("o",)), TRAIN) as other:
+        assert not other.learned.values.keys() & fresh.learned.values.keys()
+        for name, value in Learned.adapters(fresh.form, seed=0).values.items():
+            assert torch.equal(value, fresh.learned.values[name])
+        for name in other.learned.values:
+            other.learned.values[name].zero_()
+        assert torch.equal(fresh.network.losses(sequences), other.network.losses(sequences))
+
+
+def test_adamw_is_that_of_pytorch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(5, 7, generator=draw)
+    learned, theirs = Learned({"w": start.clone()}), start.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, foreach=False)
+    for step in range(5):
+        theirs.grad = torch.randn(5, 7, generator=draw)
+        learned.update({"w": theirs.grad}, Pace(0.01, weight_decay=0.1), step, 5)
+        optimizer.step()
+    assert torch.allclose(learned.values["w"], theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    pace = Pace(1.0, warmup=4, schedule="cosine")
+    rates = [pace.rate(step, 104) for step in range(105)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
+    assert sorted(rates[4:], reverse=True) == rates[4:]
+
+
+@pytest.mark.parametrize("chunk", [7, 16, 50])
+def test_the_loss_over_a_vocabulary_in_pieces(chunk: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    states = (3 * torch.randn(9, 6, generator=draw)).requires_grad_()
+    head = torch.randn(50, 6, generator=draw).requires_grad_()
+    targets = torch.randint(0, 50, (9,), generator=draw)
+    expected = torch.nn.functional.cross_entropy(states @ head.T, targets, reduction="none")
+    expected.sum().backward()
+
+    def rows() -> list[tuple[int, torch.Tensor]]:
+        return [(first, head.detach()[first : first + chunk]) for first in range(0, 50, chunk)]
+
+    found = cross_entropy(states.detach(), targets, rows)
+    assert torch.allclose(found.losses, expected.detach(), atol=1e-5)
+    assert states.grad is not None
+    assert head.grad is not None
+    assert found.grads is not None
+    assert torch.allclose(found.grads, states.grad, atol=1e-5)
+    own = torch.cat([part for _, part in head_grads(states.detach(), targets, rows, found.log_z, 1.0)])
+    assert torch.allclose(own, head.grad, atol=1e-5)
+
+
+def test_a_value_that_is_no_number_is_found(folder: Path) -> None:
+    with made(folder, HOW, TRAIN) as ours:
+        ours.learned.values["layers.1.v.lora_b"][0, 0] = float("nan")
+        with pytest.raises(Diverged, match=r"layers\.1 is the first"):
+            ours.network.learn(drawn_sequences(2, 40, 384), lambda _: None)
+
+
+def test_experts_are_refused(tmp_path: Path) -> None:
+    at = folder_of(next(tiny for tiny in FAMILIES if tiny.family == "mixtral"), tmp_path)
+    with pytest.raises(UnsupportedModel, match="nobody here learns through"), made(at, HOW, TRAIN):
+        pass
+
+
+def test_nothing_that_is_not_learned_is_asked(folder: Path) -> None:
+    sequences = drawn_sequences(2, 40, 384)
+    sequences.targets[:, 5:] = NOT_LEARNED
+    with made(folder, HOW, TRAIN) as ours:
+        assert len(ours.network.losses(sequences)) == 10
+    assert describe(str(folder)).part("language").family == "qwen2"

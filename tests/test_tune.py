@@ -1,0 +1,206 @@
+"""`pintpot tune`: what it leaves, what peft makes of that, kills that cost nothing, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
+
+import pintpot
+from pintpot.errors import Diverged, DoesNotFit, UsageError
+from pintpot.model.read import describe
+from pintpot.model.tokens import Tokenizer, from_folder
+from pintpot.trainer.loop import Event
+from pintpot.trainer.tune import Settings, read_sequences
+
+PEFT = Path(sys.prefix) / "data" / "peft"
+COMMAND = [sys.executable, "-m", "pintpot", "tune"]
+TINY = Tiny(family="qwen2", heads=4, kv_heads=2, tied=True)
+SHORT = ("--length", "48", "--steps", "6", "--rank", "4", "--targets", "q,k,v,o,down", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("tune")
+    write_hf(at / "m", TINY)
+    lines = (
+        {"messages": [{"role": "user", "content": f"{n} and 1?"}, {"role": "assistant", "content": f"It is {n + 1}."}]}
+        for n in range(60)
+    )
+    (at / "d.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return at
+
+
+def tune(at: Path, *more: str, model: str = "m") -> dict[str, Any]:
+    done = subprocess.run([*COMMAND, str(at / model), str(at / "d.jsonl"), *more, "--json"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return dict(json.loads(done.stdout))
+
+
+def tuned(at: Path, out: str, **more: Any) -> pintpot.Tuned:
+    """The same in this process."""
+    short = {"length": 48, "steps": 6, "rank": 4, "targets": "q,k,v,o,down", "threads": 1}
+    model = more.pop("model", "m")
+    return pintpot.tune(at / model, at / "d.jsonl", output=at / out, **{**short, **more})
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> dict[str, Any]:
+    """A run that nobody disturbs."""
+    return tune(place, *SHORT, "-o", str(place / "whole"), "--learning-rate", "0.01")
+
+
+def test_it_learns_and_says_what_was_promised(place: Path, whole: dict[str, Any]) -> None:
+    assert len(whole["losses"]) == 6
+    (first, before), *_, (last, after) = whole["asked"]
+    assert (first, last) == (0, 6)
+    assert after < before - 0.1
+    assert whole["measured"]["peak_bytes"] <= whole["promised"]["memory_bytes"][1]
+    assert whole["plan"]["budget"]["workload"]["train"]["steps"] == 6
+    holders = {one["name"] for one in whole["plan"]["cost"]["holders"]}
+    assert holders >= {"gradients", "optimizer states", "kept activations", "adapters", "weights in RAM", "buffers"}
+    assert sorted(path.name for path in (place / "whole").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "tuning.json",
+    ]  # fmt: skip
+
+
+def test_a_finished_folder_is_not_begun_again(place: Path, whole: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="holds what was learned already"):
+        tuned(place, "whole")
+
+
+def test_two_kills_change_no_loss_and_no_bit(place: Path, whole: dict[str, Any]) -> None:
+    out = place / "killed"
+    options = (*SHORT, "-o", str(out), "--learning-rate", "0.01", "--checkpoint", "2")
+    for step in (2, 4):
+        state = out / "checkpoint" / "state.json"
+        with subprocess.Popen([*COMMAND, str(place / "m"), str(place / "d.jsonl"), *options, "-q"]) as process:
+            while process.poll() is None and not (state.exists() and json.loads(state.read_text())["step"] >= step):
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+        if process.returncode == 0:
+            pytest.fail("it ended before it could be killed")
+    found = tune(place, *options)
+    assert found["measured"]["began_at_step"] >= 4
+    assert found["losses"] == whole["losses"]
+    assert found["asked"] == whole["asked"]
+    one, other = ((place / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert one == other
+    assert not (out / "checkpoint").exists()
+
+
+def test_another_run_in_the_same_folder_is_refused(place: Path) -> None:
+    class Enough(Exception):
+        """Whoever watches has seen enough."""
+
+    def stop(event: Event) -> None:
+        if event.step == 2:
+            raise Enough
+
+    def started(seed: int) -> None:
+        tuned(place, "other", settings=Settings(checkpoint=1, seed=seed), happened=stop)
+
+    with pytest.raises(Enough):
+        started(seed=0)
+    with pytest.raises(UsageError, match="another seed"):
+        started(seed=5)
+    assert [path.name for path in (place / "other").iterdir()] == ["checkpoint"]
+
+
+ASKED = """
+import sys, json, torch
+sys.path.insert(0, sys.argv[1])
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32)
+model = PeftModel.from_pretrained(base, sys.argv[3])
+print(json.dumps(model(torch.tensor([json.loads(sys.argv[4])])).logits[0, -1].tolist()))
+"""
+
+
+@pytest.mark.skipif(not PEFT.exists(), reason="peft is not here; `make test` installs it")
+def test_peft_reads_what_was_learned(place: Path, whole: dict[str, Any]) -> None:
+    ids = Tokenizer.load(from_folder(place / "m")).encode("It is 12 and 1?")
+    command = [sys.executable, "-c", ASKED, str(PEFT), str(place / "m"), str(place / "whole"), json.dumps(ids)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theirs = np.array(json.loads(done.stdout.splitlines()[-1]))
+    assert np.allclose(theirs, logits(torch_model(place / "m"), place / "whole", ids), atol=1e-4)
+    base = torch_model(place / "m")(torch.tensor([ids])).logits[0, -1].detach().numpy()
+    assert np.abs(theirs - base).max() > 0.05
+
+
+def logits(model: Any, adapters: Path, ids: list[int]) -> Any:
+    """Of the last word, with adapters merged into the weights of transformers' model by hand."""
+    from safetensors.torch import load_file
+
+    settings, found = (
+        json.loads((adapters / "adapter_config.json").read_text()),
+        load_file(adapters / "adapter_model.safetensors"),
+    )
+    for name, a in found.items():
+        if ".lora_A" in name:
+            b = found[name.replace(".lora_A", ".lora_B")]
+            weight = model.get_parameter(name.removeprefix("base_model.model.").replace(".lora_A", ""))
+            with torch.no_grad():
+                weight += b @ a * (settings["lora_alpha"] / settings["r"])
+    return model(torch.tensor([ids])).logits[0, -1].detach().numpy()
+
+
+def test_adapters_of_a_gguf_file_stand_in_transformers_order(place: Path) -> None:
+    """A llama's file has the rows of q and k in pairs; the loss after learning says that they were put in order."""
+    tiny = Tiny(tied=True)
+    file = write_gguf(place / "llama.gguf", tiny, "f16")
+    found = tuned(place, "llama", model=file.name, arithmetic="float32", settings=Settings(learning_rate=0.01))
+    _, held = read_sequences(describe(str(file)), place / "d.jsonl", 48, seed=0)
+    model = torch_model_of_gguf(file, tiny)
+    logits(model, place / "llama", [1, 2])
+    row = held.targets[0] >= 0
+    first = int(np.flatnonzero(np.diff(held.starts[0], append=-1))[0]) + 1
+    words = np.flatnonzero(row[:first])
+    given = model(torch.from_numpy(held.tokens[:1, :first]).long()).logits[0][words]
+    losses = torch.nn.functional.cross_entropy(given, torch.from_numpy(held.targets[0, words]).long())
+    (_, before), *_, (_, after) = found.asked
+    assert abs(losses.item() - after) < abs(before - after) / 2
+
+
+def test_a_budget_that_is_too_small_is_refused_with_the_smallest(place: Path) -> None:
+    for memory, why in (("100MB", r"learning needs \d+ MB at least"), ("900TB", "are free here")):
+        with pytest.raises(DoesNotFit, match=why):
+            tuned(place, "none", memory=memory)
+    assert not (place / "none").exists()
+
+
+def test_values_that_are_no_numbers_end_it_with_the_step_and_the_block(place: Path) -> None:
+    with pytest.raises(Diverged) as raised:
+        tuned(place, "nan", settings=Settings(learning_rate=1e30, warmup=0))
+    assert re.search("step 2: the loss is (nan|inf)", str(raised.value))
+    assert re.search(r"(layers\.\d|head)", str(raised.value))
+    assert "try a lower learning rate" in str(raised.value)
+
+
+def test_what_cannot_be_is_refused_by_name(place: Path) -> None:
+    with pytest.raises(UsageError, match="no method 'full' yet"):
+        tuned(place, "full", method="full")
+    with pytest.raises(UsageError, match="no weights x in its layers"):
+        tuned(place, "x", targets="x", method="lora")
+    with pytest.raises(UsageError, match="context is 256"):
+        tuned(place, "long", length=500)
+    with pytest.raises(UsageError, match="say the same"):
+        tuned(place, "both", epochs=2)
+
+
+def test_four_bits_learn_too(place: Path) -> None:
+    found = tuned(place, "q", method="qlora", settings=Settings(learning_rate=0.01))
+    assert any(str(step).startswith("NormalFloat") for step in found.plan.steps)
+    assert found.asked[-1][1] < found.asked[0][1]
