@@ -53,12 +53,14 @@ def made(
     form = source_form(model)
     for step in steps:
         form = step.promise(form)
-    resting = [w if w.packed or not w.is_matrix else _resting(w, how.computed_in, held) for w in form.weights]
+    floats = how.computed_in if how.rank else "f32"
+    resting = [w if w.packed or not w.is_matrix else _resting(w, floats, held) for w in form.weights]
     form = replace(form, training=how, weights=Forms(resting))
     part = model.part("language")
     work = training_work(part, form, Workload(train=train))
     with Store(model) as store:
-        weights, learned = Weights(model, store, form, steps), Learned.adapters(form, seed=0)
+        weights = Weights(model, store, form, steps)
+        learned = Learned.adapters(form, seed=0) if how.rank else Learned.whole(form, weights)
         draw = torch.Generator().manual_seed(1)
         for name, value in learned.values.items():
             if drawn and name.endswith(LORA_B):

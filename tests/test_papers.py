@@ -21,7 +21,7 @@ from pintpot.techniques import classes
 
 ROOT = Path(__file__).parent.parent
 CONTEXT = 512
-WITHOUT_TRIAL = {"RoundToNearest", "AsStored", "Mixed", "LeftInFloat", "Mbq", "LowRank"}
+WITHOUT_TRIAL = {"RoundToNearest", "AsStored", "Mixed", "LeftInFloat", "Mbq", "LowRank", "EveryWeight"}
 """What others are compared with, what rounds nothing, what needs a table, a module or pictures, and what learns."""
 
 

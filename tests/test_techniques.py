@@ -212,7 +212,7 @@ def test_one_plane_for_answers_is_offered_where_sequences_share_what_is_read(mod
 
 
 def test_a_step_of_another_time_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="no technique 'Telepathy'; there are AsStored"):
+    with pytest.raises(UsageError, match="no technique 'Telepathy'; there are AdamW, AsStored"):
         step_from_json({"name": "Telepathy"}, classes())
     with pytest.raises(UsageError, match=r"AsStored: .*bits"):
         step_from_json({"name": "AsStored", "bits": 4}, classes())

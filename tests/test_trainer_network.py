@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from learning import HOW, Adapted, drawn_sequences, folder_of, made
-from tiny import FAMILIES, Tiny, write_gguf
+from tiny import FAMILIES, Tiny, torch_model, write_gguf
 
 from pintpot.budget import Train
 from pintpot.contract.form import source_form
+from pintpot.contract.training import TrainingForm
 from pintpot.errors import Diverged, UnsupportedModel
 from pintpot.formats.convert import convert
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.loss import cross_entropy, head_grads
+from pintpot.model.names import hf_name
 from pintpot.model.read import describe
 from pintpot.model.store import Store
 from pintpot.techniques.quantize.normal_float import NormalFloat
@@ -51,6 +55,48 @@ def test_losses_and_gradients_are_those_of_transformers(tmp_path: Path, tiny: Ti
             wanted = theirs.parameters[name].grad
             assert wanted is not None
             assert torch.allclose(grad, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())), name
+
+
+EVERY = [FAMILIES[0], FAMILIES[1], FAMILIES[3], FAMILIES[4]]
+
+
+@pytest.mark.parametrize("tiny", EVERY, ids=[f"{tiny.family}-{tiny.seed}" for tiny in EVERY])
+def test_every_weight_has_the_gradient_that_transformers_finds(tmp_path: Path, tiny: Tiny) -> None:
+    at, sequences = folder_of(tiny, tmp_path), drawn_sequences(3, 40, tiny.vocab)
+    how = TrainingForm(at_once=2, fused=True, states="f32")
+    model = torch_model(at)
+    ids = torch.from_numpy(sequences.tokens).long()
+    expected = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    expected.backward()
+    with made(at, how, TRAIN) as ours:
+        found: list[str] = []
+
+        def told(grads: Mapping[str, torch.Tensor]) -> None:
+            for name, grad in grads.items():
+                wanted = model.get_parameter(hf_name(name, tiny.family)).grad
+                assert torch.allclose(grad, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())), name
+            found.extend(grads)
+
+        assert ours.network.learn(sequences, told) == pytest.approx(expected.item(), rel=1e-5)
+        assert sorted(found) == sorted(ours.learned.values)
+        assert len(found) == len(list(model.parameters()))
+        # What is updated is what is multiplied with from then on.
+        before = ours.network.losses(sequences).mean()
+        step = partial(ours.learned.update, pace=Pace(1e-3), step=0, steps=1)
+        ours.network.learn(sequences, step)
+        assert ours.network.losses(sequences).mean() < before
+
+
+def test_every_weight_learns_in_bfloat16_too(folder: Path) -> None:
+    how = TrainingForm(at_once=2, fused=True, states="f32", computed_in="bf16")
+    sequences, grads = drawn_sequences(2, 40, 384), {}
+    with made(folder, how, TRAIN, held=True) as near, made(folder, replace(how, computed_in="f32"), TRAIN) as exact:
+        near.network.learn(sequences, grads.update)
+        wanted: dict[str, torch.Tensor] = {}
+        exact.network.learn(sequences, wanted.update)
+    for name, grad in grads.items():
+        assert grad.dtype == torch.float32
+        assert float((grad - wanted[name]).norm() / wanted[name].norm()) < 0.05, name
 
 
 def test_examples_that_share_a_sequence_do_not_see_each_other(folder: Path) -> None:

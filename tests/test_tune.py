@@ -190,8 +190,8 @@ def test_values_that_are_no_numbers_end_it_with_the_step_and_the_block(place: Pa
 
 
 def test_what_cannot_be_is_refused_by_name(place: Path) -> None:
-    with pytest.raises(UsageError, match="no method 'full' yet"):
-        tuned(place, "full", method="full")
+    with pytest.raises(UsageError, match="no method 'zeroth'"):
+        tuned(place, "zeroth", method="zeroth")
     with pytest.raises(UsageError, match="no weights x in its layers"):
         tuned(place, "x", targets="x", method="lora")
     with pytest.raises(UsageError, match="context is 256"):
@@ -204,3 +204,23 @@ def test_four_bits_learn_too(place: Path) -> None:
     found = tuned(place, "q", method="qlora", settings=Settings(learning_rate=0.01))
     assert any(str(step).startswith("NormalFloat") for step in found.plan.steps)
     assert found.asked[-1][1] < found.asked[0][1]
+
+
+def test_every_weight_learns_and_the_folder_is_a_model(place: Path) -> None:
+    found = tuned(place, "full", method="full", arithmetic="float32", settings=Settings(learning_rate=1e-3))
+    assert found.asked[-1][1] < found.asked[0][1]
+    names = [str(step) for step in found.plan.steps]
+    assert names[:2] == ["EveryWeight()", "FusedUpdate()"]
+    model, described = torch_model(place / "full"), describe(str(place / "full"))
+    assert described.part("language").family == TINY.family
+    _, held = read_sequences(described, place / "d.jsonl", 48, seed=0)
+    total, count = 0.0, 0
+    for tokens, targets, starts in zip(held.tokens, held.targets, held.starts, strict=True):
+        for first in np.unique(starts):
+            own = np.flatnonzero((starts == first) & (targets >= 0))
+            if len(own):
+                given = model(torch.from_numpy(tokens[None, first : own[-1] + 1]).long()).logits[0, own - first]
+                wanted = torch.from_numpy(targets[own]).long()
+                total += torch.nn.functional.cross_entropy(given, wanted, reduction="sum").item()
+                count += len(own)
+    assert total / count == pytest.approx(found.asked[-1][1], rel=1e-4)

@@ -24,10 +24,10 @@ LEARNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 800MB or 2GiB.  [80% of what is free]"),
     click.option(
         "--method",
-        type=click.Choice(["auto", "lora", "qlora"]),
+        type=click.Choice(["auto", "lora", "qlora", "full"]),
         default="auto",
         show_default=True,
-        help="Adapters beside weights as they are, or beside weights in 4 bits.",
+        help="Adapters beside weights as they are, or beside weights in 4 bits; or every weight.",
     ),
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
@@ -151,6 +151,6 @@ def _show(terminal: Terminal, tuned: Tuned) -> None:
         ("held out", f"{first[1]:.4f} nats a word before, {last[1]:.4f} after {last[0]} steps"),
         ("peak", f"{format_bytes(tuned.peak_bytes)}; promised {format_bytes(cost.memory_high)} at most"),
         ("each step", f"{format_seconds(tuned.step_s)}, {tuned.tokens_per_s:.0f} tok/s; promised {promised}"),
-        ("adapters", str(tuned.folder)),
+        ("in", str(tuned.folder)),
     ]
     terminal.console().print(pairs(rows, title="learned"))

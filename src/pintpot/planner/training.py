@@ -20,6 +20,7 @@ from pintpot.nets._training import training_work
 from pintpot.planner.assess import shortfall_of_memory
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
+from pintpot.planner.names import ADAPTERS, OPTIMIZER
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.planner.question import Question
@@ -27,15 +28,17 @@ from pintpot.planner.rates import Rates
 from pintpot.program.layout import lay_out
 from pintpot.program.spec import Stage, Work
 from pintpot.techniques import classes
+from pintpot.techniques.adapt.every_weight import EveryWeight
 from pintpot.techniques.adapt.low_rank import LowRank
 from pintpot.techniques.place.offloaded import Offloaded, num_blocks
 from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
+from pintpot.techniques.train.fused_update import FusedUpdate
 from pintpot.techniques.train.recompute import Recompute
 from pintpot.units import format_bytes, format_bytes_up
 
-METHODS = ("lora", "qlora")
-"""What can be learned: adapters beside weights as they are, or beside weights in 4 bits."""
+METHODS = ("lora", "qlora", "full")
+"""What can be learned: adapters beside weights as they are, or beside weights in 4 bits; or every weight."""
 PART = "language"
 STARTING_S = Span(0.5, 2.0, 8.0)
 """What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
@@ -119,11 +122,12 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     if asked.arithmetic != "float32":
         arithmetic.append((BrainFloat(),))
     for method in methods:
-        packed: tuple[Step, ...] = (NormalFloat("blocks"),) if method == "qlora" else ()
+        first: tuple[Step, ...] = (EveryWeight(), FusedUpdate()) if method == "full" else (asked.adapters,)
+        first = (NormalFloat("blocks"), *first) if method == "qlora" else first
         for kind in arithmetic:
             for recompute in at_once:
                 for optimizer in optimizers:
-                    steps = (*packed, asked.adapters, recompute, *kind, optimizer)
+                    steps = (*first, recompute, *kind, optimizer)
                     try:
                         yield from _placed(question, asked, method, steps, source)
                     except NotApplicable as error:
@@ -143,9 +147,13 @@ def _placed(
 
     def at(resident: int) -> Candidate:
         place = Offloaded(resident=resident)
+        place.check(question.model, form)
         return _priced(question, asked, method, (*steps, place), place.promise(form))
 
-    low, high, best = 0, most, at(0)
+    # Where every weight learns all blocks stay.
+    low = most if asked_all(form) else 0
+    high, best = most, at(low)
+    least = best
     if best.cost.memory_high <= question.budget.memory_bytes:
         while low < high:
             middle = (low + high + 1) // 2
@@ -154,10 +162,10 @@ def _placed(
                 low, best = middle, tried
             else:
                 high = middle - 1
-    if low:
+    if best is not least:
         yield best
     # The least that this choice can do with, be it for the refusal.
-    yield at(0)
+    yield least
 
 
 def _priced(question: Question, asked: Asked, method: str, steps: tuple[Step, ...], form: Form) -> Candidate:
@@ -171,9 +179,15 @@ def _priced(question: Question, asked: Asked, method: str, steps: tuple[Step, ..
     reading = prices.rates.disk(question.model.num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
     counts = form.weights.num_values.items()
     values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
-    learned = sum(holder.high for holder in holders if holder.name in ("adapters", "optimizer states"))
+    learned = sum(holder.high for holder in holders if holder.name in (ADAPTERS, OPTIMIZER))
+    learned += sum(stored_bytes(weight) for weight in form.weights) if asked_all(form) else 0
     cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, round(CHECKPOINT_ROOM * learned))
     return Candidate(method, steps, form, work, cost)
+
+
+def asked_all(form: Form) -> bool:
+    """Whether every weight learns."""
+    return form.training is not None and form.training.rank == 0
 
 
 def _ahead_bytes(form: Form) -> int:

@@ -51,11 +51,15 @@ def name_of(name: str, family: str) -> str:
 
 
 def _in_order(name: str, value: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
-    """B of q and k makes rows of heads: where pairs lie side by side they are put into halves."""
+    """B makes a weight's rows, and A none of them."""
     weight, _, end = name.rpartition(".")
-    paired = config.get("rope_layout") == "interleaved" and weight.rpartition(".")[2] in _TURNED
-    if not paired or f".{end}" != LORA_B:
-        return value.contiguous()
+    return (in_halves(weight, value, config) if f".{end}" == LORA_B else value).contiguous()
+
+
+def in_halves(weight: str, value: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
+    """Rows [N, ...] of q and k as transformers has them: where pairs lie side by side, they are put into halves."""
+    if config.get("rope_layout") != "interleaved" or weight.rpartition(".")[2] not in _TURNED:
+        return value
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    heads = value.view(-1, head_dim // 2, 2, value.shape[1])
-    return heads.transpose(1, 2).reshape(value.shape).contiguous()
+    heads = value.reshape(-1, head_dim // 2, 2, *value.shape[1:])
+    return heads.transpose(1, 2).reshape(value.shape)

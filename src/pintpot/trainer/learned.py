@@ -14,9 +14,12 @@ import torch
 from pintpot.contract.form import Form
 from pintpot.contract.training import LORA_A
 from pintpot.errors import UsageError, need
+from pintpot.trainer.weights import Weights
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+FIXED = frozenset({"rope_freqs"})
+"""What is no weight, but numbers of the architecture."""
 LEAST_RATE = 0.1
 """Of the learning rate, at the end of a cosine."""
 
@@ -63,6 +66,11 @@ class Learned:
                     bound = 1 / sqrt(shape[1])
                     values[name].uniform_(-bound, bound, generator=draw)
         return cls(values)
+
+    @classmethod
+    def whole(cls, form: Form, weights: Weights) -> Learned:
+        """All weights of a form, in the very memory in which `weights` holds them."""
+        return cls({weight.name: weights.held(weight.name) for weight in form.weights if weight.role not in FIXED})
 
     def update(self, grads: Mapping[str, torch.Tensor], pace: Pace, step: int, steps: int) -> None:
         """One step of AdamW on those of which there are gradients; `step` is counted from 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,8 +55,11 @@ class Task:
         return any(step == index * self.train.steps // max(1, last) for index in range(self.train.evaluations))
 
 
-def learn(network: Network, learned: Learned, task: Task, done: Progressed) -> Iterator[Event]:
-    """Take the steps that are left; `done` grows with them. Raises Diverged with the step, and the block."""
+def learn(network: Network, learned: Learned, task: Task, done: Progressed, fused: bool = False) -> Iterator[Event]:
+    """Take the steps that are left; `done` grows with them. `fused` updates follow each block's gradients.
+
+    Raises Diverged with the step, and the block.
+    """
     train = task.train
     if done.step == 0 and not done.asked and task.asks_after(0):
         yield _asked(network, task, done)
@@ -63,14 +67,15 @@ def learn(network: Network, learned: Learned, task: Task, done: Progressed) -> I
         started = time.perf_counter()
         sequences = task.learns.take(task.order.rows(done.step))
         grads: dict[str, torch.Tensor] = {}
+        step = partial(learned.update, pace=task.pace, step=done.step, steps=train.steps)
         try:
-            loss = network.learn(sequences, grads.update)
+            loss = network.learn(sequences, step if fused else grads.update)
         except Diverged as error:
             raise Diverged(
                 f"step {done.step + 1}: {error}. What was learned up to the last checkpoint is kept; try a lower "
                 f"learning rate than {task.pace.learning_rate:g}, more steps of warm-up, or float32"
             ) from error
-        learned.update(grads, task.pace, done.step, train.steps)
+        step(grads)
         done.step += 1
         done.losses.append(loss)
         yield Stepped(done.step, train.steps, loss, time.perf_counter() - started)

@@ -18,8 +18,8 @@ import torch
 from pintpot.contract.form import Form
 from pintpot.contract.training import LORA_A, LORA_B
 from pintpot.errors import Diverged
-from pintpot.kernels.torch.differentiable import COMPUTED_IN, Batch, Memory, rms_norm, run
-from pintpot.kernels.torch.loss import cross_entropy
+from pintpot.kernels.torch.differentiable import COMPUTED_IN, FLOATS, Batch, Memory, rms_norm, run
+from pintpot.kernels.torch.loss import cross_entropy, head_grads
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
@@ -32,12 +32,12 @@ Update = Callable[[Mapping[str, torch.Tensor]], None]
 
 @dataclass(frozen=True)
 class Block:
-    """One block's ops, the names of its weights and adapters, and the states it begins and ends with."""
+    """One block's ops, the names of its weights and of what learns in it, and the states it begins and ends with."""
 
     name: str
     ops: tuple[Op, ...]
     weights: tuple[str, ...]
-    adapters: tuple[str, ...]
+    learns: tuple[str, ...]
     x: str
     out: str
 
@@ -58,6 +58,7 @@ class Network:
         self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
         self._tables[COMPUTED_IN] = torch.empty(0, dtype=DTYPES[form.training.computed_in if form.training else "f32"])
         self._at_once = form.training.at_once if form.training else 1
+        self._all = self._how is not None and self._how.rank == 0
 
     def losses(self, sequences: Sequences) -> torch.Tensor:
         """The loss in nats of every word of some sequences that would be learned."""
@@ -80,7 +81,7 @@ class Network:
             for block, memory in self._passing(self.blocks):
                 kept.append(states)
                 states = self._through(block, memory, states, sequences)
-        loss, grads = self._loss(states, sequences)
+        loss, grads, outside = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
         del states
@@ -89,7 +90,20 @@ class Network:
             if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
                 raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
             update(own)
+        if self._all:
+            update(self._with_embedding(outside, grads, sequences))
         return float(loss)
+
+    def _with_embedding(
+        self, outside: dict[str, torch.Tensor], grads: torch.Tensor, sequences: Sequences
+    ) -> dict[str, torch.Tensor]:
+        """Gradients of what is in no block: with those of the rows that were looked up."""
+        name = str(self._embed.read("weight"))
+        tokens = torch.from_numpy(sequences.tokens).flatten().long()
+        if name not in outside:
+            outside[name] = torch.zeros_like(self._learned.values[name])
+        outside[name].index_add_(0, tokens, grads * float(self._embed.get("scale", 1.0)))
+        return outside
 
     def _embedded(self, sequences: Sequences) -> torch.Tensor:
         tokens = torch.from_numpy(sequences.tokens).flatten().long()
@@ -102,7 +116,8 @@ class Network:
             following = blocks[index + 1] if index + 1 < len(blocks) else None
             coming = None if following is None else (following.name, following.weights)
             memory = self._weights.block(block.name, block.weights, coming)
-            yield block, {**memory, **self._learned.within(block.adapters), **self._tables}
+            adapters = {} if self._all else self._learned.within(block.learns)
+            yield block, {**memory, **adapters, **self._tables}
 
     def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         out = torch.empty_like(states)
@@ -118,33 +133,47 @@ class Network:
         self, block: Block, memory: Memory, states: torch.Tensor, grads: torch.Tensor, sequences: Sequences
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Gradients of what a block began with, and of what learns in it."""
-        learning = {name: memory[name].detach().requires_grad_() for name in block.adapters if name in memory}
+        # A weight that is expanded for its block learns by the gradient of what it was expanded to.
+        keys = {name: name if name in memory else name + FLOATS for name in block.learns}
+        learning = {name: memory[key].detach().requires_grad_() for name, key in keys.items()}
         before, found = torch.empty_like(states), dict[str, torch.Tensor]()
         for rows, batch in self._parts(sequences):
             x = states[rows].detach().requires_grad_()
-            own = {**memory, **learning, block.x: x}
+            own = {**memory, **{keys[name]: one for name, one in learning.items()}, block.x: x}
             with torch.enable_grad():
                 for op in block.ops:
                     run(op, own, batch)
             made = torch.autograd.grad(own[block.out], (x, *learning.values()), grads[rows])
             before[rows] = made[0]
             for name, grad in zip(learning, made[1:], strict=True):
-                found[name] = found[name].add_(grad) if name in found else grad
+                found[name] = found[name].add_(grad) if name in found else grad.float()
         return before, found
 
-    def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss, and its gradients by the states after the last block."""
+    def _loss(
+        self, states: torch.Tensor, sequences: Sequences
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The mean loss, its gradients by the states after the last block, and those of the head where it learns."""
         rows, targets = _asked(sequences)
-        x = states[rows].requires_grad_()
+        x, norm = states[rows].requires_grad_(), self._norm.detach().requires_grad_()
         with torch.enable_grad():
-            met = rms_norm(x, self._norm, self._head.get("eps"))
+            met = rms_norm(x, norm, self._head.get("eps"))
+        scale = 1 / len(targets)
+        own: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             found = cross_entropy(met.detach(), targets, self._rows)
-        assert found.grads is not None
-        (grads,) = torch.autograd.grad(met, x, found.grads / len(targets))
+            if found.grads is None:
+                raise Diverged("the loss has no gradient")
+            if self._all:
+                name = str(self._head.read("weight"))
+                own[name] = torch.empty_like(self._learned.values[name])
+                for first, part in head_grads(met.detach(), targets, self._rows, found.log_z, scale):
+                    own[name][first : first + len(part)] = part
+        by_states, by_norm = torch.autograd.grad(met, (x, norm), found.grads * scale)
+        if self._all:
+            own[str(self._head.read("norm"))] = by_norm
         whole = torch.zeros_like(states)
-        whole[rows] = grads
-        return found.losses.mean(), whole
+        whole[rows] = by_states
+        return found.losses.mean(), whole, own
 
     @property
     def _norm(self) -> torch.Tensor:
@@ -195,4 +224,5 @@ def _blocks(program: Program, form: Form) -> Iterator[Block]:
         x = next(name for name in reads if program.by_name.get(name) and program.by_name[name].holder == "activations")
         adapters = tuple(name for name in reads if name.endswith((LORA_A, LORA_B)))
         weights = tuple(name for name in reads if name in known)
-        yield Block(str(segment.slot), ops, weights, adapters, x, str(ops[-1].write("out")))
+        every = form.training is not None and form.training.rank == 0
+        yield Block(str(segment.slot), ops, weights, weights if every else adapters, x, str(ops[-1].write("out")))

@@ -20,6 +20,7 @@ from pintpot.trainer.loop import Event, Stepped, Task, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.tune import Settings, Tuned, keep_freed, write_receipt
 from pintpot.trainer.weights import Weights
+from pintpot.trainer.whole import save_whole
 
 
 def teach(
@@ -37,15 +38,15 @@ def teach(
         raise UsageError("this plan is not one of learning")
     keep_freed()
     torch.set_num_threads(plan.threads)
-    learned = Learned.adapters(plan.form, settings.seed)
-    done = checkpoints.load(learned)
-    need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
-    began, spent = done.step, 0.0
     with Store(model) as store:
         weights = Weights(model, store, plan.form, plan.steps)
         try:
+            learned = Learned.adapters(plan.form, settings.seed) if how.rank else Learned.whole(plan.form, weights)
+            done = checkpoints.load(learned)
+            need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
+            began, spent = done.step, 0.0
             network = Network(model.part("language"), training_work_of(plan), plan.form, weights, learned)
-            for event in learn(network, learned, task, done):
+            for event in learn(network, learned, task, done, how.fused):
                 if isinstance(event, Stepped):
                     spent += event.seconds
                     if event.step % settings.checkpoint == 0 or event.step == task.train.steps:
@@ -55,7 +56,10 @@ def teach(
         finally:
             weights.close()
     folder.mkdir(parents=True, exist_ok=True)
-    save_adapters(folder, model, how, learned.values)
+    if how.rank:
+        save_adapters(folder, model, how, learned.values)
+    else:
+        save_whole(folder, model, learned.values)
     flush(folder)
     taken = max(1, done.step - began) * task.train.tokens
     tuned = Tuned(

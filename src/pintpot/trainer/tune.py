@@ -86,24 +86,27 @@ def tune(
     happened: Callable[[Event], None] | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Teach a model the examples of a file, and leave adapters that peft reads in the folder `output`.
+    """Teach a model the examples of a file; leave adapters that peft reads, or a whole model, in the folder `output`.
 
     `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
-    tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora or auto; `arithmetic` is
-    float32, bf16 or auto, the faster one. `ready` is told the plan before the first step, `happened` of every step. The
-    same call after a start that was ended goes on with the same losses. Raises BadInput for a line that is wrong,
-    DoesNotFit with the smallest budget, Diverged where values are no numbers.
+    tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full or auto (one of the
+    first two); `arithmetic` is float32, bf16 or auto, the faster one. `ready` is told the plan before the first step,
+    `happened` of every step. The same call after a start that was ended goes on with the same losses. Raises BadInput
+    for a line that is wrong, DoesNotFit with the smallest budget, Diverged where values are no numbers.
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
-    need(method in ("auto", "lora", "qlora"), f"no method {method!r} yet; there are auto, lora and qlora", UsageError)
     from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
     from pintpot.techniques.adapt.low_rank import LowRank
     from pintpot.trainer.adapters import check_adapters
+    from pintpot.trainer.whole import check_whole
 
     described = local(shaped(model, {}, progress)[0])
-    check_adapters(described)
+    if method == "full":
+        check_whole(described)
+    else:
+        check_adapters(described)
     folder, path = Path(output), Path(data)
     need(not (folder / RECEIPT).exists(), f"{folder} holds what was learned already; name another folder", UsageError)
     learns, held = read_sequences(described, path, length, settings.seed, progress)

@@ -68,6 +68,10 @@ class Weights:
             return self._floats(name, 0, weight.shape[0])
         return held.to(DTYPES[self._computed_in]) if weight.is_matrix else held
 
+    def held(self, name: str) -> torch.Tensor:
+        """One weight as it is held: changed in place, it is another one from then on."""
+        return self._held[name]
+
     def rows(self, name: str, chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, rows [n, K]) of a matrix, `chunk` at a time."""
         num_rows = self._forms[name].shape[0]

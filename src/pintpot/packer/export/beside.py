@@ -25,10 +25,9 @@ _FILE_TYPES = {
 _GUESSED = 1024
 
 
-def write_beside(folder: Path, pack: Path, config: Mapping[str, Any]) -> None:
-    """config.json, and the tokenizer's files as the pack has them, with what transformers wants to know."""
+def write_beside(folder: Path, source: TokenizerSource, config: Mapping[str, Any]) -> None:
+    """config.json, and the tokenizer's files, with what transformers wants to know."""
     _write(folder / "config.json", config)
-    source = from_folder(pack)
     write_text(folder / "tokenizer.json", source.text())
     _write(folder / "tokenizer_config.json", _settings(source, config))
     ids = {"bos_token_id": config["bos_token_id"], "eos_token_id": list(source.eos_ids)}

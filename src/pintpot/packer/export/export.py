@@ -12,6 +12,7 @@ from typing import Literal
 from pintpot.errors import DiskTooSmall, PintpotError, UsageError, need
 from pintpot.formats import encoding
 from pintpot.meter.disk import ask_room
+from pintpot.model.tokens import from_folder
 from pintpot.packer.draft import draft_of, settle_new
 from pintpot.packer.export.beside import gguf_metadata, write_beside
 from pintpot.packer.export.check import check_exportable, notes_of, read_back
@@ -104,7 +105,8 @@ def _fill(
             made.mkdir()
             frequencies = manifest.plan.form.weights.by_name.get("rope_freqs")
             factors = () if frequencies is None else tuple(weights.vector(frequencies).tolist())
-            write_beside(made, pack, hf_config(manifest.plan.config, _DTYPES[wish.dtype or "f32"], factors))
+            config = hf_config(manifest.plan.config, _DTYPES[wish.dtype or "f32"], factors)
+            write_beside(made, from_folder(pack), config)
             writing.safetensors(made, wish.shard_bytes)
     if all(encoding(tensor.dtype).is_source for tensor in tensors):
         read_back(made, manifest)

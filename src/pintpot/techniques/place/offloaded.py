@@ -30,6 +30,9 @@ class Offloaded(Step):
 
     def check(self, model: Model, form: Form) -> None:
         need(form.training is not None, "nothing of this model is to learn", NotApplicable)
+        every = form.training is not None and form.training.rank == 0
+        stays = self.resident >= num_blocks(form)
+        need(stays or not every, "what learns stays in RAM, and here that is every weight", NotApplicable)
 
     def promise(self, form: Form) -> Form:
         numbers: dict[str, int] = {}
@@ -42,6 +45,8 @@ class Offloaded(Step):
     def _placed(self, weight: WeightForm, stays: bool, form: Form) -> WeightForm:
         if not weight.is_matrix or weight.packed:
             return weight
+        if form.training is not None and form.training.rank == 0:
+            return replace(weight, format="f32")
         computed_in = "f32" if form.training is None else form.training.computed_in
         return replace(weight, format=computed_in) if stays else replace(weight, format=weight.source, ram_rows=0)
 

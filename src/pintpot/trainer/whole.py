@@ -1,0 +1,40 @@
+"""A model of which every weight has learned, as a folder that transformers reads and every command here takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pintpot.model.names import hf_name, plus_of
+from pintpot.model.spec import Model
+from pintpot.packer.export.beside import write_beside
+from pintpot.packer.export.config import hf_config
+from pintpot.packer.pack import tokenizer_of
+from pintpot.trainer.adapters import in_halves
+
+VALUES = "model.safetensors"
+
+
+def check_whole(model: Model) -> None:
+    """Raises UnsupportedModel for a model that could not be written as such a folder."""
+    hf_config(model.part("language").config, "float32")
+
+
+def save_whole(folder: Path, model: Model, values: Mapping[str, torch.Tensor]) -> None:
+    """Weights in float32, config.json and the tokenizer. What the model's own files say by sharing stays shared."""
+    part = model.part("language")
+    config, family = part.config, str(part.config["model_type"])
+    factors = values["rope_freqs"].tolist() if "rope_freqs" in values else ()
+    plus = plus_of(family)
+    tensors: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "rope_freqs":
+            continue  # config.json tells it
+        own = in_halves(name.removesuffix("_bias"), value, config)
+        tensors[hf_name(name, family)] = (own - plus(name)).contiguous()
+    save_file(tensors, folder / VALUES, metadata={"format": "pt"})
+    write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))
