@@ -34,7 +34,7 @@ REMARKS = {
     "IntegerVit": "none is offered it: integers take 1.3 of the time of float vectors for softmax and 2.4 for GELU "
     "(`python benchmarks/integer_functions.py`)",
     "SlicedAttention": "by price, where scores in memory do not fit: tests/test_sliced_attention.py",
-    "Mbq": "none is offered it: no vision-language model with trained weights was measured; that its statistics and "
+    "Mbq": "with --balanced alone: no vision-language model with trained weights was measured; that its statistics and "
     "ratios are what they should be: tests/test_modalities.py",
     "LentPages": "by price, where many are served and whole contexts do not fit (`--lending`): tests/test_lending.py",
     "PatchStage": "by price, where early activations do not fit: tests/test_patches.py",

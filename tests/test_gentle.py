@@ -14,11 +14,13 @@ from test_mixtures import MB, MODEL, TABLE, WORKLOAD, machine
 from pintpot.budget import Budget
 from pintpot.contract.form import WeightForm, source_form
 from pintpot.contract.step import GENTLER, Facet, Step
-from pintpot.errors import DoesNotFit, NotApplicable
+from pintpot.errors import DoesNotFit, NotApplicable, UsageError
 from pintpot.formats import KERNEL_FORMATS, has_grid
+from pintpot.model.spec import Model
 from pintpot.planner.assess import Bench, assess
 from pintpot.planner.calibrating import calibrating_s, least_bytes
 from pintpot.planner.cost import ZERO
+from pintpot.planner.defaults import make_budget
 from pintpot.planner.degradation import Expectations, gentler, rounding_key, shipped_priors, steps_key
 from pintpot.planner.explain import explain
 from pintpot.planner.gentle import gentlest, ways_of
@@ -34,6 +36,7 @@ from pintpot.proof.remember import over_table
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.gptq import Gptq
 from pintpot.techniques.quantize.importance import ImportanceRounding
+from pintpot.techniques.quantize.mbq import Mbq
 from pintpot.techniques.quantize.mixed import Mixed
 from pintpot.techniques.quantize.round_to_nearest import RoundToNearest
 from pintpot.units import format_bytes
@@ -95,6 +98,21 @@ def test_a_plan_takes_it_by_itself_and_is_the_better_for_it() -> None:
     assert best.degradation.high <= worse.degradation.high
     assert Plan.from_json(json.loads(plan.dumps())).dumps() == plan.dumps()
     assert planned().dumps() == plan.dumps()
+
+
+def test_what_weighs_pictures_comes_with_rounding_that_looks_and_only_for_who_asks() -> None:
+    sees = replace(MODEL, kind="vlm")
+
+    def steps(model: Model, **budget: Any) -> list[Step]:
+        made = make_plan(model, machine(), Budget(ROOMY, WORKLOAD, **budget), sensitivities=TABLE)
+        return list(made.steps)
+
+    plain = steps(sees)
+    assert steps(sees, balanced=True) == [Mbq(), *plain]
+    assert steps(sees, balanced=True, uncalibrated=True) == steps(sees, uncalibrated=True)
+    assert steps(MODEL, balanced=True) == steps(MODEL)
+    with pytest.raises(UsageError, match="sees no pictures, so there is nothing that --balanced"):
+        make_budget(MODEL, machine(), ROOMY, balanced=True)
 
 
 def test_its_degradation_is_what_each_weight_has_left_of_the_tables_sum() -> None:

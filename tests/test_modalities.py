@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import vlms
 from numpy.typing import NDArray
-from packing import MACHINE, opened, plan_of
+from packing import FREE, MACHINE, opened, plan_of
 from test_vlm_language import Eyes, pictures_of, prompt_of, words
 from tiny import Tiny, write_hf
 
@@ -28,10 +28,14 @@ from pintpot.packer.calibrate.calibrate import preparing
 from pintpot.packer.calibrate.forward import BlockOps, Forward
 from pintpot.packer.calibrate.modalities import sensitivities
 from pintpot.packer.calibrate.prompts import Prompts
+from pintpot.packer.manifest import read_manifest
 from pintpot.packer.pack import write_pack
+from pintpot.packer.packed_model import packed_model
 from pintpot.packer.raw import WEIGHTS
+from pintpot.planner.assess import assess
 from pintpot.planner.names import WEIGHTS as WEIGHTS_HELD
 from pintpot.planner.plan import Plan
+from pintpot.planner.question import Question
 from pintpot.runtime.pictures import Placed, picture_angles
 from pintpot.techniques.batch.prefill_chunk import PrefillChunk
 from pintpot.techniques.quantize.as_stored import AsStored
@@ -233,6 +237,8 @@ def test_a_pack_keeps_its_promise_and_is_another_one(
         assert plan == Plan.from_json(json.loads(plan.dumps()))
         folder = write_pack(model, plan, tmp_path / name, texts=prompts.beside(TEXTS))
         sizes.add((plan.form, plan.cost.memory_high))
+        priced = Question(packed_model(read_manifest(folder)[0]), MACHINE, plan.budget, FREE)
+        assert assess(priced, plan.steps).cost.memory_high == plan.cost.memory_high, "on another machine, too"
         with opened(folder) as session:
             session.engine.look = Eyes(vlm, pictures)
             assert len(words(session, prompt_of(vlm, pictures), pictures, 8)) == 8

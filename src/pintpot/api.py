@@ -90,6 +90,7 @@ def plan(
     windowed: bool = False,
     lending: bool = False,
     uncalibrated: bool = False,
+    balanced: bool = False,
     machine: str | Path | Machine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -97,8 +98,8 @@ def plan(
 
     What is not given takes its default: memory 80% of what is free, context min(2048, the model's), batch 1,
     degradation 0.05 nats per token, prefer speed. Without a native family a model is recorded for context, batch and
-    image_size; `images` are those of a prompt. `machine` names a data sheet or a TOML file; else it is this one. Raises
-    DoesNotFit with what would do.
+    image_size; `images` are those of a prompt, which rounding weighs where it is to be `balanced`. `machine` names a
+    data sheet or a TOML file; else it is this one. Raises DoesNotFit with what would do.
     """
     from pintpot.machine.aten import with_torch
     from pintpot.meter.memory import attainable_bytes
@@ -117,7 +118,7 @@ def plan(
         first_token_s=None if first_token is None else parse_seconds(first_token),
         per_token_s=None if per_token is None else parse_seconds(per_token),
         degradation=degradation, prefer=prefer, threads=threads, below_4_bits=below_4_bits, windowed=windowed,
-        lending=lending, uncalibrated=uncalibrated,
+        lending=lending, uncalibrated=uncalibrated, balanced=balanced,
     )  # fmt: skip
     key = table_key(described)
     known = recall(key, here.fingerprint)
@@ -133,6 +134,7 @@ def pack(
     folder: str | Path | None = None,
     *,
     text: str | Path | None = None,
+    pictures: str | Path | None = None,
     progress: Progress | None = None,
     **asked: Any,
 ) -> Path:
@@ -140,17 +142,20 @@ def pack(
 
     Without `folder` the pack is kept under PINTPOT_HOME and found again by the same question. It is packed in a process
     of its own, inside the plan's budget. A plan whose rounding looks at what meets the weights takes `text` for it,
-    without one that of `calibrate`, if its file is there unchanged, else the one that comes with Pintpot.
+    without one that of `calibrate`, if its file is there unchanged, else the one that comes with Pintpot; a picture, or
+    a folder of `pictures`, makes half of it prompts in which they stand before words.
     """
     from pintpot.packer.apart import pack_apart
     from pintpot.packer.place import place_asked, place_of
+    from pintpot.proof.looking import looked_at
 
     described, asked = _local(model, asked, progress)
-    made = plan or _plan(described, asked, progress)
-    if folder is not None:
-        return pack_apart(described, made, Path(folder), progress, None if text is None else Path(text))
-    place = place_asked(described, {**asked, "text": text}) if plan is None else place_of(described, made, text)
-    return keep(described, made, place, progress, text)
+    made, on = plan or _plan(described, asked, progress), {"text": text, "pictures": pictures}
+    with looked_at(described, made, pictures, text, progress) as seen:
+        if folder is not None:
+            return pack_apart(described, made, Path(folder), progress, text, seen)
+        place = place_asked(described, {**asked, **on}) if plan is None else place_of(described, made, **on)
+        return keep(described, made, place, progress, text=text, pictured=seen)
 
 
 def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session | ModuleSession:
@@ -227,16 +232,16 @@ def _kept(model: str | Path, asked: dict[str, Any], progress: Progress | None, a
         made, folder = _plan(described, asked, progress), place_asked(described, asked)
         if again:
             clear_damaged(folder)
-        folder = keep(described, made, folder, progress, asked.get("text"))
+        folder = keep(described, made, folder, progress, text=asked.get("text"))
     return folder
 
 
-def keep(model: Model, made: Plan, folder: Path, progress: Progress | None, text: str | Path | None) -> Path:
-    """Pack into a place under PINTPOT_HOME, in a process apart."""
+def keep(model: Model, made: Plan, folder: Path, progress: Progress | None, **on: Any) -> Path:
+    """Pack into a place under PINTPOT_HOME, in a process apart; `on` is what `pack_apart` takes beside."""
     from pintpot.packer.apart import pack_apart
     from pintpot.packer.shelf import forget_damage
 
-    packed = pack_apart(model, made, folder, progress, None if text is None else Path(text))
+    packed = pack_apart(model, made, folder, progress, **on)
     forget_damage(packed)
     return packed
 

@@ -72,7 +72,8 @@ class Budget:
     against the unpacked model; `first_token_s` and `per_token_s` bound the speed. `below_4_bits` allows formats under
     4 bits whose degradation nobody has measured yet, `windowed` plans that forget the middle of a long text, `lending`
     plans in which sequences share fewer pages of the cache than their contexts have; `uncalibrated` rules out rounding
-    that has to look at texts before packing. `chosen` names the fields that the person set.
+    that has to look at texts before packing, `balanced` asks that it count pictures and words by how much the loss
+    moves with them. `chosen` names the fields that the person set.
     """
 
     memory_bytes: int
@@ -86,6 +87,7 @@ class Budget:
     windowed: bool = False
     lending: bool = False
     uncalibrated: bool = False
+    balanced: bool = False
     chosen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ def pipeline(
 
         described, question = describe(recording), {"memory": num_bytes, **asked}
         known = found_asked(described, question)
-        return known or keep(described, made, place_asked(described, question), progress, None)
+        return known or keep(described, made, place_asked(described, question), progress)
 
     room = int(attainable_bytes() * DEFAULT_MEMORY_SHARE) if memory is None else parse_bytes(memory)
     makers = Makers(planned, packed, lambda place: cast("ModuleSession", open_pack(place, threads, progress)))

@@ -87,6 +87,9 @@ PLANNING = (
     click.option("--windowed", is_flag=True, help="Allow a cache that keeps only the first and the latest words."),
     click.option("--lending", is_flag=True, help="Allow a cache smaller than --batch whole contexts; some then wait."),
     click.option(
+        "--balanced", is_flag=True, help="In rounding, count pictures and words by how much the loss moves with them."
+    ),
+    click.option(
         "--no-calibrate", "uncalibrated", is_flag=True, help="Round weights without looking at texts before packing."
     ),
 )
@@ -102,7 +105,7 @@ ROUNDED_ON: dict[str, Any] = {
 _RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output", "num_images": "images"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
-    "threads", "below_4_bits", "windowed", "lending", "uncalibrated", "machine", "image_size", "num_images",
+    "threads", "below_4_bits", "windowed", "lending", "balanced", "uncalibrated", "machine", "image_size", "num_images",
 )  # fmt: skip
 
 

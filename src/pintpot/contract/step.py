@@ -57,7 +57,7 @@ CALIBRATED = TRANSFORMS | {Facet.WEIGHING, Facet.OUTLIERS, Facet.ROUNDING}
 """Steps of these have to see what meets a weight: their weights are made while calibrating, and not while packing."""
 
 
-GENTLER = (Facet.TRANSFORM, Facet.ORDER, Facet.ROUNDING)
+GENTLER = (Facet.WEIGHING, Facet.TRANSFORM, Facet.ORDER, Facet.ROUNDING)
 """Facets of steps that change neither bytes nor work: what a FORMAT step promised is only rounded with less harm."""
 
 

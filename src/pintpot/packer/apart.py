@@ -33,14 +33,20 @@ _log = logging.getLogger(__name__)
 
 
 def pack_apart(
-    model: Model, plan: Plan, folder: Path, progress: Progress | None = None, text: Path | None = None
+    model: Model,
+    plan: Plan,
+    folder: Path,
+    progress: Progress | None = None,
+    text: str | Path | None = None,
+    pictured: Path | None = None,
 ) -> Path:
     """As `write_pack`, elsewhere. Raises what it raises, and DoesNotFit where the process was killed."""
     request = {
         "model": model.source.path,
         "plan": plan.without_reasons().to_json(),
         "folder": str(folder.absolute()),
-        "text": None if text is None else str(text.expanduser().absolute()),
+        "text": None if text is None else str(Path(text).expanduser().absolute()),
+        "pictured": None if pictured is None else str(pictured),
     }
     return Path(apart("pintpot.packer.apart", request, progress)["folder"])
 
@@ -172,7 +178,8 @@ def _pack(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from pintpot.packer.pack import write_pack
 
     model, plan = describe(request["model"]), Plan.from_json(request["plan"])
-    folder, text = Path(request["folder"]), None if request["text"] is None else Path(request["text"])
+    folder = Path(request["folder"])
+    text, pictured = (None if request[on] is None else Path(request[on]) for on in ("text", "pictured"))
     begun = [0.0]
 
     def calibrating(share: float, what: str) -> None:
@@ -182,7 +189,7 @@ def _pack(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     def packing(done: int, total: int) -> None:
         progress(begun[0] + (1 - begun[0]) * done / max(total, 1), "packing")
 
-    write_pack(model, plan, folder, packing, text=text, calibrating=calibrating)
+    write_pack(model, plan, folder, packing, text=text, pictured=pictured, calibrating=calibrating)
     return {"folder": str(folder)}
 
 

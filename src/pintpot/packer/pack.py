@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ def write_pack(
     *,
     texts: Texts | Prompts | None = None,
     text: Path | None = None,
+    pictured: Path | None = None,
     calibrating: Told | None = None,
 ) -> Path:
     """Pack a model by a plan into `folder`, reading and converting a few strips at a time.
@@ -69,7 +71,8 @@ def write_pack(
     `progress(done, total)` is told bytes of the weight file. A plan whose rounding has to know what meets the weights
     is calibrated first, which `calibrating(share, what)` is told: over `texts` (token ids), else over those of the file
     `text`, else of the text on which the model's sensitivities were measured, else of the one that comes with the
-    package. A pack that is there is replaced, unless somebody uses it.
+    package; prompts with pictures, as `Prompts.save` wrote them to `pictured`, take the place of half of it. A pack
+    that is there is replaced, unless somebody uses it.
 
     Raises UsageError where the folder holds something else, InUse, DiskTooSmall before or while writing, BadInput for
     weights that cannot be converted; what was there is then there still.
@@ -82,7 +85,8 @@ def write_pack(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         ask_room(folder.parent, layout.num_bytes + BESIDE_BYTES)
-        with _prepared(model, plan, folder, texts, text, calibrating) as prepared, draft_of(folder) as draft:
+        on = _RoundedOn(texts, text, pictured)
+        with _prepared(model, plan, folder, on, calibrating) as prepared, draft_of(folder) as draft:
             manifest = _fill(draft, model, plan, layout, progress, prepared)
             _settle(draft, folder, manifest)
     except OSError as error:
@@ -92,8 +96,25 @@ def write_pack(
     return folder
 
 
+@dataclass(frozen=True)
+class _RoundedOn:
+    """What weights are rounded on, as `write_pack` was told."""
+
+    texts: Texts | Prompts | None
+    text: Path | None
+    pictured: Path | None
+
+    def prompts(self, model: Model) -> Texts | Prompts:
+        from pintpot.packer.calibrate.prompts import Prompts
+
+        words = self.texts or _texts(model, self.text)
+        if self.pictured is None or isinstance(words, Prompts):
+            return words
+        return Prompts.load(self.pictured).beside_some(words)
+
+
 def _prepared(
-    model: Model, plan: Plan, folder: Path, texts: Texts | Prompts | None, text: Path | None, told: Told | None
+    model: Model, plan: Plan, folder: Path, on: _RoundedOn, told: Told | None
 ) -> AbstractContextManager[Prepared | None]:
     prepares = reads = False
     if model.language is not None and any(step.facet in CALIBRATED for step in plan.steps):
@@ -101,11 +122,11 @@ def _prepared(
 
         prepares = calibrated(plan)
         reads = prepares and gathers(plan)
-    if text is not None and not reads:
-        _log.warning("no step of this plan looks at texts: %s is not read", text)
+    if on.text is not None and not reads:
+        _log.warning("no step of this plan looks at texts: %s is not read", on.text)
     if not prepares:
         return nullcontext()
-    return preparing(model, plan, folder, (texts or _texts(model, text)) if reads else (), told)
+    return preparing(model, plan, folder, on.prompts(model) if reads else (), told)
 
 
 def _seen(model: Model, plan: Plan) -> dict[str, InputStatistics]:

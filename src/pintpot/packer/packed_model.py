@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pintpot.contract.form import Form
 from pintpot.formats import encoding
+from pintpot.model.joined import VISION
 from pintpot.model.spec import Block, Model, Part, Weight
 from pintpot.nets import form_of
 from pintpot.packer.manifest import Manifest
@@ -15,7 +16,8 @@ def packed_model(manifest: Manifest) -> Model:
     """A description with every weight's shape and source encoding; offsets are zero, for the source may be gone."""
     plan = manifest.plan
     names = {form.name for form in plan.form.weights}
-    kind = "module" if manifest.tokenizer is None else "llm"
+    sees = plan.budget.workload.given > 0 or any(part.name == VISION for part in plan.parts)
+    kind = "module" if manifest.tokenizer is None else "vlm" if sees else "llm"
     return Model(
         name=plan.model_name,
         kind=kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ def place_asked(model: Model, asked: dict[str, Any]) -> Path:
     """
     from pintpot.planner.sensitivity import table_mark
 
-    meant = {"memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds, "text": _said}
+    meant: dict[str, Callable[[Any], Any]] = {
+        "memory": parse_bytes, "first_token": parse_seconds, "per_token": parse_seconds, "text": _said,
+        "pictures": _shown,
+    }  # fmt: skip
     given = {
         key: meant.get(key, lambda same: same)(value)
         for key, value in sorted(asked.items())
@@ -32,8 +36,9 @@ def place_asked(model: Model, asked: dict[str, Any]) -> Path:
     return place_for(model.name, {**question, "sensitivities": table} if table else question)
 
 
-def place_of(model: Model, made: Plan, text: str | Path | None = None) -> Path:
-    """For a plan, by its steps and what they were priced for, rounded on a text of its own or on the one that all take.
+def place_of(model: Model, made: Plan, text: str | Path | None = None, pictures: str | Path | None = None) -> Path:
+    """For a plan, by its steps and what they were priced for, rounded on a text of its own or on the one that all take,
+    and on pictures.
 
     Memory that nobody chose is what was free, and no part of it.
     """
@@ -42,7 +47,15 @@ def place_of(model: Model, made: Plan, text: str | Path | None = None) -> Path:
         del budget["memory_bytes"]
     steps = [step.to_json() for step in made.steps]
     asked = {"model": identity(model), "steps": steps, "budget": budget, "threads": made.threads}
-    return place_for(model.name, asked if text is None else {**asked, "text": _said(text)})
+    on = {} if text is None else {"text": _said(text)}
+    return place_for(model.name, {**asked, **on} if pictures is None else {**asked, **on, "pictures": _shown(pictures)})
+
+
+def _shown(pictures: str | Path) -> str:
+    """The pictures in a folder, and what is said of each, whatever it is called."""
+    from pintpot.packer.calibrate.captions import found_pictures, pictures_digest
+
+    return pictures_digest(found_pictures(Path(pictures)))
 
 
 def _said(text: str | Path) -> str:

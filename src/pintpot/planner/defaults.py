@@ -38,6 +38,8 @@ def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: A
             f"free some memory, or ask for less",
             DoesNotFit,
         )
+    alone = f"{model.name} sees no pictures, so there is nothing that --balanced could weigh against words"
+    need(model.kind == "vlm" or not chosen.get("balanced"), alone, UsageError)
     workload = _workload(model, chosen)
     others = {k: chosen[k] for k in _BUDGET_KEYS if k in chosen}
     budget = Budget(memory_bytes=memory or int(room * DEFAULT_MEMORY_SHARE), workload=workload, **others)
@@ -46,7 +48,7 @@ def make_budget(model: Model, machine: Machine, available_bytes: int, **asked: A
 
 _BUDGET_KEYS = (
     "degradation", "first_token_s", "per_token_s", "prefer", "threads", "below_4_bits", "windowed", "lending",
-    "uncalibrated",
+    "uncalibrated", "balanced",
 )  # fmt: skip
 
 

@@ -114,7 +114,10 @@ def build_space(question: Question, offers: Sequence[Offer] | None = None, memor
             places.append(step)
         else:
             found.setdefault((step.facet, step.target), []).append(step)
-    ways = ways_of(options for (facet, _), options in found.items() if facet in GENTLER)
+    chosen = (options for (facet, _), options in found.items() if facet in GENTLER and facet != Facet.WEIGHING)
+    # What counts rows is offered to those who asked for it alone: wherever rows are looked at, it is taken.
+    asked = [step for (facet, _), options in found.items() if facet == Facet.WEIGHING for step in options if step]
+    ways = tuple((*asked, *way) if way else way for way in ways_of(chosen))
     if question.sensitivities is not None:
         formats = found.setdefault((Facet.FORMAT, "all"), [])
         way = gentlest(question.expects, (step for step in formats if step is not None), ways)

@@ -64,7 +64,7 @@ def preparing(
     texts, and what reading and rounding the weights raises.
     """
     prompts = Prompts.of(texts)
-    unseen = "weighing pictures against words takes pictures to look at: give some of yours"
+    unseen = "weighing pictures against words takes pictures to look at: give some with --pictures FOLDER"
     need(prompts.pictured or not Chosen.of(plan.form, plan.steps).senses, unseen, UsageError)
     key = _key(model, plan, prompts)
     with _held(folder, key) as place:

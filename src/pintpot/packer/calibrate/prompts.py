@@ -69,6 +69,12 @@ class Prompts:
         turns = tuple(np.arange(len(text)) for text in more)
         return Prompts(self.texts + more, self.turns + turns, self.rows)
 
+    def beside_some(self, texts: Sequence[Sequence[int]]) -> Prompts:
+        """The same with so many of the texts, evenly from all of them, that all together are as many tokens as they."""
+        left = sum(map(len, texts)) - sum(self.lengths)
+        count = min(len(texts), max(1, left // max(map(len, texts))))
+        return self.beside([texts[index * len(texts) // count] for index in range(count)])
+
     def digest(self) -> str:
         """Tells apart prompts of other tokens or other rows."""
         numbers = [[one.tolist() for one in part] for part in (self.texts, self.turns)]

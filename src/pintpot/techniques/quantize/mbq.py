@@ -14,16 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pintpot.budget import Budget
 from pintpot.contract.form import Form
 from pintpot.contract.statistics import GRADIENTS, Sensitivity
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import NotApplicable, need
+from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 
 
 @dataclass(frozen=True)
 class Mbq(Step):
-    """Modality-balanced statistics; not offered, for what it brings was not shown on trained weights."""
+    """Modality-balanced statistics; offered to who asks for it, for what it brings was not shown on trained weights."""
 
     paper: ClassVar[str] = "MBQ, Li et al. 2024, arXiv:2412.19509"
     facet: ClassVar[Facet] = Facet.WEIGHING
@@ -35,3 +37,7 @@ class Mbq(Step):
 
     def counts(self, found: Sensitivity) -> tuple[float, float] | None:
         return None if found.words == 0 else (1.0, found.pictures / found.words)
+
+    @classmethod
+    def offers(cls, model: Model, machine: Machine, budget: Budget) -> tuple[Step, ...]:
+        return (cls(),) if budget.balanced and model.kind == "vlm" else ()
