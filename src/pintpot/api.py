@@ -158,10 +158,13 @@ def pack(
         return keep(described, made, place, progress, text=text, pictured=seen)
 
 
-def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked: Any) -> Session | ModuleSession:
+def run(
+    model_or_pack: str | Path, *, module: Any = None, progress: Progress | None = None, **asked: Any
+) -> Session | ModuleSession:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
 
-    A kept pack may be named as `pintpot list` does. `asked` is what `pack` takes. A module's session takes tensors.
+    A kept pack may be named as `pintpot list` does. `asked` is what `pack` takes. A module's session takes tensors;
+    where blocks of it were measured and not recorded, `module` has their code, in a process that has not adapted it.
 
     Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
     refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
@@ -173,17 +176,19 @@ def run(model_or_pack: str | Path, *, progress: Progress | None = None, **asked:
     if is_pack(folder):
         asked.pop("threads", None)
         need(not any(asked.values()), "a pack has its plan; these options belong to a model", UsageError)
-        return open_pack(folder, threads, progress)
+        return open_pack(folder, threads, progress, module)
     try:
-        return open_pack(Path(_apart(str(model_or_pack), asked, progress)), threads, progress)
+        return open_pack(Path(_apart(str(model_or_pack), asked, progress)), threads, progress, module)
     except NewerPack:
         raise
     except BadPack as error:
         _log.warning("%s; it is packed again", error)
-    return open_pack(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress)
+    return open_pack(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress, module)
 
 
-def open_pack(folder: Path, threads: int | None, progress: Progress | None) -> Session | ModuleSession:
+def open_pack(
+    folder: Path, threads: int | None, progress: Progress | None, module: Any = None
+) -> Session | ModuleSession:
     """A session of a pack, which may be of another machine."""
     from pintpot.machine.features import cpu, fingerprint
     from pintpot.meter.home import home
@@ -200,7 +205,7 @@ def open_pack(folder: Path, threads: int | None, progress: Progress | None) -> S
         if pack.is_module:
             from pintpot.runtime.module import finish_module
 
-            return finish_module(begun, place, threads=threads)
+            return finish_module(begun, place, threads=threads, module=module)
         from pintpot.runtime.opening import finish_opening
 
         return finish_opening(begun, place, threads=threads, progress=progress)

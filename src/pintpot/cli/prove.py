@@ -12,7 +12,7 @@ from pintpot.cli.terminal import Terminal
 from pintpot.errors import PromiseBroken
 
 _OF_FRONTIERS = ("budgets", "context", "keep", "again")
-_OF_PROOFS = ("steps", "profile", "images", "audios")
+_OF_PROOFS = ("steps", "profile", "images", "audios", "module")
 
 
 @click.command(
@@ -40,6 +40,7 @@ _OF_PROOFS = ("steps", "profile", "images", "audios")
 @click.option("--threads", **COUNT, help="Threads that compute.  [those of the plan]")
 @click.option("--steps", is_flag=True, help="Also what each step of the plan does to quality.")
 @click.option("--profile", is_flag=True, help="Also where the time of a step goes, op by op.")
+@click.option("--module", help="What builds a module whose blocks were measured, such as mynets:build.")
 @click.option("--frontier", is_flag=True, help="Of a model: quality by bytes and speed, at budgets of many sizes.")
 @click.option("--budgets", **COUNT, help="So many budgets for --frontier.  [10]")
 @click.option("--context", **COUNT, help="Tokens that a sequence may hold, for --frontier.  [2048, or the model's]")

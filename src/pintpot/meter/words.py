@@ -34,11 +34,19 @@ def word_errors(reference: str, test: str) -> tuple[int, int]:
 
 
 def divergence(reference: ArrayLike, test: ArrayLike) -> Floats:
-    """KL divergence in nats of each row of logits [n, words] from the same row of the reference."""
-    a, b = np.asarray(reference, np.float64), np.asarray(test, np.float64)
+    """KL divergence in nats of each row of logits [n, words] from the same row of the reference.
+
+    Row by row, for a hundred rows of a vocabulary in float64 are more than a budget may have room for.
+    """
+    a, b = np.asarray(reference), np.asarray(test)
     need(a.shape == b.shape and a.ndim == 2, f"logits of one shape are compared, not {a.shape} and {b.shape}")
-    one, other = (rows - _log_sum(rows) for rows in (a, b))
-    return np.asarray((np.exp(one) * (one - other)).sum(axis=1))
+    return np.array([_divergence(*rows) for rows in zip(a, b, strict=True)], np.float64)
+
+
+def _divergence(reference: NDArray[np.floating], test: NDArray[np.floating]) -> float:
+    rows = np.stack([reference, test]).astype(np.float64)
+    one, other = rows - _log_sum(rows)
+    return float((np.exp(one) * (one - other)).sum())
 
 
 def same_so_far(reference: ArrayLike, test: ArrayLike) -> int:

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.meter.home import home
-from pintpot.model.adapted import EXAMPLES, OWN_WEIGHTS, SEEN, STAGE, describe_adapted, example_name, write_description
+from pintpot.model.adapted import (
+    DESCRIPTION,
+    EXAMPLES,
+    OWN_WEIGHTS,
+    SEEN,
+    STAGE,
+    describe_adapted,
+    example_name,
+    write_description,
+)
 from pintpot.model.safetensors import parse_safetensors
-from pintpot.model.source import LocalFile
+from pintpot.model.source import LocalFile, parse_json
 from pintpot.model.spec import Model
 
 if TYPE_CHECKING:
@@ -36,7 +45,8 @@ def adapt(
 ) -> Model:
     """A module of PyTorch, described: what it computes for inputs of these shapes is recorded.
 
-    Where it has values it is `run` once, in eval mode, to see how large what meets its weights is. It is the user's own
+    Where it has values it is `run` once, in eval mode, to see how large what meets its weights is; a block that decides
+    by values, or calls what is not known here, is measured then, and stays in float32. It is the user's own
     object, and may lie on the meta device with `weights` beside it, safetensors files whose names are the module's own,
     or those that `names` gives for them; what lacks there is taken from the module. `kind` says what a person may give
     it (`pintpot.runtime.kinds`). Kept in `folder`, or under PINTPOT_HOME; `describe` reads it again without PyTorch.
@@ -64,10 +74,11 @@ def adapt_stages(
 
     A buffer that a stage writes in place lasts from call to call, begins at zero, and is seen by all stages.
     """
+    from pintpot.kernels.torch.own_blocks import KNOWN
     from pintpot.kernels.torch.record import named_inputs, record
 
     paths = _paths(weights)
-    found = record(module, examples)
+    found = record(module, examples, run)
     if kind is not None:
         found.config["kind"] = dict(kind)
     given = _names(paths)
@@ -81,6 +92,7 @@ def adapt_stages(
     found.config["seen"] = bool(measured)
     title = name or type(module).__name__
     place = _place(title, found.config) if folder is None else Path(folder).expanduser()
+    _measured_before(found.config, place)
     inputs = {
         example_name(example.name, key): one
         for example in examples
@@ -98,7 +110,20 @@ def adapt_stages(
         write_description(place, title, found.config, files, found.matrices, found.vectors, called)
     except OSError as error:
         raise BadInput(f"cannot write {place}: {error.strerror}") from error
-    return describe_adapted(place)
+    model = describe_adapted(place)
+    if "measured" in found.config:
+        KNOWN[model.digest] = module
+    return model
+
+
+def _measured_before(config: dict[str, Any], place: Path) -> None:
+    """The same recording has the seconds that it had, so that it is the same model."""
+    try:
+        before = parse_json((place / DESCRIPTION).read_text(encoding="utf-8"), str(place))["config"]["measured"]
+    except (OSError, BadInput, KeyError, TypeError):
+        return
+    if isinstance(before, dict) and before.keys() == config.get("measured", {}).keys():
+        config["measured"] = before
 
 
 def _seen(module: torch.nn.Module, examples: Sequence[Example], found: Recorded) -> dict[str, torch.Tensor]:
@@ -129,7 +154,8 @@ def _names(paths: list[Path]) -> frozenset[str]:
 def _place(name: str, config: dict[str, Any]) -> Path:
     import hashlib
 
-    mark = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    same = {key: one for key, one in config.items() if key != "measured"}
+    mark = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
     return home() / KEPT / f"{name}-{mark}"
 
 

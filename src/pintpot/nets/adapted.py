@@ -3,8 +3,9 @@
 `config` is the recording (`pintpot.kernels.torch.record`): `constants`; `state`, memory that lasts from call to call;
 and `stages`, mostly one alone, `forward`. A stage has `storages`, bytes of each piece of memory that it uses; `inputs`
 and `outputs`, views of them with the shapes of the example inputs; `ops` in their order, each either a leaf (`linear`,
-`embed`) or a call of ATen on views; and `repeats`, how often a request runs it. A recording may come from a stranger:
-nothing of it is looked at beyond its buffers, and `kernels.torch.bind` says which calls there may be.
+`embed`), a call of ATen on views, or a call of a block that was run and not recorded; and `repeats`, how often a
+request runs it. `measured` says what calls of such blocks took. A recording may come from a stranger: nothing of it is
+looked at beyond its buffers, and `kernels.torch.bind` says which calls there may be.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MOST_BYTES = 1 << 46
 def work(config: Mapping[str, Any], form: Form, workload: Workload) -> Work:
     """The recorded stages, each as often as a request runs it. Raises UsageError for what cannot be a recording."""
     lasting = Buffers(_lasting(config))
-    return Work(tuple(_stage(stage, lasting, form, workload) for stage in config["stages"]))
+    return Work(tuple(_stage(stage, config, lasting, form, workload) for stage in config["stages"]))
 
 
 def check(config: Mapping[str, Any], form: Form) -> None:
@@ -48,7 +49,7 @@ def check(config: Mapping[str, Any], form: Form) -> None:
         _check_stage(stage, config)
     for item in config["state"].values():
         need(0 < _num_bytes(item) < MOST_BYTES, f"state of {item!r:.80}")
-    lacking = set().union(*map(_weights_of, stages)) - form.weights.names
+    lacking = set().union(*map(_weights_of, stages)) - form.weights.names - set(config["constants"])
     need(not lacking, f"nobody has the weights {sorted(lacking)[:3]}")
 
 
@@ -67,6 +68,11 @@ def _check_stage(stage: Mapping[str, Any], config: Mapping[str, Any]) -> None:
             need(type(at) is int and 0 <= at < len(storages), f"no storage {at!r:.40}")
             room = storages[at]
         need(0 <= end_bytes(view_of(view)) <= room, f"a view beyond {view!r:.80}")
+
+
+def measured_blocks(config: Mapping[str, Any]) -> dict[str, str]:
+    """The blocks that were measured and not recorded, and why not."""
+    return {str(key).split("/")[1]: str(one["why"]) for key, one in config.get("measured", {}).items()}
 
 
 def leaves(tree: Any) -> Iterator[Mapping[str, Any]]:
@@ -129,7 +135,7 @@ def _weights_of(stage: Mapping[str, Any]) -> set[str]:
         if op["kind"] in LEAVES:
             found |= {name for name in (op["weight"], op.get("bias")) if name is not None}
         else:
-            found |= {item["weight"] for item in op["tensors"] if "weight" in item}
+            found |= {item["weight"] for item in op["tensors"] if "weight" in item} | set(op.get("own", ()))
     return found
 
 
@@ -146,9 +152,11 @@ def _lasting(config: Mapping[str, Any]) -> Iterator[Buffer]:
         yield Buffer(state_name(name), _words(_num_bytes(item)), "int32", "cache", "session")
 
 
-def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Workload) -> Stage:
+def _stage(
+    stage: Mapping[str, Any], config: Mapping[str, Any], lasting: Buffers, form: Form, workload: Workload
+) -> Stage:
     name, repeats = stage["name"], stage["repeats"]
-    recording = _Recording(stage)
+    recording = _Recording(stage, config)
     ops = recording.ops(form)
     ops, others = tidy(ops, Buffers.join(lasting, recording.buffers))
     buffers = Buffers.join(_weight_buffers(form.weights), *others.parts)
@@ -165,8 +173,8 @@ def _stage(stage: Mapping[str, Any], lasting: Buffers, form: Form, workload: Wor
 class _Recording:
     """One recorded stage, turned into buffers and ops."""
 
-    def __init__(self, stage: Mapping[str, Any]) -> None:
-        self._stage, self._name = stage, str(stage["name"])
+    def __init__(self, stage: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self._stage, self._name, self._config = stage, str(stage["name"]), config
         views = (*stage["inputs"], *leaves(stage["outputs"]))
         self._kept = {view["storage"] for view in views if "storage" in view}
 
@@ -188,6 +196,8 @@ class _Recording:
     def _op(self, op: Mapping[str, Any], form: Form) -> Op:
         if op["kind"] in LEAVES:
             return leaf_op(op, form, {role: _storage_name(self._name, op[role]) for role in ("x", "out")})
+        if op["kind"] == "measured":
+            return self._measured(op)
         attributes = (
             ("call", op["call"]), ("args", op["args"]), ("kwargs", op["kwargs"]),
             ("views", tuple(map(view_of, op["tensors"]))), ("outs", tuple(map(view_of, op["outs"]))),
@@ -197,6 +207,21 @@ class _Recording:
         writes = tuple(("out", buffer_name(self._name, item)) for item in op["writes"])
         need(not any("weight" in item for item in op["writes"]), f"{op['call']!r:.40} writes to a weight")
         return Op("aten", reads, writes, attributes)
+
+    def _measured(self, op: Mapping[str, Any]) -> Op:
+        """A block that was run and measured: its weights lie in the pack as its module has them."""
+        constants, took = self._config["constants"], self._config["measured"][op["measured"]]
+        names, sizes = op["own"], op["shapes"]
+        attributes = (
+            ("block", op["block"]), ("args", op["args"]), ("views", tuple(map(view_of, op["tensors"]))),
+            ("outs", tuple(map(view_of, op["outs"]))), ("names", tuple(names)),
+            ("shapes", tuple((dtype, tuple(one)) for dtype, one in sizes)),
+            ("seconds", tuple(map(float, took["seconds"]))), ("inside", took["inside_bytes"]),
+        )  # fmt: skip
+        reads = [("tensor", buffer_name(self._name, item)) for item in op["tensors"]]
+        reads += [("own", constant_name(name) if name in constants else name) for name in names]
+        writes = tuple(("out", buffer_name(self._name, item)) for item in op["writes"])
+        return Op("measured", tuple(reads), writes, attributes)
 
 
 @lru_cache(maxsize=64)

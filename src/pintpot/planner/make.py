@@ -10,6 +10,7 @@ from pintpot.contract.step import GENTLER, Facet, Step
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
+from pintpot.nets.adapted import measured_blocks
 from pintpot.planner.advise import advice, smallest_budget, why_not
 from pintpot.planner.allocate import place
 from pintpot.planner.assess import Bench
@@ -25,6 +26,8 @@ from pintpot.planner.sensitivity import Sensitivities
 from pintpot.planner.space import Choice, all_offers, build_space
 from pintpot.units import format_bytes
 
+MOST_TOLD = 4
+"""Blocks that a note names."""
 Strategy = Callable[[Search], tuple[Choice, Plan] | None]
 
 
@@ -208,4 +211,12 @@ def _notes(machine: Machine, plan: Plan) -> tuple[str, ...]:
     if plan.cost.pack_bytes > machine.disk_free_bytes:
         needed, free = format_bytes(plan.cost.pack_bytes), format_bytes(machine.disk_free_bytes)
         notes.append(f"the pack takes {needed} of disk, and {free} are free")
+    measured = {path: why for part in plan.parts for path, why in measured_blocks(part.config).items()}
+    if measured:
+        whys = "; ".join(f"{path} ({why})" for path, why in list(measured.items())[:MOST_TOLD])
+        more = f", and {len(measured) - MOST_TOLD} more" if len(measured) > MOST_TOLD else ""
+        notes.append(
+            f"measured on the example inputs, by this machine's clock, and not recorded: {whys}{more}; what these "
+            "compute, they compute by their module's own code over float32 weights that stay in RAM"
+        )
     return tuple(notes)

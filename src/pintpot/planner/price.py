@@ -177,9 +177,10 @@ class Prices:
         # A kernel's rate from RAM contains the RAM's; what it takes from the caches is its arithmetic.
         far = before.mid + work.mid > FAR * near
         ram_s = max(traffic.mid, work.mid) if far and near < traffic.mid else traffic.mid
-        seconds = before + Span.largest(work, traffic) + waiting
+        seen = Span(*demand.seconds)
+        seconds = before + Span.largest(work, traffic) + waiting + seen
         return OpPrice(
-            seconds, num_bytes, demand.disk_bytes, 0.0, FIXED, demand.multiply_adds, near, ram_s, waiting.mid
+            seconds, num_bytes, demand.disk_bytes, 0.0, FIXED, demand.multiply_adds, near + seen.mid, ram_s, waiting.mid
         )
 
     def _near(self, work: Work, far_s: float, traffic_s: float) -> float:

@@ -22,7 +22,8 @@ class Demand:
     like); `ram_bytes` are read from or written to RAM; `disk_bytes` come from disk, while other ops run, but for
     `lookup_bytes` of them, which are read row by row, and `chosen_bytes`, which are read once data have decided about
     them: for both everything waits. `phases` counts the barriers after which the next op may start. Where data decide
-    what is read, it may be `less_bytes` less or `more_bytes` more.
+    what is read, it may be `less_bytes` less or `more_bytes` more. `seconds`, low, mid, high, were measured as such on
+    one machine, where no rate says them.
     """
 
     work: tuple[Work, ...] = ()
@@ -35,3 +36,4 @@ class Demand:
     chosen_bytes: float = 0.0
     less_bytes: float = 0.0
     more_bytes: float = 0.0
+    seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)

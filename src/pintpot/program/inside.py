@@ -31,8 +31,9 @@ THREAD_BYTES = 1 << 20
 
 
 def inside_bytes(program: Program, threads: int) -> int:
-    """The most that any call of this program takes; 0 for one that makes none."""
-    return max((_of_call(item.op, threads) for item in alike(program) if item.op.kind == "aten"), default=0)
+    """The most that any call of this program takes, or any block that was measured; 0 where there is none."""
+    kinds = {"aten": lambda op: _of_call(op, threads), "measured": lambda op: int(op.get("inside"))}
+    return max((kinds[item.op.kind](item.op) for item in alike(program) if item.op.kind in kinds), default=0)
 
 
 @lru_cache(maxsize=4096)

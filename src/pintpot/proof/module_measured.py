@@ -20,6 +20,7 @@ from pintpot.model.spec import Part
 from pintpot.proof.module_batches import computed, read_batches, write_arrays
 from pintpot.runtime.asking import Running
 from pintpot.runtime.module import open_module, stages_of
+from pintpot.runtime.own_code import built
 
 SECONDS, FEWEST_CALLS, MOST_CALLS = 0.5, 3, 400
 """A run lasts so long, and has so many calls."""
@@ -28,14 +29,15 @@ SETTLED_S = 0.02
 
 
 class Answerer:
-    """Requests: `opened`, `run`, `answers`. `examples` is the folder that has inputs; "" draws some.
+    """Requests: `opened`, `run`, `answers`. `code` names what builds the user's module, `examples` is the folder that
+    has inputs; "" draws some.
 
     A run is about the last stage, which gives an answer with each call; those before it are called once for it.
     """
 
-    def __init__(self, pack: Path, threads: str, examples: str = "") -> None:
+    def __init__(self, pack: Path, threads: str, code: str = "", examples: str = "") -> None:
         started = time.perf_counter()
-        self._session = open_module(pack, this_machine(), threads=int(threads))
+        self._session = open_module(pack, this_machine(), threads=int(threads), module=built(code))
         self._open_s = time.perf_counter() - started
         self._resident = resident_bytes()
         parts = self._session.plan.parts

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pintpot.contract.form import source_form
-from pintpot.kernels.torch.bind import Forward, Leaves, Memory, tensor_of
+from pintpot.kernels.torch.bind import Blocks, Forward, Leaves, Memory, nobodys, tensor_of
 from pintpot.meter.likeness import likeness
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model, Part, Weight
@@ -35,6 +35,7 @@ from pintpot.runtime.begun import give_back
 from pintpot.runtime.bound import addresses_of
 from pintpot.runtime.memory import PackMemory
 from pintpot.runtime.module import clear, fill_constants, stages_of
+from pintpot.runtime.own_code import blocks_of, built
 from pintpot.stream.arena import open_arena
 
 ALIGN = 64
@@ -45,8 +46,9 @@ MOST_READ_BYTES = 8 << 20
 class Answerer:
     """Requests `compare` and `agreement`."""
 
-    def __init__(self, pack: Path, threads: str) -> None:
+    def __init__(self, pack: Path, threads: str, code: str = "") -> None:
         torch.set_num_threads(int(threads))
+        self._module = built(code)
         self._pack, (self._manifest, _) = pack, read_manifest(pack)
 
     def compare(self, path: str) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class Answerer:
         given = np.load(path, allow_pickle=False)
         inputs = read_inputs(Path(model.source.path), model.parts)
         with ExitStack() as closing, Store(model) as store:
-            unpacked = Unpacked(model, store, self._manifest.plan.budget.workload, closing)
+            unpacked = self._unpacked(model, store, closing)
             wanted: dict[str, Any] = {}
             for stage, (positional, named) in inputs.items():
                 tensors = {**{str(at): one for at, one in enumerate(positional)}, **named}
@@ -68,17 +70,21 @@ class Answerer:
         model = source_model(self._manifest)
         batches = read_batches(Path(inputs), names)
         with ExitStack() as closing, Store(model) as store:
-            unpacked = Unpacked(model, store, self._manifest.plan.budget.workload, closing)
+            unpacked = self._unpacked(model, store, closing)
             config, given = self._manifest.plan.config, read_arrays(Path(path))
             likenesses, agreements = compared(config, self._pack, batches, unpacked, given)
         return {"likeness": likenesses, "agreements": agreements, "peak_bytes": peak_bytes()}
+
+    def _unpacked(self, model: Model, store: Store, closing: ExitStack) -> Unpacked:
+        plan = self._manifest.plan
+        return Unpacked(model, store, plan.budget.workload, closing, blocks_of(self._pack, plan, self._module))
 
 
 class Unpacked:
     """A recording with every weight as its file has it: a module as kinds want it (`pintpot.runtime.kinds.Runs`)."""
 
-    def __init__(self, model: Model, store: Store, workload: Any, closing: ExitStack) -> None:
-        self._store, self._closing = store, closing
+    def __init__(self, model: Model, store: Store, workload: Any, closing: ExitStack, blocks: Blocks = nobodys) -> None:
+        self._store, self._closing, self._blocks = store, closing, blocks
         self._work = work_of(model.parts, source_form(model), workload)
         self._layout = lay_out(self._work)
         self._stages = {part.prefix + stage["name"]: (part, stage) for part, stage in stages_of(model.parts)}
@@ -103,7 +109,7 @@ class Unpacked:
         for item in recorded["inputs"]:
             tensor(item).copy_(torch.as_tensor(inputs[item["name"]]))
         program = self._work.stage(name).programs[0]
-        Forward(program, _leaves(program, memory, self._store, self._sources), memory).run()
+        Forward(program, _leaves(program, memory, self._store, self._sources), memory, self._blocks).run()
         leaves = adapted.named_leaves(recorded["outputs"], at)
         return {place: tensor(item).float().numpy().copy() for place, item in leaves}
 

@@ -34,10 +34,12 @@ def measure_module(
     notes: list[str],
     tell: Told,
     given: Given,
+    code: str = "",
 ) -> tuple[Measured, Quality]:
     """What a module's pack takes, and how like its answers are; nothing of that, with a note, where its source is gone.
 
-    `disk` says what the limit reads of the pack's file; on `given` a kind's answers are compared.
+    `disk` says what the limit reads of the pack's file; on `given` a kind's answers are compared; `code` names what
+    builds the user's own module, where blocks of it were measured.
     """
     batches = sampled(manifest.plan.config, pack, given)
     notes += sorted({note for batch in batches for note in batch.notes})
@@ -54,7 +56,7 @@ def measure_module(
             asked |= {"inputs": str(Path(scratch) / "inputs.npz"), "names": [batch.names for batch in batches]}
             write_arrays(Path(asked["inputs"]), [batch.inputs for batch in batches])
         inputs = (str(source),) if known else ()
-        with Worker("module_measured", pack, str(plan.threads), *inputs) as worker:
+        with Worker("module_measured", pack, str(plan.threads), code, *inputs) as worker:
             opened = worker.ask("opened")
             with Worker("limit", pack, str(plan.form.ram_bytes), str(plan.threads)) as limit:
                 worker.ask("run")
@@ -65,13 +67,15 @@ def measure_module(
             peaks["measured run"], peaks["limit"] = found[-1]["peak_bytes"], limits[-1]["peak_bytes"]
             peaks["answers of the pack"] = worker.ask("answers", **asked)["peak_bytes"]
         tell(0.8, "answers of the unpacked module")
-        quality = _quality(pack, manifest, asked, peaks, notes) if known else Quality()
+        quality = _quality(pack, manifest, asked, peaks, notes, code) if known else Quality()
     return Measured(opened, tuple(found), tuple(limits), peaks), quality
 
 
-def _quality(pack: Path, manifest: Manifest, asked: dict[str, Any], peaks: dict[str, int], notes: list[str]) -> Quality:
+def _quality(
+    pack: Path, manifest: Manifest, asked: dict[str, Any], peaks: dict[str, int], notes: list[str], code: str
+) -> Quality:
     try:
-        with Worker("module_quality", pack, str(manifest.plan.threads)) as worker:
+        with Worker("module_quality", pack, str(manifest.plan.threads), code) as worker:
             answer = worker.ask("agreement" if "inputs" in asked else "compare", **asked)
     except BadInput as error:
         notes.append(f"quality was not measured: {error}")

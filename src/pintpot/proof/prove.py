@@ -20,6 +20,7 @@ from pintpot.meter.agreement import Agreement, Interval
 from pintpot.meter.clock import median
 from pintpot.meter.overlap import Agreed
 from pintpot.model.joined import VISION
+from pintpot.nets.adapted import measured_blocks
 from pintpot.packer.manifest import Manifest, read_manifest
 from pintpot.planner.plan import Plan
 from pintpot.proof.asked import ANSWER_SECONDS, SEEN, Answers, Asked, Texts
@@ -52,12 +53,14 @@ def prove(
     threads: int | None = None,
     tokens: int | None = None,
     steps: bool = False,
+    module: str | Callable[[], Any] | None = None,
     progress: Progress | None = None,
 ) -> Proof:
     """Measure a pack against its plan's promises, each over the median of `runs` runs, and write an HTML report.
 
     Quality is judged on `tokens` tokens of the text at most, or on pictures where a model sees; `steps` also tells what
-    each step of the plan did to it.
+    each step of the plan did to it. Where blocks of a module were measured and not recorded, `module` builds it, or is
+    the name of what does, such as "mynets:build".
     Every process of the proof keeps to the budget and has its own line. When the source is gone, speed and memory are
     proved and the proof says so. Raises BadPack, DoesNotFit, UsageError for a text that is too short.
     """
@@ -72,8 +75,8 @@ def prove(
     _plan_again(pack, peaks, notes)
     if manifest.tokenizer is None:
         need(not (tokens or steps or profile), "a module's proof has no such parts", UsageError)
-        given = given_for(manifest.plan.config, text, images, audios)
-        measured, quality = measure_module(pack, manifest, _disk(manifest), runs, peaks, notes, tell, given)
+        given, code = given_for(manifest.plan.config, text, images, audios), _code(manifest.plan, module)
+        measured, quality = measure_module(pack, manifest, _disk(manifest), runs, peaks, notes, tell, given, code)
         return _judged(pack, digest, machine, manifest, measured, quality, runs, notes, html, tell)
     texts = _texts(pack, text, manifest.plan, tokens, peaks)
     found = sum(map(len, texts))
@@ -120,6 +123,20 @@ def _judged(
     path = write_proof_report(proof, manifest.plan, html or pack.with_name(pack.name + ".proof.html"))
     tell(1.0, "proved")
     return replace(proof, report_path=path)
+
+
+def _code(plan: Plan, module: str | Callable[[], Any] | None) -> str:
+    """What builds the module whose blocks were measured. Raises UsageError where it is wanted and was not given."""
+    measured = [path for part in plan.parts for path in measured_blocks(part.config)]
+    if not measured:
+        return ""
+    why = (
+        f"{', '.join(measured[:3])} were measured and not recorded; name what builds the module: module='mynets:build'"
+    )
+    need(module is not None, why, UsageError)
+    from pintpot.runtime.own_code import code_of
+
+    return code_of(module)
 
 
 def _plan_again(pack: Path, peaks: dict[str, int], notes: list[str]) -> None:

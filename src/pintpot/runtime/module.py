@@ -14,7 +14,7 @@ import torch
 
 from pintpot._native import Pool
 from pintpot.errors import BadPack, DoesNotFit, UsageError, need
-from pintpot.kernels.torch.bind import Forward, Memory, native_leaves, tensor_of
+from pintpot.kernels.torch.bind import Blocks, Forward, Memory, native_leaves, tensor_of
 from pintpot.kernels.torch.threads import fork_address
 from pintpot.machine.spec import Machine
 from pintpot.meter.memory import attainable_bytes
@@ -34,6 +34,7 @@ from pintpot.runtime.bound import addresses_of, bind_stages
 from pintpot.runtime.held import Held, split_process
 from pintpot.runtime.kinds import Answer, Given
 from pintpot.runtime.memory import PackMemory, finish_weights, memory_bytes, open_memory
+from pintpot.runtime.own_code import blocks_of
 from pintpot.runtime.pricing import Here, here_of, priced_here
 from pintpot.units import format_bytes
 
@@ -172,13 +173,16 @@ def clear(cache: Arena | None) -> None:
             torch.frombuffer(place, dtype=torch.uint8).zero_()
 
 
-def open_module(folder: Path, machine: Machine, *, threads: int | None = None) -> ModuleSession:
-    """Open a pack of a module with so many threads, as planned where it is None.
+def open_module(
+    folder: Path, machine: Machine, *, threads: int | None = None, module: torch.nn.Module | None = None
+) -> ModuleSession:
+    """Open a pack of a module with so many threads, as planned where it is None; `module` has the code of its blocks
+    that were measured.
 
     Raises BadPack for one that was changed, DoesNotFit, UsageError for more threads than could help.
     """
     with find(folder) as pack:
-        return finish_module(begin(pack), here_of(machine), threads=threads)
+        return finish_module(begin(pack), here_of(machine), threads=threads, module=module)
 
 
 def warm_up() -> None:
@@ -191,7 +195,9 @@ def warm_up() -> None:
         torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
 
 
-def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> ModuleSession:
+def finish_module(
+    begun: Begun, here: Here, *, threads: int | None = None, module: torch.nn.Module | None = None
+) -> ModuleSession:
     """As `open_module`, of a pack whose opening has begun."""
     folder, loader, stack = begun.pack.folder, begun.loader, begun.pack.closing
     # First of all: what it takes is torch's own, and no part of opening the pack.
@@ -213,7 +219,7 @@ def finish_module(begun: Begun, here: Here, *, threads: int | None = None) -> Mo
     memory = open_memory(begun, manifest, layout, scratch, held.mark)
     held.mark(BUFFERS)
     try:
-        stages, tensors = _bind(manifest, work, layout, memory)
+        stages, tensors = _bind(manifest, work, layout, memory, blocks_of(folder, plan, module))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadPack(f"{folder}: its recording cannot be bound: {error!r}") from error
     for one in tensors:
@@ -239,7 +245,7 @@ def _measures(folder: Path, plan: Plan) -> tuple[Work, Layout, int]:
 
 
 def _bind(
-    manifest: Manifest, work: Work, layout: Layout, memory: PackMemory
+    manifest: Manifest, work: Work, layout: Layout, memory: PackMemory, blocks: Blocks
 ) -> tuple[dict[str, StageCall], list[Memory]]:
     native, arenas = (
         bind_stages(manifest, work, layout, memory, Pool(manifest.plan.threads, fork=fork_address())),
@@ -250,7 +256,7 @@ def _bind(
         stage = work.stage(part.prefix + recorded["name"])
         program = stage.programs[0]
         tensors.append(Memory(program, addresses_of(program, layout, memory), arenas))
-        forward = Forward(program, native_leaves(native[stage.name]), tensors[-1])
+        forward = Forward(program, native_leaves(native[stage.name]), tensors[-1], blocks)
         stages[stage.name] = StageCall(recorded, forward, tensors[-1], part.prefix)
     return stages, tensors
 

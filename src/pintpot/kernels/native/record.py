@@ -158,7 +158,7 @@ def _sample(builder: Builder, op: Op, program: Program, addresses: Addresses, we
 
 _RECORDERS: Mapping[str, Callable[[Builder, Op, Program, Addresses, Weights], None]] = {
     "embed": _embed, "linear": _linear, "attend": _attend, "select": _select, "sample": _sample,
-    "give": _give, "aten": _aten, "route": _route, "experts": _experts,
+    "give": _give, "aten": _aten, "measured": _aten, "route": _route, "experts": _experts,
 }  # fmt: skip
 
 

@@ -63,22 +63,33 @@ class Memory:
         raise BadPack(f"{name} lies in none of the arenas")
 
 
+Blocks = Callable[[Op, Memory], Call]
+
+
+def nobodys(op: Op, memory: Memory) -> Call:
+    """Nobody's code is there for measured blocks."""
+    raise UsageError(f"{op.get('block')} was measured and not recorded; nobody gave the module whose code it is")
+
+
 class Forward:
     """A bound recording: `run()` computes the whole program once."""
 
-    def __init__(self, program: Program, leaves: Leaves, memory: Memory) -> None:
-        """`leaves(first, stop)` computes the program's packed leaves from op `first` up to but not including `stop`."""
+    def __init__(self, program: Program, leaves: Leaves, memory: Memory, blocks: Blocks = nobodys) -> None:
+        """`leaves(first, stop)` computes the program's packed leaves from op `first` up to but not including `stop`.
+
+        `blocks` binds an op of kind `measured` to the memory, whose code is the user's.
+        """
         parts: list[Call] = []
         first, waiting = 0, False
         for index, op in enumerate(program.ops):
-            if op.kind != "aten":
+            if op.kind not in ("aten", "measured"):
                 waiting = True
                 continue
             # What was computed here is nothing to the leaves; from where they were left they go on.
             if waiting:
                 parts.append(partial(leaves, first, index))
                 first, waiting = index, False
-            parts.append(_bound(op, memory))
+            parts.append(_bound(op, memory) if op.kind == "aten" else blocks(op, memory))
         # The last range ends the pass of what streams, be it empty of leaves.
         self._parts: tuple[Call, ...] = (*parts, partial(leaves, first, len(program.ops)))
 

@@ -25,8 +25,9 @@ from torch._subclasses.fake_tensor import (
 )
 
 from pintpot.errors import UnsupportedModel, UsageError, need
+from pintpot.kernels.torch.blocks import FAILURES, Blocks
 from pintpot.kernels.torch.leaves import LEAVES, canonical, replace_leaves
-from pintpot.kernels.torch.trace import Trace
+from pintpot.kernels.torch.trace import Trace, Untraceable
 from pintpot.program.prefix import ONCE
 
 Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor] | torch.Tensor
@@ -61,28 +62,39 @@ class Recorded:
     tensors: Mapping[str, torch.Tensor]
 
 
-def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
+def record(module: torch.nn.Module, examples: Sequence[Example], run: bool = True) -> Recorded:
     """Run the stages of a module in eval mode on fakes of their inputs.
 
-    Inputs are a tensor, a tuple for the arguments, or a mapping of keywords. Raises UnsupportedModel, with what it was,
-    for a stage that decides by values, draws at random or reads tensors that nobody registered, and for a buffer that
-    is written and does not begin at zero; UsageError for inputs that are no tensors, and stages of one name.
+    Inputs are a tensor, a tuple for the arguments, or a mapping of keywords. A block that decides by values, or calls
+    what is not known here, is `run` and measured. Raises UnsupportedModel, with what it was, where that cannot be, for
+    a stage that does so itself, draws at random or reads tensors that nobody registered, and for a buffer that is
+    written and does not begin at zero; UsageError for inputs that are no tensors, and stages of one name.
     """
     names = [example.name for example in examples]
     good = all(name.isidentifier() for name in names) and len(set(names)) == len(names)
     need(bool(names) and good, f"stages are named once each, by plain words; these are {names}", UsageError)
     own = _Own(module)
     given = [named_inputs(example.inputs) for example in examples]
-    traced = _settled(module, own, list(zip(examples, given, strict=True)))
+    stages = list(zip(examples, given, strict=True))
+    blocks = Blocks(module, [(one.name, one.method, inputs) for one, inputs in stages], run)
+    traced: Traced | None = None
+    while traced is None:
+        try:
+            traced = _settled(module, own, stages, blocks)
+        except FAILURES as error:
+            blocks.take(error)
     ops = [op for trace, _ in traced for op in trace.ops]
     lacking = "the module has no linear layer, convolution or table of words, so there is nothing to pack"
     need(any(op["kind"] in LEAVES for op in ops), lacking, UnsupportedModel)
     lasting = {name for trace, _ in traced for name in trace.changed}
+    kept = sorted(lasting & {name for op in ops for name in op.get("own", ())})
+    need(not kept, f"a block that cannot be recorded reads {', '.join(kept[:3])}, which changes", UnsupportedModel)
     for trace, _ in traced:
         _name_state(trace, lasting)
     known = {**own.constants, **{name: one for trace, _ in traced for name, one in trace.made.items()}}
     constants = {item["constant"] for op in ops for item in op.get("tensors", ()) if "constant" in item}
-    used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
+    constants |= {name for op in ops for name in op.get("own", ()) if name in own.constants}
+    used = _read_whole(ops) - constants
     used |= {op["bias"] for op in ops if op["kind"] == "linear" and op["bias"] is not None}
     called = canonical([trace.ops for trace, _ in traced])
     called |= {name: ONCE + called[name] for name in _needed_once(examples, [trace.ops for trace, _ in traced])}
@@ -94,6 +106,8 @@ def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
         "constants": {name: _constant(name, known[name]) for name in sorted(constants)},
         "state": {name: own.state(name) for name in sorted(lasting)},
     }
+    if blocks.why:
+        config["measured"] = blocks.measured()
     return Recorded(
         config,
         [(called[name], name) for name in own.tensors if name in called],
@@ -105,7 +119,9 @@ def record(module: torch.nn.Module, examples: Sequence[Example]) -> Recorded:
 Traced = list[tuple[Trace, dict[str, Any]]]
 
 
-def _settled(module: torch.nn.Module, own: _Own, stages: list[tuple[Example, dict[str, torch.Tensor]]]) -> Traced:
+def _settled(
+    module: torch.nn.Module, own: _Own, stages: list[tuple[Example, dict[str, torch.Tensor]]], blocks: Blocks
+) -> Traced:
     """All stages, with the same leaves in each.
 
     Channels lie side by side behind a convolution, unless the module looks at them in a way that takes another order.
@@ -114,18 +130,23 @@ def _settled(module: torch.nn.Module, own: _Own, stages: list[tuple[Example, dic
     channels_last = True
     while True:
         try:
-            traced = [_traced(module, own, *stage, excluded, channels_last) for stage in stages]
+            traced = [_traced(module, own, *stage, blocks, excluded, channels_last) for stage in stages]
         except (RuntimeError, ValueError):
             if not channels_last:
                 raise
             channels_last = False
             continue
         ops = [op for trace, _ in traced for op in trace.ops]
-        used = {item["weight"] for op in ops if op["kind"] == "aten" for item in op["tensors"] if "weight" in item}
-        both = used & {op["weight"] for op in ops if op["kind"] in LEAVES}
+        both = _read_whole(ops) & {op["weight"] for op in ops if op["kind"] in LEAVES}
         if not both:
             return traced
         excluded |= both
+
+
+def _read_whole(ops: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Weights that are read as they are, by calls of PyTorch and by blocks that were measured."""
+    read = {item["weight"] for op in ops for item in op.get("tensors", ()) if "weight" in item}
+    return read | {name for op in ops for name in op.get("own", ())}
 
 
 def _needed_once(examples: Sequence[Example], ops: Sequence[Sequence[Mapping[str, Any]]]) -> set[str]:
@@ -173,6 +194,7 @@ def _traced(
     own: _Own,
     example: Example,
     given: Mapping[str, torch.Tensor],
+    blocks: Blocks,
     excluded: frozenset[str],
     channels_last: bool,
 ) -> tuple[Trace, dict[str, Any]]:
@@ -186,6 +208,8 @@ def _traced(
         memo[id(one)] = torch.nn.Parameter(fake, requires_grad=False) if isinstance(one, torch.nn.Parameter) else fake
         trace.know(memo[id(one)], {"weight": name} if name in own.tensors else {"constant": name})
     swapped = copy.deepcopy(module, memo).eval()
+    blocks.watch(swapped)
+    blocks.replace(swapped, example.name, own.names, [trace])
     swapped = replace_leaves(swapped, module, own.names, excluded, [trace])
     views = []
     for name, fake in inputs.items():
@@ -197,7 +221,7 @@ def _traced(
         with _call_by_call(), mode, trace, torch.no_grad():
             result = called(*args, **{name: fake for name, fake in inputs.items() if not name.isdecimal()})
     except _UNTRACEABLE as error:
-        raise UnsupportedModel(
+        raise Untraceable(
             f"the module's {example.name} depends on values, which no recording can hold: {error}"
         ) from error
     except AssertionError as error:

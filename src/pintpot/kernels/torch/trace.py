@@ -32,6 +32,10 @@ _GIVES_OTHER_MEMORY = frozenset({"resize_", "resize_as_", "set_", "set_data"})
 """Operators that change where a tensor lies."""
 
 
+class Untraceable(UnsupportedModel):
+    """Something that a module does when it runs, and that no recording can hold."""
+
+
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every call of ATen under it becomes an op. Weights, inputs and constants are made known to it first.
 
@@ -198,13 +202,13 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         schema, tensors = func._schema, list[dict[str, Any]]()
         call = f"{schema.name.partition('::')[2]}.{schema.overload_name or 'default'}"
         known = schema.name.startswith("aten::") and meaning(call) is not None
-        need(known, f"the module calls {schema.name}, and what that does is not known here", UnsupportedModel)
+        need(known, f"the module calls {schema.name}, and what that does is not known here", Untraceable)
         written = [self.written(tensor) for tensor in changed]
         said = [_json(item, tensors, self) for item in args]
         named = {key: _json(item, tensors, self) for key, item in kwargs.items()}
         sizes = [tuple(tensor["sizes"]) for tensor in tensors]
         sound = fits(call, json.dumps(said), json.dumps(named), sizes)
-        need(sound, f"the module calls {schema.name} as only training does, or as is not known here", UnsupportedModel)
+        need(sound, f"the module calls {schema.name} as only training does, or as is not known here", Untraceable)
         outs = [] if changed else given
         self.ops.append(
             {

@@ -26,7 +26,7 @@ _OF_LIBRARIES: Final = (
 def empty(folder: Path, library: str, kind: str) -> torch.nn.Module:
     """A network in eval mode, its parameters on meta. Raises UnsupportedModel for what its library cannot build."""
     made = class_of(library, kind)
-    with own_errors(folder, f"{library} cannot build it"), _parameters_on_meta():
+    with own_errors(folder, f"{library} cannot build it"), parameters_on_meta():
         module: torch.nn.Module
         if library == "diffusers":
             module = made.from_config(settings(folder, CONFIG))
@@ -71,7 +71,7 @@ def _stem(name: str, called: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def parameters_on_meta() -> Iterator[None]:
     """While this lasts a parameter loses its memory as soon as a module has it: one layer's is there at most."""
     before = torch.nn.Module.register_parameter
 
