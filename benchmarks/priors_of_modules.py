@@ -44,6 +44,8 @@ def main() -> None:
     formats = [name for name in KERNEL_FORMATS if encoding(name).kind not in ("float", "super")]
     lossy = {name: lost(name) for name in formats}
     shares = {f"blocks/{name}": share for name, share in lossy.items()}
+    # Weights, rows and what comes of them.
+    shares["left/bf16"] = 3 * lost("bf16")
     one, two = lossy["sym8"], lossy["sym8"] / 128**2
     shares |= {"activation/int8": one, "activation/int8-int8x2": one, "activation/int8x2": two}
     spans = {key: _span(share, MOST) for key, share in shares.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 import pintpot
 from pintpot.contract.form import source_form
 from pintpot.errors import NotApplicable, UsageError
+from pintpot.machine.null import null_machine
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.seen import seen_of
@@ -95,8 +97,8 @@ def weights(model: Model) -> list[str]:
     return [w.name for part in model.parts for w in part.weights() if len(w.shape) == 2]
 
 
-def left(names: list[str]) -> LeftInFloat:
-    return LeftInFloat(leaves=" ".join(names))
+def left(names: list[str], kept: str = "f32") -> LeftInFloat:
+    return LeftInFloat(leaves=" ".join(names), kept=kept)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -107,13 +109,14 @@ def test_a_convolution_gives_what_pytorch_gives(name: str, tmp_path: Path) -> No
     model = adapted(layer, x, tmp_path)
     assert len(weights(model)) == 1
     whole, rounded = (AsStored(),), (RoundToNearest("all", 8), Int8Activations())
+    narrow = (AsStored(), left(weights(model), "bf16"))
     with torch.inference_mode():
-        for number, steps in enumerate((whole, (AsStored(), left(weights(model))), rounded)):
+        for number, steps in enumerate((whole, (AsStored(), left(weights(model))), rounded, narrow)):
             with opened(model, tmp_path / str(number), *steps) as session:
                 for given in (x, x.flip(0)):
                     found, wanted = session(given), layer(given)
                     assert found.shape == wanted.shape
-                    if steps is rounded:
+                    if steps in (rounded, narrow):
                         assert 1e-9 < lacking(found, wanted) < 3e-4
                     else:
                         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
@@ -168,16 +171,24 @@ def test_what_is_left_is_as_large_as_it_was_and_nothing_else_changes(model: Mode
     changed = promised.weights.by_name["wide.weight"]
     assert (changed.num_bytes, changed.is_matrix, changed.format) == (4 * 48 * 360, False, "f32")
     assert left(["wide.weight"]).promise(promised) == promised
+    narrow = left(["wide.weight"], "bf16").promise(form).weights.by_name["wide.weight"]
+    assert (narrow.num_bytes, narrow.is_matrix, narrow.format) == (2 * 48 * 360, False, "bf16")
     others = [w for w in promised.weights if w.name != "wide.weight"]
     assert others == [w for w in form.weights if w.name != "wide.weight"]
 
 
 def test_leaves_with_many_rows_are_offered_first(model: Model, network: Network) -> None:
-    offers = LeftInFloat.offers(model, None, None)  # type: ignore[arg-type]
+    plain = null_machine()
+    offers = LeftInFloat.offers(model, plain, None)  # type: ignore[arg-type]
     sets = [set(offer.leaves.split()) for offer in offers]
     assert {"first.weight", "points.weight", "wide.weight"} in sets
     assert set(weights(model)) in sets
     assert len(str(offers[0])) < 60
+    assert all(offer.kept == "f32" for offer in offers)
+    cpu = replace(plain.cpu, features=(*plain.cpu.features, "amx_bf16"))
+    more = LeftInFloat.offers(model, replace(plain, devices=(cpu,)), None)  # type: ignore[arg-type]
+    assert [offer.leaves for offer in more] == 2 * [offer.leaves for offer in offers]
+    assert {offer.kept for offer in more[len(offers) :]} == {"bf16"}
     with pytest.raises(NotApplicable, match="no leaves elsewhere"):
         left(["elsewhere"]).check(model, source_form(model))
 
@@ -207,6 +218,8 @@ def test_tables_of_words_and_layers_that_are_used_twice(tmp_path: Path) -> None:
                     assert by_name["mix.shared"].disk_bytes == 0
                 with pytest.raises((UsageError, IndexError), match=r"word \d+ is not one of|out of range"):
                     session(ids + 60)
+    with pytest.raises(NotApplicable, match="tables of words"):
+        planned(model, AsStored(), left(weights(model), "bf16"))
     torch.testing.assert_close(answers[0], wanted, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(answers[3], wanted, atol=1e-5, rtol=1e-4)
     assert lacking(answers[1], wanted) < 1e-3

@@ -107,7 +107,7 @@ int64_t Linear::begin(Context& context, int phase) {
     if (!keeps_floats() && !uses_rest_ && !uses_int8_) return 0;
     find_apart(context);
     if (int64_t(apart_.size()) != num_apart_) return 0;
-    if (rows > kFewTokens) return (rows + kPanelTokens - 1) / kPanelTokens;
+    if (rows > kFewTokens) return (rows + rows_at_once() - 1) / rows_at_once();
     // Any thread's own scratch will do: no other thread is inside the replay.
     prepare_panel(context, 0, rows, rows, context.scratch_of(0));
     return 0;
@@ -123,7 +123,9 @@ void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
         finish(*context.kernels, first, std::min(first + kPanelTokens, rows));
         return;
     }
-    prepare_panel(context, first, std::min(first + kPanelTokens, rows), rows, context.scratch_of(thread));
+    first = chunk * rows_at_once();
+    for (int64_t stop = std::min(first + rows_at_once(), rows); first < stop; first += kPanelTokens)
+        prepare_panel(context, first, std::min(first + kPanelTokens, stop), rows, context.scratch_of(thread));
 }
 
 void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) const {

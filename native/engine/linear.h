@@ -22,10 +22,12 @@ struct Cut {
 constexpr Cut kAloneCut = {1 << 20, 1};  // one thread alone waits for nobody
 constexpr Cut kFewTokensCut = {128 << 10, 1};
 constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
-// Where a thread has fewer tiles than this, whole tiles share badly, and rows of the input are shared out beside them,
-// as many as pay for reading the weights again.
-constexpr int64_t kFewTiles = 8;
+// Where a thread has fewer tiles than this, threads share rows of the input and not strips, as many as pay for reading
+// the weights again.
+constexpr int64_t kFewTiles = 32;
 constexpr int64_t kRowsApart = 8 * kPanelTokens;
+// Short rows are prepared so many values at a time: claiming a part takes as long as a few hundred of them.
+constexpr int64_t kPreparedValues = 8192;
 
 constexpr int64_t kMostRows = int64_t(1) << 31;
 
@@ -96,6 +98,9 @@ class Linear final : public Op {
     bool keeps_floats() const { return uses_floats_ && prepares(); }
     bool changes_rows() const { return prepares() || num_apart_ > 0; }
     Regions regions(uint8_t* shared, int64_t rows) const;
+    int64_t rows_at_once() const {
+        return kPanelTokens * std::max<int64_t>(1, kPreparedValues / (kPanelTokens * columns_));
+    }
     void prepare_panel(Context& context, int64_t first, int64_t last, int64_t rows, uint8_t* own) const;
     void apply_prologue(const KernelTable& kernels, int64_t row, float* to) const;
     void find_apart(const Context& context);

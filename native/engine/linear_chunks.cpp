@@ -47,24 +47,28 @@ void Linear::share_out(const std::vector<Chunk>& runs, Cut cut, int threads, std
     }
 }
 
-// Where the rows are known, resting weights of few strips in parts that have all of them, and some of the rows each.
+// Where the rows are known and the weights rest in memory, parts have all strips of a weight, and some of the rows each:
+// threads that write neighbouring columns of the same rows take the lines of the output from each other.
 std::vector<Linear::Chunk> Linear::by_rows(std::vector<Chunk> chunks, int threads) const {
-    int64_t strips = 0, parts = std::min<int64_t>(4 * threads, record_.rows / kRowsApart);
+    int64_t strips = 0, parts = std::min<int64_t>(4, record_.rows / kRowsApart / threads) * threads;
+    std::vector<Chunk> whole;
     for (const Chunk& chunk : chunks) {
         if (chunk.piece != nullptr) return chunks;
         strips += chunk.num_strips;
+        if (chunk.first_strip != 0) continue;
+        whole.push_back(chunk);
+        whole.back().num_strips = chunk.weight->resident_strips;
     }
-    if (threads == 1 || parts < 2 || strips >= kFewTiles * kTileStrips * threads) return chunks;
-    std::vector<Chunk> found;
+    if (threads == 1 || parts == 0 || strips >= kFewTiles * kTileStrips * threads) return chunks;
+    chunks.clear();
+    auto begin = [&](int64_t part) { return part == parts ? record_.rows : record_.rows * part / parts / kPanelTokens * kPanelTokens; };
     for (int64_t part = 0; part < parts; ++part) {
-        int64_t first = record_.rows * part / parts / kPanelTokens * kPanelTokens;
-        int64_t stop = part + 1 == parts ? record_.rows : record_.rows * (part + 1) / parts / kPanelTokens * kPanelTokens;
-        for (Chunk chunk : chunks) {
-            chunk.first_row = first, chunk.num_rows = stop - first;
-            found.push_back(chunk);
+        for (Chunk chunk : whole) {
+            chunk.first_row = begin(part), chunk.num_rows = begin(part + 1) - begin(part);
+            chunks.push_back(chunk);
         }
     }
-    return found;
+    return chunks;
 }
 
 }  // namespace pintpot

@@ -114,7 +114,7 @@ void Pool::run_on_lent() {
         Lent& lent = *static_cast<Lent*>(data);
         lent.pool.join_in(std::this_thread::get_id() == lent.caller ? 0 : ++lent.others);
     };
-    fork_(join, &lent, unsigned(num_threads_), 0);
+    if (Ticket(ticket_.load()).chunks() > 0) fork_(join, &lent, unsigned(num_threads_), 0);
 }
 
 void Pool::worker(int thread) {

@@ -11,6 +11,7 @@ from pintpot.contract.targets import VOCABULARY_ROLES as VOCABULARY_ROLES
 from pintpot.contract.targets import matches as matches
 from pintpot.contract.targets import overlap as overlap
 from pintpot.contract.training import TrainingForm
+from pintpot.contract.weights import LEFT_BYTES as LEFT_BYTES
 from pintpot.contract.weights import STRIP_ROWS as STRIP_ROWS
 from pintpot.contract.weights import WeightForm as WeightForm
 from pintpot.contract.weights import Weights as Weights
@@ -122,14 +123,19 @@ class Form:
 
         return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
 
-    def left(self, names: Container[str]) -> Form:
-        """This form with these matrices as plain float32, all values in a row, which no kernel of ours multiplies."""
+    def left(self, names: Container[str], kept: str = "f32") -> Form:
+        """This form with these matrices plain, all values in a row, which no kernel of ours multiplies.
+
+        Rows of float32 are counted in values, of bf16 in words of two.
+        """
 
         def changed(weight: WeightForm) -> WeightForm:
-            if weight.name not in names or not weight.is_matrix:
+            if weight.name not in names:
                 return weight
-            count = weight.shape[0] * weight.shape[1]
-            return WeightForm(weight.name, (count,), weight.source, "f32", count)
+            if not weight.is_matrix:  # as a pack has it
+                return replace(weight, format=kept)
+            count = -(-weight.shape[0] * weight.shape[1] // (4 // LEFT_BYTES[kept]))
+            return WeightForm(weight.name, (count,), weight.source, kept, count)
 
         return replace(self, weights=_shared(Weights([changed(weight) for weight in self.weights])))
 

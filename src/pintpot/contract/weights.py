@@ -12,6 +12,9 @@ from pintpot.formats import STRIP_ROWS as STRIP_ROWS
 from pintpot.formats import encoding
 from pintpot.program.spec import Table
 
+LEFT_BYTES = {"f32": 4, "bf16": 2}
+"""Of a value of what is no matrix of ours: vectors, and leaves that are left to another library."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightForm:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pintpot.machine.spec import Rate
-from pintpot.meter.clock import Spread, median, spread
+from pintpot.meter.clock import Spread, quantile, spread
 
 Progress = Callable[[float, str], None]
 """Called with the share done, 0..1, and what is being measured."""
@@ -36,11 +36,13 @@ def measure(
     least: int = 3,
     most: int = 12,
     progress: Progress | None = None,
+    middle: float = 0.5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Rate, ...]:
     """The rate of every loop over `least` to `most` samples, taken in turn for about `budget_s` seconds.
 
     Its spread is that of its own samples, or of all loops' samples beside their medians, whichever is wider.
+    `middle` is the quantile taken for the middle of each, and its spread lies about that.
     A first short run of each loop warms it up, chooses how many rounds make a sample of `sample_s`, and is dropped.
     """
     start = clock()
@@ -55,8 +57,8 @@ def measure(
                 progress(min(1.0, max(share, turn / most)), loop.what)
             units, seconds = loop.run(rounds[index])
             samples[index].append(units / max(seconds, 1e-9))
-    shared = _shared(samples)
-    return tuple(_rate(loop, found, shared) for loop, found in zip(loops, samples, strict=True))
+    shared = _shared(samples, middle)
+    return tuple(_rate(loop, found, shared, middle) for loop, found in zip(loops, samples, strict=True))
 
 
 def _rounds(loop: Loop, sample_s: float) -> int:
@@ -64,12 +66,12 @@ def _rounds(loop: Loop, sample_s: float) -> int:
     return max(1, min(100_000, round(sample_s / max(seconds, 1e-8))))
 
 
-def _shared(samples: Sequence[Sequence[float]]) -> Spread:
-    """The spread of all samples, each divided by the median of its loop."""
-    return spread([one / median(found) for found in samples for one in found] or [1.0])
+def _shared(samples: Sequence[Sequence[float]], middle: float) -> Spread:
+    """The spread of all samples, each divided by the middle of its loop."""
+    return spread([one / quantile(found, middle) for found in samples for one in found] or [1.0])
 
 
-def _rate(loop: Loop, samples: list[float], shared: Spread) -> Rate:
-    own = spread(samples)
-    low, high = min(own.low, own.mid * shared.low), max(own.high, own.mid * shared.high)
-    return Rate(loop.what, low, own.mid, high, loop.threads, loop.size)
+def _rate(loop: Loop, samples: list[float], shared: Spread, middle: float) -> Rate:
+    own, mid = spread(samples), quantile(samples, middle)
+    low, high = min(own.low, mid * shared.low), max(own.high, mid * shared.high)
+    return Rate(loop.what, low, mid, high, loop.threads, loop.size)

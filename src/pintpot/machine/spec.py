@@ -50,8 +50,10 @@ class Rate:
         aten                     calls of PyTorch's own library, from Python, whatever they compute
         aten/WHAT                the same by what they compute: values (simple ones), curve (gelu and its like),
                                  reduction (sums, norms), window (of pictures), sort, `size` of them; multiply-adds of a
-                                 product of `size` rows, a convolution or a grouped one of `size` places, attention
-                                 (product_bf16 and attention_bf16: in that arithmetic)
+                                 product of `size` rows, a convolution or a grouped one of `size` of them, attention
+                                 (product_bf16, convolution_bf16, attention_bf16: in that arithmetic)
+        leaf                     packed leaves of a module, between two calls of ATen, whatever they compute
+        leaf/outputs             their outputs, beside what grows with the columns of their weights
         expand/FORMAT            values expanded or rounded while packing
         cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
     """

@@ -18,7 +18,7 @@ from typing import Any
 from pintpot.budget import Workload
 from pintpot.contract.form import Form, Weights
 from pintpot.errors import BadInput, need
-from pintpot.nets._leaves import LEAVES, leaf_op
+from pintpot.nets._leaves import LEAVES, leaf_ops
 from pintpot.program import ops as ops_of
 from pintpot.program.ops.aten import VALUE_BYTES, View, end_bytes
 from pintpot.program.prefix import ONCE
@@ -177,10 +177,11 @@ class _Recording:
         self._stage, self._name, self._config = stage, str(stage["name"]), config
         views = (*stage["inputs"], *leaves(stage["outputs"]))
         self._kept = {view["storage"] for view in views if "storage" in view}
+        self._rooms: list[Buffer] = []
 
     @property
     def buffers(self) -> Buffers:
-        """Inputs and outputs outlive a replay, all else shares one arena."""
+        """Inputs and outputs outlive a replay, all else shares one arena; and what `ops` made room for."""
         found = []
         for index, num_bytes in enumerate(self._stage["storages"]):
             life: Life = "session" if index in self._kept else "step"
@@ -188,16 +189,24 @@ class _Recording:
         # What is handed out is a copy, which the caller keeps.
         given = sum(_words(_num_bytes(view))[0] for view in leaves(self._stage["outputs"]))
         found.append(Buffer(f"stage/{self._name}/answers", (max(1, given),), "int32", "buffers", "session"))
-        return Buffers(found)
+        return Buffers((*found, *self._rooms))
 
     def ops(self, form: Form) -> Table[Op]:
-        return Table(self._op(op, form) for op in self._stage["ops"])
+        self._rooms.clear()
+        return Table(made for op in self._stage["ops"] for made in self._made(op, form))
 
-    def _op(self, op: Mapping[str, Any], form: Form) -> Op:
+    def _room(self, words: int) -> str:
+        name = f"stage/{self._name}/between/{len(self._rooms)}"
+        self._rooms.append(Buffer(name, (max(1, words),), "int32", "buffers", "step"))
+        return name
+
+    def _made(self, op: Mapping[str, Any], form: Form) -> tuple[Op, ...]:
         if op["kind"] in LEAVES:
-            return leaf_op(op, form, {role: _storage_name(self._name, op[role]) for role in ("x", "out")})
-        if op["kind"] == "measured":
-            return self._measured(op)
+            storages = {role: _storage_name(self._name, op[role]) for role in ("x", "out")}
+            return leaf_ops(op, form, storages, self._room)
+        return (self._measured(op) if op["kind"] == "measured" else self._op(op),)
+
+    def _op(self, op: Mapping[str, Any]) -> Op:
         attributes = (
             ("call", op["call"]), ("args", op["args"]), ("kwargs", op["kwargs"]),
             ("views", tuple(map(view_of, op["tensors"]))), ("outs", tuple(map(view_of, op["outs"]))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pintpot.contract.form import STRIP_ROWS, Form, WeightForm, matches
+from pintpot.contract.form import LEFT_BYTES, STRIP_ROWS, Form, WeightForm, matches
 from pintpot.contract.step import Facet, SourceRows, Step
 from pintpot.contract.targets import FIXED_ROLES
 from pintpot.errors import PintpotError, need
@@ -52,7 +52,7 @@ class Builder:
             for first in weight.runs()[0]:
                 yield from self._strips(weight, first, weight.ram_strips)
         elif len(self._sources[name].shape) == 2:
-            yield from self._left(self._sources[name])
+            yield from self._left(self._sources[name], weight.format)
         else:
             yield self._vector(weight)
 
@@ -120,17 +120,20 @@ class Builder:
                 return step.round(weight, values.astype("float32", copy=False), inputs)
         return None
 
-    def _left(self, weight: Weight) -> Iterator[Bytes]:
-        """A matrix that is left in float32, some rows at a time."""
+    def _left(self, weight: Weight, kept: str) -> Iterator[Bytes]:
+        """A matrix that is left as plain values, some rows at a time; whole words in all."""
         import numpy as np
 
         from pintpot.formats.source import decode
+        from pintpot.formats.tiles import narrow
 
         rows, columns = weight.shape
         per_chunk = chunk_rows(columns)
         for first in range(0, rows, per_chunk):
             raw = self._store.read(weight, first, min(per_chunk, rows - first))
-            yield decode(raw, weight.dtype, columns).astype(np.float32).reshape(-1).view(np.uint8)
+            values = decode(raw, weight.dtype, columns).astype(np.float32).reshape(-1)
+            yield narrow(values, kept).view(np.uint8)
+        yield np.zeros(-rows * columns * LEFT_BYTES[kept] % 4, np.uint8)
 
     def _vector(self, weight: WeightForm) -> Bytes:
         import numpy as np

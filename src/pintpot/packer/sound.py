@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pintpot.contract.form import PAGE_TOKENS, STRIP_ROWS, Form, RingForm, WeightForm
+from pintpot.contract.form import LEFT_BYTES, PAGE_TOKENS, STRIP_ROWS, Form, RingForm, WeightForm
 from pintpot.contract.targets import VOCABULARY_ROLES
 from pintpot.errors import need
 from pintpot.formats import encoding
@@ -80,7 +80,7 @@ def _check_weight(weight: WeightForm) -> None:
     need(divided, f"{name}: {weight.shape[0]} rows are not of {weight.experts} experts")
     need(0 <= weight.ram_rows <= weight.rows, f"{name}: {weight.ram_rows} of {weight.rows} rows in RAM")
     kernel = encoding(weight.format).is_kernel and encoding(weight.source).is_source
-    need(kernel and (weight.is_matrix or weight.format == "f32"), f"{name}: no kernel reads {weight.format}")
+    need(kernel and (weight.is_matrix or weight.format in LEFT_BYTES), f"{name}: no kernel reads {weight.format}")
     whole = not weight.is_matrix or encoding(weight.format).fits(weight.shape[1])
     need(whole, f"{name}: {weight.shape[-1]} columns are no whole blocks of {weight.format}")
     most = weight.shape[-1] if name not in VOCABULARY_ROLES else 0

@@ -24,10 +24,13 @@ CALLS_OF_ATEN = (2.5e4, 1e5, 4e5)
 ATEN_LIKE = {
     "values": (0.5, 2.0, 8.0), "curve": (0.3, 1.0, 2.0), "reduction": (0.3, 1.0, 3.0), "window": (0.1, 0.4, 2.0),
     "sort": (0.02, 0.06, 0.2), "product": (0.7, 1.0, 1.4), "convolution": (0.4, 0.8, 1.4), "grouped": (0.02, 0.06, 0.2),
-    "attention": (0.2, 0.5, 1.0), "product_bf16": (0.3, 1.0, 12.0), "attention_bf16": (0.1, 0.5, 4.0),
+    "attention": (0.2, 0.5, 1.0), "product_bf16": (0.3, 1.0, 12.0), "convolution_bf16": (0.2, 0.8, 8.0),
+    "attention_bf16": (0.1, 0.5, 4.0),
 }  # fmt: skip
 """Where nobody measured PyTorch's calls: of our own gates, and of our own products of float32, low..high."""
-ATEN_PRODUCTS = ("product", "convolution", "grouped", "attention", "product_bf16", "attention_bf16")
+PHASES_OF_LEAF = 2
+"""What a leaf costs however small it is, where nobody measured it: so many phases of an op."""
+ATEN_PRODUCTS = tuple(name for name in ATEN_LIKE if name.startswith(("product", "convolution", "grouped", "attention")))
 FLOAT_PRODUCT_ROWS, GATE_ROWS = 64, 16
 WIDE_ATTENTION = 0.2
 """Of the float peak, for attention over many new tokens."""
@@ -136,6 +139,8 @@ class Rates:
         rate = _speed(self.machine.rate(what, threads=self.threads, size=size))
         if rate is None and what == "turn":
             return self.speed("barrier", size)
+        if rate is None and what == "leaf":
+            return _times(self.speed("turn", size), 1 / PHASES_OF_LEAF)
         if rate is None and what == "aten":
             return Speed(*CALLS_OF_ATEN)
         if rate is not None or "/" not in what:
@@ -143,6 +148,8 @@ class Rates:
         kind, _, name = what.partition("/")
         if kind == "aten":
             return self._aten(name, size)
+        if kind == "leaf":
+            return None
         at = partial(self.speed, size=size)
         if name.endswith("x2"):
             return self._two_planes(kind, name.removesuffix("x2"), size)

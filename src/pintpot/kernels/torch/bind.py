@@ -27,6 +27,8 @@ _WORDS = frozenset({"none", "tanh", "floor", "trunc", "ij", "mean", "sum", "prod
 """What a text among the arguments may be: the ways of rounding, approximating and reducing."""
 COPIES = frozenset({"clone.default", "_to_copy.default"})
 """Calls of which the form that is told where to write makes its result aside all the same; a copy does not."""
+_ASIDE = frozenset({"convolution.default"})
+"""Calls of which the form that is told where to write computes aside and copies."""
 _GIVEN_BY_OUT = frozenset({"dtype", "layout", "device", "pin_memory"})
 
 
@@ -80,8 +82,11 @@ class Forward:
         `blocks` binds an op of kind `measured` to the memory, whose code is the user's.
         """
         parts: list[Call] = []
-        first, waiting = 0, False
+        first, waiting, joined = 0, False, False
         for index, op in enumerate(program.ops):
+            if joined:
+                joined = False
+                continue
             if op.kind not in ("aten", "measured"):
                 waiting = True
                 continue
@@ -89,7 +94,12 @@ class Forward:
             if waiting:
                 parts.append(partial(leaves, first, index))
                 first, waiting = index, False
-            parts.append(_bound(op, memory) if op.kind == "aten" else blocks(op, memory))
+            behind = program.ops[index + 1] if index + 1 < len(program.ops) else None
+            joined = behind is not None and _hands_on(op, behind)
+            if behind is not None and joined:
+                parts.append(_bound_both(op, behind, memory))
+            else:
+                parts.append(_bound(op, memory) if op.kind == "aten" else blocks(op, memory))
         # The last range ends the pass of what streams, be it empty of leaves.
         self._parts: tuple[Call, ...] = (*parts, partial(leaves, first, len(program.ops)))
 
@@ -106,23 +116,58 @@ def native_leaves(native: Replay) -> Leaves:
     return partial(native.run, arguments)
 
 
-def _bound(op: Op, memory: Memory) -> Call:
+def _hands_on(op: Op, behind: Op) -> bool:
+    """Whether the result of a call that computes aside is all that the next one looks at there, and writes over."""
+    if op.get("call") not in _ASIDE or behind.kind != "aten" or not behind.get("outs"):
+        return False
+    result = (op.writes[0][1], op.get("outs")[0])
+    if (behind.writes[0][1], behind.get("outs")[0]) != result or not writes_in_place(behind):
+        return False
+    looked = [(name, view) for (_, name), view in zip(behind.reads, behind.get("views"), strict=True)]
+    once = [name for name, _ in looked].count(result[0]) == 1 and result in looked
+    return once and {"t": looked.index(result)} in json.loads(behind.get("args")) and behind.get("call") not in COPIES
+
+
+def _bound_both(op: Op, behind: Op, memory: Memory) -> Call:
+    """What the first call gives goes to the second, and only its result is written: one pass over memory less."""
+    target, args, kwargs = _called(op, memory)
+    later, given, named = _called(behind, memory)
+    at = next(index for index, one in enumerate(given) if one is memory.view(op.writes[0][1], op.get("outs")[0]))
+    outs = [memory.view(name, view) for (_, name), view in zip(behind.writes, behind.get("outs"), strict=True)]
+    return partial(_handed_on, partial(target, *args, **kwargs), _told(later, named, outs), given[:at], given[at + 1 :])
+
+
+def _handed_on(first: Callable[[], Any], then: Callable[..., Any], before: list[Any], behind: list[Any]) -> None:
+    then(*before, first(), *behind)
+
+
+def _called(op: Op, memory: Memory) -> tuple[Any, list[Any], dict[str, Any]]:
+    """An op's operator, and its arguments."""
     target = _operator(str(op.get("call")))
     tensors = [memory.view(name, view) for (_, name), view in zip(op.reads, op.get("views"), strict=True)]
     args = [_value(item, tensors) for item in json.loads(op.get("args"))]
-    kwargs = {key: _value(item, tensors) for key, item in json.loads(op.get("kwargs")).items()}
+    return target, args, {key: _value(item, tensors) for key, item in json.loads(op.get("kwargs")).items()}
+
+
+def _told(target: Any, kwargs: Mapping[str, Any], outs: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    """An operator that writes its results where they are wanted; UsageError where it has no such form."""
+    with_out = _with_outputs(target, len(outs))
+    need(with_out is not None, f"{target} cannot be told where to write", UsageError)
+    known = {one.name for one in with_out._schema.arguments}
+    named = {one.name: tensor for one, tensor in zip(_outputs(with_out), outs, strict=True)}
+    return partial(with_out, **{key: value for key, value in kwargs.items() if key in known}, **named)
+
+
+def _bound(op: Op, memory: Memory) -> Call:
+    target, args, kwargs = _called(op, memory)
     if not op.get("outs"):
         return partial(_discard, partial(target, *args, **kwargs))
     outs = [memory.view(name, view) for (_, name), view in zip(op.writes, op.get("outs"), strict=True)]
     if op.get("call") in COPIES:
-        return partial(_moved, outs[0], tensors[0])
-    with_out = _with_outputs(target, len(outs))
-    if with_out is None:
+        return partial(_moved, outs[0], args[0])
+    if not writes_in_place(op):
         return partial(_copied, partial(target, *args, **kwargs), outs)
-    known = {one.name for one in with_out._schema.arguments}
-    named = {one.name: tensor for one, tensor in zip(_outputs(with_out), outs, strict=True)}
-    kept = {key: value for key, value in kwargs.items() if key in known}
-    return partial(_discard, partial(with_out, *args, **kept, **named))
+    return partial(_discard, partial(_told(target, kwargs, outs), *args))
 
 
 def writes_in_place(op: Op) -> bool:

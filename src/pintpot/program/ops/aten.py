@@ -19,6 +19,8 @@ from pintpot.program.spec import Extent, Op, Program
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 """What a tensor may hold."""
 
+NARROW = ("product", "convolution")
+"""What has a rate of its own in bfloat16."""
 View = tuple[str, tuple[int, ...], tuple[int, ...], int]
 """dtype, sizes, strides, offset."""
 
@@ -59,14 +61,18 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     if does == "sort":
         values *= log2(max((2, *(size for _, sizes, _, _ in views for size in sizes))))
     what = pace(op.get("call"), op.get("args"))
-    amount, size = (adds, _rows(what, outs)) if does == "product" else (values, round(values))
+    amount, size = (adds, _size(what, outs, adds)) if does == "product" else (values, round(values))
+    if what in NARROW and views[-1][0] == "bfloat16":
+        what += "_bf16"
     return Demand((Work("aten", 1.0), Work(f"aten/{what}", amount, size)), multiply_adds=adds, ram_bytes=num_bytes)
 
 
-def _rows(what: str, outs: Sequence[View]) -> int:
-    """Of a product its rows, of a convolution the places of a picture: what its speed depends on."""
+def _size(what: str, outs: Sequence[View], adds: float) -> int:
+    """Of a product its rows, of a convolution all it multiplies: what its speed depends on."""
+    if what in ("convolution", "grouped"):
+        return round(adds)
     sizes = outs[0][1] if outs else (1, 1)
-    return prod(sizes[2:]) if what in ("convolution", "grouped") else sizes[-2] if len(sizes) > 1 else 1
+    return sizes[-2] if len(sizes) > 1 else 1
 
 
 def _amounts(views: Sequence[View]) -> tuple[float, float]:
