@@ -163,12 +163,11 @@ def run(
 ) -> Session | ModuleSession:
     """Open a pack, or plan and pack a model first (the same question finds its pack again), and return a session.
 
-    A kept pack may be named as `pintpot list` does. `asked` is what `pack` takes. A module's session takes tensors;
-    where blocks of it were measured and not recorded, `module` has their code, in a process that has not adapted it.
+    A kept pack may be named as `pintpot list` does. `asked` is what `pack` takes. A module's session takes tensors; of
+    blocks that were measured and not recorded, `module` has the code, where another process adapted it.
 
-    Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack that was named itself is
-    refused. What streams is checked while it is first read: an answer then ends with BadPack, and the next `run` of
-    the model packs it again.
+    Of a model, a kept pack that turns out damaged is packed again, with a warning; a pack named itself is refused. What
+    streams is checked while it is first read: an answer then ends with BadPack, and the next `run` packs it again.
     """
     from pintpot.packer.raw import is_pack, pack_named
 
@@ -186,9 +185,7 @@ def run(
     return open_pack(Path(_apart(str(model_or_pack), asked, progress, again=True)), threads, progress, module)
 
 
-def open_pack(
-    folder: Path, threads: int | None, progress: Progress | None, module: Any = None
-) -> Session | ModuleSession:
+def open_pack(folder: Path, threads: int | None, told: Progress | None, module: Any = None) -> Session | ModuleSession:
     """A session of a pack, which may be of another machine."""
     from pintpot.machine.features import cpu, fingerprint
     from pintpot.meter.home import home
@@ -197,18 +194,18 @@ def open_pack(
     with find(folder) as pack:
         here = fingerprint(home())
         # A machine that is not the pack's may have to be measured, and nothing else happens then.
-        measured = None if pack.machine_fingerprint == here else this_machine(progress=progress)
+        measured = None if pack.machine_fingerprint == here else this_machine(progress=told)
         begun = begin(pack)
         from pintpot.runtime.pricing import Here
 
-        place = Here(here, cpu().cores, lambda: measured or this_machine(progress=progress))
+        place = Here(here, cpu().cores, lambda: measured or this_machine(progress=told))
         if pack.is_module:
             from pintpot.runtime.module import finish_module
 
             return finish_module(begun, place, threads=threads, module=module)
         from pintpot.runtime.opening import finish_opening
 
-        return finish_opening(begun, place, threads=threads, progress=progress)
+        return finish_opening(begun, place, threads=threads, progress=told)
 
 
 def _apart(model: str, asked: dict[str, Any], progress: Progress | None, again: bool = False) -> str:
