@@ -5,7 +5,8 @@
 
 SmolLM2, greedy, no answer ends early. `mixed`: short prompts (48 tokens) and long ones (512), 64 tokens out. `system`:
 all prompts begin with the same 500 tokens. `long`: 8 clients with short prompts while prompts of 2,000 tokens arrive;
-what matters is the time between tokens of the short ones. Each client asks `--requests` times, one after the other.
+what matters is the time between tokens of the short ones, which may grow by what one chunk of a prompt takes and no
+more; beside it the same clients with short prompts alone. Each client asks `--requests` times, one after the other.
 Servers take turns, round by round. Before anything is timed, answers of many clients are compared with those of one.
 llama.cpp's server is that of the wheel `xllamacpp`, with a slot for each client; OpenVINO has no server, and its
 pipeline is called in its own process. `--alone` leaves both out.
@@ -18,13 +19,14 @@ import json
 import statistics
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from asking import Heard, closed_loop
-from bench import ROOT, Case, Record, cli, parser, smollm2, whisper
+from bench import ROOT, Case, Record, cli, parser, probed_machine, smollm2, whisper
 from texts import shipped_text
 
 from pintpot.errors import PintpotError, need
@@ -35,6 +37,9 @@ from pintpot.model.tokens import Tokenizer, from_gguf
 CONTEXT, OUT_TOKENS = 2560, 64
 CHECKED = 8
 SHORT, LONG, SYSTEM, OWN, LONGEST = 48, 512, 500, 30, 2000
+SHORT_ALONE = "Pintpot, short ones alone"
+CHUNK_S: list[float] = []
+"""The longest chunk of each round of Pintpot's."""
 PEERS = ROOT / "benchmarks" / "peers"
 
 
@@ -49,6 +54,8 @@ def prompts(mix: str, number: int) -> list[list[int]]:
 
     if mix == "system":
         return [ids[:SYSTEM] + cut(index + 7, OWN) for index in range(number)]
+    if mix == "short":
+        return [cut(index, SHORT) for index in range(number)]
     if mix == "long":
         return [cut(index, LONGEST if index % 8 == 7 else SHORT) for index in range(number)]
     return [cut(index, LONG if index % 2 else SHORT) for index in range(number)]
@@ -110,7 +117,11 @@ def by_http(server: Any, asked: Any, num_clients: int, wanted: list[dict[str, An
     with server(asked, num_clients) as (url, model):
         named = [body | {"model": model} for body in wanted]
         asyncio.run(closed_loop(url, [body | {"max_tokens": 2} for body in named[:2]], 1))
-        return asyncio.run(closed_loop(url, named, num_clients))
+        found = asyncio.run(closed_loop(url, named, num_clients))
+        if server is pintpot_server:
+            with urllib.request.urlopen(f"{url}/metrics.json") as answer:
+                CHUNK_S.append(json.load(answer)["chunk"]["longest_s"])
+        return found
 
 
 def by_openvino(asked: Any, num_clients: int, wanted: list[dict[str, Any]]) -> tuple[list[Heard], float]:
@@ -146,7 +157,12 @@ def measure(mix: str, num_clients: int, asked: Any) -> Case:
             if name == "Pintpot":
                 same = [one.text == other.text for one, other in zip(heard, alone, strict=False)]
                 need(all(same), f"{same.count(False)} of {len(same)} answers differ from those alone", PintpotError)
-    return {"rounds": found}
+    if mix == "long":
+        short = bodies("", prompts("short", number), ends)
+        found[SHORT_ALONE] = [
+            _sample("short", *by_http(pintpot_server, asked, num_clients, short)) for _ in range(asked.rounds)
+        ]
+    return {"rounds": found, "chunk_s": max(CHUNK_S)}
 
 
 def _sample(mix: str, heard: list[Heard], seconds: float) -> dict[str, Any]:
@@ -176,6 +192,11 @@ def show(record: Record, cases: dict[str, Case]) -> None:
             first, between = ([statistics.median(one[what][at] for one in rounds) for at in (0, 1)]
                               for what in ("first_s", "between_s"))  # fmt: skip
             rows.append((key, name, f"{speeds[name]:.0f}", *(f"{1e3 * one:.0f}" for one in (*first, *between))))
+        if key.startswith("long"):
+            by_name = {name: [one["between_s"][1] for one in rounds] for name, rounds in case["rounds"].items()}
+            more = statistics.median(by_name["Pintpot"]) - statistics.median(by_name[SHORT_ALONE])
+            most, what = case["chunk_s"], f"{key}: p99 between words grows by, ms"
+            record.verdict(what, f"{1e3 * more:.0f}", f"at most a chunk's {1e3 * most:.0f}", more <= most)
         for name, wanted in (("llama.cpp", 4.0), ("OpenVINO", 1.8)):
             if name in speeds and key.startswith("mixed, 16 "):
                 ratio = speeds["Pintpot"] / speeds[name]
@@ -196,6 +217,7 @@ def main() -> int:
     options.add_argument("--alone", action="store_true", help="without peers")
     asked = options.parse_args()
     record = Record("serving", fresh=asked.fresh)
+    probed_machine()  # a server plans by what is remembered of the machine
     model = describe(str(smollm2()))
     record.say(f"{model.name}, {OUT_TOKENS} tokens out, {asked.requests} requests a client, {asked.threads} threads\n")
     cases = {}

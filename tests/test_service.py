@@ -148,6 +148,36 @@ def test_a_long_prompt_holds_nobody_up_for_longer_than_a_chunk() -> None:
     assert all(after - before == 2 for before, after in pairwise(prompts))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_between_two_words_of_an_answer_lies_one_chunk_at_most(seed: int) -> None:
+    """Prompts of any length that arrive at any time: whoever answers is in every second replay at least."""
+    draw = np.random.default_rng(seed)
+    pool, context, chunk = PagePool(400, 32), 1024, 48
+    sequences = tuple(Sequence(seat, PageTable(pool, lambda at: ((0, at),)), context) for seat in range(8))
+    queue = Queue[Request]()
+    scheduler = Scheduler(queue, sequences, chunk, context, frozenset(), turns="in turn", prefixes=Prefixes(pool))
+    waited: dict[int, int] = {}
+    number = largest = 0
+    while number < 60 or scheduler.live:
+        for _ in range(int(draw.integers(3)) if number < 60 else 0):
+            prompt = tuple(draw.integers(0, 99, int(draw.choice((5, 50, 900)))).tolist())
+            queue.add(Entry(number, Request(prompt, 1 + int(draw.integers(40))), str(number % 5)))
+            number += 1
+        answering = {answer.index for answer in scheduler.live if answer.num_drawn}
+        replay = scheduler.next()
+        if replay is None:
+            continue
+        assert sum(part.stop - part.first for part in replay.parts) <= (chunk if replay.stage == "prefill" else 8)
+        for index in answering:
+            waited[index] = 0 if index in {part.answer.index for part in replay.parts} else waited.get(index, 0) + 1
+            largest = max(largest, waited[index])
+        for part in replay.parts:
+            part.answer.sequence.table.extend(part.first, part.stop)
+            part.answer.sequence.num_cached = part.stop
+        scheduler.drew(replay, [7] * sum(part.num_rows for part in replay.parts))
+    assert largest == 1
+
+
 def test_a_beginning_that_was_read_is_not_read_again(pack: Path) -> None:
     head = tuple(range(10, 107))
     with serving(pack) as service:

@@ -11,10 +11,14 @@ MOST_STEPS = 1 << 16
 
 @dataclass
 class Timing:
-    """What replays took: tokens and seconds of prompts, and of words after the first, of all sequences together."""
+    """What replays took: tokens and seconds of prompts, and of words after the first, of all sequences together.
+
+    `longest_chunk_s` is the longest that one replay of prompts took: so much longer may somebody wait for a word.
+    """
 
     prompt_tokens: int = 0
     prompt_s: float = 0.0
+    longest_chunk_s: float = 0.0
     decode_tokens: int = 0
     decode_s: float = 0.0
     step_s: array[float] = field(default_factory=lambda: array("d"))
@@ -24,6 +28,7 @@ class Timing:
         if stage == "prefill":
             self.prompt_tokens += num_tokens
             self.prompt_s += seconds
+            self.longest_chunk_s = max(self.longest_chunk_s, seconds)
             return
         self.decode_tokens += num_tokens
         self.decode_s += seconds

@@ -35,13 +35,15 @@ class Writing:
         return f"{self.session.engine.num_sequences} at once, {self.session.engine.context} tokens each"
 
     def gauges(self) -> dict[str, Any]:
-        state, counts, decode = self.service.state(), self.service.counts, self.session.plan.cost.stage("decode")
+        state, counts, plan = self.service.state(), self.service.counts, self.session.plan
+        decode = plan.cost.stage("decode")
         return {
             "context": self.session.engine.context,
             "sequences": self.session.engine.num_sequences,
             "tokens_per_s": counts.rate.per_second(monotonic()),
             "promised_tokens_per_s": [decode.tokens_per_s.low, decode.tokens_per_s.high],
             "binds": decode.binds,
+            "chunk": {"tokens": plan.form.chunk, "longest_s": self.session.engine.timing.longest_chunk_s},
             "pages": {"used": state.used_pages, "idle": state.idle_pages, "total": state.num_pages},
             "prefix": {"hit_tokens": state.hit_tokens, "asked_tokens": state.asked_tokens},
             "guesses": {"made": state.guessed_tokens, "right": state.right_tokens},
@@ -62,6 +64,8 @@ class Writing:
             Family("guessed_tokens_total", "counter", "Words that were guessed, and those of them that were right.",
                    labelled("kind", now["guesses"])),
             *stopped(now["stops"]),
+            Family("chunk_seconds", "gauge", "The longest that a chunk of prompts took: a word may wait for it.",
+                   [("", now["chunk"]["longest_s"])]),
             Family("tokens_per_second", "gauge", "Tokens of answers in the last seconds.", [("", now["tokens_per_s"])]),
             Family("first_token_seconds", "histogram", "From a request to its first token.",
                    buckets(counts.first_token)),
