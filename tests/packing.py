@@ -50,13 +50,15 @@ def plan_of(
     batch: int = 1,
     output: int | None = None,
     given: int = 0,
+    guesses: int = 0,
     threads: int = 1,
     memory_bytes: int = 4_000_000_000,
     machine: Machine = MACHINE,
     change: Callable[[Form], Form] | None = None,
 ) -> Plan:
     """The plan that these steps make; `change` may turn its form into one that no step makes."""
-    workload = Workload(context=context, batch=batch, prompt=context // 4, output=output or context // 4, given=given)
+    words = {"prompt": context // 4, "output": output or context // 4}
+    workload = Workload(context=context, batch=batch, given=given, guesses=guesses, **words)
     budget = Budget(memory_bytes, workload, degradation=1e9, threads=threads)
     plan = assess(Question(model, machine, budget, FREE), steps)
     return plan if change is None else replace(plan, form=change(plan.form))

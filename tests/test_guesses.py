@@ -7,15 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from packing import EXACT, INT8, opened, pack_of
+from packing import EXACT, FREE, INT8, MACHINE, opened, pack_of, plan_of
 from test_service import CONTEXT, TINY, ask, serving
 from tiny import write_hf
 
 from pintpot.contract.step import Step
+from pintpot.errors import DoesNotFit
+from pintpot.hosting import serve
+from pintpot.model.read import describe
+from pintpot.packer.pack import write_pack
+from pintpot.planner.assess import assess
+from pintpot.planner.explain import explain
+from pintpot.planner.guessing import best
+from pintpot.planner.memory import recall, remember
+from pintpot.planner.plan import Plan
+from pintpot.planner.question import Question
+from pintpot.planner.sensitivity import table_key
 from pintpot.runtime.drafter import Drafter
 from pintpot.runtime.guesses import Luck, Pace, looked_up, may_guess
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.service import Service
+from pintpot.server.drafting import refuse_beside
+from pintpot.server.learning import learn
 from pintpot.techniques.cache.sink_window import SinkWindow
 
 
@@ -90,7 +103,12 @@ def test_guesses_stop_where_they_do_not_pay() -> None:
     assert cheap.most(Luck(), 1) < cheap.most(right, 1)
     assert sum(cheap.most(wrong, 1) for _ in range(100)) == 2, "now and then one guess, to see whether luck has turned"
     assert sum(dear.most(right, 1) for _ in range(100)) <= 2, "where a token costs a step, none pays"
-    assert Pace().share_of_token(4) == 0.15
+    planned = Pace(0.1, 4)
+    assert planned.share_of_token(4) == pytest.approx(0.1), "as planned, until steps of several widths were taken"
+    assert planned.share_of_token(1) == pytest.approx(1 / 7), "fewer words share the same fixed part"
+    full, fresh = Pace(0.05, 16), Luck()
+    assert sum(full.most(fresh, 16) for _ in range(49)) == 0, "where arithmetic binds a full batch guesses nothing"
+    assert full.most(Luck(), 1) == 3, "and one sequence by itself does"
 
 
 @pytest.mark.parametrize("other", [21, 22], ids=["the same model", "another model"])
@@ -119,3 +137,87 @@ def test_a_draft_changes_no_word(other: int, source: Path, tmp_path: Path, monke
             service.close()
     assert state.guessed_tokens > 60
     assert (state.right_tokens > 0.3 * state.guessed_tokens) == (other == TINY.seed)
+
+
+def test_one_sequence_has_room_for_guesses_where_its_plan_says_so(source: Path, tmp_path: Path) -> None:
+    """`pintpot run --guesses`: the same words, and some steps give several."""
+    model = describe(str(source))
+    plan = plan_of(model, EXACT, context=CONTEXT, guesses=6)
+    folder = write_pack(model, plan, tmp_path / "pack")
+    few = tuple((word, 40.0) for word in (5, 60, 600))
+    request = Request(tuple(range(9, 30)), 60, Sampling(temperature=0.0), bias=few)
+    with opened(pack_of(source, tmp_path / "plain", EXACT, context=CONTEXT)) as session:
+        wanted = list(session.engine.generate(request, frozenset()))
+        assert len(session.engine.timing.step_s) == 59
+    with opened(folder) as session:
+        session.engine.pace.most = lambda luck, number, making=0.0: 6  # type: ignore[method-assign]
+        assert list(session.engine.generate(request, frozenset())) == wanted
+        assert len(session.engine.timing.step_s) < 50
+        assert session.engine.pace.num_right > 10
+
+
+def test_what_guesses_bring_by_hand() -> None:
+    assert best(0.0, 1.0, 0.1, 8) == 1.0, "what is never right is not guessed"
+    assert best(1.0, 1.0, 0.0, 7) == pytest.approx(8.0)
+    assert best(0.5, 1.0, 0.1, 1) == pytest.approx(1.5 / 1.1)
+    assert best(0.5, 0.5, 0.1, 1) == pytest.approx(1.25 / 1.05), "in half of the steps there is nothing to guess"
+    assert best(0.9, 1.0, 1.0, 8) == 1.0, "where a token costs a step, none pays"
+    assert best(0.9, 1.0, 0.05, 8, making=0.2) < best(0.9, 1.0, 0.05, 8)
+
+
+def test_a_plan_tells_what_guesses_would_bring_and_knows_what_was_seen(source: Path, tmp_path: Path) -> None:
+    model = describe(str(source))
+    plan = plan_of(model, EXACT, context=CONTEXT, guesses=6)
+    unknown = plan.cost.guessing
+    assert unknown is not None
+    assert (unknown.low, unknown.measured) == (1.0, False)
+    assert unknown.high == pytest.approx(best(0.93, 1.0, unknown.token_share, 6))
+    assert Plan.from_json(plan.to_json()).cost.guessing == unknown
+    remember("abc", "here", plan, guesses=(0.5, 0.25), folder=tmp_path)
+    remember("abc", "here", plan, guesses=(0.7, 0.5), folder=tmp_path)
+    seen = recall("abc", "here", folder=tmp_path).guesses
+    assert seen == ((0.5, 0.25), (0.7, 0.5))
+    known = assess(replace(Question(model, MACHINE, plan.budget, FREE), guesses=seen), EXACT).cost.guessing
+    assert known is not None
+    assert known.measured
+    assert known.low == pytest.approx(best(0.5, 0.25, known.token_share, 6))
+    assert known.high == pytest.approx(best(0.7, 0.5, known.token_share, 6))
+    told = next(row for row in explain(plan).speed if row.what.startswith("guessed"))
+    assert (told.slow, told.binds) == ("1 times", "how often they are right was not measured")
+
+
+def test_shares_are_known_from_enough_guesses_alone() -> None:
+    pace, luck = Pace(), Luck()
+    for _ in range(10):
+        pace.tried(found=True)
+        pace.tried(found=False)
+        pace.learn(luck, 2, 4)
+    assert pace.shares is None
+    for _ in range(20):
+        pace.learn(luck, 2, 4)
+    pace.learn(luck, 3, 3, drafted=True)
+    assert pace.shares == (pytest.approx(2 / 3), 0.5)
+
+
+def test_a_server_keeps_what_it_saw_for_the_next_plan(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PINTPOT_HOME", str(tmp_path))
+    folder = pack_of(source, tmp_path / "pack", EXACT, context=CONTEXT, batch=4)
+    monkeypatch.setattr(Pace, "shares", (0.5, 0.25))
+    with opened(folder) as session:
+        learn(folder, session)
+        assert recall(table_key(describe(str(source))), session.plan.machine_fingerprint).guesses == ((0.5, 0.25),)
+
+
+def test_a_draft_that_does_not_fit_is_refused_with_the_numbers(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pack_of(source, tmp_path / "pack", EXACT, context=CONTEXT)
+    monkeypatch.setattr("pintpot.server.drafting.attainable_bytes", lambda: 90_000_000)
+    with pytest.raises(DoesNotFit, match=r"the pack takes .* and its draft .*, and 90.0 MB are free"):
+        refuse_beside(folder, folder)
+    with pytest.raises(
+        DoesNotFit, match=r"of 100 MB nothing is left.* the server itself takes 96.0 MB, the draft .* MB"
+    ):
+        serve(source, memory="100MB", draft=folder, port=0)

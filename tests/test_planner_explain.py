@@ -47,7 +47,7 @@ def test_memory_adds_up_to_the_budgets_share(told: Explanation, streaming: Plan)
 
 def test_speed_has_both_ends_and_what_binds(told: Explanation, streaming: Plan) -> None:
     rows = {row.what: row for row in told.speed}
-    assert set(rows) == {"prefill", "decode", "first token", "each token", "opening"}
+    assert set(rows) == {"prefill", "decode", "first token", "each token", "opening", "guessed words, looked up"}
     decode = streaming.cost.stage("decode")
     assert rows["decode"].binds == decode.binds
     assert float(rows["decode"].slow.split()[0]) == pytest.approx(decode.tokens_per_s.low, rel=0.01)

@@ -89,6 +89,7 @@ def plan(
     below_4_bits: bool = False,
     windowed: bool = False,
     lending: bool = False,
+    guesses: int | None = None,
     uncalibrated: bool = False,
     balanced: bool = False,
     machine: str | Path | Machine | None = None,
@@ -118,13 +119,13 @@ def plan(
         first_token_s=None if first_token is None else parse_seconds(first_token),
         per_token_s=None if per_token is None else parse_seconds(per_token),
         degradation=degradation, prefer=prefer, threads=threads, below_4_bits=below_4_bits, windowed=windowed,
-        lending=lending, uncalibrated=uncalibrated, balanced=balanced,
+        lending=lending, guesses=guesses, uncalibrated=uncalibrated, balanced=balanced,
     )  # fmt: skip
     key = table_key(described)
     known = recall(key, here.fingerprint)
     return make_plan(
         described, here, budget, measured=known.degradation, measured_bytes=known.holders, proved=known.proved,
-        sensitivities=recall_sensitivities(key), torch_bytes=torch_bytes,
+        guessed=known.guesses, sensitivities=recall_sensitivities(key), torch_bytes=torch_bytes,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Workload:
     """The work to plan for: `context` positions per sequence, of which `prompt` come in and `output` go out.
 
     `given` of the prompt's positions at most are no words: what pictures became takes them. There are so many
-    `pictures` in all prompts.
+    `pictures` in all prompts. A step has room for `guesses` more words than there are sequences.
     """
 
     context: int = DEFAULT_CONTEXT
@@ -49,12 +49,14 @@ class Workload:
     task: str = "chat"
     given: int = 0
     pictures: int = 0
+    guesses: int = 0
     train: Train | None = None
 
     def __post_init__(self) -> None:
         need(self.context >= 2, f"a context of {self.context} holds no word and its answer; use 2 or more", UsageError)
         need(self.batch >= 1, f"a batch of {self.batch} is empty; use 1 or more", UsageError)
         need(0 <= self.given < self.context, f"{self.given} positions for images in {self.context}", UsageError)
+        need(self.guesses >= 0, f"{self.guesses} guesses in a step", UsageError)
         need(self.prompt >= 1 and self.output >= 1, "prompt and output are at least one token", UsageError)
 
     @property

@@ -18,7 +18,6 @@ from pintpot.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from pintpot.model.spec import Model
     from pintpot.planner.plan import Plan
-    from pintpot.runtime.drafter import Drafter
     from pintpot.runtime.module import ModuleSession
     from pintpot.runtime.session import Session
     from pintpot.server.served import Served
@@ -35,8 +34,6 @@ MODULE_BODY_BYTES = 1 << 20
 """Of a body for a model that writes no words; sound comes as a form, whose file goes to disk."""
 DEFAULT_PORT = 8080
 NUM_BUDGETS = 9
-SAMPLE = 'A pint pot holds 1 pint; Größe, 東京, \N{SLIGHTLY SMILING FACE} {"a": [1, 2]}\n\tdef f(x): return x'
-"""What two models that share their words read alike."""
 
 
 def serve(
@@ -64,11 +61,12 @@ def serve(
     """
     missing = [module for module in ("starlette", "uvicorn") if find_spec(module) is None]
     need(not missing, f"serving needs {' and '.join(missing)}: pip install pintpot[serve]", UsageError)
+    from pintpot.server.drafting import draft_bytes
     from pintpot.server.run import listen, serve_until_stopped
 
     listening = listen(host, port)
     with listening:
-        folder, memory = _folder(model_or_pack, asked, _draft_bytes(draft), progress)
+        folder, memory = _folder(model_or_pack, asked, draft_bytes(draft), progress)
         with open_serving(
             folder, name=name, draft=draft, memory_bytes=memory, waiting=waiting, answer_s=answer_s, drain_s=drain_s,
             threads=asked.get("threads"), progress=progress,
@@ -93,13 +91,17 @@ def open_serving(
     from pintpot.api import run
     from pintpot.runtime.session import Session
     from pintpot.server.admit import SERVER_BYTES, Limits
+    from pintpot.server.drafting import draft_bytes, refuse_beside
+    from pintpot.server.learning import learn
     from pintpot.server.serving import Serving
 
+    refuse_beside(folder, draft)
     with ExitStack() as closing:
         session = run(folder, threads=threads, progress=progress)
         closing.callback(session.close)
-        promised = session.plan.cost.memory_high + SERVER_BYTES + _draft_bytes(draft)
+        promised = session.plan.cost.memory_high + SERVER_BYTES + draft_bytes(draft)
         if isinstance(session, Session):
+            closing.callback(learn, folder, session)
             served: Served = _writing(session, draft, threads, waiting, closing)
             body_bytes = BODY_BYTES + BODY_BYTES_OF_TOKEN * session.engine.context
         else:
@@ -116,12 +118,17 @@ def open_serving(
 def _writing(
     session: Session, draft: str | Path | None, threads: int | None, waiting: int, closing: ExitStack
 ) -> Served:
+    from pintpot.api import run
+    from pintpot.packer.raw import pack_named
     from pintpot.runtime.service import Service
+    from pintpot.server.drafting import drafter_of
     from pintpot.server.guided import guiding_of
     from pintpot.server.writing import Writing
 
     if draft is not None:
-        session.engine.drafter = _drafter(draft, session, threads, closing)
+        opened = run(pack_named(draft), threads=threads)
+        closing.callback(opened.close)
+        session.engine.drafter = drafter_of(draft, session, opened)
     service = Service(session.engine, frozenset(session.tokenizer.eos_ids), most_waiting=waiting)
     return Writing(session, service.start(), guiding_of(session))
 
@@ -140,32 +147,6 @@ def _plans_apart(folder: Path) -> list[dict[str, Any]]:
     return plans
 
 
-def _draft_bytes(draft: str | Path | None) -> int:
-    """What a draft's pack promises to take."""
-    from pintpot.packer.manifest import read_manifest
-    from pintpot.packer.raw import pack_named
-
-    return 0 if draft is None else read_manifest(pack_named(draft))[0].plan.cost.memory_high
-
-
-def _drafter(draft: str | Path, session: Session, threads: int | None, closing: ExitStack) -> Drafter:
-    """Another open pack that guesses. Raises UsageError for one that reads words otherwise."""
-    from pintpot.api import run
-    from pintpot.packer.raw import pack_named
-    from pintpot.runtime.drafter import Drafter
-    from pintpot.runtime.session import Session
-    from pintpot.server.asking import num_words
-
-    opened = run(pack_named(draft), threads=threads)
-    closing.callback(opened.close)
-    if not isinstance(opened, Session):
-        raise UsageError(f"{draft} writes no words")
-    same = session.tokenizer.encode(SAMPLE) == opened.tokenizer.encode(SAMPLE)
-    said = f"{draft} reads words otherwise than the model that it is to guess for"
-    need(same and num_words(opened) <= num_words(session), said, UsageError)
-    return Drafter(opened.engine)
-
-
 def _folder(
     model_or_pack: str | Path, asked: dict[str, Any], beside: int, progress: Progress | None
 ) -> tuple[Path, int | None]:
@@ -180,13 +161,18 @@ def _folder(
         given = {key: value for key, value in asked.items() if key != "threads" and value}
         need(not given, "a pack has its plan; these options belong to a model", UsageError)
         return folder, None
+    taken = SERVER_BYTES + beside
+    by = f"the server itself takes {format_bytes(SERVER_BYTES)}" + f", the draft {format_bytes(beside)}" * bool(beside)
     if memory is not None:
-        taken = SERVER_BYTES + beside
-        least = f"{format_bytes(memory)} is less than the {format_bytes(taken)} that the server itself takes"
-        need(memory > taken, least, DoesNotFit)
-    within = asked if memory is None else {**asked, "memory": memory - SERVER_BYTES - beside}
+        need(memory > taken, f"of {format_bytes(memory)} nothing is left for the model: {by}", DoesNotFit)
+    within = asked if memory is None else {**asked, "memory": memory - taken}
     named = {key: str(value) if isinstance(value, Path) else value for key, value in within.items()}
-    answer = apart("pintpot.hosting", {"model": str(model_or_pack), "asked": named}, progress)
+    try:
+        answer = apart("pintpot.hosting", {"model": str(model_or_pack), "asked": named}, progress)
+    except DoesNotFit as error:
+        least = None if error.smallest_bytes is None else error.smallest_bytes + taken
+        whole = "" if memory is None else f" (of {format_bytes(memory)}: {by})"
+        raise DoesNotFit(f"{error}{whole}", least) from error
     return Path(answer["folder"]), memory
 
 
@@ -266,6 +252,7 @@ def plans_of(folder: Path) -> list[dict[str, Any]]:
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from pintpot.api import pack
     from pintpot.packer.place import found_asked
+    from pintpot.planner.guessing import OFFERED
     from pintpot.runtime.describing import shaped
 
     if "plans_of" in request:
@@ -275,6 +262,7 @@ def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     if model.language is None:
         # It was recorded for so many rows; one more request is one more call.
         return {"folder": str(found_asked(model, asked) or pack(model, progress=progress, **asked))}
+    asked["guesses"] = asked.get("guesses", OFFERED)
     batch, lent = asked.pop("batch", None), asked.pop("lending", False)
     every = [(batch, lent)] if batch else product(BATCHES, (False, True))
     ways = [{"batch": number, "lending": lending} for number, lending in every]

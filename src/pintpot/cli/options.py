@@ -85,6 +85,7 @@ PLANNING = (
     click.option("--threads", **COUNT, help="Threads that compute.  [all cores]"),
     click.option("--below-4-bits", is_flag=True, help="Allow under 4 bits before anybody measured the loss."),
     click.option("--windowed", is_flag=True, help="Allow a cache that keeps only the first and the latest words."),
+    click.option("--guesses", **COUNT, help="Guessed words that a step may check.  [8 in serve, else none]"),
     click.option("--lending", is_flag=True, help="Allow a cache smaller than --batch whole contexts; some then wait."),
     click.option(
         "--balanced", is_flag=True, help="In rounding, count pictures and words by how much the loss moves with them."
@@ -105,7 +106,8 @@ ROUNDED_ON: dict[str, Any] = {
 _RENAMED = {"prompt_tokens": "prompt", "output_tokens": "output", "num_images": "images"}
 _ASKED = (
     "memory", "context", "batch", "prompt_tokens", "output_tokens", "first_token", "per_token", "degradation", "prefer",
-    "threads", "below_4_bits", "windowed", "lending", "balanced", "uncalibrated", "machine", "image_size", "num_images",
+    "threads", "below_4_bits", "windowed", "lending", "guesses", "balanced", "uncalibrated", "machine", "image_size",
+    "num_images",
 )  # fmt: skip
 
 

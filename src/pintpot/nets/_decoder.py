@@ -87,12 +87,12 @@ def decoder_work(config: Mapping[str, Any], form: Form, workload: Workload, own:
 
     def stage(name: str, tokens: int, extents: Extents) -> Stage:
         ops, buffers = _parts(shape, form.weights, form.cache, form.activation, name == "prefill")
-        bounds = (("tokens", tokens), ("rows", min(tokens, batch)), *fixed)
+        bounds = (("tokens", tokens), ("rows", min(tokens, batch) if name == "prefill" else tokens), *fixed)
         program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
         return Stage(name, "language", (program,), extents)
 
     prefill = stage("prefill", form.chunk, prefill_extents(workload, form.chunk))
-    decode = stage("decode", batch, decode_extents(workload))
+    decode = stage("decode", batch + workload.guesses, decode_extents(workload))
     return Work((prefill, decode), key=(shape, form.cache, pages, form.chunk, workload))
 
 

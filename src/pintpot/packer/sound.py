@@ -47,6 +47,7 @@ def _check_plan(plan: Plan, context: int) -> None:
     need(workload.context <= context, f"a context of {workload.context} is beyond the model's {context}")
     need(0 < context <= MOST_TOKENS, f"a model with a context of {context}")
     need(workload.batch <= MOST_TOKENS // workload.context, f"a batch of {workload.batch}")
+    need(0 <= workload.guesses <= MOST_TOKENS, f"{workload.guesses} guesses in a step")
     need(workload.prompt <= MOST_TOKENS and workload.output <= MOST_TOKENS, "a prompt or answer without end")
     need(0 < plan.threads <= MOST_THREADS, f"{plan.threads} threads")
     check_parts(plan.parts, plan.form)

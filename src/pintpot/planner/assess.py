@@ -1,7 +1,4 @@
-"""The one road from steps to a plan: check, promise, rewrite, lay out, place, price, and hold against the budget.
-
-A `Bench` walks it for one question and remembers what choices have in common, so that thousands can be weighed.
-"""
+"""The one road from steps to a plan: check, promise, rewrite, lay out, place, price, and hold against the budget."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from pintpot.planner.calibrating import TOKENS, calibrating_bytes, calibrating_s
 from pintpot.planner.cost import Cost, Holder
 from pintpot.planner.degradation import expected, gentler, steps_key
 from pintpot.planner.draft import Draft, Priced
+from pintpot.planner.guessing import gain_of
 from pintpot.planner.holders import (
     all_holders,
     constant_holders,
@@ -44,7 +42,7 @@ Fixed = tuple[tuple[Holder, ...], tuple[Holder, ...]]
 
 
 class Bench:
-    """Makes plans of steps for one question."""
+    """Makes plans of steps for one question; what choices have in common it remembers: thousands can be weighed."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
@@ -106,7 +104,8 @@ class Bench:
         steps, form = (made.steps, made.form) if place is None else ((*made.steps, place), place.promise(made.form))
         tokens = TOKENS if self.question.model.language is not None else 0
         calibrating = calibrating_s(made.form, made.steps, made.prices.rates, tokens)
-        cost = replace(priced.cost, pack_s=priced.cost.pack_s + calibrating, calibrate_s=calibrating)
+        gain = gain_of(priced, self.question.guesses)
+        cost = replace(priced.cost, pack_s=priced.cost.pack_s + calibrating, calibrate_s=calibrating, guessing=gain)
         return _plan(self.question, steps, form, cost, made.degradation)
 
     def prices(self, form: Form) -> Prices:

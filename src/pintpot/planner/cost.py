@@ -87,12 +87,25 @@ class StageCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """Words a second with guessed ones over those without, `low` to `high`; `measured` where guesses were seen before.
+
+    `token_share` is what one more token takes of a step.
+    """
+
+    low: float
+    high: float
+    token_share: float
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """Everything a plan promises but quality: memory by holder, stages, opening and packing.
 
     The stages are those of the whole workload, of a language model the prompts of all sequences in shared chunks, then
     their answers side by side. `pack_s` is the whole making of the pack, `calibrate_s` of it; `page_s` what it takes to
-    move one page of a cache that sequences share to the disk, or back.
+    move one page of a cache that sequences share to the disk, or back; `guessing` what guessed words would bring.
     """
 
     holders: tuple[Holder, ...]
@@ -102,6 +115,7 @@ class Cost:
     pack_bytes: int
     calibrate_s: Span = ZERO
     page_s: Span = ZERO
+    guessing: Gain | None = None
 
     @property
     def memory_low(self) -> int:

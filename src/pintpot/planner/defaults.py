@@ -57,7 +57,7 @@ def _workload(model: Model, chosen: dict[str, Any]) -> Workload:
     if model.language is None:
         # A network that draws is run so many times for one answer; all others once.
         repeats = (model.parts[0].config.get("kind") or {}).get("repeats")
-        no_words = ("context", "batch", "prompt", *(() if repeats else ("output",)))
+        no_words = ("context", "batch", "prompt", "guesses", *(() if repeats else ("output",)))
         words = [key for key in no_words if key in chosen]
         need(not words, f"{model.name} has no {' or '.join(words)}; its example inputs say what it takes", UsageError)
         output = chosen.get("output") or repeats or 1
@@ -74,7 +74,7 @@ def _workload(model: Model, chosen: dict[str, Any]) -> Workload:
     tokens = " and ".join(f"{count} tokens of {key}" for key, count in work.items())
     need(wanted <= most or not given, f"{tokens} do not fit a context of {most}; {remedy}", UsageError)
     context = context if "context" in chosen else max(context, wanted)
-    made = Workload(context=context, batch=chosen.get("batch") or 1, **work)
+    made = Workload(context=context, batch=chosen.get("batch") or 1, guesses=chosen.get("guesses") or 0, **work)
     return replace(made, given=shown["given"], pictures=shown["pictures"])
 
 

@@ -9,6 +9,7 @@ from pintpot.budget import Train
 from pintpot.model.joined import ASIDE
 from pintpot.planner.calibrating import TOKENS
 from pintpot.planner.cost import Span, StageCost
+from pintpot.planner.guessing import OFFERED
 from pintpot.planner.plan import NATS, Advice, Plan, Rejected
 from pintpot.units import format_bytes, format_bytes_up, format_rate, format_seconds
 
@@ -159,6 +160,11 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     one = ends.get(plan.budget.workload.task, (("each answer", cost.per_token_s),))
     for what, span in (*one, ("opening", cost.open_s)):
         rows.append(SpeedRow(what, format_seconds(span.high), format_seconds(span.low)))
+    if cost.guessing is not None:
+        gain = cost.guessing
+        known = "as they were right before" if gain.measured else "how often they are right was not measured"
+        known += "" if plan.budget.workload.guesses else f"; with --guesses {OFFERED}"
+        rows.append(SpeedRow("guessed words, looked up", f"{gain.low:.3g} times", f"{gain.high:.3g} times", known))
     if cost.page_s.high:
         rows.append(
             SpeedRow("a page of the cache to disk", format_seconds(cost.page_s.high), format_seconds(cost.page_s.low))

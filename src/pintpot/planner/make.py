@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pintpot.budget import Budget
@@ -41,13 +41,15 @@ def make_plan(
     measured_bytes: Mapping[str, tuple[int, int]] | None = None,
     sensitivities: Sensitivities | None = None,
     proved: Mapping[str, tuple[float, float]] | None = None,
+    guessed: Sequence[tuple[float, float]] = (),
     torch_bytes: int = 0,
     strategy: Strategy = joint,
 ) -> Plan:
     """The best plan for this model on this machine that keeps the budget; `prefer` says best in what.
 
-    With `sensitivities` each weight may have a format of its own; `proved` is what proofs found over their sums. Of a
-    module of PyTorch, `torch_bytes` is what a process weighs that runs some.
+    With `sensitivities` each weight may have a format of its own; `proved` is what proofs found over their sums, and
+    `guessed` how guessed words went (see `gain_of`). Of a module of PyTorch, `torch_bytes` is what a process weighs
+    that runs some.
 
     "memory" asks for the least memory that keeps the other limits. The same arguments give the same plan, byte for
     byte. Raises DoesNotFit with the smallest budget that would do and what would have to give; UsageError for a
@@ -55,6 +57,7 @@ def make_plan(
     """
     question = _question(model, machine, budget, priors, measured, measured_bytes)
     question = replace(question, sensitivities=sensitivities, proved=proved or {}, torch_bytes=torch_bytes)
+    question = replace(question, guesses=tuple(guessed))
     searches = _Searches(question)
     smallest, in_least = searches.smallest()
     if smallest is None or smallest > budget.memory_bytes:

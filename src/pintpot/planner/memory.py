@@ -32,11 +32,13 @@ class Recalled:
     """What is known of a model: degradation by the key of the steps, bytes by holder.
 
     `proved` is what degradations were found to be over what the table of its weights had said, by how was rounded.
+    `guesses` are shares of runs: of guessed words that were right, and of steps that had any.
     """
 
     degradation: Mapping[str, Degradation] = field(default_factory=dict)
     holders: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     proved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    guesses: tuple[tuple[float, float], ...] = ()
 
 
 def remember(
@@ -47,13 +49,15 @@ def remember(
     degradation: Degradation | None = None,
     holders: Mapping[str, int] | None = None,
     proved: tuple[float, float] | None = None,
+    guesses: tuple[float, float] | None = None,
     folder: Path | None = None,
 ) -> None:
     """Keep what was measured of a plan on the machine of this fingerprint, under the `table_key` of its model.
 
-    What is None was not measured. `proved` is what the degradation of its formats was found to be over the middle of
-    what a table had said, low..high. Quality belongs to the weights and steps, whatever the machine, and what was
-    measured on more words stays; bytes belong to the machine and to the program as it is installed, too.
+    What is None was not measured; `guesses` are as in `Recalled`. `proved` is what the degradation of its formats was
+    found to be over the middle of what a table had said, low..high. Quality belongs to the weights and steps, whatever
+    the machine, and what was measured on more words stays; bytes belong to the machine and to the program as it is
+    installed, too.
     Raises BadInput where the home cannot be written or holds a file that is none of ours.
     """
     steps = steps_key(plan.steps)
@@ -65,6 +69,8 @@ def remember(
             seen = data.setdefault("proved", {})
             rounding = rounding_key(plan.steps)
             seen[rounding] = [*seen.get(rounding, []), list(proved)][-KEPT:]
+        if guesses is not None:
+            data["guesses"] = [*data.get("guesses", []), list(guesses)][-KEPT:]
         here = data["machines"].setdefault(_here(fingerprint), {"holders": {}})
         for name, num_bytes in (holders or {}).items():
             if name in HOLDERS:
@@ -87,6 +93,7 @@ def recall(key: str, fingerprint: str, *, folder: Path | None = None) -> Recalle
             {key: _degradation(*spans) for key, spans in data["degradation"].items()},
             {name: (min(seen), max(seen)) for name, seen in here["holders"].items()},
             {key: _outer(spans) for key, spans in data.get("proved", {}).items()},
+            tuple((float(right), float(covered)) for right, covered in data.get("guesses", [])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is not a record of measurements ({error!r}); remove it") from error

@@ -13,7 +13,7 @@ from pintpot.contract.step import Step, step_from_json
 from pintpot.contract.training import TrainingForm
 from pintpot.errors import BadInput, UsageError, need
 from pintpot.model.spec import Part
-from pintpot.planner.cost import ZERO, Cost, Holder, Span, StageCost
+from pintpot.planner.cost import ZERO, Cost, Gain, Holder, Span, StageCost
 from pintpot.techniques import classes
 
 VERSION = 3
@@ -188,4 +188,6 @@ def _cost(data: Mapping[str, Any]) -> Cost:
     holders = tuple(Holder(**item) for item in data["holders"])
     calibrating = Span(**data["calibrate_s"]) if "calibrate_s" in data else ZERO
     page = Span(**data["page_s"]) if "page_s" in data else ZERO
-    return Cost(holders, stages, Span(**data["open_s"]), Span(**data["pack_s"]), data["pack_bytes"], calibrating, page)
+    gain = Gain(**data["guessing"]) if data.get("guessing") else None
+    opening, packing = Span(**data["open_s"]), Span(**data["pack_s"])
+    return Cost(holders, stages, opening, packing, data["pack_bytes"], calibrating, page, gain)

@@ -22,7 +22,7 @@ class Question:
     `measured_bytes` does the same for holders of memory whose size no choice changes, by name. `sensitivities` is what
     each of the weights costs in each format, None where that was never measured; `proved` what proofs found over
     such sums, by how was rounded. `torch_bytes` is what a process holds that runs modules of PyTorch, 0 where none
-    is run.
+    is run. `guesses` say how guessed words went, see `planner.guessing`.
     """
 
     model: Model
@@ -34,6 +34,7 @@ class Question:
     sensitivities: Sensitivities | None = None
     proved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     torch_bytes: int = 0
+    guesses: tuple[tuple[float, float], ...] = ()
 
     @cached_property
     def expects(self) -> Expectations:

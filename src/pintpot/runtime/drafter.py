@@ -11,6 +11,8 @@ from array import array
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING
 
+from pintpot.planner.guessing import ANYTHING, best
+from pintpot.planner.plan import Plan
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.scheduler import Answer, Part
 
@@ -26,6 +28,18 @@ class Drafter:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.round_s = 0.0
+
+    def gain(self, plan: Plan) -> float:
+        """The most that it could bring to the words a second of a plan, were it right as often as good drafts are.
+
+        Where it does not pay nothing is guessed, so it brings no less than 1.
+        """
+        guessing, step = plan.cost.guessing, plan.cost.stage("decode").each_s.mid
+        if guessing is None or not step:
+            return 1.0
+        batch, guesses = plan.budget.workload.batch, plan.budget.workload.guesses
+        making = self._engine.plan.cost.stage("decode").each_s.mid / step
+        return best(ANYTHING[1], 1.0, guessing.token_share * batch, max(1, guesses // batch), making)
 
     def propose(self, wished: Items[tuple[Answer, int]]) -> list[tuple[int, ...]]:
         """Up to so many next words of each answer; none where the draft has still to read, or has no place."""

@@ -15,8 +15,7 @@ from pintpot.program.spec import Program, Work
 from pintpot.runtime.arguments import Arguments
 from pintpot.runtime.bound import Stages
 from pintpot.runtime.given import Given, Look
-from pintpot.runtime.guesses import Pace
-from pintpot.runtime.guessing import Guesser, Guessing
+from pintpot.runtime.guessing import Guesser, Guessing, pace_of
 from pintpot.runtime.likely import likely_of
 from pintpot.runtime.moving import NO_MOVES, Moves, Moving
 from pintpot.runtime.pages import PagePool, PageTable
@@ -54,11 +53,11 @@ class Engine:
         most = num_pages // program.bound("sequences") if cache.window else None
         self.pool = PagePool(num_pages, cache.page_tokens, most)
         self.prefixes: Prefixes | None = None
-        self.pace = Pace()
         self.drafter: Guesser | None = None
         self.mover: Moving | None = None
         tables = [PageTable(self.pool, slots.cache_keep) for _ in range(program.bound("sequences"))]
         self.sequences = tuple(Sequence(seat, table, self.context) for seat, table in enumerate(tables))
+        self.pace = pace_of(plan)
         self._given = Given(program, plan.config)
         for sequence in self.sequences:
             sequence.first_row = sequence.seat * self._given.num_rows
@@ -96,6 +95,8 @@ class Engine:
             sections=self._given.sections,
             output=self.plan.budget.workload.output,
             mover=self.mover,
+            guessing=self._guessing() if self.plan.budget.workload.guesses else None,
+            step_tokens=self.stage("decode").program.bound("tokens"),
         )
         return self._drawn(self._scheduler, self._turn)
 
@@ -113,13 +114,12 @@ class Engine:
         self.reset()
         self.timing, self.ended = Timing(), ""
         form = self.plan.form
-        self.pace = Pace()
+        self.pace = pace_of(self.plan)
         self.prefixes = Prefixes(self.pool, shared=not form.cache.window)
-        step_tokens = self.stage("decode").program.bound("tokens")
         scheduler = self._scheduler = Scheduler(
             waiting, self.sequences, form.chunk, self.context, end,
             turns=turns if form.ring is None else "together", prefixes=self.prefixes, sections=self._given.sections,
-            guessing=Guessing(self.pace, step_tokens, self.context, self.drafter),
+            guessing=self._guessing(), step_tokens=self.stage("decode").program.bound("tokens"),
             output=self.plan.budget.workload.output, mover=self.mover,
         )  # fmt: skip
         try:
@@ -149,6 +149,9 @@ class Engine:
     def audit(self) -> list[str]:
         """What is wrong with the books of the cache; nothing where every page is where it should be."""
         return self.pool.audit(sequence.table for sequence in self.sequences)
+
+    def _guessing(self) -> Guessing:
+        return Guessing(self.pace, self.stage("decode").program.bound("tokens"), self.context, self.drafter)
 
     def _forget_prefixes(self, scheduler: Scheduler) -> None:
         for index in (*(answer.index for answer in scheduler.live), *scheduler.lending.stopped):
@@ -252,7 +255,9 @@ class Engine:
             read, total = scheduler.progress()
             if read < total:
                 self.progress(read, total)
-        return scheduler.drew(replay, tokens, likely_of(self.stage(replay.stage), replay.parts, tokens))
+        drawn = scheduler.drew(replay, tokens, likely_of(self.stage(replay.stage), replay.parts, tokens))
+        self.timing.decode_tokens += len(drawn) if replay.stage == "decode" else 0
+        return drawn
 
     def replay(self, stage: str, parts: tuple[Part, ...]) -> list[int] | None:
         """The tokens that the parts' rows give, which are cached then; None when it was cancelled."""

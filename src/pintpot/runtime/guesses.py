@@ -14,6 +14,8 @@ from pintpot.runtime.request import Request
 
 LONGEST, SHORTEST = 3, 2
 """Words that must have come before in the same order."""
+LEAST_JUDGED = 64
+"""Guesses from which on their share of right ones is worth to be known."""
 _FADING, _RATE = 0.98, 0.1
 _PROBE_EVERY = 50
 _SIZE = 4
@@ -57,10 +59,16 @@ class Luck:
 
 
 class Pace:
-    """How many guesses pay, from what steps take with more tokens and with fewer: seconds = fixed + each * tokens."""
+    """How many guesses pay, from what steps take with more tokens and with fewer: seconds = fixed + each * tokens.
 
-    def __init__(self) -> None:
+    Until steps of several widths were taken, one more token takes `token_share` of a step of `batch` tokens.
+    """
+
+    def __init__(self, token_share: float = 0.15, batch: int = 1) -> None:
         self.num_guessed = self.num_right = 0
+        self.num_tried = self.num_found = 0
+        self._looked_up = [0, 0]
+        self._planned = token_share / max(1e-9, 1 - min(token_share * batch, 1.0)) if token_share * batch < 1 else 1e9
         self._weight = self._tokens = self._squares = self._seconds = self._products = 0.0
 
     def took(self, num_tokens: int, seconds: float) -> None:
@@ -80,7 +88,7 @@ class Pace:
         """What one more token costs beside a whole step of so many sequences, by what was measured lately."""
         spread = self._weight * self._squares - self._tokens**2
         if spread <= 1e-6 * self._squares:
-            return 0.15
+            return self._planned / (1 + self._planned * num_sequences)
         each = max(0.0, (self._weight * self._products - self._tokens * self._seconds) / spread)
         fixed = max(0.0, (self._seconds - each * self._tokens) / self._weight)
         whole = fixed + each * num_sequences
@@ -98,8 +106,25 @@ class Pace:
             return int(luck.num_steps % _PROBE_EVERY == 0)
         return 64 if limit <= 0 else int(log(limit) / log(share))
 
-    def learn(self, luck: Luck, num_right: int, num_guessed: int) -> None:
+    def learn(self, luck: Luck, num_right: int, num_guessed: int, drafted: bool = False) -> None:
         """What became of guesses."""
         luck.learn(num_right, num_guessed)
         self.num_guessed += num_guessed
         self.num_right += num_right
+        if not drafted:
+            self._looked_up[0] += num_right
+            self._looked_up[1] += num_right + (num_right < num_guessed)
+
+    def tried(self, found: bool) -> None:
+        """Words were looked up, and there were any or not."""
+        self.num_tried += 1
+        self.num_found += found
+
+    @property
+    def shares(self) -> tuple[float, float] | None:
+        """Of words looked up, each after right ones, how many were right; of the times, how often any were found.
+
+        None where too few say so.
+        """
+        right, judged = self._looked_up
+        return (right / judged, self.num_found / self.num_tried) if judged >= LEAST_JUDGED else None

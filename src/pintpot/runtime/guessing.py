@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from pintpot.planner.plan import Plan
 from pintpot.runtime.guesses import Pace, looked_up, may_guess
 from pintpot.runtime.scheduler import Answer, Part
 
@@ -15,6 +16,9 @@ class Guesser(Protocol):
     """Makes guesses; `round_s` is what one word of each answer takes."""
 
     round_s: float
+
+    def gain(self, plan: Plan) -> float:
+        """The most that its guesses could bring to a plan's words a second."""
 
     def propose(self, wished: Sequence[tuple[Answer, int]]) -> list[tuple[int, ...]]:
         """Up to so many next words of each answer."""
@@ -34,7 +38,10 @@ class Guessing:
             sequence, luck = part.answer.sequence, part.answer.luck
             most = self._most(part.answer, room)
             most = min(most, self._pace.most(luck, len(parts))) if most > 0 else 0
-            found = looked_up(sequence.tokens[: sequence.num_known], most) if most > 0 else ()
+            found: tuple[int, ...] = ()
+            if most > 0:
+                found = looked_up(sequence.tokens[: sequence.num_known], most)
+                self._pace.tried(bool(found))
             parts[place] = _with_guesses(part, found)
             room -= len(found)
         if self._drafter is not None and room > 0:
@@ -44,7 +51,7 @@ class Guessing:
     def learn(self, part: Part, num_right: int) -> None:
         """So many of a part's guesses were right."""
         luck = part.answer.draft_luck if part.drafted else part.answer.luck
-        self._pace.learn(luck, num_right, len(part.guessed))
+        self._pace.learn(luck, num_right, len(part.guessed), part.drafted)
 
     def _draft(self, parts: list[Part], room: int, drafter: Guesser) -> None:
         """Let the draft guess where nothing was looked up."""
@@ -66,6 +73,12 @@ class Guessing:
             return 0
         left = answer.request.max_tokens - answer.num_drawn - 1
         return max(0, min(room, left, self._context - sequence.num_known))
+
+
+def pace_of(plan: Plan) -> Pace:
+    """What guesses cost by a plan's own figures."""
+    gain = plan.cost.guessing
+    return Pace() if gain is None else Pace(gain.token_share, plan.budget.workload.batch)
 
 
 def _with_guesses(part: Part, guessed: tuple[int, ...], drafted: bool = False) -> Part:

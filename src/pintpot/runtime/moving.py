@@ -54,7 +54,7 @@ class Moving:
         program = bound.program
         self.moves = Moves(plan.cost.page_s.mid)
         self._plan, self._bound, self._folder = plan, bound, folder
-        self._step_tokens = program.bound("sequences")
+        self._step_tokens = program.bound("tokens")
         caches = [buffer for buffer in program.buffers if buffer.holder == "cache"]
         self._page_bytes = [(one.name, buffer_bytes(program, one) // program.bound("pages")) for one in caches]
         self._record_bytes = -(-sum(size for _, size in self._page_bytes) // ALIGN) * ALIGN

@@ -13,6 +13,8 @@ MOST_STEPS = 1 << 16
 class Timing:
     """What replays took: tokens and seconds of prompts, and of words after the first, of all sequences together.
 
+    `decode_tokens` are words that came of steps, without guesses that were wrong; whoever takes steps counts them.
+
     `longest_chunk_s` is the longest that one replay of prompts took: so much longer may somebody wait for a word.
     """
 
@@ -30,7 +32,6 @@ class Timing:
             self.prompt_s += seconds
             self.longest_chunk_s = max(self.longest_chunk_s, seconds)
             return
-        self.decode_tokens += num_tokens
         self.decode_s += seconds
         if len(self.step_s) < MOST_STEPS:
             self.step_s.append(seconds)

@@ -32,7 +32,11 @@ class Writing:
         return {"context_length": self.session.engine.context}
 
     def told(self) -> str:
-        return f"{self.session.engine.num_sequences} at once, {self.session.engine.context} tokens each"
+        engine, plan = self.session.engine, self.session.plan
+        gain, drafter = plan.cost.guessing, engine.drafter
+        looked_up = "" if gain is None else f", words looked up: {gain.low:.3g} to {gain.high:.3g} times the speed"
+        drafted = "" if drafter is None else f", the draft's: 1 to {drafter.gain(plan):.3g}"
+        return f"{engine.num_sequences} at once, {engine.context} tokens each{looked_up}{drafted}"
 
     def gauges(self) -> dict[str, Any]:
         state, counts, plan = self.service.state(), self.service.counts, self.session.plan
