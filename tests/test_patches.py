@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from modules import MB, left, opened, planned
+from modules import MB, left, opened, planned, question_of
 from torch import nn
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 import pintpot
 from pintpot.contract.step import Step
 from pintpot.errors import NotApplicable
+from pintpot.machine.null import null_machine
 from pintpot.model.spec import Model
+from pintpot.planner.make import make_plan
 from pintpot.planner.names import BUFFERS
 from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
@@ -139,11 +141,14 @@ def test_networks_without_a_first_stage_are_left_alone_with_a_reason(tmp_path: P
 
 
 def test_a_tight_budget_brings_patches(tmp_path: Path) -> None:
-    """In the least memory there is a plan for it makes patches by itself."""
+    """In the least memory there is a plan for it makes patches by itself; with room only where they are faster."""
     torch.manual_seed(9)
     net = Pooled(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 8, 3, 2, 1), nn.ReLU()).eval()
     model = pintpot.adapt(net, torch.randn(1, 3, 448, 448), folder=tmp_path / "m")
     whole = step_bytes(program(planned(model, AsStored())))
+    comfortable = make_plan(model, null_machine(), question_of(model).budget)
+    assert not any(isinstance(step, PatchStage) for step in comfortable.steps)
+    assert any("PatchStage" in row.what and "slower" in row.reason for row in comfortable.rejected)
     tight = pintpot.plan(model, memory=pintpot.plan(model, memory=800 * MB, threads=1).smallest_bytes + MB, threads=1)
     assert any(isinstance(step, PatchStage) for step in tight.steps)
     assert step_bytes(program(tight)) < whole - 12 * MB

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
-from modules import MB, opened, planned
+from modules import MB, opened, planned, question_of
 from torch import nn
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
 import pintpot
 from pintpot.errors import NotApplicable
+from pintpot.machine.null import null_machine
 from pintpot.model.spec import Model
+from pintpot.planner.make import make_plan
 from pintpot.planner.names import BUFFERS
 from pintpot.planner.plan import Plan
 from pintpot.planner.rebuild import rebuild_work
@@ -126,6 +128,8 @@ def test_a_tight_budget_brings_slices_and_is_held(tmp_path: Path) -> None:
     torch.manual_seed(9)
     x = torch.randn(1, 3, 256, 256)
     model = pintpot.adapt(vit(size=256).eval(), x, folder=tmp_path / "m")
+    comfortable = make_plan(model, null_machine(), question_of(model).budget)
+    assert not any(isinstance(step, SlicedAttention) for step in comfortable.steps)
     wide = pintpot.plan(model, memory=800 * MB, threads=1)
     tight = pintpot.plan(model, memory=wide.smallest_bytes + MB, threads=1)
     assert any(isinstance(step, SlicedAttention) for step in tight.steps)

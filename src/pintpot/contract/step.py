@@ -75,12 +75,14 @@ class Step:
     """The base of every technique; a technique is a frozen dataclass whose fields are its knobs.
 
     `paper` is where the idea comes from, `needs` the statistics that `transform`, `round` and `counts` want (MOMENTS,
-    SCALES, GRADIENTS of `contract.statistics`). All verbs do nothing by default.
+    SCALES, GRADIENTS of `contract.statistics`). All verbs do nothing by default. A step that is there `for_memory` is
+    taken for speed only where a plan is faster with it than prices are off.
     """
 
     paper: ClassVar[str]
     facet: ClassVar[Facet]
     needs: ClassVar[frozenset[str]] = frozenset()
+    for_memory: ClassVar[bool] = False
     target: str = "all"
 
     @property

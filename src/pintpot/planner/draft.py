@@ -91,6 +91,10 @@ class Priced:
     cost: Cost
 
     @property
+    def steps(self) -> tuple[Step, ...]:
+        return self.draft.steps
+
+    @property
     def budget(self) -> Budget:
         return self.draft.budget
 

@@ -182,6 +182,9 @@ def _why_worse(other: Priced, plan: Plan) -> str:
     if theirs[0] > mine[0]:
         if not mine[0]:
             return f"{labels[prefer]}: {theirs[0]:.2g} nats a token, against none"  # seconds and bytes are never 0
+        gain = 1 - other.cost.total_s.mid / plan.cost.total_s.mid
+        if prefer == "speed" and gain >= 0:
+            return f"{gain:.1%} faster at most, which is less than prices are off"
         ratio = theirs[0] / mine[0]
         return f"{labels[prefer]}: {ratio:.3g} times" if ratio >= 1.005 else f"{labels[prefer]}, by less than 0.5%"
     seconds = ("equally fast", other.cost.total_s.mid, plan.cost.total_s.mid)

@@ -24,6 +24,7 @@ from pintpot.planner.draft import Draft, Priced
 from pintpot.planner.gentle import gentlest
 from pintpot.planner.mixtures import choices, work_of
 from pintpot.planner.plan import Plan
+from pintpot.planner.price import PRICED_WITHIN
 from pintpot.planner.space import Choice, Dimension, Space
 
 EXHAUSTIVE = 2000
@@ -131,7 +132,8 @@ class Search:
 
     def _hope(self, placing: Placing, seconds: float) -> Rank:
         """The best rank that a plan of no fewer seconds could have."""
-        return _rank(seconds, placing.draft.degradation.high, placing.least_bytes, self.budget.prefer)
+        weighed = seconds * doubt(placing.draft.steps)
+        return _rank(weighed, placing.draft.degradation.high, placing.least_bytes, self.budget.prefer)
 
     @property
     def best_choice(self) -> Choice | None:
@@ -195,7 +197,13 @@ class Search:
 
 def rank(plan: Plan | Priced, prefer: Prefer) -> Rank:
     """Sort key, smaller is better; later entries break ties."""
-    return _rank(plan.cost.total_s.mid, plan.degradation.high, plan.cost.memory_high, prefer)
+    seconds = plan.cost.total_s.mid * doubt(plan.steps)
+    return _rank(seconds, plan.degradation.high, plan.cost.memory_high, prefer)
+
+
+def doubt(steps: Iterable[Step]) -> float:
+    """What the seconds of a plan are taken for, beside those of one without steps that are there for memory."""
+    return PRICED_WITHIN if any(step.for_memory for step in steps) else 1.0
 
 
 def _keeps(seconds: Span, limit: float | None, times: int = 1) -> bool:

@@ -41,6 +41,7 @@ class SlicedAttention(Step):
 
     paper: ClassVar[str] = "Self-attention Does Not Need O(n^2) Memory, Rabe and Staats 2021, arXiv:2112.05682"
     facet: ClassVar[Facet] = Facet.ATTENTION
+    for_memory: ClassVar[bool] = True
     slices: int = 4
 
     def check(self, model: Model, form: Form) -> None:

@@ -41,6 +41,7 @@ class PatchStage(Step):
 
     paper: ClassVar[str] = "MCUNetV2, Lin et al. 2021, arXiv:2110.15352"
     facet: ClassVar[Facet] = Facet.PATCHES
+    for_memory: ClassVar[bool] = True
     side: int = 2
 
     def check(self, model: Model, form: Form) -> None:
