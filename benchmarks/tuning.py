@@ -33,7 +33,7 @@ KINDS = ("float32", "bf16")
 def examples() -> Path:
     """One long text, so that every sequence is one example and full."""
     path = OUT / "tuning.jsonl"
-    path.write_text(json.dumps({"text": "\n\n".join(wikipedia_paragraphs(1200))}) + "\n")
+    path.write_text(json.dumps({"text": "\n\n".join(wikipedia_paragraphs(360))}) + "\n")
     return path
 
 

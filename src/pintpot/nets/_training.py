@@ -21,7 +21,7 @@ from pintpot.nets import family
 from pintpot.program.blocks import BlockOps, cut_blocks
 from pintpot.program.spec import Buffer, Extent, Op, Program, Segment, Stage, Work
 
-LOSS_BYTES = 16 << 20
+LOSS_BYTES = 8 << 20
 """Logits of a chunk of the vocabulary, and as much again that is made of them."""
 LEAST_CHUNK = 256
 STATES, GRADS, LABELS = "states.grad", ".grad", "targets"

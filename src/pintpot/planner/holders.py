@@ -54,9 +54,9 @@ WORD_BYTES = 48
 """A position of a sequence as the interpreter has it while it is worked on: a prompt's ids, an answer's text."""
 SEQUENCE_BYTES = 4096
 """The same for a sequence whatever its length."""
-LEARNING_BYTES, LEARNING_SHARE = 64_000_000, 4
-"""While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and this
-part of the buffers."""
+LEARNING_BYTES, LEARNING_SHARE = 72_000_000, 1.5
+"""While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and so
+many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
 
 
 def constant_holders(question: Question) -> tuple[Holder, ...]:
@@ -111,7 +111,7 @@ def learning_holders(
         _exactly(ACTIVATIONS, sizes.get("activations", 0)),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),
-        Holder(INSIDE, 0, LEARNING_BYTES + buffers // LEARNING_SHARE),
+        Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(LEARNING_SHARE * buffers)),
     )
 
 

@@ -17,6 +17,8 @@ ROTATING = 10.0
 BACK = 2.0
 """What a pass over values costs back, over what it costs forward."""
 ATTENTION_BACK = 2.5
+FAR = 1 << 22
+"""Values of a pass as if they came from memory: buffers are many, and each is another one."""
 CALLS = {"embed": 6.0, "linear": 12.0, "attend": 30.0}
 
 
@@ -46,7 +48,7 @@ def _demand(op: Op, program: Program, extent: Extent, products: float, values: f
         width = (op.get("heads") + 2 * op.get("kv_heads")) * op.get("head_dim")
         seen = positions_seen(op, Extent(extent.tokens, sequences=extent.sequences))
         adds = 2.0 * op.get("heads") * op.get("head_dim") * seen * tokens * attention
-        work = [Work(f"aten/attention{end}", adds)]
+        work = [Work("aten/attention", adds)]
         moved = ROTATING * values * tokens * width
     else:
         shapes = [program.shape(name) for name in op.read_all("weight")]
@@ -62,5 +64,5 @@ def _demand(op: Op, program: Program, extent: Extent, products: float, values: f
             work.append(Work("aten/product", adapted, rank))
             adds += adapted
             moved += tokens * 2 * outputs * values
-    work += [Work("aten/values", moved, round(moved / times)), Work("aten", CALLS[kind] * times * values)]
+    work += [Work("aten/values", moved, FAR), Work("aten", CALLS[kind] * times * values)]
     return Demand(tuple(work), multiply_adds=adds, ram_bytes=8.0 * moved)

@@ -18,6 +18,8 @@ from pintpot.trainer.weights import Weights
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+AT_ONCE = 1 << 20
+"""Values that are updated at a time."""
 FIXED = frozenset({"rope_freqs"})
 """What is no weight, but numbers of the architecture."""
 LEAST_RATE = 0.1
@@ -82,7 +84,10 @@ class Learned:
                 value.mul_(1 - rate * pace.weight_decay)
             m.lerp_(grad, 1 - BETAS[0])
             v.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-            value.addcdiv_(m, v.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
+            # Some rows at a time, for what they are divided by is made anew.
+            count = max(1, AT_ONCE * len(value) // value.numel())
+            for part, mean, square in zip(*(torch.split(one, count) for one in (value, m, v)), strict=True):
+                part.addcdiv_(mean, square.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
 
     def within(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Those of these names that learn."""

@@ -18,14 +18,14 @@ import torch
 from pintpot.contract.form import Form
 from pintpot.contract.training import LORA_A, LORA_B
 from pintpot.errors import Diverged
-from pintpot.kernels.torch.differentiable import COMPUTED_IN, FLOATS, Batch, Memory, rms_norm, run
+from pintpot.kernels.torch.differentiable import FLOATS, Batch, Memory, forget, rms_norm, run
 from pintpot.kernels.torch.loss import cross_entropy, head_grads
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
-from pintpot.trainer.weights import DTYPES, Weights
+from pintpot.trainer.weights import Weights
 
 Update = Callable[[Mapping[str, torch.Tensor]], None]
 
@@ -56,7 +56,6 @@ class Network:
         factors = weights.tensor("rope_freqs").numpy() if "rope_freqs" in form.weights.names else None
         tables = rope_tables(part.config, forward.bound("context"), factors)
         self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
-        self._tables[COMPUTED_IN] = torch.empty(0, dtype=DTYPES[form.training.computed_in if form.training else "f32"])
         self._at_once = form.training.at_once if form.training else 1
         self._all = self._how is not None and self._how.rank == 0
 
@@ -212,7 +211,7 @@ def _forget(memory: Memory, op: Op, later: Sequence[Op], out: str) -> None:
     wanted = {name for other in later for _, name in other.reads} | {out}
     for role, name in (*op.reads, *op.writes):
         if name not in wanted and role not in ("rope",):
-            memory.pop(name, None)
+            forget(memory, name)
 
 
 def _blocks(program: Program, form: Form) -> Iterator[Block]:

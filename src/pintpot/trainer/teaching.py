@@ -37,6 +37,8 @@ def teach(
     if how is None:
         raise UsageError("this plan is not one of learning")
     keep_freed()
+    # Gradients are often that small, and then take processors many times as long; threads to come inherit it.
+    torch.set_flush_denormal(True)
     torch.set_num_threads(plan.threads)
     with Store(model) as store:
         weights = Weights(model, store, plan.form, plan.steps)

@@ -30,7 +30,7 @@ LEARNING_RATE, WARMUP_SHARE, MOST_WARMUP = 2e-4, 0.05, 20
 CHECKPOINT_STEPS = 25
 DEFAULT_SHARE = 0.8
 RECEIPT = "tuning.json"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_KEPT = 32 << 20
 
 
@@ -152,6 +152,7 @@ def give_back() -> None:
 def keep_freed() -> None:
     """From now on what is freed is used again, not mapped anew: a step's buffers come and go all the time."""
     libc = ctypes.CDLL(None)
+    libc.mallopt(_ARENA_MAX, 1)  # what the reading thread frees is for the others, too
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
 

@@ -24,7 +24,7 @@ from pintpot.model.spec import Model
 from pintpot.model.store import Store
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-CHUNK_VALUES = 1 << 20
+CHUNK_VALUES = 1 << 18
 """Values of a weight that are decoded at a time."""
 Bytes = NDArray[np.uint8]
 

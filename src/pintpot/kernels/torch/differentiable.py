@@ -1,7 +1,9 @@
 """Ops of a decoder in PyTorch, so that its autograd can go back through them; `kernels.reference` defines each.
 
-Weights meet rows in their own dtype: what is not a product is computed in float32. Of a weight that has an adapter
-(`NAME.lora_a` [r, K], `NAME.lora_b` [N, r] in the memory) the product with both is added, `scale` times as large.
+Weights meet rows in their own dtype, and what they give stays in it until it is added to the stream of states, which is
+float32, as norms, turns and attention are. Of a weight that has an adapter (`NAME.lora_a` [r, K], `NAME.lora_b` [N, r]
+in the memory) the product with both is added, `scale` times as large. What several weights give is not put side by
+side: it lies in the memory as `OUT.0`, `OUT.1` ...
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pintpot.program.spec import Op
 
 Memory = dict[str, torch.Tensor]
 LORA_A, LORA_B, FLOATS = ".lora_a", ".lora_b", ".floats"
+MOST_PARTS = 3
 GELU_SLOPE = 2 * sqrt(2 / pi)
 
 
@@ -35,60 +38,74 @@ class Batch:
     scale: float
 
 
-Run = Callable[[Op, Memory, Batch], torch.Tensor]
+Run = Callable[[Op, Memory, Batch], tuple[torch.Tensor, ...]]
 
 
 def run(op: Op, memory: Memory, batch: Batch) -> None:
     """One op over a memory that has what it reads, and gains what it writes. Raises UnsupportedModel for others."""
     kind = str(op.get("of", op.kind))
     need(kind in RUNS, f"training knows no {kind!r} inside a block", UnsupportedModel)
-    memory[str(op.write("out"))] = RUNS[kind](op, memory, batch)
+    out, made = str(op.write("out")), RUNS[kind](op, memory, batch)
+    if len(made) == 1:
+        memory[out] = made[0]
+    else:
+        memory.update({f"{out}.{index}": part for index, part in enumerate(made)})
 
 
-def linear(op: Op, memory: Memory, batch: Batch) -> torch.Tensor:
-    """out = residual + post_norm(bias + W prologue(x)), adapters included: [T, sum N]."""
-    rows = prologue(op, memory)
-    biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
-    parts = []
-    for name, bias in zip(op.read_all("weight"), biases, strict=True):
-        out = product(rows, memory[name])
-        own = name.removesuffix(FLOATS)
+def parts(memory: Memory, name: str) -> tuple[torch.Tensor, ...]:
+    """What lies in a buffer: one tensor, or those that lie side by side."""
+    if name in memory:
+        return (memory[name],)
+    return tuple(memory[f"{name}.{index}"] for index in range(MOST_PARTS) if f"{name}.{index}" in memory)
+
+
+def forget(memory: Memory, name: str) -> None:
+    """Let go of what lies in a buffer."""
+    for key in (name, *(f"{name}.{index}" for index in range(MOST_PARTS))):
+        memory.pop(key, None)
+
+
+def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """residual + post_norm(bias + W prologue(x)) of each weight, adapters included: [T, N] each."""
+    rows, names = prologue(op, memory), op.read_all("weight")
+    near = rows.to(memory[names[0]].dtype)
+    made = []
+    for name, bias in zip(names, op.read_all("bias") or (None,) * len(names), strict=True):
+        out, own = functional.linear(near, memory[name]), name.removesuffix(FLOATS)
         if own + LORA_A in memory:
-            inner = functional.linear(rows, memory[own + LORA_A])
-            out = out + functional.linear(inner, memory[own + LORA_B]) * batch.scale
-        parts.append(out if bias is None else out + memory[bias])
-    made = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            inner = functional.linear(rows.float(), memory[own + LORA_A])
+            out = out + (functional.linear(inner, memory[own + LORA_B]) * batch.scale).to(out.dtype)
+        made.append(out if bias is None else out + memory[bias].to(out.dtype))
     after, residual = op.read("post_norm"), op.read("residual")
-    made = made if after is None else rms_norm(made, memory[after], op.get("eps"))
-    return made if residual is None else made + memory[residual]
-
-
-def product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """rows [T, K] times weight [N, K] transposed, in the weight's dtype; the result is float32."""
-    return functional.linear(rows.to(weight.dtype), weight).float()
+    if after is None and residual is None:
+        return tuple(made)
+    whole = made[0] if len(made) == 1 else torch.cat(made, dim=-1)
+    whole = whole if after is None else rms_norm(whole, memory[after], op.get("eps"))
+    return (whole if residual is None else whole + memory[residual],)
 
 
 def prologue(op: Op, memory: Memory) -> torch.Tensor:
     """The rows that meet the weights of a linear op."""
-    x, kind = memory[str(op.read("x"))], op.get("prologue", "none")
+    found, kind = parts(memory, str(op.read("x"))), op.get("prologue", "none")
     if kind == "rmsnorm":
-        return rms_norm(x, memory[str(op.read("norm"))], op.get("eps"))
+        return rms_norm(found[0], memory[str(op.read("norm"))], op.get("eps"))
     if kind == "none":
-        return x
-    gate, up = x.chunk(2, dim=-1)
+        return found[0]
+    gate, up = found
     return functional.silu(gate) * up if kind == "swiglu" else functional.gelu(gate, approximate="tanh") * up
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32."""
+    x = x.float()
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
 
 
-def attend(op: Op, memory: Memory, batch: Batch) -> torch.Tensor:
-    """Causal attention inside each example: qkv [T, (H + 2 KV) hd] -> [T, H hd]."""
+def attend(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """Causal attention inside each example: q [T, H hd], k and v [T, KV hd] -> [T, H hd]."""
     heads, kv_heads, head_dim = op.get("heads"), op.get("kv_heads"), op.get("head_dim")
-    qkv = memory[str(op.read("qkv"))].view(batch.num_sequences, -1, heads + 2 * kv_heads, head_dim)
-    q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=2)
+    found = parts(memory, str(op.read("qkv")))
+    q, k, v = (one.view(batch.num_sequences, -1, one.shape[-1] // head_dim, head_dim) for one in found)
     names = op.read("q_norm"), op.read("k_norm")
     q, k = (
         one if name is None else rms_norm(one, memory[name], op.get("eps"))
@@ -96,19 +113,15 @@ def attend(op: Op, memory: Memory, batch: Batch) -> torch.Tensor:
     )
     angles = memory[str(op.read("rope"))][batch.positions]
     q, k = (rotate(one, angles, op.get("rope", "half")) for one in (q, k))
-    dtype = memory[COMPUTED_IN].dtype
-    q, k, v = (one.transpose(1, 2).to(dtype) for one in (q, k, v))
+    # In bfloat16 the way back is several times as slow where attention is sharp, and less exact.
+    q, k, v = (one.transpose(1, 2).float() for one in (q, k, v))
     k, v = (one.repeat_interleave(heads // kv_heads, dim=1) for one in (k, v))
-    mask = hidden(batch, op.get("window", 0), dtype)
+    mask = hidden(batch, op.get("window", 0))
     out = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=op.get("scale"))
-    return out.transpose(1, 2).reshape(-1, heads * head_dim).float()
+    return (out.transpose(1, 2).reshape(-1, heads * head_dim),)
 
 
-COMPUTED_IN = "computed in"
-"""A tensor of the memory whose dtype attention computes in."""
-
-
-def hidden(batch: Batch, window: int, dtype: torch.dtype) -> torch.Tensor | None:
+def hidden(batch: Batch, window: int) -> torch.Tensor | None:
     """What is added to scores [B, 1, S, S] so that nobody sees a later token, another example, or beyond the window.
 
     None where plain causal attention says the same.
@@ -122,7 +135,7 @@ def hidden(batch: Batch, window: int, dtype: torch.dtype) -> torch.Tensor | None
         seen = seen & (at[None, :] > at[:, None] - window)
     if batch.starts is not None:
         seen = seen & (at >= batch.starts[:, :, None])
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    mask = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
     return mask.view(-1, 1, length, length)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand, Work
-from pintpot.program.passes import suffix
+from pintpot.program.passes import FAR, suffix
 from pintpot.program.spec import Extent, Op, Program
 
 OVER_LOGITS = 6.0
@@ -31,7 +31,7 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
     moved, chunks = OVER_LOGITS * extent.tokens * rows, -(-rows // chunk)
     work = (
         Work(f"aten/product{suffix(program, op)}", adds, extent.tokens),
-        Work("aten/values", moved, extent.tokens * chunk),
+        Work("aten/values", moved, FAR),
         Work("aten", 20.0 * chunks),
     )
     return Demand(work, multiply_adds=adds, ram_bytes=8.0 * moved)

@@ -8,6 +8,9 @@ from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
+READING = 0.3
+"""Of the time that rounding values into a format takes, for reading them out of it again."""
+
 
 def check(op: Op, program: Program) -> None:
     weight, out = str(op.read("weight")), str(op.write("out"))
@@ -21,4 +24,4 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     weight = program.by_name[str(op.read("weight"))]
     values = float(prod(program.shape(weight.name)))
-    return Demand((Work(f"expand/{weight.format}", values),), ram_bytes=8.0 * values)
+    return Demand((Work(f"expand/{weight.format}", READING * values),), ram_bytes=8.0 * values)
