@@ -17,7 +17,7 @@ import torch
 from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
 
 import pintpot
-from pintpot.errors import Diverged, DoesNotFit, UsageError
+from pintpot.errors import DiskTooSmall, Diverged, DoesNotFit, UsageError
 from pintpot.model.read import describe
 from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.trainer.loop import Event
@@ -179,6 +179,13 @@ def test_a_budget_that_is_too_small_is_refused_with_the_smallest(place: Path) ->
         with pytest.raises(DoesNotFit, match=why):
             tuned(place, "none", memory=memory)
     assert not (place / "none").exists()
+
+
+def test_a_full_disk_is_seen_before_the_first_step(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pintpot.meter.disk.free_bytes", lambda path: 10_000)
+    with pytest.raises(DiskTooSmall, match="its disk has"):
+        tuned(place, "full-disk")
+    assert not (place / "full-disk").exists()
 
 
 def test_values_that_are_no_numbers_end_it_with_the_step_and_the_block(place: Path) -> None:

@@ -150,15 +150,20 @@ def _placed(
         place.check(question.model, form)
         return _priced(question, asked, method, (*steps, place), place.promise(form))
 
-    # Where every weight learns all blocks stay.
-    low = most if asked_all(form) else 0
-    high, best = most, at(low)
-    least = best
-    if best.cost.memory_high <= question.budget.memory_bytes:
+    memory, whole = question.budget.memory_bytes, at(most)
+    if asked_all(form):  # then all blocks stay
+        yield whole
+        return
+    best = least = at(0)
+    if whole.cost.memory_high <= memory:
+        best = whole
+    elif least.cost.memory_high <= memory:
+        # What is read needs room of its own, so all blocks may take less than most of them.
+        low, high = 0, most - 1
         while low < high:
             middle = (low + high + 1) // 2
             tried = at(middle)
-            if tried.cost.memory_high <= question.budget.memory_bytes:
+            if tried.cost.memory_high <= memory:
                 low, best = middle, tried
             else:
                 high = middle - 1

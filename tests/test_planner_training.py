@@ -1,0 +1,149 @@
+"""Plans of learning: what holds memory, what streams where it is short, what is refused with which number, and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import K_QUANT, Tiny, write_gguf, write_hf
+
+from pintpot.budget import Budget, Train, Workload
+from pintpot.contract.form import source_form
+from pintpot.contract.training import TrainingForm
+from pintpot.errors import DoesNotFit, UsageError
+from pintpot.machine.null import null_machine
+from pintpot.model.read import describe
+from pintpot.model.spec import Model
+from pintpot.nets._training import training_work
+from pintpot.planner.degradation import shipped_priors
+from pintpot.planner.explain import explain
+from pintpot.planner.plan import Plan
+from pintpot.planner.question import Question
+from pintpot.planner.training import METHODS, Asked, make_training_plan, training_work_of
+from pintpot.program.layout import lay_out
+from pintpot.program.ops import check, op_module
+from pintpot.program.spec import Extent, Program
+from pintpot.techniques.adapt.low_rank import LowRank
+from pintpot.units import parse_bytes
+
+TRAIN = Train(length=64, sequences=4, steps=10)
+TORCH_BYTES = 200_000_000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return describe(str(write_gguf(tmp_path_factory.mktemp("plan") / "m.gguf", replace(K_QUANT, layers=4), "q8_0")))
+
+
+def question(model: Model, memory: int = 1 << 32, train: Train = TRAIN) -> Question:
+    budget = Budget(memory, Workload(task="train", train=train))
+    return Question(model, null_machine(), budget, shipped_priors(), torch_bytes=TORCH_BYTES)
+
+
+def plan(model: Model, memory: int = 1 << 32, method: str = "lora", arithmetic: str = "float32") -> Plan:
+    return make_training_plan(question(model, memory), Asked(method, arithmetic))
+
+
+def held(found: Plan) -> dict[str, int]:
+    return {holder.name: holder.high for holder in found.cost.holders}
+
+
+def test_memory_by_what_holds_it(model: Model) -> None:
+    lora, full = held(plan(model)), held(plan(model, method="full"))
+    values = sum(weight.num_values for weight in model.part("language").weights())
+    rows = {name: weight.shape for weight in model.part("language").weights() for name in [weight.name]}
+    adapters = sum(8 * sum(rows[f"layers.{layer}.{role}"]) for layer in range(4) for role in "qv")
+    # Layouts align what they lay out.
+    assert lora["adapters"] == lora["gradients"] == pytest.approx(4 * adapters, rel=0.01)
+    assert lora["optimizer states"] == pytest.approx(8 * adapters, rel=0.01)
+    assert lora["weights in RAM"] == full["weights in RAM"] == pytest.approx(4 * values, rel=0.01)
+    assert full["optimizer states"] == pytest.approx(8 * values, rel=0.01)
+    # Of the vocabulary alone gradients wait.
+    outside = sum(w.num_values for w in model.part("language").weights() if "." not in w.name)
+    assert full["gradients"] == pytest.approx(4 * outside, rel=0.01)
+    # What each block begins with, what the last one leaves, and the gradients of that.
+    assert lora["kept activations"] == 4 * TRAIN.tokens * K_QUANT.hidden * 6
+
+
+def test_less_memory_keeps_fewer_blocks_and_takes_longer(model: Model) -> None:
+    most = plan(model)
+    assert most.steps[-1].to_json()["resident"] == 5
+    memories = [most.cost.memory_high, most.cost.memory_high - 6_000_000, most.smallest_bytes + 500_000]
+    plans = [plan(model, memory) for memory in memories]
+    assert plans[0].steps == most.steps
+    for found, memory in zip(plans, memories, strict=True):
+        assert found.cost.memory_high <= memory
+    times = [found.cost.step_s.mid for found in plans]
+    assert sorted(times) == times
+    assert times[-1] > times[0]
+    assert plans[-1].steps[-1].to_json()["resident"] < 5
+    assert plans[-1].cost.stage("forward").disk_bytes > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_smallest_budget_is_one(model: Model, method: str) -> None:
+    with pytest.raises(DoesNotFit) as raised:
+        plan(model, 1_000_000, method)
+    words = str(raised.value).split()
+    smallest = parse_bytes("".join(words[2:4]))
+    assert plan(model, smallest, method).cost.memory_high <= smallest
+    with pytest.raises(DoesNotFit):
+        plan(model, smallest - 2_000_000, method)
+
+
+def test_what_was_not_taken_has_its_figures_and_its_reason(model: Model) -> None:
+    found = make_training_plan(question(model), Asked())
+    lost = {one.what: one for one in found.rejected}
+    assert any("NormalFloat" in what for what in lost)
+    assert any("EveryWeight" in what for what in lost)
+    assert all(one.memory_bytes and one.total_s and one.reason for one in lost.values())
+    told = explain(found)
+    assert {row.what for row in told.speed} >= {"forward", "backward", "update", "ask", "each step", "in all"}
+    assert "checkpoints" in told.packing
+
+
+def test_a_plan_survives_json_and_gives_the_same_work(model: Model) -> None:
+    for method in METHODS:
+        found = plan(model, method=method)
+        again = Plan.from_json(json.loads(found.dumps()))
+        assert again == found
+        assert again.dumps() == plan(model, method=method).dumps()
+        assert lay_out(training_work_of(again)) == lay_out(training_work_of(found))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_every_op_of_the_work_is_sound_and_asks_for_something(tmp_path: Path, family: str) -> None:
+    described = describe(str(write_hf(tmp_path / "m", Tiny(family=family))))
+    adapters, every = TrainingForm(4, 8.0, ("q",), states="f32"), TrainingForm(fused=True, states="f32")
+    for how in (adapters, every):
+        form = replace(source_form(described), training=how)
+        work = training_work(described.part("language"), form, Workload(train=TRAIN))
+        assert [stage.name for stage in work.stages] == ["forward", "backward", "update"]
+        for program in work.programs():
+            check(program)
+            assert [segment.first for segment in program.segments[1:]] == [s.stop for s in program.segments[:-1]]
+            for op in program.ops:
+                demand = op_module(op.kind).demand(op, program, Extent(TRAIN.tokens, 64, TRAIN.sequences))
+                assert demand.ram_bytes > 0 or demand.disk_bytes > 0
+        forward, backward = (multiply_adds(work.stage(name).programs[0]) for name in ("forward", "backward"))
+        # Computed again, then the gradients of rows, and where weights learn theirs; of attention 2.5 times as much.
+        least = 3 if how is every else 2
+        assert least * forward <= backward <= (least + 0.6) * forward
+
+
+def multiply_adds(program: Program) -> float:
+    """Of all blocks."""
+    extent = Extent(TRAIN.tokens, 64, TRAIN.sequences)
+    inside = (op for op in program.ops if op.kind != "cross_entropy")
+    return sum(op_module(op.kind).demand(op, program, extent).multiply_adds for op in inside)
+
+
+def test_what_cannot_be_asked(model: Model) -> None:
+    with pytest.raises(UsageError, match="no weights x in its layers"):
+        make_training_plan(question(model), Asked("lora", adapters=LowRank(roles="x")))
+    with pytest.raises(UsageError, match="no method 'none'"):
+        Asked("none")
+    with pytest.raises(UsageError, match="no arithmetic 'f8'"):
+        Asked(arithmetic="f8")
