@@ -116,13 +116,13 @@ class Pace:
             self._looked_up[1] += num_right + (num_right < num_guessed)
 
     def tried(self, found: bool) -> None:
-        """Words were looked up, and there were any or not."""
+        """A step of an answer, with guesses that were looked up or without."""
         self.num_tried += 1
         self.num_found += found
 
     @property
     def shares(self) -> tuple[float, float] | None:
-        """Of words looked up, each after right ones, how many were right; of the times, how often any were found.
+        """Of words looked up, each after right ones, how many were right; of the steps of answers, how many had any.
 
         None where too few say so.
         """

@@ -38,10 +38,8 @@ class Guessing:
             sequence, luck = part.answer.sequence, part.answer.luck
             most = self._most(part.answer, room)
             most = min(most, self._pace.most(luck, len(parts))) if most > 0 else 0
-            found: tuple[int, ...] = ()
-            if most > 0:
-                found = looked_up(sequence.tokens[: sequence.num_known], most)
-                self._pace.tried(bool(found))
+            found = looked_up(sequence.tokens[: sequence.num_known], most) if most > 0 else ()
+            self._pace.tried(bool(found))
             parts[place] = _with_guesses(part, found)
             room -= len(found)
         if self._drafter is not None and room > 0:
