@@ -163,9 +163,9 @@ def show(record: Record, shape: Shape, found: dict[str, Any]) -> None:
         record.verdict(f"{shape.name}: {name} gives the answer", f"{cosine:.5f}", f"{least}", cosine >= least)
     ratio = ratios["as planned"]
     record.verdict(f"{shape.name}: the plan is no slower than float32", str(ratio), f"{NEAR}", ratio.middle >= NEAR)
-    best = max(ratios[name].middle for name in ("8 bits", "4 bits", "left"))
+    best = max(ratios[name].middle for name in ("8 bits", "left"))
     share = ratio.middle / best
-    told = f"{shape.name}: of what packed in 8 or 4 bits, or left in float32, would give, the plan gives"
+    told = f"{shape.name}: of what 8 bits, or leaves left in float32, would give, the plan gives"
     record.verdict(told, f"{share:.2f}", f"{CHOSEN}", share >= CHOSEN)
 
 

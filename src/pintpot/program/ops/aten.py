@@ -62,9 +62,14 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
         values *= log2(max((2, *(size for _, sizes, _, _ in views for size in sizes))))
     what = pace(op.get("call"), op.get("args"))
     amount, size = (adds, _size(what, outs, adds)) if does == "product" else (values, round(values))
+    work = [Work("aten", 1.0)]
+    if what == "convolution":
+        # Its weight is laid out anew in each call.
+        weight = prod(views[1][1])
+        work.append(Work("aten/values", float(weight), weight))
     if what in NARROW and views[-1][0] == "bfloat16":
         what += "_bf16"
-    return Demand((Work("aten", 1.0), Work(f"aten/{what}", amount, size)), multiply_adds=adds, ram_bytes=num_bytes)
+    return Demand((*work, Work(f"aten/{what}", amount, size)), multiply_adds=adds, ram_bytes=num_bytes)
 
 
 def _size(what: str, outs: Sequence[View], adds: float) -> int:
