@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tiny import Tiny, write_hf
 
 from pintpot.contract.statistics import InputStatistics, Sensitivity
 from pintpot.contract.step import Step
-from pintpot.errors import BadInput, NotApplicable, UsageError
+from pintpot.errors import BadInput, DoesNotFit, NotApplicable, UsageError
 from pintpot.formats.tiles import unpack
 from pintpot.model.config_sections import axes_of
 from pintpot.model.read import describe
@@ -33,6 +34,7 @@ from pintpot.packer.pack import write_pack
 from pintpot.packer.packed_model import packed_model
 from pintpot.packer.raw import WEIGHTS
 from pintpot.planner.assess import assess
+from pintpot.planner.calibrating import least_bytes
 from pintpot.planner.names import WEIGHTS as WEIGHTS_HELD
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
@@ -264,6 +266,17 @@ def test_where_nothing_can_be_weighed(given: tuple[vlms.Vlm, Model, Prompts], tm
     assert Mbq.offers(model, MACHINE, plan.budget) == (), "what it brings was not shown on trained weights"
     assert Mbq().counts(Sensitivity(0.0, 0.0)) is None
     assert Mbq().counts(Sensitivity(0.5, 0.1)) == (1.0, pytest.approx(0.2))
+
+
+def test_what_pictures_became_is_counted(given: tuple[vlms.Vlm, Model, Prompts], tmp_path: Path) -> None:
+    _, model, prompts = given
+    plan = plan_of(model, (*BASE, Mbq(), Gptq()), given=48)
+    rows = sum(part.nbytes for part in prompts.rows.values())
+    least = least_bytes(plan.form, plan.steps, plan.threads, max(prompts.lengths))
+    for room, error in ((rows, None), (rows - 1, DoesNotFit)):
+        budget = replace(plan.budget, memory_bytes=least + room)
+        with nullcontext() if error is None else pytest.raises(error, match="calibrating needs"):
+            write_pack(model, replace(plan, budget=budget), tmp_path / str(room), texts=prompts)
 
 
 def test_prompts_come_back_from_their_file(given: tuple[vlms.Vlm, Model, Prompts], tmp_path: Path) -> None:

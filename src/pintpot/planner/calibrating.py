@@ -162,9 +162,11 @@ def _need_seen(question: Question, steps: Iterable[Step]) -> None:
     need(not beyond, "of a module it is known how large each column is that meets a weight, and no more", NotApplicable)
 
 
-def need_room(form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH) -> None:
-    """Raises DoesNotFit where a budget has no room to calibrate these steps."""
-    least = least_bytes(form, steps, threads, longest)
+def need_room(
+    form: Form, steps: Iterable[Step], threads: int, memory_bytes: int, longest: int = LENGTH, beside: int = 0
+) -> None:
+    """Raises DoesNotFit where a budget has no room to calibrate these steps, `beside` so many bytes."""
+    least = least_bytes(form, steps, threads, longest) + beside
     need(least <= memory_bytes, no_room(least, memory_bytes), DoesNotFit)
 
 

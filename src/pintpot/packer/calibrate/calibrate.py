@@ -64,7 +64,7 @@ def preparing(
     texts, and what reading and rounding the weights raises.
     """
     prompts = Prompts.of(texts)
-    unseen = "weighing pictures against words takes pictures to look at: give some with --pictures FOLDER"
+    unseen = "weighing pictures against words takes pictures to look at: `pintpot pack --pictures FOLDER` takes yours"
     need(prompts.pictured or not Chosen.of(plan.form, plan.steps).senses, unseen, UsageError)
     key = _key(model, plan, prompts)
     with _held(folder, key) as place:
@@ -176,10 +176,14 @@ class _Run:
         self._told(share, f"calibrating, {format_seconds(left)} left" if left > 0 else "calibrating")
 
     def _room(self, plan: Plan) -> bool:
-        """Whether the rows of all texts may stay in memory. Raises DoesNotFit where not even one text's may."""
+        """Whether the rows of all texts may stay in memory. Raises DoesNotFit where not even one text's may.
+
+        What pictures became is there throughout.
+        """
         asked, memory = (plan.form, plan.steps, plan.threads), plan.budget.memory_bytes
-        need_room(*asked, memory, max(self._lengths))
-        return spacious_bytes(*asked, self._lengths) <= memory
+        beside = sum(rows.nbytes for rows in self._prompts.rows.values())
+        need_room(*asked, memory, max(self._lengths), beside)
+        return spacious_bytes(*asked, self._lengths) + beside <= memory
 
 
 def _key(model: Model, plan: Plan, prompts: Prompts) -> str:
