@@ -16,6 +16,7 @@ from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from pintpot.budget import Workload
     from pintpot.model.spec import Model
     from pintpot.planner.plan import Plan
     from pintpot.runtime.module import ModuleSession
@@ -223,7 +224,7 @@ def plans_of(folder: Path) -> list[dict[str, Any]]:
 
     manifest, _ = read_manifest(folder)
     made, model = manifest.plan, source_model(manifest)
-    budget, load = made.budget, made.budget.workload
+    budget = made.budget
     low = max(1, made.smallest_bytes or made.cost.memory_high)
     high = 2 * max(made.cost.memory_high, low)
     plans = []
@@ -231,22 +232,36 @@ def plans_of(folder: Path) -> list[dict[str, Any]]:
         memory = round(low * (high / low) ** (index / (NUM_BUDGETS - 1)))
         try:
             one = plan(
-                model, memory=memory, context=load.context, batch=load.batch, prompt=load.prompt, output=load.output,
-                degradation=budget.degradation, prefer=budget.prefer, threads=made.threads,
+                model, memory=memory, degradation=budget.degradation, prefer=budget.prefer, threads=made.threads,
+                **_asked_again(model, budget.workload),
             )  # fmt: skip
         except DoesNotFit as error:
             plans.append({"memory": memory + SERVER_BYTES, "why": str(error)})
             continue
-        decode, first = one.cost.stage("decode"), one.cost.first_token_s
         plans.append({
             "memory": memory + SERVER_BYTES,
-            "tokens_per_s": [decode.tokens_per_s.low, decode.tokens_per_s.high],
-            "first_token_s": [first.low, first.high],
+            **_speed(one),
             "degradation": [one.degradation.low, one.degradation.high],
-            "binds": decode.binds,
+            "binds": one.cost.stages[-1].binds,
             "weights": ", ".join(str(step) for step in one.steps if step.facet in (Facet.FORMAT, Facet.PLACE)),
         })  # fmt: skip
     return plans
+
+
+def _asked_again(model: Model, load: Workload) -> dict[str, Any]:
+    """A workload in the words of a question."""
+    if model.language is None:
+        return {"output": load.output} if load.task == "denoise" else {}
+    asked = {"context": load.context, "batch": load.batch, "prompt": load.prompt - load.given, "output": load.output}
+    return {**asked, "images": load.pictures // load.batch} if load.pictures else asked
+
+
+def _speed(made: Plan) -> dict[str, list[float]]:
+    """Words and the wait for the first of them, or the whole of one answer."""
+    if made.budget.workload.task != "chat":
+        return {"answer_s": [made.cost.total_s.low, made.cost.total_s.high]}
+    decode, first = made.cost.stages[-1].tokens_per_s, made.cost.first_token_s
+    return {"tokens_per_s": [decode.low, decode.high], "first_token_s": [first.low, first.high]}
 
 
 def _prepare(request: dict[str, Any], progress: Progress) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from pintpot.server.serving import Serving
 
 Ready = Callable[[str], None]
 TICK_S = 0.5
+IDLE_S = 30
+"""Between two requests of one connection."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,7 @@ def serve_until_stopped(serving: Serving, listening: socket.socket, key: str, re
         access_log=False,
         server_header=False,
         limit_concurrency=serving.limits.connections,
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=int(serving.limits.drain_s),
     )
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
@@ -99,14 +101,25 @@ async def _tell_when_ready(server: _Server, listening: socket.socket, ready: Rea
 
 
 async def _sweep(server: _Server, serving: Serving) -> None:
-    """Close connections that have sent no whole head of a request for too long: nothing else would ever end them."""
-    seen: dict[object, float] = {}
+    """Close connections on which nothing moves for too long: nothing else would ever end them.
+
+    Of a request no whole head came, be it the first of a connection or a later one; or of an answer that was given
+    nobody takes what is left.
+    """
+    limits, since = serving.limits, dict[object, tuple[object, float]]()
     while True:
         await asyncio.sleep(TICK_S)
         now, there = time.monotonic(), set(server.server_state.connections)
-        silent = {one for one in there if getattr(one, "cycle", None) is None}
-        seen = {one: seen.get(one, now) for one in silent}
-        for one, since in seen.items():
-            transport = getattr(one, "transport", None)
-            if now - since > serving.limits.head_s and transport is not None:
+        since = {one: since[one] for one in there if one in since}
+        for one in there:
+            transport, doing = getattr(one, "transport", None), getattr(one, "cycle", None)
+            if transport is None:
+                continue
+            left = transport.get_write_buffer_size()
+            silent = doing is None or getattr(doing, "response_complete", False) or transport.is_closing()
+            state = (doing, left) if silent else None
+            if one not in since or since[one][0] != state:
+                since[one] = state, now
+            most = limits.write_s if left else limits.head_s if doing is None else IDLE_S
+            if silent and now - since[one][1] > most:
                 transport.abort()
