@@ -21,7 +21,7 @@ from tiny import write_hf
 from pintpot.budget import Budget, Workload
 from pintpot.contract.step import Step
 from pintpot.errors import DoesNotFit
-from pintpot.hosting import BATCHES, best_batch
+from pintpot.hosting.ahead import BATCHES, best_batch
 from pintpot.model.read import describe
 from pintpot.planner.assess import assess
 from pintpot.planner.cost import Span

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +74,24 @@ def test_a_signal_lets_answers_end(pack: Path) -> None:
 
 
 def test_a_killed_server_starts_again(pack: Path) -> None:
-    answers = []
+    """Killed in the middle of an answer: nothing of the pack has changed, and it answers as before."""
+    whole, answers = hashes(pack), []
     for _ in range(2):
         with process(str(pack)) as (running, told):
             talk = connect(told)
-            talk.request(
-                "POST", "/v1/completions", json.dumps({"model": told["model"], "prompt": "A", "temperature": 0})
-            )
+            asked = {"model": told["model"], "prompt": "A", "temperature": 0}
+            talk.request("POST", "/v1/completions", json.dumps(asked))
             answers.append(json.loads(talk.getresponse().read())["choices"][0]["text"])
+            talk.request("POST", "/v1/completions", json.dumps({**asked, "max_tokens": 900, "stream": True}))
+            assert talk.getresponse().readline().startswith(b"data: {")
             running.kill()
             assert running.wait(30) == -signal.SIGKILL
+        assert hashes(pack) == whole
     assert answers[0] == answers[1]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
 def test_a_model_is_planned_for_as_many_at_once_as_pay(source: Path) -> None:

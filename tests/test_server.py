@@ -24,9 +24,9 @@ import openai
 from packing import EXACT, MACHINE, opened, pack_of
 from tiny import Tiny, write_hf
 
-from pintpot import api, hosting
+from pintpot import api
 from pintpot.errors import UsageError
-from pintpot.hosting import open_serving
+from pintpot.hosting import ahead, open_serving
 from pintpot.runtime.request import Request, Sampling
 from pintpot.server.run import listen, serve_until_stopped
 from pintpot.server.serving import Serving
@@ -288,8 +288,8 @@ def test_the_page_asks_nobody_else_for_anything(server: Server) -> None:
 
 def test_what_other_budgets_would_bring(server: Server, pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "this_machine", lambda **how: MACHINE)
-    monkeypatch.setattr(hosting, "NUM_BUDGETS", 3)
-    monkeypatch.setattr(server.serving, "planning", lambda: hosting.plans_of(pack))
+    monkeypatch.setattr(ahead, "NUM_BUDGETS", 3)
+    monkeypatch.setattr(server.serving, "planning", lambda: ahead.plans_of(pack))
     found = server.ask("GET", "/plans.json")[1]["plans"]
     memory = [one["memory"] for one in found]
     assert len(memory) == 3

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,9 +20,13 @@ from pintpot.runtime.bound import Stages, addresses_of
 from pintpot.runtime.memory import PackMemory
 from pintpot.runtime.module import StageCall, fill_constants, stages_of, warm_up
 from pintpot.runtime.pictures import Picture
-from pintpot.runtime.sights import sight
+from pintpot.runtime.sights import Source, sight
 
 __all__ = ["Eyes", "drawn_inputs", "warm_up"]
+
+
+REMEMBERED = 1 << 16
+"""Pictures whose tokens are known when they come again."""
 
 
 class Eyes:
@@ -41,8 +46,9 @@ class Eyes:
         self._memory = Memory(program, addresses_of(program, layout, memory), list(memory.arenas.values()))
         forward = Forward(program, native_leaves(stages[stage.name]), self._memory)
         self._call = StageCall(recorded, forward, self._memory, part.prefix)
-        self._known: dict[bytes, Picture] = {}
-        self._row = 0
+        self._known: dict[bytes, int] = {}
+        self._row, self._lock = 0, Lock()
+        self._held: WeakSet[Picture] = WeakSet()
 
     def fill(self, layout: Layout) -> None:
         """Write what the recording came with into the memory laid out for it."""
@@ -54,24 +60,35 @@ class Eyes:
         self._memory.close()
         self._arenas = {}
 
-    def read(self, path: Path) -> Picture:
-        """A picture's file. Raises BadInput for what is none."""
-        return self.picture(sight(str(self.about["name"])).read(self.about, path))
+    def read(self, source: Source) -> Picture:
+        """A picture. Raises BadInput for what is none."""
+        with self._lock:  # one at a time: large ones take memory on their way
+            inputs = sight(str(self.about["name"])).read(self.about, source)
+        return self.picture(inputs)
+
+    @property
+    def held_bytes(self) -> int:
+        """What pictures take that somebody still has."""
+        return sum(one.nbytes for picture in tuple(self._held) for one in picture.tensors.values())
 
     def drawn(self, seed: int) -> Picture:
         """A picture that nobody took, one for each seed."""
         return self.picture(drawn_inputs(self.about, seed))
 
     def picture(self, inputs: Mapping[str, NDArray[Any]]) -> Picture:
-        """Inputs of the tower as a picture; the same ones are the same picture."""
+        """Inputs of the tower as a picture; the same ones have the same tokens, for as long as they are remembered."""
         key = b"".join(np.ascontiguousarray(one).tobytes() for _, one in sorted(inputs.items()))
         digest = _digest(key)
-        if digest not in self._known:
-            time, height, width = self.about["grid"]
-            found = Picture(self._row, (time, height, width), dict(inputs))
-            self._row += found.num_rows
-            self._known[digest] = found
-        return self._known[digest]
+        time, height, width = self.about["grid"]
+        with self._lock:
+            first = self._known.pop(digest, self._row)
+            found = Picture(first, (time, height, width), dict(inputs))
+            self._known[digest] = first
+            self._row += found.num_rows if first == self._row else 0
+            if len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._held.add(found)
+        return found
 
     def __call__(self, picture: Picture) -> dict[str, NDArray[np.float32]]:
         """Rows of embedding by the buffer that takes them."""

@@ -8,6 +8,7 @@ the first wrong guess are the answer. So guesses change no word, whatever the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from math import log
 
 from pintpot.runtime.request import Request
@@ -31,9 +32,14 @@ def looked_up(tokens: memoryview[int], most: int) -> tuple[int, ...]:
             at = data.rfind(wanted, 0, stop)
             if at >= 0 and at % _SIZE == 0:
                 first = at // _SIZE + number
-                return tuple(tokens[first : first + most])
+                return tuple(takewhile(_is_word, tokens[first : first + most]))
             stop = at + len(wanted) - 1
     return ()
+
+
+def _is_word(token: int) -> bool:
+    """And no row of a picture."""
+    return token >= 0
 
 
 def may_guess(request: Request) -> bool:

@@ -52,11 +52,11 @@ class Guessing:
         self._pace.learn(luck, num_right, len(part.guessed), part.drafted)
 
     def _draft(self, parts: list[Part], room: int, drafter: Guesser) -> None:
-        """Let the draft guess where nothing was looked up."""
+        """Let the draft guess where nothing was looked up; of pictures it knows nothing."""
         wished: dict[int, tuple[Answer, int]] = {}
         making = drafter.round_s / max(self._pace.step_s, 1e-9) / max(1, len(parts))
         for place, part in enumerate(parts):
-            most = 0 if part.guessed else self._most(part.answer, room)
+            most = 0 if part.guessed or part.answer.request.pictures else self._most(part.answer, room)
             most = min(most, self._pace.most(part.answer.draft_luck, len(parts), making)) if most > 0 else 0
             if most > 0:
                 wished[place] = part.answer, most

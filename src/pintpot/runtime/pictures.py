@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from pintpot.errors import UsageError, need
 
@@ -58,12 +59,16 @@ class Placed:
         self.ready: set[int] = set()
         self.starts: dict[int, int] = {}
         self._rows: dict[int, int] = {}
+        # What they come from is large, and kept by whoever asked, for as long as the answer takes.
+        self._sources: WeakValueDictionary[int, Picture] = WeakValueDictionary()
 
     def begin(self, pictures: tuple[Picture, ...]) -> None:
         """Lay out these; those at the beginning that are there already stay ready."""
         pairs = zip(self.pictures, pictures, strict=False)
         alike = {old.first for old, _ in takewhile(lambda pair: pair[0].first == pair[1].first, pairs)}
-        self.pictures, self.ready, self.starts, self._rows = pictures, self.ready & alike, {}, {}
+        self.pictures = tuple(replace(one, tensors={}) for one in pictures)
+        self._sources = WeakValueDictionary({one.first: one for one in pictures})
+        self.ready, self.starts, self._rows = self.ready & alike, {}, {}
         row = 0
         for picture in pictures:
             for offset in range(picture.num_rows):
@@ -73,7 +78,8 @@ class Placed:
     def within(self, tokens: Sequence[int]) -> list[Picture]:
         """The pictures that some of these tokens show."""
         shown = {token for token in tokens if token < 0}
-        return [picture for picture in self.pictures if not shown.isdisjoint(picture.tokens)]
+        found = (picture for picture in self.pictures if not shown.isdisjoint(picture.tokens))
+        return [self._sources.get(picture.first, picture) for picture in found]
 
     def row_of(self, picture: Picture) -> int:
         """The first row of a picture."""

@@ -75,7 +75,7 @@ def make_app(serving: Serving, key: str = "", loopback: bool = True) -> ASGIApp:
         return HTMLResponse(text, headers=HEADERS)
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document(one for one in endpoints() if one.PATH in serving.prepares))
+        return JSONResponse(document((one for one in endpoints() if one.PATH in serving.prepares), serving.name))
 
     routes = [
         Route("/", page),

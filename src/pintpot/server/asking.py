@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pintpot.errors import need
+from pintpot.errors import Busy, need
 from pintpot.model.tokens import encode_chat
+from pintpot.runtime.pictures import Picture
 from pintpot.runtime.request import Guide, Request
 from pintpot.runtime.session import Session
+from pintpot.runtime.showing import prompt_with
 from pintpot.server.schema import Invalid
 from pintpot.server.wire import Asked, Prompt
 
+PICTURES_BYTES = 48_000_000
+"""Of pictures that wait to be seen, as their model takes them; reading one may take as much again (`SEEING_BYTES`)."""
+SEEING_BYTES = 2 * PICTURES_BYTES
+"""What a server takes besides where it is shown pictures."""
 Guiding = Callable[[dict[str, object]], Guide]
 """Makes a guide of a JSON schema. Raises Invalid for one that cannot be followed."""
+
+
+def seeing_bytes(pictures: int | None) -> int:
+    """What a server takes besides where a prompt may have so many pictures."""
+    return SEEING_BYTES if pictures else 0
 
 
 def num_words(session: Session) -> int:
@@ -29,8 +40,9 @@ def requests_of(
     strange = [token for token, _ in asked.bias if token >= words]
     if strange:
         raise Invalid(f"logit_bias is for token {strange[0]}, and there are {words}", "logit_bias")
+    pictures = _pictures(asked, session)
     for prompt in asked.prompts:
-        tokens = _tokens(prompt, session)
+        tokens = _tokens(prompt, session, pictures)
         room = session.engine.context - len(tokens)
         first = Request(
             tokens,
@@ -39,6 +51,7 @@ def requests_of(
             asked.stop,
             bias=asked.bias,
             num_likely=asked.num_likely,
+            pictures=pictures,
         )
         check(first)
         for choice in range(asked.num_choices):
@@ -46,13 +59,30 @@ def requests_of(
     return found
 
 
-def _tokens(prompt: Prompt, session: Session) -> tuple[int, ...]:
+def _pictures(asked: Asked, session: Session) -> tuple[Picture, ...]:
+    """Raises Invalid where nobody sees, BadInput for what is no picture, Busy while too many are held."""
+    if not asked.images:
+        return ()
+    if session.eyes is None:
+        raise Invalid("this model was packed for words alone; serve one that sees with --images", "messages")
+    found = list[Picture]()
+    for image in asked.images:
+        room = session.eyes.held_bytes < PICTURES_BYTES
+        need(room, "too many images are being looked at; try again later", Busy)
+        found.append(session.eyes.read(image))
+    return tuple(found)
+
+
+def _tokens(prompt: Prompt, session: Session, pictures: tuple[Picture, ...]) -> tuple[int, ...]:
     if isinstance(prompt, str):
         tokens = session.tokenizer.encode(prompt)
         need(bool(tokens), "the prompt is empty", Invalid)
         return tuple(tokens)
     if isinstance(prompt[0], dict):
-        return tuple(encode_chat(session.tokenizer, [one for one in prompt if isinstance(one, dict)]))
+        messages = [one for one in prompt if isinstance(one, dict)]
+        if pictures and session.eyes is not None:
+            return prompt_with(session.tokenizer, messages, pictures, session.eyes.about)
+        return tuple(encode_chat(session.tokenizer, messages))
     ids, words = tuple(one for one in prompt if isinstance(one, int)), num_words(session)
     need(max(ids) < words, f"token {max(ids)} is not one of {words}", Invalid)
     return ids

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.meter.memory import attainable_bytes
 from pintpot.packer.manifest import read_manifest
 from pintpot.packer.raw import pack_named
 from pintpot.runtime.drafter import Drafter
-from pintpot.runtime.module import ModuleSession
 from pintpot.runtime.session import Session
 from pintpot.server.asking import num_words
 from pintpot.units import format_bytes
+
+if TYPE_CHECKING:
+    from pintpot.runtime.module import ModuleSession
 
 SAMPLE = 'A pint pot holds 1 pint; Größe, 東京, \N{SLIGHTLY SMILING FACE} {"a": [1, 2]}\n\tdef f(x): return x'
 """What two models that share their words read alike."""

@@ -25,13 +25,13 @@ _ERROR = {
 _REFUSED = ("400", "401", "403", "404", "405", "408", "413", "429", "503", "504")
 
 
-def document(offered: Iterable[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI document of a server whose model answers at these endpoints."""
+def document(offered: Iterable[Endpoint], model: str) -> dict[str, Any]:
+    """The OpenAPI document of a server whose model answers at these endpoints, under this name."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "Pintpot", "version": __version__},
         "paths": {
-            **{one.PATH: {"post": _asking(one)} for one in offered},
+            **{one.PATH: {"post": _asking(one, model)} for one in offered},
             "/v1/models": {"get": _telling("The model that is here.")},
             "/v1/models/{name}": {"get": _telling("One model.") | {"parameters": [_NAME]}},
             "/health": {"get": _telling("Whether the service lives.")},
@@ -45,15 +45,17 @@ def document(offered: Iterable[Endpoint]) -> dict[str, Any]:
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _asking(endpoint: Endpoint) -> dict[str, Any]:
+def _asking(endpoint: Endpoint, model: str) -> dict[str, Any]:
     sent = "multipart/form-data" if endpoint.FORM else "application/json"
     answered = {
         "application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}},
         **({"text/plain": {"schema": {"type": "string"}}} if endpoint.FORM else {}),
     }  # fmt: skip
+    body = endpoint.BODY.schema
+    body["properties"]["model"] = {"type": "string", "enum": [model]}
     return {
         "summary": endpoint.SUMMARY,
-        "requestBody": {"required": True, "content": {sent: {"schema": endpoint.BODY.schema}}},
+        "requestBody": {"required": True, "content": {sent: {"schema": body}}},
         "responses": {"200": {"description": "The answer.", "content": answered}} | _refusals(),
     }
 

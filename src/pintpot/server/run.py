@@ -80,6 +80,7 @@ async def _main(server: _Server, serving: Serving, listening: socket.socket, rea
         loop.call_soon_threadsafe(stop)
 
     serving.stop = stop_soon
+    serving.connections = lambda: tuple(server.server_state.connections)
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError, RuntimeError):  # only the main thread has signals
             loop.add_signal_handler(number, stop)

@@ -30,7 +30,7 @@ class NotServed(PintpotError):
 @dataclass
 class Serving:
     """An open model under a name. `memory_bytes` is what the whole process may take; `stop` ends the server,
-    `closing` what is open.
+    `connections` are those that are open now, `closing` what is open besides.
     """
 
     served: Served
@@ -40,6 +40,7 @@ class Serving:
     planning: Callable[[], list[dict[str, Any]]] | None = None
     draining: bool = False
     stop: Callable[[], None] = lambda: None
+    connections: Callable[[], tuple[object, ...]] = tuple
     created: int = field(default_factory=lambda: int(time.time()))
 
     closing: ExitStack = field(default_factory=ExitStack)

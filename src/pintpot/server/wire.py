@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +16,9 @@ from pintpot.server.schema import Anything, Either, Field, Flag, Invalid, Listed
 MOST_CHOICES = 8
 MOST_STOPS = 16
 _SEED = Number(-(2.0**63), 2.0**64 - 1, whole=True)
+MOST_URL = 1 << 26
 _BIAS = 100.0
+_DATA = re.compile(r"data:image/[\w.+-]{1,40};base64,", re.IGNORECASE)
 
 SHARED: dict[str, Field] = {
     "model": Text(),
@@ -34,11 +38,12 @@ SHARED: dict[str, Field] = {
     "stream_options": Record({"include_usage": Flag()}),
     "user": Text(),
 }
-_PART = Record({"type": Text(("text",)), "text": Text()}, ("type", "text"))
+_URL = Record({"url": Text(most=MOST_URL), "detail": Text()}, ("url",))
+_PART = Record({"type": Text(("text", "image_url")), "text": Text(), "image_url": _URL}, ("type",))
 _MESSAGE = Record(
     {
         "role": Text(("system", "developer", "user", "assistant", "tool")),
-        "content": Either((Text(), Listed(_PART, 1, 256)), "a text, or a list of parts of type text"),
+        "content": Either((Text(), Listed(_PART, 1, 256)), "a text, or a list of parts"),
         "name": Text(),
     },
     ("role", "content"),
@@ -86,10 +91,12 @@ Prompt = str | list[int] | list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a body asks for. `max_tokens` None is as many as there may be, `grammar` a JSON schema or None."""
+    """What a body asks for. `images` are those of a conversation, in their order; `max_tokens` None is as many as there
+    may be, `grammar` a JSON schema or None."""
 
     model: str
     prompts: tuple[Prompt, ...]
+    images: tuple[bytes, ...]
     chat: bool
     max_tokens: int | None
     sampling: Sampling
@@ -112,8 +119,14 @@ def read_chat(body: Any) -> Asked:
     found = CHAT.read(body, "")
     need(found.get("logprobs", False) or "top_logprobs" not in found, "top_logprobs goes with logprobs", Invalid)
     likely = found.get("top_logprobs", 0) if found.get("logprobs") else None
-    messages = [message | {"role": message["role"].replace("developer", "system")} for message in found["messages"]]
-    return _asked(found, (messages,), True, found.get("max_completion_tokens", found.get("max_tokens")), likely)
+    images, messages = list[bytes](), list[dict[str, Any]]()
+    for index, message in enumerate(found["messages"]):
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_part(one, f"messages[{index}].content[{at}]", images) for at, one in enumerate(content)]
+        messages.append(message | {"role": message["role"].replace("developer", "system"), "content": content})
+    most = found.get("max_completion_tokens", found.get("max_tokens"))
+    return replace(_asked(found, (messages,), True, most, likely), images=tuple(images))
 
 
 def read_completion(body: Any) -> Asked:
@@ -146,12 +159,29 @@ def _asked(
     )
     stop = found.get("stop", [])
     return Asked(
-        model=found["model"], prompts=prompts, chat=chat, max_tokens=max_tokens, sampling=sampling,
+        model=found["model"], prompts=prompts, images=(), chat=chat, max_tokens=max_tokens, sampling=sampling,
         num_choices=found.get("n", 1), stop=tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text),
         bias=_bias(found.get("logit_bias", {})), num_likely=likely, grammar=_grammar(found.get("response_format")),
         stream=found.get("stream", False), stream_usage=found.get("stream_options", {}).get("include_usage", False),
         user=found.get("user", ""),
     )  # fmt: skip
+
+
+def _part(part: dict[str, Any], at: str, images: list[bytes]) -> dict[str, Any]:
+    """A part of a message as chat templates want it; an image goes to `images`. Raises Invalid."""
+    if part["type"] == "text":
+        if "text" not in part:
+            raise Invalid(f"{at}.text is missing", f"{at}.text")
+        return {"type": "text", "text": part["text"]}
+    url = part.get("image_url", {}).get("url", "")
+    head = _DATA.match(url)
+    if head is None:
+        raise Invalid(f"{at}: an image comes as data:image/png;base64,...; none is fetched", f"{at}.image_url.url")
+    try:
+        images.append(base64.b64decode(url[head.end() :], validate=True))
+    except ValueError as error:
+        raise Invalid(f"{at}: the image is no base64: {error}", f"{at}.image_url.url") from error
+    return {"type": "image"}
 
 
 def _bias(given: dict[str, Any]) -> tuple[tuple[int, float], ...]:

@@ -6,6 +6,7 @@ values are theirs is checked when a model is recorded. A picture is [height, wid
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ Floats = NDArray[np.float32]
 MEMORY_BYTES: Final = 14_000_000
 """What importing PIL and a decoder adds, and the arrays of a picture of some 500 by 500."""
 MOST_PIXELS: Final = 40_000_000
+MOST_PIXELS_SENT: Final = 8_000_000
+"""Of one that came over a network: whoever sent it is not who has to find the memory."""
 _BILINEAR: Final = 2
 KEYS: Final = (
     "do_resize", "size", "resample", "crop_pct", "wider", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
@@ -29,16 +32,18 @@ KEYS: Final = (
 """The settings that are looked at. `wider` is a factor on the shortest edge, in place of `crop_pct`'s quotient."""
 
 
-def open_picture(path: Path) -> Picture:
-    """A picture's file as RGB. Raises BadInput for what is none, or has over 40 million pixels."""
+def open_picture(source: Path | bytes) -> Picture:
+    """A picture as RGB. Raises BadInput for what is none or has over 40 million pixels, 8 million where it was sent."""
     need_pillow()
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    sent = isinstance(source, bytes)
+    path, most = "the image" if sent else str(source), MOST_PIXELS_SENT if sent else MOST_PIXELS
     try:
-        with Image.open(path) as found:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as found:
             width, height = found.size
             size = f"{path} has {width} by {height} pixels"
-            need(width * height <= MOST_PIXELS, f"{size}; at most {MOST_PIXELS:,} are read", BadInput)
+            need(width * height <= most, f"{size}; at most {most:,} are read", BadInput)
             return np.asarray(ImageOps.exif_transpose(found).convert("RGB"))
     except UnidentifiedImageError as error:
         raise BadInput(f"{path} is no picture that PIL knows") from error

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 About = Mapping[str, Any]
 Arrays = Mapping[str, "NDArray[Any]"]
+Source = Path | bytes
+"""A picture's file, or what is in one."""
 ROWS = "given"
 """The output of a tower that takes the place of words; `given.0` and on are added behind deeper layers."""
 
@@ -44,8 +46,8 @@ class Sight(Protocol):
     def examples(self, about: About) -> Arrays:
         """Inputs of the shapes to record."""
 
-    def read(self, about: About, path: Path) -> Arrays:
-        """A picture's file as inputs of the tower. Raises BadInput for what is none."""
+    def read(self, about: About, source: Source) -> Arrays:
+        """A picture as inputs of the tower. Raises BadInput for what is none."""
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from pintpot.errors import UnsupportedModel, need
 from pintpot.runtime.kinds._pictures import drawn, open_picture, prepared
-from pintpot.runtime.sights import About, Arrays
+from pintpot.runtime.sights import About, Arrays, Source
 from pintpot.runtime.sights._common import seen, square
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ def examples_of(about: About, seed: int = 0) -> Arrays:
     return {"pixel_values": patches(prepared(drawn(height, width, seed), settings), about)}
 
 
-def read_patches(about: About, path: Path) -> Arrays:
+def read_patches(about: About, source: Source) -> Arrays:
     """Patches of a picture's file."""
-    return {"pixel_values": patches(prepared(open_picture(path), about["pictures"]), about)}
+    return {"pixel_values": patches(prepared(open_picture(source), about["pictures"]), about)}
 
 
 def patches(picture: NDArray[np.float32], about: About) -> NDArray[np.float32]:

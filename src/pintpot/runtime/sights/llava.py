@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.runtime.kinds._pictures import open_picture, prepared
-from pintpot.runtime.sights import About, Arrays
+from pintpot.runtime.sights import About, Arrays, Source
 from pintpot.runtime.sights._common import examples_of, seen, settings_of
 
 if TYPE_CHECKING:
@@ -48,5 +47,5 @@ def examples(about: About) -> Arrays:
     return examples_of(about)
 
 
-def read(about: About, path: Path) -> Arrays:
-    return {"pixel_values": prepared(open_picture(path), about["pictures"])[None]}
+def read(about: About, source: Source) -> Arrays:
+    return {"pixel_values": prepared(open_picture(source), about["pictures"])[None]}

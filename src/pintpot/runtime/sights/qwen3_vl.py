@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pintpot.runtime.sights import About, Arrays
+from pintpot.runtime.sights import About, Arrays, Source
 from pintpot.runtime.sights._patches import about_patches, examples_of, read_patches
 
 if TYPE_CHECKING:
@@ -68,5 +67,5 @@ def examples(about: About) -> Arrays:
     return examples_of(about)
 
 
-def read(about: About, path: Path) -> Arrays:
-    return read_patches(about, path)
+def read(about: About, source: Source) -> Arrays:
+    return read_patches(about, source)

@@ -5,13 +5,12 @@ A picture is seen whole, as these models do where images are not split into tile
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pintpot.runtime.kinds._pictures import open_picture, prepared
-from pintpot.runtime.sights import About, Arrays
+from pintpot.runtime.sights import About, Arrays, Source
 from pintpot.runtime.sights._common import examples_of, seen, square
 
 if TYPE_CHECKING:
@@ -58,5 +57,5 @@ def examples(about: About) -> Arrays:
     return examples_of(about)
 
 
-def read(about: About, path: Path) -> Arrays:
-    return {"pixel_values": np.ascontiguousarray(prepared(open_picture(path), about["pictures"])[None])}
+def read(about: About, source: Source) -> Arrays:
+    return {"pixel_values": np.ascontiguousarray(prepared(open_picture(source), about["pictures"])[None])}
