@@ -42,6 +42,8 @@ METHODS = ("lora", "qlora", "full")
 PART = "language"
 STARTING_S = Span(0.5, 2.0, 8.0)
 """What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
+COUNTED_WITHIN = 1.2
+"""How far what PyTorch does between products is counted off, to either side (benchmarks/tuning.py)."""
 CHECKPOINT_ROOM = 2.2
 """Of what learns with its moments, on disk: a checkpoint, the next one beside it, and the result."""
 
@@ -180,7 +182,8 @@ def _priced(question: Question, asked: Asked, method: str, steps: tuple[Step, ..
     weight_bytes = sum(weight.num_values for weight in part.weights()) * 4
     footprint = next((size for size in question.machine.sizes("read") if size >= weight_bytes), weight_bytes)
     prices = Prices(Rates(question.machine, question.threads, footprint))
-    stages = tuple(price_stage(stage.programs[0], prices, stage.extents) for stage in work.stages)
+    priced = (price_stage(stage.programs[0], prices, stage.extents) for stage in work.stages)
+    stages = tuple(replace(stage, seconds=stage.seconds.widened(COUNTED_WITHIN)) for stage in priced)
     reading = prices.rates.disk(question.model.num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
     counts = form.weights.num_values.items()
     values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
