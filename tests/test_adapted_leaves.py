@@ -218,6 +218,11 @@ def test_tables_of_words_and_layers_that_are_used_twice(tmp_path: Path) -> None:
                     assert by_name["mix.shared"].disk_bytes == 0
                 with pytest.raises((UsageError, IndexError), match=r"word \d+ is not one of|out of range"):
                     session(ids + 60)
+    plain = null_machine()
+    narrow = replace(plain, devices=(replace(plain.cpu, features=("amx_bf16",)),))
+    offers = [offer for offer in LeftInFloat.offers(model, narrow, None) if offer.kept == "bf16"]  # type: ignore[arg-type]
+    assert offers
+    assert all(offer.leaves == "mix.shared" for offer in offers)
     with pytest.raises(NotApplicable, match="tables of words"):
         planned(model, AsStored(), left(weights(model), "bf16"))
     torch.testing.assert_close(answers[0], wanted, atol=1e-5, rtol=1e-4)

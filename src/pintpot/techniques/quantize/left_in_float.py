@@ -63,9 +63,12 @@ class LeftInFloat(Step):
         least = sorted(set(rows.values()))
         sets = [tuple(name for name, count in rows.items() if count >= one) for one in least[:: _every(least)]]
         sets.append(tuple(dict.fromkeys(name for name, op in _products(model) if "axes" in op)))
-        narrow = ("bf16",) if PRODUCTS_IN_BF16.intersection(machine.cpu.features) else ()
-        names = [" ".join(one) for one in dict.fromkeys(sets) if one]
-        return tuple(cls(leaves=one, kept=kept) for kept in ("f32", *narrow) for one in names)
+        words = {name for name, op in _leaves(model) if op["kind"] == "embed"}
+        narrow = [tuple(name for name in one if name not in words) for one in sets]
+        offers = [cls(leaves=" ".join(one)) for one in dict.fromkeys(sets) if one]
+        if PRODUCTS_IN_BF16.intersection(machine.cpu.features):
+            offers += [cls(leaves=" ".join(one), kept="bf16") for one in dict.fromkeys(narrow) if one]
+        return tuple(offers)
 
     def __str__(self) -> str:
         """How many leaves there are, and a mark of which."""
