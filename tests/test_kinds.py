@@ -18,6 +18,7 @@ from published import PROCESSOR, WORDS, recorded, save, save_tokenizer
 
 import pintpot
 from pintpot.errors import BadFile, BadInput, NoFamily, UnsupportedModel, UsageError
+from pintpot.meter.home import home
 from pintpot.meter.overlap import matched_overlap, shared_probability, together
 from pintpot.model.read import describe as read
 from pintpot.model.spec import Model
@@ -101,15 +102,16 @@ def test_an_encoder_pools_as_sentence_transformers_does(bert: Path, tmp_path: Pa
         assert answer.data["embedding"] == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
-def test_the_whole_path_by_one_command(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PINTPOT_HOME", str(tmp_path / "home"))
+def test_the_whole_path_by_one_command(bert: Path) -> None:
+    packs = home() / "packs"
+    before = set(packs.iterdir()) if packs.is_dir() else set()
     words = ["run", str(bert), "--text", "cat mat", "--text", "ba", "--context", "8", "--memory", "900MB", "--json"]
     done = subprocess.run([sys.executable, "-m", "pintpot", *words], stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
     assert [one["text"] for one in found["answers"]] == ["cat mat", "ba"]
     assert all(len(one["embedding"]) == 32 for one in found["answers"])
     assert found["plan"]["parts"][0]["config"]["kind"]["tokens"] == 8
-    (kept,) = (tmp_path / "home" / "packs").iterdir()
+    (kept,) = (one for one in set(packs.iterdir()) - before if one.is_dir())
     proof = pintpot.prove(kept, runs=1)
     (cosine,) = proof.agreements
     assert (cosine.what, cosine.count) == ("cosine of embeddings", 16)
