@@ -58,7 +58,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self._refuse(401, "RepoNotFound")
             folder = hub.models[model]
             if api:
-                siblings = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
+                files = sorted(path for path in folder.rglob("*") if path.is_file())
+                siblings = [{"rfilename": path.relative_to(folder).as_posix()} for path in files]
                 return self._send(
                     200, json.dumps({"id": model, "sha": COMMIT, "siblings": siblings}).encode(), body, {}
                 )

@@ -9,11 +9,14 @@ from pintpot.errors import BadInput, need
 from pintpot.model.hub_files import TIMEOUT_S, Unreachable, cached, fetch, mapped, remember_commit
 from pintpot.model.hub_partial import fetch_large
 from pintpot.model.read import checkpoint
+from pintpot.model.safetensors import read_index
 from pintpot.model.source import LocalFolder
 
+SINGLE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
 SMALL_FILES: Final = (
     "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "model.safetensors.index.json",
+    "modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "generation_config.json", INDEX,
 )  # fmt: skip
 
 
@@ -40,12 +43,15 @@ def fetch_folder(model_id: str, *, offline: bool | None = None) -> Path:
     for name in SMALL_FILES:
         if name in names:
             fetch(repo, name, commit)
-    weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
-    wanted = ["model.safetensors"] if "model.safetensors" in names else sorted(weights)
-    need(bool(wanted), f"{repo}: there are no weights in safetensors in it", BadInput)
-    for name in wanted:
+    folder = fetch(repo, "config.json", commit).parent
+    # The same weights often lie there in other forms and precisions as well.
+    need(INDEX in names or SINGLE in names, f"{repo}: there are no weights in safetensors in it", BadInput)
+    wanted = {SINGLE}
+    if INDEX in names:
+        wanted = set(read_index((folder / INDEX).read_text(encoding="utf-8"), f"{repo}/{INDEX}").values())
+    for name in sorted(wanted):
         fetch_large(repo, name, commit)
-    return fetch(repo, "config.json", commit).parent
+    return folder
 
 
 def _whole(config: Path | None, why: str) -> Path:
