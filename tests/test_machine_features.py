@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,26 @@ def test_the_fingerprint_is_stable_and_tells_hardware_apart(tmp_path: Path) -> N
     assert fingerprint(tmp_path, proc, frozenset({0})) != mark
     assert fingerprint(tmp_path, machine(tmp_path / "b", memory_kb=8_000_000), cores) != mark
     assert fingerprint(tmp_path, machine(tmp_path / "c", ARM), cores) != mark
+
+
+def test_other_kernels_are_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc, cores = machine(tmp_path), frozenset({0, 1})
+    monkeypatch.setattr("pintpot.machine.features.kernels_path", lambda: "avx2")
+    mark = fingerprint(tmp_path, proc, cores)
+    monkeypatch.setattr("pintpot.machine.features.kernels_path", lambda: "amx")
+    assert fingerprint(tmp_path, proc, cores) != mark
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [("portable", "portable\n"), ("mmx", "UnsupportedPlatform: no instruction set is called 'mmx'")],
+)
+def test_kernels_by_name(asked: str, wanted: str) -> None:
+    pytest.importorskip("pintpot._native")
+    code = "from pintpot.machine.features import kernels_path\nprint(kernels_path())"
+    environment = {**os.environ, "PINTPOT_ISA": asked}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert wanted in done.stdout + done.stderr
 
 
 def test_this_machine() -> None:

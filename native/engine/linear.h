@@ -24,8 +24,8 @@ constexpr Cut kFewTokensCut = {128 << 10, 1};
 constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
 // Where a thread has fewer tiles than this, threads share rows of the input and not strips, as many as pay for reading
 // the weights again.
-constexpr int64_t kFewTiles = 32;
-constexpr int64_t kRowsApart = 8 * kPanelTokens;
+constexpr int64_t kFewTiles = 16;
+constexpr int64_t kRowsApart = 4 * kPanelTokens;
 // Short rows are prepared so many values at a time: claiming a part takes as long as a few hundred of them.
 constexpr int64_t kPreparedValues = 8192;
 

@@ -5,6 +5,7 @@
 #endif
 #include <dlfcn.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,13 +17,28 @@
 namespace pintpot {
 namespace {
 
-constexpr const char* kIsas[] = {"avx512", "avxvnni", "avx2", "portable"};  // best first
+constexpr const char* kIsas[] = {"amx", "avx512", "avxvnni", "avx2", "portable"};  // best first
 
 #if defined(__x86_64__)
 // Asked of cpuid itself (leaf 7, subleaf 1): older compilers have no name for it.
 bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
+}
+
+// Tiles of signed bytes, and leave of the operating system to keep state for them: it is asked of Linux once, for all
+// threads of the process, and costs a thread nothing before its first tile. Where Linux is older, or refuses because some
+// thread's stack for signals is too small for that state, there are none.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr unsigned kTiles = 3u << 24;  // AMX-TILE, AMX-INT8
+  constexpr long kAskLeave = 0x1023, kTileData = 18;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kTiles) != kTiles) return false;
+  return syscall(SYS_arch_prctl, kAskLeave, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -35,10 +51,14 @@ bool cpu_has(const std::string& isa) {
                     __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("f16c");
   if (isa == "avx2") return avx2;
   if (isa == "avxvnni") return avx2 && has_avx_vnni();
-  if (isa == "avx512")
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
+  if (isa == "avx512") return avx512;
+  if (isa == "amx") {
+    static const bool tiles = avx512 && may_use_tiles();
+    return tiles;
+  }
 #endif
   return false;
 }
@@ -76,7 +96,7 @@ const KernelTable& kernels_of(const std::string& isa) {
   static std::mutex lock;
   static std::map<std::string, const KernelTable*> loaded;
   if (std::find(std::begin(kIsas), std::end(kIsas), isa) == std::end(kIsas))
-    throw std::runtime_error("no instruction set is called '" + isa + "'; there are portable, avx2, avxvnni and avx512");
+    throw std::runtime_error("no instruction set is called '" + isa + "'; there are portable, avx2, avxvnni, avx512 and amx");
   if (!cpu_has(isa)) throw std::runtime_error("this CPU or its operating system does not offer " + isa);
   const std::lock_guard<std::mutex> hold(lock);
   const KernelTable*& table = loaded[isa];

@@ -158,6 +158,11 @@ struct Expanded {
   static constexpr bool kAffine = AFFINE, kExpanded = true;
   static constexpr int kVectors = kHalves + (kAffine ? 1 : 0);
   static constexpr int64_t kColumns = 32, kScaleBytes = 64 * kVectors, kPlaneBytes = 512;
+  static constexpr uint32_t kFlip = 0;
+  static INLINE void keep(const Scales& s, uint8_t* at) {
+    store(at, s.d[0]);
+    if constexpr (kVectors == 2) store(at + 64, kAffine ? s.m : s.d[1]);
+  }
   template <int Q>
   static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
     return load<VU>(planes + g * kPlaneBytes + Q * 64 + part * kWidth * 4);
@@ -175,15 +180,19 @@ constexpr int class_of(int bits) { return bits <= 4 ? 4 : bits <= 6 ? 6 : 8; }
 template <class F>
 using ExpandedOf = Expanded<class_of(F::kBits), F::kAffine, F::kHalves>;
 
-// Calls f with 0 to 7 as constants, one for each quad.
-template <int Q>
+// Calls f with 0 to N - 1 as constants: 0 to 7, one for each quad.
+template <int I>
 struct Index {
-  static constexpr int value = Q;
+  static constexpr int value = I;
 };
+template <int N, int I = 0, class F>
+INLINE void each_index(F f) {
+  f(Index<I>{});
+  if constexpr (I + 1 < N) each_index<N, I + 1>(f);
+}
 template <class F>
 INLINE void each_quad(F f) {
-  f(Index<0>{}), f(Index<1>{}), f(Index<2>{}), f(Index<3>{});
-  f(Index<4>{}), f(Index<5>{}), f(Index<6>{}), f(Index<7>{});
+  each_index<8>(f);
 }
 
 template <class F>

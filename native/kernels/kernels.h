@@ -1,7 +1,7 @@
 // The arithmetic of Pintpot: the table of kernels that every instruction set's shared object exports.
 //
-// libpintpot_portable.so, libpintpot_avx2.so, libpintpot_avxvnni.so (AVX2 with the byte products of VNNI) and
-// libpintpot_avx512.so are one source with different flags; each exports one C function, `pintpot_kernels()`. Kernels
+// libpintpot_portable.so, libpintpot_avx2.so, libpintpot_avxvnni.so (AVX2 with the byte products of VNNI),
+// libpintpot_avx512.so and libpintpot_amx.so (AVX-512 with tiles for many tokens) are one source with different flags; each exports one C function, `pintpot_kernels()`. Kernels
 // allocate nothing, start no threads, throw nothing, and use at most 256 KiB of stack. They check no arguments: the
 // caller does. Pointers may be unaligned except where stated.
 //
@@ -15,14 +15,14 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 6;
+constexpr int32_t kAbiVersion = 7;
 constexpr int64_t kStripRows = 16;
-constexpr int64_t kTileStrips = 3;  // the most that a product of many tokens takes at once
+constexpr int64_t kTileStrips = 6;  // whole numbers of what a product of many tokens takes at once: 2 or 3
 constexpr int64_t kGroup = 32;
 constexpr int64_t kPageTokens = 32;
 constexpr int64_t kSegmentTokens = 128;  // attention: keys are folded per segment, then segments are merged in order
 constexpr int64_t kMaxHeadDim = 256;     // head_dim: a multiple of 32, at most this
-constexpr int64_t kPanelTokens = 8;      // quantized tokens lie in panels of 8, then 4, 2, 1 for what is left
+constexpr int64_t kPanelTokens = 16;     // quantized tokens lie in panels of 16, then 8, 4, 2, 1 for what is left
 
 enum Format : int32_t {
   kF32, kF16, kBF16,
@@ -143,7 +143,7 @@ struct AttendCall {
 
 struct KernelTable {
   int32_t abi;
-  const char* isa;  // "portable", "avx2", "avxvnni", "avx512"
+  const char* isa;  // "portable", "avx2", "avxvnni", "avx512", "amx"
 
   int64_t (*strip_bytes)(int32_t format, int64_t k);
   // Tokens [first, last) of a run of num_tokens (x points at token 0): float32 rows to int8 planes, laid in panels.

@@ -1,6 +1,9 @@
 // Loops that do nothing but meet a limit of the machine: reading, copying, multiplying.
 #include "dot.h"
 #include "entry.h"
+#if defined(__AMX_INT8__)
+#include "tiles.h"
+#endif
 
 namespace pintpot {
 namespace {
@@ -73,6 +76,19 @@ void copy_loop(void* to, const void* from, size_t bytes) {
       store((uint8_t*)to + i + j * sizeof(VU), load<VU>((const uint8_t*)from + i + j * sizeof(VU)));
 }
 
+#if defined(__AMX_INT8__)
+uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations) {
+  alignas(64) uint8_t bytes[1024];
+  for (int i = 0; i < 1024; ++i) bytes[i] = (uint8_t)(i % 3);
+  const TileUse use(TileShapes(64));
+  tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+  tile_load<4>(bytes, 64), tile_load<5>(bytes, 64), tile_load<6>(bytes, 64), tile_load<7>(bytes, 64);
+  for (uint64_t r = 0; r < rounds; ++r) tile_dot<0, 4, 6>(), tile_dot<1, 4, 7>(), tile_dot<2, 5, 6>(), tile_dot<3, 5, 7>();
+  tile_store<0>(bytes);
+  *num_operations = rounds * 4 * kTileTokens * 16 * 64;
+  return bytes[0];
+}
+#else
 uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations) {
   int8_t activations[64];
   for (int i = 0; i < 64; ++i) activations[i] = (int8_t)(i - 32);
@@ -85,6 +101,7 @@ uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations) {
   *num_operations = rounds * kQuads * kDots * kWidth * 4;
   return (uint64_t)(uint32_t)total[0];
 }
+#endif
 
 uint64_t float_peak(uint64_t rounds, uint64_t* num_operations) {
   VF sums[kChains];

@@ -13,7 +13,7 @@ struct PanelOf {
 };
 
 // The number of tokens in the panel that begins when `left` tokens are left.
-INLINE int64_t panel_width(int64_t left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+INLINE int64_t panel_width(int64_t left) { return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
 }  // namespace
 }  // namespace pintpot

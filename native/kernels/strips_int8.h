@@ -3,6 +3,10 @@
 #include "dot.h"
 #include "group.h"
 #include "panel.h"
+#include "strips_out.h"
+#if defined(__AMX_INT8__)
+#include "strips_amx.h"
+#endif
 
 namespace pintpot {
 namespace {
@@ -10,17 +14,25 @@ namespace {
 // How many strips share a broadcast activation, and for how many tokens their sums stay in registers: DOTS integer sums
 // (planes times halves) and one of float32 each, beside a vector of weights for each strip.
 #if defined(__AVX512F__)
-constexpr int strips_at_once(int dots) { return dots == 1 ? kTileStrips : dots == 2 ? 2 : 1; }
+constexpr int strips_at_once(int dots) { return dots == 1 ? 3 : dots == 2 ? 2 : 1; }
 constexpr int tokens_at_once(int strips) { return strips == 1 ? 8 : 4; }
 constexpr int64_t kChunkGroups = 54;  // of all strips, expanded at a time: their bytes stay in the first cache
+#if defined(__AMX_INT8__)
+constexpr int expanded_at_once(int) { return 2; }
+template <class F>
+constexpr int64_t kManyTokens = kPanelTokens;
+#else
+constexpr int expanded_at_once(int dots) { return strips_at_once(dots); }
 template <class F>
 constexpr int64_t kManyTokens = F::kMany;
+#endif
 #else
 constexpr int strips_at_once(int) { return 1; }
+constexpr int expanded_at_once(int) { return 1; }
 constexpr int tokens_at_once(int) { return kParts == 2 ? 4 : 2; }
 constexpr int64_t kChunkGroups = 32;
 template <class F>
-constexpr int64_t kManyTokens = 2 * kPanelTokens;
+constexpr int64_t kManyTokens = kPanelTokens;
 #endif
 // How many parts of a strip share a broadcast activation, as far as registers go.
 template <class D>
@@ -52,20 +64,6 @@ template <int PLANES, class D>
 INLINE VF value_of(const D (&dots)[PLANES], VI c) {
   if constexpr (PLANES == 1) return to_float(dots[0].value(c));
   else return to_float(two_planes(dots[0], dots[1], c));
-}
-
-// Strips that are asked for during the products of those before them: two lines of each for each group, until all are.
-struct Ahead {
-  const uint8_t* at;
-  const uint8_t* stop;
-  int64_t apart;  // bytes from strip to strip
-};
-template <int S>
-INLINE void ask_for_next(Ahead& ahead) {
-  if (ahead.at >= ahead.stop) return;
-  UNROLL for (int i = 0; i < S; ++i)
-    UNROLL for (int line = 0; line < 2; ++line) __builtin_prefetch(ahead.at + i * ahead.apart + line * 64, 0, 2);
-  ahead.at += 128;
 }
 
 // T tokens from `first` of a panel of WIDTH times S strips (`apart` bytes of scales and of planes from each other),
@@ -126,35 +124,6 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
   }
 }
 
-template <int T>
-INLINE void load_out(const float* out, int64_t stride, int64_t rows, VF (&acc)[T][kParts]) {
-  UNROLL for (int t = 0; t < T; ++t) {
-    const Pack a = rows == 16 ? load16(out + t * stride) : load16_part(out + t * stride, rows, 0.0f);
-    UNROLL for (int i = 0; i < kParts; ++i) acc[t][i] = a.v[i];
-  }
-}
-template <int T>
-INLINE void store_out(float* out, int64_t stride, int64_t rows, const VF (&acc)[T][kParts]) {
-  UNROLL for (int t = 0; t < T; ++t) {
-    const Pack a = each([&](int i) { return acc[t][i]; });
-    if (rows == 16) store16(out + t * stride, a);
-    else store16_part(out + t * stride, a, rows);
-  }
-}
-
-// A stretch of groups of S strips times one panel; out holds the sums of the groups before unless it is fresh.
-struct Stretch {
-  const uint8_t* scales;
-  const uint8_t* planes;
-  int64_t apart[2];
-  int64_t num_groups;
-  const uint8_t* panel;  // its record of the first group
-  int64_t next_panel;    // bytes to the panel that comes after it
-  Ahead* ahead;
-  float* out;
-  int64_t stride, rows;  // rows of the last strip
-  bool fresh;
-};
 template <class F, int WIDTH, int S, int PLANES>
 __attribute__((noinline)) void dot_panel(const Stretch& c) {
   constexpr int T = WIDTH < tokens_at_once(S) ? WIDTH : tokens_at_once(S);
@@ -168,28 +137,13 @@ __attribute__((noinline)) void dot_panel(const Stretch& c) {
   }
 }
 
-template <class F>
-INLINE void ask_for_scales(const uint8_t* strip, int64_t first, int64_t n) {
-  constexpr int64_t kGroups = F::kColumns / 32;
-  const int64_t begin = first / kGroups * F::kScaleBytes, end = (first + n) / kGroups * F::kScaleBytes;
-  for (int64_t i = begin; i < end; i += 64) __builtin_prefetch(strip + i, 0, 2);
-}
-// Groups [first, first + n) of the S strips from `index` on: their scales now, their planes as the work goes on.
-template <class F, int S>
-INLINE Ahead ask_for_strips(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
-  const int64_t bytes = strip_step<F>(c);
-  const uint8_t* strip = (const uint8_t*)c.strips + index * bytes;
-  for (int i = 0; i < S; ++i) ask_for_scales<F>(strip + i * bytes, first, n);
-  const uint8_t* planes = strip + scale_bytes<F>(c.k) + first * F::kPlaneBytes;
-  return {planes, planes + n * F::kPlaneBytes, bytes};
-}
-
 // S strips as they are, for few tokens: [first, c.num_tokens).
 template <class F, int S, int PLANES>
 INLINE void strips_plain(const StripsCall& c, int64_t index, int64_t first) {
   const int64_t groups = (c.k + 31) / 32, token_bytes = groups * PanelOf<PLANES>::kTokenBytes;
   const int64_t bytes = strip_step<F>(c), left = c.num_rows - (index + S - 1) * 16;
   const uint8_t* strip = (const uint8_t*)c.strips + index * bytes;
+  constexpr bool kWide = kManyTokens<F> > kPanelTokens;
   Ahead none = {};
   Stretch s = {strip, strip + scale_bytes<F>(c.k), {bytes, bytes}, groups, nullptr, 0, &none, nullptr, c.out_stride,
                left < 16 ? left : 16, true};
@@ -197,54 +151,47 @@ INLINE void strips_plain(const StripsCall& c, int64_t index, int64_t first) {
     width = panel_width(c.num_tokens - t);
     s.panel = (const uint8_t*)c.quantized + t * token_bytes;
     s.out = c.out + t * c.out_stride + index * 16;
-    if (width == 8) dot_panel<F, 8, S, PLANES>(s);
+    if (kWide && width == 16) dot_panel<F, kWide ? 16 : 8, S, PLANES>(s);
+    else if (width == 8) dot_panel<F, 8, S, PLANES>(s);
     else if (width == 4) dot_panel<F, 4, S, PLANES>(s);
     else if (width == 2) dot_panel<F, 2, S, PLANES>(s);
     else dot_panel<F, 1, S, PLANES>(s);
   }
 }
 
-template <class F>
-INLINE void expand_stretch(const uint8_t* scales, const uint8_t* planes, int64_t first_group, int64_t num_groups,
-                           uint8_t* to_scales, uint8_t* to_planes) {
-  using E = ExpandedOf<F>;
-  for (int64_t i = 0; i < num_groups; ++i) {
-    UNROLL for (int part = 0; part < kParts; ++part) {
-      each_quad([&](auto index) {
-        constexpr int kQ = decltype(index)::value;
-        constexpr uint32_t kUp = (uint32_t)(E::kZero - F::kZero) * 0x01010101u;
-        store(to_planes + i * 512 + kQ * 64 + part * kWidth * 4,
-              F::template quad<kQ>(planes, first_group + i, part) + kUp);
-      });
-      const Scales s = F::scales(scales, first_group + i, part);
-      uint8_t* at = to_scales + i * E::kScaleBytes + part * kWidth * 4;
-      store(at, s.d[0]);
-      if constexpr (E::kVectors == 2) store(at + 64, F::kAffine ? s.m : s.d[1]);
-    }
-  }
+// All panels of kPanelTokens, from the first on.
+template <class E, int S, int PLANES>
+INLINE void multiply_panels(Stretch c, int64_t num_panels) {
+#if defined(__AMX_INT8__)
+  tile_panels<E, S>(c, num_panels);
+#else
+  for (int64_t i = 0; i < num_panels; ++i, c.panel += c.next_panel, c.out += kPanelTokens * c.stride)
+    dot_panel<E, kPanelTokens, S, PLANES>(c);
+#endif
 }
 
 // Groups [first, first + n) of S strips times all whole panels of tokens.
 template <class F, int S, int PLANES>
 INLINE void strips_expanded(const StripsCall& c, int64_t index, int64_t first, int64_t n) {
+#if defined(__AMX_INT8__)
+  using E = Tiled<F::kAffine, F::kHalves, PLANES>;
+#else
   using E = ExpandedOf<F>;
+#endif
   constexpr int64_t kChunk = kChunkGroups / S, kScales = kChunk * E::kScaleBytes, kPlanes = kChunk * 512;
   alignas(64) uint8_t planes[S * kPlanes];
   alignas(64) uint8_t scales[S * kScales];
   const int64_t groups = (c.k + 31) / 32, bytes = strip_step<F>(c);
   const int64_t left = c.num_rows - (index + S - 1) * 16, group_bytes = PanelOf<PLANES>::kTokenBytes;
-  const uint8_t* tokens = (const uint8_t*)c.quantized;
   for (int i = 0; i < S; ++i) {
     const uint8_t* strip = (const uint8_t*)c.strips + (index + i) * bytes;
-    expand_stretch<F>(strip, strip + scale_bytes<F>(c.k), first, n, scales + i * kScales, planes + i * kPlanes);
+    expand_stretch<F, E>(strip, strip + scale_bytes<F>(c.k), first, n, scales + i * kScales, planes + i * kPlanes);
   }
   Ahead ahead = ask_for_strips<F, S>(c, index + S, first, n);
-  for (int64_t t = 0; t + kPanelTokens <= c.num_tokens; t += kPanelTokens)
-    dot_panel<E, kPanelTokens, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
-                                           tokens + (t * groups + first * kPanelTokens) * group_bytes,
-                                           kPanelTokens * groups * group_bytes, &ahead,
-                                           c.out + t * c.out_stride + index * 16, c.out_stride,
-                                           left < 16 ? left : 16, first == 0});
+  multiply_panels<E, S, PLANES>({scales, planes, {kScales, kPlanes}, n,
+                                 (const uint8_t*)c.quantized + first * kPanelTokens * group_bytes,
+                                 kPanelTokens * groups * group_bytes, &ahead, c.out + index * 16, c.out_stride,
+                                 left < 16 ? left : 16, first == 0}, c.num_tokens / kPanelTokens);
 }
 
 // All strips from `index` on, S at a time, and fewer where fewer are left.
@@ -257,7 +204,10 @@ INLINE void expand_all(const StripsCall& c, int64_t index, int64_t first, int64_
 // Chunk by chunk of groups, so that what all tokens have there stays in the second cache for all strips.
 template <class F, int PLANES>
 INLINE void strips_by_chunks(const StripsCall& c) {
-  constexpr int S = strips_at_once(PLANES * F::kHalves);
+  constexpr int S = expanded_at_once(PLANES * F::kHalves);
+#if defined(__AMX_INT8__)
+  const TileUse use(TileShapes(32 / F::kHalves));
+#endif
   const int64_t groups = (c.k + 31) / 32, chunks = (groups + kChunkGroups / S - 1) / (kChunkGroups / S);
   for (int64_t i = 0; i < chunks; ++i) {
     const int64_t first = groups * i / chunks, stop = groups * (i + 1) / chunks;

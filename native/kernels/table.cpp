@@ -45,7 +45,9 @@ void expand_strip(int32_t format, const void* strip, int64_t k, float* out) {
   }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AMX_INT8__)
+constexpr const char* kIsa = "amx";
+#elif defined(__AVX512F__)
 constexpr const char* kIsa = "avx512";
 #elif defined(__AVXVNNI__)
 constexpr const char* kIsa = "avxvnni";

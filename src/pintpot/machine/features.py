@@ -10,8 +10,10 @@ import json
 import os
 import platform
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+from pintpot.errors import UnsupportedPlatform
 from pintpot.meter.cgroup import PROC, groups, read_int, read_text
 from pintpot.meter.disk import filesystem
 from pintpot.meter.memory import available
@@ -54,13 +56,27 @@ def quota(proc: Path = PROC) -> float | None:
 
 
 def fingerprint(path: Path, proc: Path = PROC, affinity: frozenset[int] | None = None) -> str:
-    """The mark of this hardware: CPU model, cores allowed, memory, and the disk that holds `path`.
+    """The mark of this hardware: CPU model, cores allowed, memory, the disk that holds `path`, and the kernels.
 
-    The memory is the machine's, not a control group's: the same box under a cap keeps its measured rates.
+    The memory is the machine's, not a control group's: the same box under a cap keeps its measured rates. Rates of one
+    set of kernels say nothing about another. Raises UnsupportedPlatform where PINTPOT_ISA names some that cannot run.
     """
     here, disk = cpu(proc, affinity), filesystem(path, proc)
-    parts = [here.model, here.cores, round(machine_memory(proc) / _PAGE_BYTES), disk.kind, disk.source, disk.size_bytes]
+    size = round(machine_memory(proc) / _PAGE_BYTES)
+    parts = [here.model, here.cores, size, disk.kind, disk.source, disk.size_bytes, kernels_path()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def kernels_path() -> str:
+    """The instruction set whose kernels run, "" where the compiled part is missing. Raises as `fingerprint` does."""
+    if find_spec("pintpot._native") is None:
+        return ""
+    from pintpot._native import kernels
+
+    try:
+        return str(kernels.chosen())
+    except RuntimeError as error:
+        raise UnsupportedPlatform(str(error)) from error
 
 
 def machine_memory(proc: Path = PROC) -> int:

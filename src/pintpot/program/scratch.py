@@ -16,7 +16,7 @@ FEW_TOKENS = 4
 SEGMENT_TOKENS = 128
 HEADS_OF_THREAD = 4
 """Key heads that keep threads evenly busy without a split of the keys."""
-PANEL_TOKENS = 8
+PANEL_TOKENS = 16
 QUANTIZED_BYTES = {0: 0, 1: 48, 2: 80}
 """Of 32 activations, by planes."""
 VERIFIED_BYTES = 256 << 10
