@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from pintpot.contract.weights import WeightForm
 from pintpot.formats import encoding
@@ -11,6 +12,10 @@ LORA_A, LORA_B = ".lora_a", ".lora_b"
 """Behind the name of a weight: the two matrices of its adapter, [rank, K] and [N, rank]."""
 MOMENTS = (".m", ".v")
 """Behind the name of what learns: the optimizer's means of gradients and of their squares."""
+SCALES = ".scales"
+"""Behind the name of a moment in 8 bits: what multiplies each of its blocks."""
+DYNAMIC8, STATE_BLOCK = "dynamic8", 256
+"""Moments as one byte a value, of which so many in a row share a float32 scale; those of vectors stay in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,21 @@ class TrainingForm:
             return {}
         rows, columns = weight.shape
         return {weight.name + LORA_A: (self.rank, columns), weight.name + LORA_B: (rows, self.rank)}
+
+    def moments_of(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """What the optimizer keeps for something that learns: shapes and formats by name."""
+        if not self.states:
+            return {}
+        if self.states != DYNAMIC8 or len(shape) == 1:
+            return {name + moment: (shape, "f32") for moment in MOMENTS}
+        codes: dict[str, tuple[tuple[int, ...], str]] = {name + moment: (shape, "uint8") for moment in MOMENTS}
+        scales = ((-(-prod(shape) // STATE_BLOCK),), "f32")
+        return codes | {name + moment + SCALES: scales for moment in MOMENTS}
+
+    def moment_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of what the optimizer keeps for something of this shape."""
+        found = self.moments_of("", shape).values()
+        return sum(prod(own) * encoding(form).block_bytes for own, form in found)
 
 
 def block_of(name: str) -> str:

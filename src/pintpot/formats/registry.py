@@ -195,6 +195,7 @@ _ENCODINGS = {
         _blocks("q5_k", 5, 256, 176, 13, "sym8", lossless=False),
         Encoding("sym8c", "cache", 8, 32, 34),
         Encoding("int32", "integer", 32, 1, 4),
+        Encoding("uint8", "integer", 8, 1, 1),
     )
 }
 

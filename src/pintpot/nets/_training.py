@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 from pintpot.budget import Train, Workload
 from pintpot.contract.form import CacheForm, Form
-from pintpot.contract.training import MOMENTS, TrainingForm, block_of, is_plain, stored_bytes
+from pintpot.contract.training import TrainingForm, block_of, is_plain, stored_bytes
 from pintpot.contract.weights import STRIP_ROWS, WeightForm, Weights
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
@@ -26,7 +25,6 @@ LOSS_BYTES = 8 << 20
 LEAST_CHUNK = 256
 STATES, GRADS, LABELS = "states.grad", ".grad", "targets"
 ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS = "adapters", "gradients", "optimizer", "activations"
-HELD = {"weight": "weights", **dict.fromkeys(MOMENTS, OPTIMIZER)}
 
 
 def training_work(part: Part, form: Form, workload: Workload) -> Work:
@@ -127,8 +125,8 @@ class _Making:
         if name != weight.name:
             self._put(name, shape, "f32", ADAPTERS, "session")
             life = "session"
-        for moment in MOMENTS if self.how.states else ():
-            self._put(name + moment, shape, self.how.states, OPTIMIZER, life)
+        for moment, (own, form) in self.how.moments_of(name, shape).items():
+            self._put(moment, own, form, OPTIMIZER, life)
         waits = not self.how.fused or block_of(name) == name
         self._put(name + GRADS, shape, "f32", GRADIENTS, "session" if waits else "step")
 
@@ -158,7 +156,7 @@ class _Making:
         """Bytes on disk of a weight and of the moments beside it."""
         if weight.ram_rows or not weight.is_matrix:
             return 0
-        moments = len(MOMENTS) * 4 * prod(weight.shape) if self._all_learn else 0
+        moments = self.how.moment_bytes(weight.shape) if self._all_learn else 0
         return stored_bytes(weight) + moments
 
     @property
@@ -240,8 +238,9 @@ class _Making:
 
     def _updates(self, names: Sequence[str] | Iterator[str]) -> Iterator[Op]:
         for name in names:
-            for own in self.how.trained(self.weights.by_name[name]):
-                moments = tuple((moment[1:], own + moment) for moment in MOMENTS)
+            for own, shape in self.how.trained(self.weights.by_name[name]).items():
+                found = self.how.moments_of(own, shape)
+                moments = tuple((moment.removeprefix(own).lstrip("."), moment) for moment in found)
                 yield Op("update", (("weight", own), ("grad", own + GRADS), *moments), (("out", own),))
 
     def _leaving(self, names: Sequence[str]) -> Iterator[Op]:

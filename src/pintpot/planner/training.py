@@ -245,9 +245,9 @@ def _others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterato
 
 def _rejected(question: Question, best: Candidate, other: Candidate) -> Rejected:
     gained = [str(step) for step in other.steps if step not in best.steps]
-    # What another knob takes the place of need not be named.
-    kinds = {step.name for step in other.steps}
-    lost = [f"no {step.name}" for step in best.steps if step.name not in kinds]
+    # What something else takes the place of need not be named.
+    kinds = {step.facet for step in other.steps}
+    lost = [f"no {step.name}" for step in best.steps if step.facet not in kinds]
     what = ", ".join(gained + lost)
     short = shortfall_of_memory(other.cost, question.budget.memory_bytes)
     slower = other.cost.total_s.mid / best.cost.total_s.mid if best.cost.total_s.mid else 1.0

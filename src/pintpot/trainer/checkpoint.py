@@ -16,7 +16,6 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pintpot.contract.training import MOMENTS
 from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.trainer.learned import Learned
 
@@ -64,10 +63,8 @@ class Checkpoints:
         path = self._folder / str(state["file"])
         try:
             found = load_file(path)
-            for name, value in learned.values.items():
-                value.copy_(found[name])
-                for moment, own in zip(MOMENTS, learned.moments[name], strict=True):
-                    own.copy_(found[name + moment])
+            for name, own in learned.tensors().items():
+                own.copy_(found[name])
             asked = [(int(step), float(loss)) for step, loss in state["asked"]]
             return Progressed(int(state["step"]), [float(one) for one in state["losses"]], asked)
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
@@ -76,9 +73,7 @@ class Checkpoints:
     def save(self, learned: Learned, done: Progressed, plan: Mapping[str, Any]) -> None:
         """A new checkpoint in the place of the old one, which stays until this one is whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = dict(learned.values)
-        for name, moments in learned.moments.items():
-            tensors |= {name + end: one for end, one in zip(MOMENTS, moments, strict=True)}
+        tensors = learned.tensors()
         name = f"step-{done.step}.safetensors"
         try:
             self._write(name, lambda path: save_file(tensors, path))

@@ -14,12 +14,11 @@ import torch
 from pintpot.contract.form import Form
 from pintpot.contract.training import LORA_A
 from pintpot.errors import UsageError, need
+from pintpot.trainer.moments import chunks, moments_of
 from pintpot.trainer.weights import Weights
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
-AT_ONCE = 1 << 20
-"""Values that are updated at a time."""
 FIXED = frozenset({"rope_freqs"})
 """What is no weight, but numbers of the architecture."""
 LEAST_RATE = 0.1
@@ -50,11 +49,11 @@ class Pace:
 
 
 class Learned:
-    """Tensors that learn, by name, each float32 with its moments `m` and `v`."""
+    """Tensors that learn, by name, each float32, with what the optimizer keeps of it: `states` of a `TrainingForm`."""
 
-    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, values: Mapping[str, torch.Tensor], states: str = "f32") -> None:
         self.values = dict(values)
-        self.moments = {name: (torch.zeros_like(one), torch.zeros_like(one)) for name, one in self.values.items()}
+        self._moments = {name: moments_of(one, states) for name, one in self.values.items()}
 
     @classmethod
     def adapters(cls, form: Form, seed: int) -> Learned:
@@ -67,28 +66,41 @@ class Learned:
                 if name.endswith(LORA_A):
                     bound = 1 / sqrt(shape[1])
                     values[name].uniform_(-bound, bound, generator=draw)
-        return cls(values)
+        return cls(values, _states(form))
 
     @classmethod
     def whole(cls, form: Form, weights: Weights) -> Learned:
         """All weights of a form, in the very memory in which `weights` holds them."""
-        return cls({weight.name: weights.held(weight.name) for weight in form.weights if weight.role not in FIXED})
+        values = {weight.name: weights.held(weight.name) for weight in form.weights if weight.role not in FIXED}
+        return cls(values, _states(form))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that a start which goes on must have, by name: what learns, and its moments."""
+        found = dict(self.values)
+        for name, moments in self._moments.items():
+            found |= moments.tensors(name)
+        return found
 
     def update(self, grads: Mapping[str, torch.Tensor], pace: Pace, step: int, steps: int) -> None:
         """One step of AdamW on those of which there are gradients; `step` is counted from 0."""
         rate = pace.rate(step, steps)
         first, second = (1 - beta ** (step + 1) for beta in BETAS)
         for name, grad in grads.items():
-            value, (m, v) = self.values[name], self.moments[name]
+            value, moments = self.values[name], self._moments[name]
             if pace.weight_decay and value.dim() > 1:
                 value.mul_(1 - rate * pace.weight_decay)
-            m.lerp_(grad, 1 - BETAS[0])
-            v.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-            # Some rows at a time, for what they are divided by is made anew.
-            count = max(1, AT_ONCE * len(value) // value.numel())
-            for part, mean, square in zip(*(torch.split(one, count) for one in (value, m, v)), strict=True):
-                part.addcdiv_(mean, square.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
+            flat, own = value.view(-1), grad.reshape(-1)
+            for part in chunks(len(flat)):
+                m, v = moments.read(part)
+                m.lerp_(own[part], 1 - BETAS[0])
+                v.mul_(BETAS[1]).addcmul_(own[part], own[part], value=1 - BETAS[1])
+                flat[part].addcdiv_(m, v.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
+                moments.write(part, m, v)
 
     def within(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Those of these names that learn."""
         return {name: self.values[name] for name in names if name in self.values}
+
+
+def _states(form: Form) -> str:
+    return form.training.states if form.training else ""

@@ -1,4 +1,4 @@
-"""One step of AdamW on what learns, from its gradient and its two moments, all of them float32 in place."""
+"""One step of AdamW on what learns, in place, from its gradient and its two moments: float32, or codes and scales."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
 PASSES, CALLS = 8.0, 12.0
+CODED_PASSES = 20.0
+"""Where moments are decoded and encoded again: measured beside sums of as many values, 13 ns to 0.85 ns a value."""
 
 
 def check(op: Op, program: Program) -> None:
@@ -22,5 +24,7 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     values = float(prod(program.shape(str(op.read("weight")))))
-    work = (Work("aten/values", PASSES * values, round(values)), Work("aten", CALLS))
-    return Demand(work, ram_bytes=28.0 * values)
+    coded = op.read("m.scales") is not None
+    passes, ram_bytes = (CODED_PASSES, 16.0) if coded else (PASSES, 28.0)
+    work = (Work("aten/values", passes * values, round(values)), Work("aten", CALLS))
+    return Demand(work, ram_bytes=ram_bytes * values)
