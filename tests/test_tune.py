@@ -197,8 +197,8 @@ def test_values_that_are_no_numbers_end_it_with_the_step_and_the_block(place: Pa
 
 
 def test_what_cannot_be_is_refused_by_name(place: Path) -> None:
-    with pytest.raises(UsageError, match="no method 'zeroth'"):
-        tuned(place, "zeroth", method="zeroth")
+    with pytest.raises(UsageError, match="no method 'telepathy'"):
+        tuned(place, "telepathy", method="telepathy")
     with pytest.raises(UsageError, match="no weights x in its layers"):
         tuned(place, "x", targets="x", method="lora")
     with pytest.raises(UsageError, match="context is 256"):

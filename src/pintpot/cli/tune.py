@@ -24,10 +24,11 @@ LEARNING = (
     click.option("--memory", **SIZE, help="All memory of the process, like 800MB or 2GiB.  [80% of what is free]"),
     click.option(
         "--method",
-        type=click.Choice(["auto", "lora", "qlora", "full"]),
+        type=click.Choice(["auto", "lora", "qlora", "full", "zeroth"]),
         default="auto",
         show_default=True,
-        help="Adapters beside weights as they are, or beside weights in 4 bits; or every weight.",
+        help="Adapters beside weights as they are, or beside weights in 4 bits; every weight; or, of losses alone, in "
+        "the memory of answering and very many steps, every weight or adapters.",
     ),
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
@@ -51,7 +52,9 @@ LEARNING = (
         show_default=True,
         help="How products are computed; auto takes what is faster here.",
     ),
-    click.option("--learning-rate", type=RATE, metavar="X", default=2e-4, show_default=True, help="The largest rate."),
+    click.option(
+        "--learning-rate", type=RATE, metavar="X", help="The largest rate.  [2e-4; of zeroth 1e-6, or 5e-5 of adapters]"
+    ),
     click.option(
         "--schedule",
         type=click.Choice(["cosine", "constant"]),
@@ -94,7 +97,7 @@ def tune_command(
     terminal: Terminal,
     model: str,
     data: Path,
-    learning_rate: float,
+    learning_rate: float | None,
     weight_decay: float,
     schedule: str,
     warmup: int | None,

@@ -24,7 +24,7 @@ class TrainingForm:
 
     Weights meet rows in `computed_in` (f32, bf16). `at_once` sequences go through a block together. `fused`: each block
     is updated as its gradients arrive, and no others exist. `states` is the format of the optimizer's two moments, ""
-    without one.
+    without one. Where `distance` is not 0 there are no gradients: losses so far from the weights take their place.
     """
 
     rank: int = 0
@@ -34,6 +34,7 @@ class TrainingForm:
     at_once: int = 1
     fused: bool = False
     states: str = ""
+    distance: float = 0.0
 
     @property
     def scale(self) -> float:

@@ -23,6 +23,8 @@ from pintpot.program.spec import Buffer, Extent, Op, Program, Segment, Stage, Wo
 LOSS_BYTES = 8 << 20
 """Logits of a chunk of the vocabulary, and as much again that is made of them."""
 LEAST_CHUNK = 256
+WITHOUT_GRADIENTS = ("forward", "loss", "forward again", "loss again", "update")
+"""The stages of a step that has no gradients: a loss on either side of what learns."""
 STATES, GRADS, LABELS = "states.grad", ".grad", "targets"
 ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS = "adapters", "gradients", "optimizer", "activations"
 
@@ -74,12 +76,25 @@ class _Making:
         self.hidden = self.program.shape(self.blocks[0].x)[-1]
 
     def work(self) -> Work:
-        forward, backward = _Pass([], []), _Pass([], [])
         self._states()
         knobs = (*self.embed.attributes, ("of", "embed"))
+        forward = _Pass([], [])
         forward.add("embed", [Op("forward", self.embed.reads, self.embed.writes, knobs)])
         for block in self.blocks:
             forward.add(block.name, self._arriving(block), self._forward(block, saved=False))
+        return self._without_gradients(forward) if self.how.distance else self._with_gradients(forward)
+
+    def _without_gradients(self, forward: _Pass) -> Work:
+        """Two losses a step, from either side of what learns, which moves between them."""
+        loss, update = _Pass([], []), _Pass([], [])
+        loss.add("head", self._loss())
+        moved = [own for weight in self.weights for own in self.how.trained(weight)]
+        update.add("update", (Op("perturb", (("weight", own),), (("out", own),)) for own in moved))
+        made = (forward, loss, forward, loss, update)
+        return Work(tuple(self._stage(name, one) for name, one in zip(WITHOUT_GRADIENTS, made, strict=True)))
+
+    def _with_gradients(self, forward: _Pass) -> Work:
+        backward = _Pass([], [])
         backward.add("head", self._loss())
         for block in reversed(self.blocks):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
@@ -111,9 +126,11 @@ class _Making:
                 found = self.program.by_name[name]
                 if found.life in ("pack", "session") and found.holder != "cache":
                     self.buffers[name] = found
-        for name in (*(block.x for block in self.blocks), self.blocks[-1].out):
+        kept = "step" if self.how.distance else "session"
+        for block in self.blocks:
+            self._put(block.x, ("tokens", self.hidden), "f32", ACTIVATIONS, kept)
+        for name in (self.blocks[-1].out, *(() if self.how.distance else (STATES,))):
             self._put(name, ("tokens", self.hidden), "f32", ACTIVATIONS, "session")
-        self._put(STATES, ("tokens", self.hidden), "f32", ACTIVATIONS, "session")
         self._put(LABELS, ("tokens",), "int32", "buffers", "session")
         for weight in self.weights:
             for name, shape in self.how.trained(weight).items():
@@ -125,6 +142,8 @@ class _Making:
         if name != weight.name:
             self._put(name, shape, "f32", ADAPTERS, "session")
             life = "session"
+        if self.how.distance:
+            return
         for moment, (own, form) in self.how.moments_of(name, shape).items():
             self._put(moment, own, form, OPTIMIZER, life)
         waits = not self.how.fused or block_of(name) == name
@@ -229,10 +248,12 @@ class _Making:
         states = self._put("head.states", ("tokens", 3 * self.hidden), "f32", "buffers", "step")
         rows = self._put("head.rows", (chunk, weight.shape[1]), "f32", "buffers", "step")
         reads = [("x", self.blocks[-1].out), ("weight", weight.name), ("norm", str(self.head.read("norm")))]
-        writes = [("grad", STATES), ("logits", logits), ("made", again), ("states", states), ("rows", rows)]
+        writes = [("logits", logits), ("made", again), ("states", states), ("rows", rows)]
+        backward = not self.how.distance
+        writes += [("grad", STATES)] if backward else []
         knobs = (
             ("chunk", chunk), ("computed_in", self.how.computed_in), ("trained", self._all_learn),
-            ("eps", self.head.get("eps")),
+            ("eps", self.head.get("eps")), *((("backward", False),) if not backward else ()),
         )  # fmt: skip
         yield Op("cross_entropy", (*reads, ("targets", LABELS)), tuple(writes), knobs)
 

@@ -35,10 +35,14 @@ from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
 from pintpot.techniques.train.fused_update import FusedUpdate
 from pintpot.techniques.train.recompute import Recompute
+from pintpot.techniques.train.zeroth_order import ZerothOrder
 from pintpot.units import format_bytes, format_bytes_up
 
 METHODS = ("lora", "qlora", "full")
 """What can be learned: adapters beside weights as they are, or beside weights in 4 bits; or every weight."""
+ZEROTH = "zeroth"
+"""Without gradients: every weight, or adapters where not all weights fit; for who asks."""
+BESIDE = "zeroth beside"
 PART = "language"
 STARTING_S = Span(0.5, 2.0, 8.0)
 """What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
@@ -61,7 +65,7 @@ class Asked:
     data_bytes: int = 0
 
     def __post_init__(self) -> None:
-        ways = ("auto", *METHODS)
+        ways = ("auto", *METHODS, ZEROTH)
         need(self.method in ways, f"no method {self.method!r}; there are {', '.join(ways)}", UsageError)
         kinds = ("auto", "float32", "bf16")
         need(self.arithmetic in kinds, f"no arithmetic {self.arithmetic!r}; {', '.join(kinds)}", UsageError)
@@ -88,11 +92,22 @@ def make_training_plan(question: Question, asked: Asked) -> Plan:
     if not fitting:
         raise DoesNotFit(
             f"learning needs {format_bytes_up(smallest)} at least, with one sequence at a time and weights read from "
-            f"disk; the budget is {format_bytes(memory)}"
+            f"disk; the budget is {format_bytes(memory)}{_advice(question, asked)}"
         )
     own = [one for one in fitting if one.method == fitting[0].method]
     best = min(own, key=lambda one: one.cost.total_s.mid)
     return _plan(question, best, found, smallest)
+
+
+def _advice(question: Question, asked: Asked) -> str:
+    """What fits where nothing does that was asked: steps without gradients, if they do."""
+    if asked.method == ZEROTH:
+        return ""
+    others = _candidates(question, replace(asked, method=ZEROTH))
+    if not any(one.cost.memory_high <= question.budget.memory_bytes for one in others):
+        return ""
+    slow = "but takes far more steps to learn as much (its authors took 20,000 to 100,000)"
+    return f"; --method {ZEROTH} fits, which learns from losses alone, {slow}"
 
 
 def training_work_of(plan: Plan) -> Work:
@@ -114,27 +129,33 @@ def _work(part: Part, form: Form, workload: Workload) -> Work:
 def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     """Every way, in the order of preference where none was asked for."""
     model, source = question.model, source_form(question.model)
-    methods = METHODS if asked.method == "auto" else (asked.method,)
+    methods = {"auto": METHODS, ZEROTH: (ZEROTH, BESIDE)}.get(asked.method, (asked.method,))
     offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
-    at_once = [step for step in offered if isinstance(step, Recompute)]
-    optimizers = [step for step in offered if step.facet == Facet.OPTIMIZER]
+    drawn = asked.method == ZEROTH
+    at_once = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
+    optimizers = [(step,) for step in offered if step.facet == Facet.OPTIMIZER]
     arithmetic: list[tuple[Step, ...]] = []
     if asked.arithmetic != "bf16":
         arithmetic.append(())
     if asked.arithmetic != "float32":
         arithmetic.append((BrainFloat(),))
     for method in methods:
-        first: tuple[Step, ...] = (EveryWeight(), FusedUpdate()) if method == "full" else (asked.adapters,)
-        first = (NormalFloat("blocks"), *first) if method == "qlora" else first
+        first = _learning(method, asked)
         for kind in arithmetic:
-            for recompute in at_once:
-                for optimizer in optimizers:
-                    steps = (*first, recompute, *kind, optimizer)
+            for passes in at_once:
+                for optimizer in ((),) if drawn else optimizers:
+                    steps = (*first, passes, *kind, *optimizer)
                     try:
                         yield from _placed(question, asked, method, steps, source)
                     except NotApplicable as error:
                         if asked.method != "auto":
                             raise UsageError(f"{method}: {error}") from error
+
+
+def _learning(method: str, asked: Asked) -> tuple[Step, ...]:
+    """What learns, and how its gradients are met."""
+    first = {"full": (EveryWeight(), FusedUpdate()), ZEROTH: (EveryWeight(),)}
+    return first.get(method, (*((NormalFloat("blocks"),) if method == "qlora" else ()), asked.adapters))
 
 
 def _placed(
@@ -253,5 +274,6 @@ def _rejected(question: Question, best: Candidate, other: Candidate) -> Rejected
     slower = other.cost.total_s.mid / best.cost.total_s.mid if best.cost.total_s.mid else 1.0
     reason = short or f"{slower:.2f} times as long"
     if short is None and other.method != best.method:
-        reason += ", and it learns beside rounded weights" if other.method == "qlora" else ""
+        less = {"qlora": ", and it learns beside rounded weights", BESIDE: ", and adapters alone learn"}
+        reason += less.get(other.method, "")
     return Rejected(what, reason, memory_bytes=other.cost.memory_high, total_s=other.cost.total_s.mid)

@@ -53,7 +53,7 @@ class Learned:
 
     def __init__(self, values: Mapping[str, torch.Tensor], states: str = "f32") -> None:
         self.values = dict(values)
-        self._moments = {name: moments_of(one, states) for name, one in self.values.items()}
+        self._moments = {name: moments_of(one, states) for name, one in self.values.items() if states}
 
     @classmethod
     def adapters(cls, form: Form, seed: int) -> Learned:

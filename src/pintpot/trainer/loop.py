@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,27 +55,38 @@ class Task:
         return any(step == index * self.train.steps // max(1, last) for index in range(self.train.evaluations))
 
 
-def learn(network: Network, learned: Learned, task: Task, done: Progressed, fused: bool = False) -> Iterator[Event]:
-    """Take the steps that are left; `done` grows with them. `fused` updates follow each block's gradients.
+Take = Callable[[Sequences, int], float]
+"""Takes one step, counted from 0, on some sequences, and says their mean loss."""
 
-    Raises Diverged with the step, and the block.
-    """
+
+def descending(network: Network, learned: Learned, task: Task, fused: bool = False) -> Take:
+    """Steps by AdamW along gradients; `fused` updates follow each block's."""
+
+    def take(sequences: Sequences, at: int) -> float:
+        grads: dict[str, torch.Tensor] = {}
+        update = partial(learned.update, pace=task.pace, step=at, steps=task.train.steps)
+        loss = network.learn(sequences, update if fused else grads.update)
+        update(grads)
+        return loss
+
+    return take
+
+
+def learn(network: Network, take: Take, task: Task, done: Progressed) -> Iterator[Event]:
+    """Take the steps that are left; `done` grows with them. Raises Diverged with the step, and the block."""
     train = task.train
     if done.step == 0 and not done.asked and task.asks_after(0):
         yield _asked(network, task, done)
     while done.step < train.steps:
         started = time.perf_counter()
         sequences = task.learns.take(task.order.rows(done.step))
-        grads: dict[str, torch.Tensor] = {}
-        step = partial(learned.update, pace=task.pace, step=done.step, steps=train.steps)
         try:
-            loss = network.learn(sequences, step if fused else grads.update)
+            loss = take(sequences, done.step)
         except Diverged as error:
             raise Diverged(
                 f"step {done.step + 1}: {error}. What was learned up to the last checkpoint is kept; try a lower "
                 f"learning rate than {task.pace.learning_rate:g}, more steps of warm-up, or float32"
             ) from error
-        step(grads)
         done.step += 1
         done.losses.append(loss)
         yield Stepped(done.step, train.steps, loss, time.perf_counter() - started)

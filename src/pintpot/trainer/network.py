@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 
@@ -46,13 +47,13 @@ class Network:
     """A part of a model whose weights, and what learns of it, are in memory or come when they are needed."""
 
     def __init__(self, part: Part, work: Work, form: Form, weights: Weights, learned: Learned) -> None:
-        forward, backward = (work.stage(name).programs[0] for name in ("forward", "backward"))
+        forward = work.stage("forward").programs[0]
         self.work = work
         self._weights, self._learned = weights, learned
         self._how = form.training
         self.blocks = tuple(_blocks(forward, form))
         self._embed = forward.ops[0]
-        self._head = next(op for op in backward.ops if op.kind == "cross_entropy")
+        self._head = next(op for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
         factors = weights.tensor("rope_freqs").numpy() if "rope_freqs" in form.weights.names else None
         tables = rope_tables(part.config, forward.bound("context"), factors)
         self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
@@ -217,10 +218,10 @@ def _forget(memory: Memory, op: Op, later: Sequence[Op], out: str) -> None:
 def _blocks(program: Program, form: Form) -> Iterator[Block]:
     """The blocks of a forward program, from its segments."""
     known = form.weights.by_name
-    for segment in program.segments[1:]:
+    for before, segment in pairwise(program.segments):
         ops = tuple(op for op in program.ops[segment.first : segment.stop] if op.kind == "forward")
         reads = dict.fromkeys(name.removesuffix(".floats") for op in ops for _, name in op.reads)
-        x = next(name for name in reads if program.by_name.get(name) and program.by_name[name].holder == "activations")
+        x = str(program.ops[before.stop - 1].write("out"))
         adapters = tuple(name for name in reads if name.endswith((LORA_A, LORA_B)))
         weights = tuple(name for name in reads if name in known)
         every = form.training is not None and form.training.rank == 0

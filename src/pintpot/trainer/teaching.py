@@ -16,11 +16,12 @@ from pintpot.planner.training import training_work_of
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
 from pintpot.trainer.learned import Learned
-from pintpot.trainer.loop import Event, Stepped, Task, learn
+from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.tune import Settings, Tuned, keep_freed, write_receipt
 from pintpot.trainer.weights import Weights
 from pintpot.trainer.whole import save_whole
+from pintpot.trainer.zeroth import following
 
 
 def teach(
@@ -48,7 +49,11 @@ def teach(
             need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
             began, spent = done.step, 0.0
             network = Network(model.part("language"), training_work_of(plan), plan.form, weights, learned)
-            for event in learn(network, learned, task, done, how.fused):
+            if how.distance:
+                take = following(network, learned, task, settings.seed, how.distance)
+            else:
+                take = descending(network, learned, task, how.fused)
+            for event in learn(network, take, task, done):
                 if isinstance(event, Stepped):
                     spent += event.seconds
                     if event.step % settings.checkpoint == 0 or event.step == task.train.steps:

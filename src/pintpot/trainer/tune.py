@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.budget import Budget, Train, Workload
+from pintpot.contract.training import TrainingForm
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.planner.plan import Plan
 from pintpot.units import format_bytes, parse_bytes
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Progress = Callable[[float, str], None]
 LENGTH, SEQUENCES, EVALUATIONS = 256, 4, 3
 LEARNING_RATE, WARMUP_SHARE, MOST_WARMUP = 2e-4, 0.05, 20
+WITHOUT_GRADIENTS = {True: 5e-5, False: 1e-6}
+"""The same of adapters, and of every weight, where steps follow losses alone; of the size that MeZO's authors took."""
 CHECKPOINT_STEPS = 25
 DEFAULT_SHARE = 0.8
 RECEIPT = "tuning.json"
@@ -36,9 +39,9 @@ _LARGEST_KEPT = 32 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is learned, all but the budget."""
+    """How it is learned, all but the budget. Without a rate that of the method is taken."""
 
-    learning_rate: float = LEARNING_RATE
+    learning_rate: float | None = None
     weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup: int | None = None
@@ -89,8 +92,9 @@ def tune(
     """Teach a model the examples of a file; leave adapters that peft reads, or a whole model, in the folder `output`.
 
     `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
-    tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full or auto (one of the
-    first two); `arithmetic` is float32, bf16 or auto, the faster one. `ready` is told the plan before the first step,
+    tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full, zeroth (steps from
+    losses alone, which take the memory of answering, and very many of them) or auto (one of the first three);
+    `arithmetic` is float32, bf16 or auto, the faster one. `ready` is told the plan before the first step,
     `happened` of every step. The same call after a start that was ended goes on with the same losses. Raises BadInput
     for a line that is wrong, DoesNotFit with the smallest budget, Diverged where values are no numbers.
     """
@@ -103,9 +107,9 @@ def tune(
     from pintpot.trainer.whole import check_whole
 
     described = local(shaped(model, {}, progress)[0])
-    if method == "full":
+    if method in ("full", "zeroth"):
         check_whole(described)
-    else:
+    if method != "full":
         check_adapters(described)
     folder, path = Path(output), Path(data)
     need(not (folder / RECEIPT).exists(), f"{folder} holds what was learned already; name another folder", UsageError)
@@ -227,7 +231,9 @@ def task_of(plan: Plan, data: tuple[Sequences, Sequences], settings: Settings) -
     made = train or Train()
     default = min(MOST_WARMUP, round(WARMUP_SHARE * made.steps))
     warmup = default if settings.warmup is None else settings.warmup
-    pace = Pace(settings.learning_rate, settings.weight_decay, warmup, settings.schedule)
+    how = plan.form.training or TrainingForm()
+    rate = settings.learning_rate or (WITHOUT_GRADIENTS[how.rank > 0] if how.distance else LEARNING_RATE)
+    pace = Pace(rate, settings.weight_decay, warmup, settings.schedule)
     return Task(made, pace, data[0], data[1], Order(len(data[0]), made.sequences, settings.seed))
 
 
