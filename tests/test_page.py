@@ -12,6 +12,8 @@ pytest.importorskip("openai")
 from browser import Browser
 from packing import EXACT, pack_of
 from test_server import CONTEXT, TINY, Server, served
+from test_server_modules import drawer as artist_pack  # noqa: F401  (fixtures)
+from test_server_modules import encoder, place  # noqa: F401
 from tiny import write_hf
 
 pytestmark = pytest.mark.browser
@@ -22,6 +24,7 @@ PLANS = [
         "binds": "RAM", "weights": "Q4",
     },
 ]  # fmt: skip
+ANSWERS = {"memory": 2e8, "answer_s": [0.01, 0.02], "degradation": [0.001, 0.002], "binds": "RAM", "weights": "Q8"}
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,28 @@ def test_it_fits_a_phone_and_the_night(page: Browser, tmp_path: Path, dark: bool
     assert (light < 80) == dark
     page.picture(tmp_path / "phone.png")
     assert (tmp_path / "phone.png").stat().st_size > 5000
+
+
+def test_models_that_do_not_talk_can_be_tried(encoder: Path, artist_pack: Path) -> None:
+    with served(encoder) as server, Browser() as page:
+        server.serving.planning = lambda: [ANSWERS]
+        page.screen(1200, 900)
+        page.open(server.url)
+        page.wait("document.getElementById('model').textContent === 'tiny at /v1/embeddings'")
+        page.wait("document.getElementById('plan').textContent.includes('an answer, seconds')")
+        assert page.find("[...document.querySelectorAll('.talks')].every(one => one.hidden)")
+        say(page, "cat mat\ncat mat\nba be")
+        page.wait("document.querySelector('.turn.assistant')?.textContent.includes('32 values each')")
+        assert page.find("document.querySelector('.turn.assistant').textContent").startswith(
+            "1.000  cat mat\n1.000  cat"
+        )
+        page.wait("document.getElementById('now').textContent.includes('took in the mean')")
+        page.screen(390, 844, True)
+        assert page.find("document.documentElement.scrollWidth") <= 390
+        assert page.complaints == []
+    with served(artist_pack) as server, Browser() as page:
+        page.open(server.url)
+        page.wait("document.getElementById('model').textContent === 'tiny at /v1/images/generations'")
+        say(page, "7")
+        page.wait("document.querySelector('.turn img')?.naturalWidth === 8")
+        assert page.complaints == []
