@@ -79,7 +79,7 @@ MODELS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "text": (writes, ("--memory", "400MB", "--context", str(CONTEXT))),
     "encoder": (reads, ("--memory", "900MB")),
     "speech": (hears, ("--memory", "900MB")),
-    "drawing": (draws, ("--memory", "900MB", "--output-tokens", "3")),
+    "drawing": (draws, ("--memory", "900MB", "--output", "3")),
 }
 
 

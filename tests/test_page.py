@@ -94,7 +94,7 @@ def test_it_fits_a_phone_and_the_night(page: Browser, tmp_path: Path, dark: bool
     assert (tmp_path / "phone.png").stat().st_size > 5000
 
 
-def test_models_that_do_not_talk_can_be_tried(encoder: Path, artist_pack: Path) -> None:
+def test_models_that_do_not_talk_can_be_tried(encoder: Path, artist_pack: Path) -> None:  # noqa: F811
     with served(encoder) as server, Browser() as page:
         server.serving.planning = lambda: [ANSWERS]
         page.screen(1200, 900)
