@@ -113,9 +113,9 @@ def fuzz(url: str, program: str, examples: int, seed: int) -> tuple[bool, int, s
     return done.returncode == 0, int(cases[1].replace(",", "")) if cases else 0, done.stdout
 
 
-def state(url: str) -> dict[str, Any]:
+def state(url: str, what: str = "metrics.json") -> dict[str, Any]:
     """What the server tells of itself."""
-    with urllib.request.urlopen(f"{url}/metrics.json", timeout=120) as answer:
+    with urllib.request.urlopen(f"{url}/{what}", timeout=1200) as answer:
         found: dict[str, Any] = json.loads(answer.read())
     return found
 
@@ -133,6 +133,7 @@ def main() -> int:
         for name in how.only or MODELS:
             make, asked = MODELS[name]
             with server(make(Path(place)), asked) as url:
+                state(url, "plans.json")  # planned once, which may take longer than a fuzzer waits
                 well, cases, said = fuzz(url, how.schemathesis, how.examples, how.seed)
                 now = state(url)
             memory, left = now["memory"], now["running"] + now["waiting"]
