@@ -24,6 +24,7 @@ VERBS = {
     "frontier": "MB of weights",
     "adapt": "of cosine",
     "pipeline": "vae.decode",
+    "tune": "nats a word",
 }
 
 

@@ -20,7 +20,6 @@ from published import WORDS, save, save_tokenizer
 
 from pintpot.model.hub_folder import INDEX, SINGLE
 
-_SOURCE = Path(__file__).parent.parent / "src"
 BERT = transformers.BertConfig(
     vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
     max_position_embeddings=24,
@@ -66,7 +65,7 @@ def asked(hub: Hub) -> set[str]:
 def run(hub: Hub, home: Path, *command: str, **settings: str) -> str:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment = {
-        **kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "PYTHONPATH": str(_SOURCE),
+        **kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"),
         "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
         **settings,
     }  # fmt: skip

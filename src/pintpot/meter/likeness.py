@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike
 from pintpot.errors import need
 from pintpot.meter.agreement import Interval, mean_interval, psnr
 
+_ROUNDING = 1e-12
+"""A cosine of float64 sums lies no nearer to its true value than a fraction of this; less than it is nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
@@ -38,7 +41,8 @@ def likeness(output: str, reference: ArrayLike, test: ArrayLike) -> Likeness:
     rows, others = (one.reshape(one.shape[0] if one.ndim > 1 else 1, -1) for one in (a, b))
     norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=1)
     need(bool((norms > 0).all()), f"{output}: the cosine of an answer of zeros is not defined")
-    found = np.maximum(0.0, 1 - (rows * others).sum(axis=1) / norms)
+    found = 1 - (rows * others).sum(axis=1) / norms
+    found = np.where(found < _ROUNDING, 0.0, found)
     mean = float(found.mean())
     span = (
         mean_interval([[one] for one in found], floor=0.0)

@@ -7,7 +7,7 @@ context (Ding et al. 2024, arXiv:2402.13753), and Llama 3.1's by wavelength.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, floor, log, pi
+from math import ceil, floor, inf, log, pi
 from typing import TYPE_CHECKING, Any
 
 from pintpot._native import rope_table as fill
@@ -56,6 +56,7 @@ def fill_rope_table(
 ) -> None:
     """The same table at the beginning of a buffer."""
     dim, base = _rope_dim(config), float(config.get("rope_theta", 10000.0))
+    need(0 < base < inf, f"rope_theta is {base:g}, and has to be above 0", UnsupportedModel)
     _check_length(config, context)
     frequencies, gain = _scaled([base ** (-index / dim) for index in range(0, dim, 2)], base, dim, config)
     if factors is not None:

@@ -19,7 +19,7 @@ class PagePool:
     def __init__(self, num_pages: int, page_tokens: int, most: int | None = None) -> None:
         self.page_tokens = page_tokens
         self.num_pages = num_pages
-        self._most = num_pages if most is None else most
+        self._most = most
         self.num_idle = 0
         self.reclaim: Callable[[], None] | None = None
         self._free = list(range(num_pages - 1, -1, -1))
@@ -37,7 +37,7 @@ class PagePool:
     def num_for(self, positions: int) -> int:
         """Pages that a sequence of so many positions comes to need."""
         needed = -(-positions // self.page_tokens)
-        return min(needed, self._most) if self._most < self.num_pages else needed
+        return needed if self._most is None else min(needed, self._most)
 
     def take(self) -> int:
         """A free page. Raises DoesNotFit when all are in use."""
