@@ -125,6 +125,7 @@ def test_what_is_told_of_it(reader: Server) -> None:
     assert gauges["endpoints"] == ["/v1/embeddings"]
     assert gauges["requests"]["accepted"] >= gauges["requests"]["end"]
     assert gauges["memory"]["holders"][WEIGHTS] > 0
+    assert {"answers", "promised_s", "took_s"} <= set(gauges), "the page reads them"
     text = reader.ask("GET", "/metrics")[1].decode()
     assert "pintpot_answer_seconds_count" in text
     assert 'pintpot_requests_total{outcome="accepted"}' in text
