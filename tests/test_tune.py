@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +75,6 @@ def test_it_learns_and_says_what_was_promised(place: Path, whole: dict[str, Any]
 def test_a_finished_folder_is_not_begun_again(place: Path, whole: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="holds what was learned already"):
         tuned(place, "whole")
-
-
-def test_two_kills_change_no_loss_and_no_bit(place: Path, whole: dict[str, Any]) -> None:
-    out = place / "killed"
-    options = (*SHORT, "-o", str(out), "--learning-rate", "0.01", "--checkpoint", "2")
-    for step in (2, 4):
-        state = out / "checkpoint" / "state.json"
-        with subprocess.Popen([*COMMAND, str(place / "m"), str(place / "d.jsonl"), *options, "-q"]) as process:
-            while process.poll() is None and not (state.exists() and json.loads(state.read_text())["step"] >= step):
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
-        if process.returncode == 0:
-            pytest.fail("it ended before it could be killed")
-    found = tune(place, *options)
-    assert found["measured"]["began_at_step"] >= 4
-    assert found["losses"] == whole["losses"]
-    assert found["asked"] == whole["asked"]
-    one, other = ((place / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "killed"))
-    assert one == other
-    assert not (out / "checkpoint").exists()
 
 
 def test_another_run_in_the_same_folder_is_refused(place: Path) -> None:
@@ -186,6 +164,34 @@ def test_a_full_disk_is_seen_before_the_first_step(place: Path, monkeypatch: pyt
     with pytest.raises(DiskTooSmall, match="its disk has"):
         tuned(place, "full-disk")
     assert not (place / "full-disk").exists()
+
+
+def test_a_disk_that_fills_up_meanwhile_is_seen_before_a_checkpoint_is_cut_short(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(event: Event) -> None:
+        if event.step == 3:
+            monkeypatch.setattr("pintpot.meter.disk.free_bytes", lambda path: 10_000)
+
+    out = place / "filled"
+    with pytest.raises(DiskTooSmall, match="its disk has"):
+        tuned(place, "filled", settings=Settings(checkpoint=2), happened=fill)
+    assert sorted(path.name for path in (out / "checkpoint").iterdir()) == ["state.json", "step-2.safetensors"]
+    monkeypatch.undo()
+    assert tuned(place, "filled", settings=Settings(checkpoint=2)).began_at == 2
+
+
+def test_an_end_without_a_receipt_comes_again(
+    place: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended after the receipt, before the checkpoint was gone: the same command ends it."""
+    with monkeypatch.context() as patched:
+        patched.setattr("pintpot.trainer.teaching.Checkpoints.clear", lambda self: None)
+        first = tuned(place, "twice", settings=Settings(learning_rate=0.01))
+    again = tuned(place, "twice", settings=Settings(learning_rate=0.01))
+    assert (again.began_at, again.losses, again.asked) == (6, first.losses, first.asked)
+    assert again.tokens_per_s == 0
+    assert not (place / "twice" / "checkpoint").exists()
 
 
 def test_values_that_are_no_numbers_end_it_with_the_step_and_the_block(place: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pintpot.errors import BadFile, BadInput, UsageError, need
+from pintpot.meter.disk import ask_room
 from pintpot.trainer.learned import Learned
 
 VERSION = 1
@@ -71,9 +72,13 @@ class Checkpoints:
             raise BadFile(f"{path} is no checkpoint of this run ({error}); remove {self._folder}") from error
 
     def save(self, learned: Learned, done: Progressed, plan: Mapping[str, Any]) -> None:
-        """A new checkpoint in the place of the old one, which stays until this one is whole."""
+        """A new checkpoint in the place of the old one, which stays until this one is whole.
+
+        Raises DiskTooSmall before anything is written that would not fit.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = learned.tensors()
+        ask_room(self._folder, sum(one.nbytes for one in tensors.values()))
         name = f"step-{done.step}.safetensors"
         try:
             self._write(name, lambda path: save_file(tensors, path))
@@ -98,9 +103,12 @@ class Checkpoints:
 
     def _write(self, name: str, fill: Any) -> None:
         aside = self._folder / f"{name}.new"
-        fill(aside)
-        flush(aside)
-        os.replace(aside, self._folder / name)
+        try:
+            fill(aside)
+            flush(aside)
+            os.replace(aside, self._folder / name)
+        finally:
+            aside.unlink(missing_ok=True)
         flush(self._folder)
 
     def _state(self) -> dict[str, Any] | None:
@@ -114,6 +122,11 @@ class Checkpoints:
         known = isinstance(state, dict) and state.get("pintpot_checkpoint") == VERSION and "plan" in state
         need(known, f"{path} is no checkpoint that this version reads; remove {self._folder}", BadFile)
         return dict(state)
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a checkpoint in the folder of a run."""
+    return (folder / FOLDER / STATE).exists()
 
 
 def flush(path: Path) -> None:

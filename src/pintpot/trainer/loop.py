@@ -75,9 +75,12 @@ def descending(network: Network, learned: Learned, task: Task, fused: bool = Fal
 def learn(network: Network, take: Take, task: Task, done: Progressed) -> Iterator[Event]:
     """Take the steps that are left; `done` grows with them. Raises Diverged with the step, and the block."""
     train = task.train
-    if done.step == 0 and not done.asked and task.asks_after(0):
-        yield _asked(network, task, done)
-    while done.step < train.steps:
+    while True:
+        # Whoever was ended between a checkpoint and this question has not asked it yet.
+        if task.asks_after(done.step) and done.step not in dict(done.asked):
+            yield _asked(network, task, done)
+        if done.step >= train.steps:
+            return
         started = time.perf_counter()
         sequences = task.learns.take(task.order.rows(done.step))
         try:
@@ -90,8 +93,6 @@ def learn(network: Network, take: Take, task: Task, done: Progressed) -> Iterato
         done.step += 1
         done.losses.append(loss)
         yield Stepped(done.step, train.steps, loss, time.perf_counter() - started)
-        if task.asks_after(done.step):
-            yield _asked(network, task, done)
 
 
 def _asked(network: Network, task: Task, done: Progressed) -> Asked:

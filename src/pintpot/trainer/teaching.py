@@ -68,9 +68,9 @@ def teach(
     else:
         save_whole(folder, model, learned.values)
     flush(folder)
-    taken = max(1, done.step - began) * task.train.tokens
+    tokens = (done.step - began) * task.train.tokens
     tuned = Tuned(
-        folder, plan, tuple(done.losses), tuple(done.asked), spent, peak_bytes(), taken / max(spent, 1e-9), began
+        folder, plan, tuple(done.losses), tuple(done.asked), spent, peak_bytes(), tokens / max(spent, 1e-9), began
     )
     write_receipt(tuned)
     checkpoints.clear()

@@ -104,6 +104,7 @@ def tune(
     from pintpot.runtime.describing import local, shaped
     from pintpot.techniques.adapt.low_rank import LowRank
     from pintpot.trainer.adapters import check_adapters
+    from pintpot.trainer.checkpoint import begun
     from pintpot.trainer.whole import check_whole
 
     described = local(shaped(model, {}, progress)[0])
@@ -112,7 +113,9 @@ def tune(
     if method != "full":
         check_adapters(described)
     folder, path = Path(output), Path(data)
-    need(not (folder / RECEIPT).exists(), f"{folder} holds what was learned already; name another folder", UsageError)
+    # One that was ended after its receipt, before its checkpoint was gone, ends once more.
+    ended = (folder / RECEIPT).exists() and not begun(folder)
+    need(not ended, f"{folder} holds what was learned already; name another folder", UsageError)
     learns, held = read_sequences(described, path, length, settings.seed, progress)
     wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
     train = Train(length, sequences, wanted, len(held), EVALUATIONS)

@@ -1,0 +1,39 @@
+"""Runs that learn are killed at drawn moments: whatever was being written, in the end nothing differs by a bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from killing import Moment, kill, learned_files, told
+from tiny import Tiny, write_hf
+
+from pintpot.trainer.checkpoint import FOLDER
+
+MOMENTS = (Moment("writing", 0.02), Moment("learning", 0.05), Moment("ending", 0.0))
+SHORT = ("--length", "32", "--steps", "24", "--threads", "1", "--checkpoint", "1", "--learning-rate", "0.01", "-q")
+
+
+def test_three_kills_change_no_bit(tmp_path: Path) -> None:
+    model, data = write_hf(tmp_path / "m", Tiny(family="qwen2", tied=True)), tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps({"text": f"{n} and 1 are {n + 1}. " * 6}) + "\n" for n in range(40)))
+
+    def command(folder: Path) -> list[str]:
+        return [sys.executable, "-m", "pintpot", "tune", str(model), str(data), "-o", str(folder), *SHORT]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL)
+    steps = []
+    for moment in MOMENTS:
+        found = kill(command(killed), killed, moment)
+        if found is None:
+            pytest.fail("it ended before it could be killed")
+        steps.append(found.step)
+    assert steps[0] < steps[1] < steps[2] == 24
+    subprocess.run(command(killed), check=True, stdout=subprocess.DEVNULL)
+    assert learned_files(killed) == learned_files(whole)
+    assert told(killed) == told(whole)
+    assert not (killed / FOLDER).exists()
