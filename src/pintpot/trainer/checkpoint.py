@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.trainer.learned import Learned
+from pintpot.trainer.tensors import write_tensors
 
 VERSION = 1
 FOLDER, STATE = "checkpoint", "state.json"
@@ -81,7 +82,7 @@ class Checkpoints:
         ask_room(self._folder, sum(one.nbytes for one in tensors.values()))
         name = f"step-{done.step}.safetensors"
         try:
-            self._write(name, lambda path: save_file(tensors, path))
+            self._write(name, lambda path: write_tensors(path, tensors))
             state = {
                 "pintpot_checkpoint": VERSION, "question": self._question, "plan": dict(plan), "file": name,
                 "step": done.step, "losses": done.losses, "asked": done.asked,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from pintpot.model.names import hf_name, plus_of
 from pintpot.model.spec import Model
@@ -15,6 +14,7 @@ from pintpot.packer.export.beside import write_beside
 from pintpot.packer.export.config import hf_config
 from pintpot.packer.pack import tokenizer_of
 from pintpot.trainer.adapters import in_halves
+from pintpot.trainer.tensors import write_tensors
 
 VALUES = "model.safetensors"
 
@@ -35,6 +35,6 @@ def save_whole(folder: Path, model: Model, values: Mapping[str, torch.Tensor]) -
         if name == "rope_freqs":
             continue  # config.json tells it
         own = in_halves(name.removesuffix("_bias"), value, config)
-        tensors[hf_name(name, family)] = (own - plus(name)).contiguous()
-    save_file(tensors, folder / VALUES, metadata={"format": "pt"})
+        tensors[hf_name(name, family)] = own - plus(name) if plus(name) else own
+    write_tensors(folder / VALUES, tensors, {"format": "pt"})
     write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))
