@@ -121,9 +121,10 @@ def test_embeddings_are_those_of_the_model_alone(reader: Server, vectors: list[l
 def test_what_is_told_of_it(reader: Server) -> None:
     (model,) = reader.client().models.list()
     assert (model.id, model.endpoints, model.context_length) == ("tiny", ["/v1/embeddings"], 8)
+    reader.client().embeddings.create(model="tiny", input=TEXTS)
     gauges = reader.ask("GET", "/metrics.json")[1]
     assert gauges["endpoints"] == ["/v1/embeddings"]
-    assert gauges["requests"]["accepted"] >= gauges["requests"]["end"]
+    assert gauges["requests"]["accepted"] >= gauges["requests"]["end"] >= 1
     assert gauges["memory"]["holders"][WEIGHTS] > 0
     assert {"answers", "promised_s", "took_s"} <= set(gauges), "the page reads them"
     text = reader.ask("GET", "/metrics")[1].decode()

@@ -27,8 +27,8 @@ LEARNING = (
         type=click.Choice(["auto", "lora", "qlora", "full", "zeroth"]),
         default="auto",
         show_default=True,
-        help="Adapters beside weights as they are, or beside weights in 4 bits; every weight; or, of losses alone, in "
-        "the memory of answering and very many steps, every weight or adapters.",
+        help="Adapters beside weights as they are, or beside weights in 4 bits; every weight; or, of losses alone, "
+        "without memory for gradients and in very many steps, every weight or adapters.",
     ),
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),

@@ -85,6 +85,11 @@ class StageCost:
     def disk_bytes_per_replay(self) -> float:
         return self.disk_bytes / self.replays
 
+    def reads_per_replay(self, ahead_bytes: int) -> tuple[float, float]:
+        """Bytes from disk, low..high: before the stage and at its end up to `ahead_bytes` may have been read ahead."""
+        ahead = ahead_bytes / self.replays
+        return self.disk_bytes_per_replay - ahead, self.disk_bytes_per_replay + ahead
+
 
 @dataclass(frozen=True, slots=True)
 class Gain:

@@ -205,12 +205,13 @@ def _alike(what: str, low: float, high: float, found: Likeness | None) -> Row:
 
 
 def _disk(plan: Plan, measured: Measured) -> Row:
-    promised = plan.cost.stages[-1].disk_bytes_per_replay
+    ring = plan.form.ring
+    low, high = plan.cost.stages[-1].reads_per_replay(ring.num_bytes if ring else 0)
     seen = [run["disk_bytes_per_step"] for run in measured.runs]
     middle = median(seen)
     # Where the page cache is in between, the kernel counts what it had to fetch and not what was read.
-    holds = abs(middle - promised) <= 0.01 * promised if measured.opened["direct"] else None
-    return Row("disk reads per token", "bytes", promised, promised, middle, min(seen), max(seen), holds=holds)
+    holds = 0.99 * low <= middle <= 1.01 * high if measured.opened["direct"] else None
+    return Row("disk reads per token", "bytes", low, high, middle, min(seen), max(seen), holds=holds)
 
 
 def _profile(plan: Plan, measured: Measured) -> tuple[tuple[str, float, float], ...]:

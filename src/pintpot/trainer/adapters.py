@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from pintpot.contract.training import LORA_A, LORA_B, TrainingForm
 from pintpot.errors import UnsupportedModel, need
 from pintpot.model.names import hf_name
 from pintpot.model.spec import Model
+from pintpot.trainer.tensors import write_tensors
 
 CONFIG, VALUES = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -33,8 +33,9 @@ def check_adapters(model: Model) -> None:
 def save_adapters(folder: Path, model: Model, how: TrainingForm, values: Mapping[str, torch.Tensor]) -> None:
     """Both files. Rows of q and k stand as transformers wants them, however the model's own file has them."""
     config = model.part("language").config
-    tensors = {name_of(name, str(config["model_type"])): _in_order(name, one, config) for name, one in values.items()}
-    save_file(tensors, folder / VALUES, metadata={"format": "pt"})
+    names = {name_of(name, str(config["model_type"])): name for name in values}
+    tensors = {theirs: values[ours] for theirs, ours in names.items()}
+    write_tensors(folder / VALUES, tensors, {"format": "pt"}, lambda theirs, one: _in_order(names[theirs], one, config))
     modules = sorted({hf_name(name.rpartition(".")[0]).split(".")[-2] for name in values})
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source.path,
@@ -53,7 +54,7 @@ def name_of(name: str, family: str) -> str:
 def _in_order(name: str, value: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
     """B makes a weight's rows, and A none of them."""
     weight, _, end = name.rpartition(".")
-    return (in_halves(weight, value, config) if f".{end}" == LORA_B else value).contiguous()
+    return in_halves(weight, value, config) if f".{end}" == LORA_B else value
 
 
 def in_halves(weight: str, value: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:

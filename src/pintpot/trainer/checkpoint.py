@@ -13,13 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.trainer.learned import Learned
-from pintpot.trainer.tensors import write_tensors
+from pintpot.trainer.tensors import read_tensors, write_tensors
 
 VERSION = 1
 FOLDER, STATE = "checkpoint", "state.json"
@@ -64,12 +61,10 @@ class Checkpoints:
             return Progressed()
         path = self._folder / str(state["file"])
         try:
-            found = load_file(path)
-            for name, own in learned.tensors().items():
-                own.copy_(found[name])
+            read_tensors(path, learned.tensors())
             asked = [(int(step), float(loss)) for step, loss in state["asked"]]
             return Progressed(int(state["step"]), [float(one) for one in state["losses"]], asked)
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, BadFile, BadInput) as error:
             raise BadFile(f"{path} is no checkpoint of this run ({error}); remove {self._folder}") from error
 
     def save(self, learned: Learned, done: Progressed, plan: Mapping[str, Any]) -> None:
@@ -91,7 +86,7 @@ class Checkpoints:
             for path in self._folder.iterdir():
                 if path.name not in (name, STATE):
                     path.unlink()
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise BadInput(f"the checkpoint of step {done.step} cannot be written: {error}") from error
 
     def clear(self) -> None:

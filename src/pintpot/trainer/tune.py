@@ -93,8 +93,8 @@ def tune(
 
     `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
     tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full, zeroth (steps from
-    losses alone, which take the memory of answering, and very many of them) or auto (one of the first three);
-    `arithmetic` is float32, bf16 or auto, the faster one. `ready` is told the plan before the first step,
+    losses alone, very many of them, in the memory of weights as floats and of a way forward) or auto (one of the first
+    three); `arithmetic` is float32, bf16 or auto, the faster one. `ready` is told the plan before the first step,
     `happened` of every step. The same call after a start that was ended goes on with the same losses. Raises BadInput
     for a line that is wrong, DoesNotFit with the smallest budget, Diverged where values are no numbers.
     """

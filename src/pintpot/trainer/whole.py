@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,11 +29,13 @@ def save_whole(folder: Path, model: Model, values: Mapping[str, torch.Tensor]) -
     config, family = part.config, str(part.config["model_type"])
     factors = values["rope_freqs"].tolist() if "rope_freqs" in values else ()
     plus = plus_of(family)
-    tensors: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "rope_freqs":
-            continue  # config.json tells it
-        own = in_halves(name.removesuffix("_bias"), value, config)
-        tensors[hf_name(name, family)] = own - plus(name) if plus(name) else own
-    write_tensors(folder / VALUES, tensors, {"format": "pt"})
+    # config.json tells the factors of rotary angles.
+    names = {hf_name(name, family): name for name in values if name != "rope_freqs"}
+
+    def turned(theirs: str, value: torch.Tensor) -> torch.Tensor:
+        own = in_halves(names[theirs].removesuffix("_bias"), value, config)
+        return own - plus(names[theirs]) if plus(names[theirs]) else own
+
+    tensors = {theirs: values[ours] for theirs, ours in names.items()}
+    write_tensors(folder / VALUES, tensors, {"format": "pt"}, turned)
     write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))

@@ -17,7 +17,7 @@ from pintpot.model.spec import Model
 class ZerothOrder(Step):
     """Losses are taken `distance` from the weights to either side, `at_once` sequences going through a block together.
 
-    The direction is drawn again from its seed whenever it is wanted, so nothing is kept but what answering needs. A
+    The direction is drawn again from its seed whenever it is wanted, so nothing is kept but what learns. A
     step says of a single direction how far to go along it: it takes very many of them.
     """
 
