@@ -73,6 +73,8 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
         yield "shared", ", ".join(f"{one} is {other}" for one, other in model.ties)
     num_files = len(model.source.files)
     yield "from", f"{model.source.path} ({model.source.kind}, {num_files} file{'s' if num_files != 1 else ''})"
+    if model.source.merged is not None:
+        yield "with", str(model.source.merged)
     yield "digest", model.digest
 
 

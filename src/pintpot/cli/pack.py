@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ TEXT = click.option("--text", "--calibration-text", "text", **ROUNDED_ON)
     short_help="Write a model in the form that its plan promises.",
     epilog=example(
         "pintpot pack model.gguf --memory 300MB -o packed",
+        "pintpot pack model.gguf+learned --memory 300MB -o packed",
         "pintpot pack org/SmolVLM-256M-Instruct --images 1 --pictures photos --balanced",
     ),
 )
@@ -46,6 +48,10 @@ def pack_command(
 ) -> None:
     """Plan, and write the weights in the plan's form. Never above the budget; the folder appears whole or not at all.
 
+    A folder of adapters (of `pintpot tune`, or of peft) is a MODEL with them merged into its weights before these are
+    rounded; MODEL+FOLDER names another one that they are merged into. `pintpot prove` measures the pack against both
+    in float.
+
     Where a plan rounds weights by what meets them, up to 32768 tokens of a text go through the model, 512 at a time.
     With --pictures half of them are prompts that begin with a picture; --balanced then weighs both by gradients.
     Prints the folder.
@@ -60,7 +66,9 @@ def pack_command(
     plan = manifest.plan
     num_bytes = sum(path.stat().st_size for path in made.iterdir())
     if terminal.as_json:
-        terminal.data({"folder": made, "digest": digest, "num_bytes": num_bytes, "plan": plan.to_json()})
+        with_ = manifest.source.merged
+        merged = {} if with_ is None else {"merged": asdict(with_)}
+        terminal.data({"folder": made, "digest": digest, "num_bytes": num_bytes, **merged, "plan": plan.to_json()})
         return
     from pintpot.cli.proof_view import span
     from pintpot.units import format_bytes
@@ -68,6 +76,8 @@ def pack_command(
     click.echo(made)
     if "machine" in asked:
         _warn_elsewhere(terminal, plan)
+    if manifest.source.merged is not None:
+        terminal.say(str(manifest.source.merged))
     speed, unit = plan.cost.stages[-1].tokens_per_s, plan.budget.workload.rate_unit
     terminal.say(
         f"{format_bytes(num_bytes)} on disk; promised: {format_bytes(plan.cost.memory_high)} of memory, "

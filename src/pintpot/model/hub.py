@@ -24,6 +24,7 @@ from pintpot.model.hub_files import (
     remember_commit,
 )
 from pintpot.model.hub_partial import fetch_large, partial_bytes
+from pintpot.model.merged import merged
 from pintpot.model.read import describe, describe_folder, describe_gguf
 from pintpot.model.spec import Model, Source
 from pintpot.units import format_bytes
@@ -132,6 +133,8 @@ def download(model: Model) -> Model:
     """
     if model.source.kind != "hub":
         return model
+    if model.source.merged is not None:
+        return merged(download(describe(model.source.path)), Path(model.source.merged.folder))
     from huggingface_hub import constants
 
     repo, _, revision = model.source.path.rpartition("@")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pintpot.errors import BadFile, BadInput, UnsupportedModel, need
+from pintpot.errors import BadFile, BadInput, NoFamily, UnsupportedModel, need
 from pintpot.model.adapted import DESCRIPTION, describe_adapted
 from pintpot.model.config import language_config, normalize
 from pintpot.model.config_gguf import normalize_gguf
@@ -19,6 +19,7 @@ from pintpot.model.fields import token_ids
 from pintpot.model.fused import taken_apart
 from pintpot.model.gguf import MAGIC, Gguf, GgufArray, open_gguf
 from pintpot.model.joined import PARTS, joined, parts_of
+from pintpot.model.merged import base_of, is_adapter, merged, named_with
 from pintpot.model.merges import count_merges
 from pintpot.model.names import blocks_of, canonical_gguf, canonical_hf, canonical_weights, plus_of
 from pintpot.model.safetensors import parse_safetensors, read_index
@@ -38,19 +39,29 @@ _GGUF_TOKENIZERS: Final = {"gpt2": "bpe", "llama": "spm"}
 def describe(path_or_id: str, *, offline: bool | None = None) -> Model:
     """The model at a path (a GGUF file, a Hugging Face folder) or under a hub id (`org/name`, `org/name:file.gguf`).
 
-    A path that exists wins over an id. `offline` keeps to the hub's local cache; None follows HF_HUB_OFFLINE.
-    Raises BadInput, BadFile or UnsupportedModel saying what is wrong with it.
+    A folder of adapters is their model with them merged into its weights; `model+folder` names both. A path that exists
+    wins over an id. `offline` keeps to the hub's local cache; None follows HF_HUB_OFFLINE. Raises BadInput, BadFile or
+    UnsupportedModel saying what is wrong with it.
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
-        return _describe_directory(path)
+        return _with_adapters(base_of(path), path, offline) if is_adapter(path) else _describe_directory(path)
     if path.exists():
         return _describe_file(path)
+    if both := named_with(path_or_id):
+        return _with_adapters(*both, offline)
     if not HUB_ID.fullmatch(path_or_id):
         raise BadInput(f"{path_or_id}: no such file or folder, and no hub id (org/name) either")
     from pintpot.model.hub import describe_hub
 
     return describe_hub(path_or_id, offline=offline)
+
+
+def _with_adapters(base: str, folder: Path, offline: bool | None) -> Model:
+    try:
+        return merged(describe(base, offline=offline), folder)
+    except NoFamily as error:
+        raise UnsupportedModel(f"{folder.name}: adapters are merged into native families only; {error}") from error
 
 
 def _describe_directory(path: Path) -> Model:

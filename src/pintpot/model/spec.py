@@ -22,6 +22,8 @@ class Weight:
 
     The rows may be those of `experts` matrices, one below the other, of which the data choose some. `runs` are (file,
     offset, rows) of each stretch of rows where they do not lie in one place: then `file` and `offset` are the first's.
+
+    Where something was `added`, the rows are computed while they are read, and `dtype` and `num_bytes` are theirs.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Weight:
     taps: int = 1
     experts: int = 1
     runs: tuple[tuple[int, int, int], ...] = ()
+    added: Added | None = None
 
     @property
     def num_values(self) -> int:
@@ -48,6 +51,20 @@ class Weight:
             return self.num_bytes if self.file in files else 0
         row_bytes = self.num_bytes // self.shape[0]
         return sum(rows * row_bytes for file, _, rows in self.runs if file in files)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """An adapter merged into a weight: `base` as its file holds it, and scale times b [N, r] a [r, K].
+
+    Where `head_dim` is not 0, the base has the rows of each head in another order (pairs side by side) than b (halves).
+    """
+
+    base: Weight
+    a: Weight
+    b: Weight
+    scale: float
+    head_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +104,46 @@ class TokenizerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """Adapters that a model was read with: their folder, the SHA-256 of their values, the largest rank, how many times
+    the product counts at it, and the weights that they were added to."""
+
+    folder: str
+    digest: str
+    rank: int
+    scale: float
+    weights: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"adapters of {self.folder} (SHA-256 {self.digest[:16]}..., rank {self.rank}, scale {self.scale:g}) "
+            f"merged into {len(self.weights)} weights"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model came from: `kind` is "gguf", "hf" or "hub"; `files` hold the weights, in index order."""
+    """Where a model came from: `kind` is "gguf", "hf" or "hub"; `files` hold the weights, in index order.
+
+    `merged` are the adapters that are part of it; `path` is that of the model without them, `named` of both.
+    """
 
     kind: str
     path: str
     files: tuple[str, ...]
+    merged: Merged | None = None
+
+    @property
+    def named(self) -> str:
+        """What describes the same model again."""
+        return self.path if self.merged is None else f"{self.path}+{self.merged.folder}"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Source:
+        """What `dataclasses.asdict` made."""
+        said = data.get("merged")
+        found = None if said is None else Merged(**{**said, "weights": tuple(said["weights"])})
+        return cls(**{**data, "files": tuple(data["files"]), "merged": found})
 
 
 @dataclass(frozen=True, slots=True)

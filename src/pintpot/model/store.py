@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pintpot.errors import BadFile, BadInput, UsageError, need
-from pintpot.model.spec import Model, Weight
+from pintpot.model.merged import added_rows
+from pintpot.model.spec import Added, Model, Weight
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,7 @@ class Store:
         self._files = model.source.files
         self._handles: dict[int, int] = {}
         self._weights = {weight.name: weight for part in model.parts for weight in part.weights()}
+        self._adapter: tuple[Added, np.ndarray, np.ndarray] | None = None
 
     def __enter__(self) -> Store:
         return self
@@ -60,6 +62,8 @@ class Store:
         count = total - first_row if num_rows is None else num_rows
         inside = first_row >= 0 and 0 <= count <= total - first_row
         need(inside, f"{found.name} has rows 0 to {total - 1}; asked for {count} from {first_row} on", UsageError)
+        if found.added is not None:
+            return self._with_added(found.added, first_row, count)
         row_bytes = found.num_bytes // total
         rows = np.empty((count, row_bytes), np.uint8)
         self._read_into(found, first_row * row_bytes, rows.reshape(-1).data)
@@ -75,10 +79,24 @@ class Store:
         values = decode(self.read(found), found.dtype, found.shape[-1]).reshape(-1).astype(np.float32)
         return values + np.float32(found.plus) if found.plus else values
 
+    def _with_added(self, added: Added, first: int, count: int) -> np.ndarray:
+        """Rows of a weight with its adapter; both matrices of the last one are kept."""
+        if self._adapter is None or self._adapter[0] is not added:
+            self._adapter = (added, self._values(added.a), self._values(added.b))
+        _, a, b = self._adapter
+        return added_rows(self._values(added.base, first, count), added, a, b, first)
+
+    def _values(self, weight: Weight, first: int = 0, count: int | None = None) -> np.ndarray:
+        from pintpot.formats.source import decode
+
+        return decode(self.read(weight, first, count), weight.dtype, weight.shape[1])
+
     def sample_digest(self) -> str:
         """A digest of the description and of 64 spots of the data: tells two trainings of one network apart."""
         digest = hashlib.sha256(self.model.digest.encode())
-        ordered = sorted(self._weights.values(), key=lambda weight: (-weight.num_bytes, weight.name))[:_SAMPLES]
+        # What adapters hold is in the model's digest.
+        stored = (weight.added.base if weight.added else weight for weight in self._weights.values())
+        ordered = sorted(stored, key=lambda weight: (-weight.num_bytes, weight.name))[:_SAMPLES]
         for number, weight in enumerate(ordered):
             length = min(_PAGE, weight.num_bytes)
             spot = bytearray(length)

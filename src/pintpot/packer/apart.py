@@ -42,7 +42,7 @@ def pack_apart(
 ) -> Path:
     """As `write_pack`, elsewhere. Raises what it raises, and DoesNotFit where the process was killed."""
     request = {
-        "model": model.source.path,
+        "model": model.source.named,
         "plan": plan.without_reasons().to_json(),
         "folder": str(folder.absolute()),
         "text": None if text is None else str(Path(text).expanduser().absolute()),

@@ -94,7 +94,7 @@ def manifest_of(folder: Path, data: dict[str, Any]) -> Manifest:
     try:
         manifest = Manifest(
             plan=Plan.from_json(data["plan"]),
-            source=Source(**{**data["source"], "files": tuple(data["source"]["files"])}),
+            source=Source.from_json(data["source"]),
             tokenizer=None if data["tokenizer"] is None else TokenizerInfo(**data["tokenizer"]),
             files=tuple(SmallFile(*item) for item in data["files"]),
             residents=tuple(Resident(*item) for item in data["residents"]),

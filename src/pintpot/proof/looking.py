@@ -66,7 +66,7 @@ def looked_at(
     with tempfile.TemporaryDirectory(prefix=".looking-", dir=home()) as folder:
         out = Path(folder) / "prompts.npz"
         request = {
-            "model": model.source.path, "digest": model.digest, "pictures": [str(path.absolute()) for path in found],
+            "model": model.source.named, "digest": model.digest, "pictures": [str(path.absolute()) for path in found],
             "text": None if text is None else str(Path(text).expanduser().absolute()), "out": str(out),
         }  # fmt: skip
         told = progress or (lambda share, what: None)

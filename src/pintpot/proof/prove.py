@@ -113,10 +113,12 @@ def _judged(
 ) -> Proof:
     """The verdicts: remembered, and written as a page."""
     proof = judge(pack, digest, manifest.plan, measured, quality, runs)
+    merged = manifest.source.merged
+    told = () if merged is None else (f"{merged}; quality is against the model with them in float",)
     proof = replace(
         proof,
         environment=_environment(manifest.plan),
-        notes=(*proof.notes, *notes),
+        notes=(*proof.notes, *told, *notes),
         text_tokens=text_tokens,
     )
     remember_proof(machine, manifest, proof, measured)

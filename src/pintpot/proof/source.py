@@ -15,7 +15,7 @@ def source_model(manifest: Manifest) -> Model:
     Of a pack that does not know its training, written by an earlier version, the description alone is compared.
     """
     source, known = manifest.source, manifest.sample_digest
-    model = describe(source.path, offline=True)
+    model = describe(source.named, offline=True)
     same = model.digest == manifest.plan.model_digest and known in ("", table_key(model))
-    need(same, f"{source.path} is no longer the model that was packed", BadInput)
+    need(same, f"{source.named} is no longer the model that was packed", BadInput)
     return model

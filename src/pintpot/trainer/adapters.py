@@ -38,7 +38,7 @@ def save_adapters(folder: Path, model: Model, how: TrainingForm, values: Mapping
     write_tensors(folder / VALUES, tensors, {"format": "pt"}, lambda theirs, one: _in_order(names[theirs], one, config))
     modules = sorted({hf_name(name.rpartition(".")[0]).split(".")[-2] for name in values})
     settings = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source.path,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source.named,
         "r": how.rank, "lora_alpha": how.alpha, "lora_dropout": 0.0, "target_modules": modules, "bias": "none",
         "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True, "modules_to_save": None,
     }  # fmt: skip

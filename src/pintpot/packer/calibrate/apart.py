@@ -19,7 +19,7 @@ def sensitivities_apart(model: Model, text: Path | None, again: bool, progress: 
     found = None if again or text is not None else recall_sensitivities(key)
     if found is None:
         words = None if text is None else str(text.expanduser().absolute())
-        request = {"model": model.source.path, "digest": model.digest, "text": words, "again": again}
+        request = {"model": model.source.named, "digest": model.digest, "text": words, "again": again}
         done = apart("pintpot.packer.calibrate.sensitivity", request, progress)
         if done["tokens"] < done["wanted"]:
             short = "only %s tokens could be measured on, and %s are usual: what is expected may be further off"
