@@ -68,7 +68,7 @@ def test_it_learns_and_says_what_was_promised(place: Path, whole: dict[str, Any]
     holders = {one["name"] for one in whole["plan"]["cost"]["holders"]}
     assert holders >= {"gradients", "optimizer states", "kept activations", "adapters", "weights in RAM", "buffers"}
     assert sorted(path.name for path in (place / "whole").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "tuning.json",
+        "adapter_config.json", "adapter_model.safetensors", "tuning.html", "tuning.json",
     ]  # fmt: skip
 
 

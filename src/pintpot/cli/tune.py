@@ -108,9 +108,11 @@ def tune_command(
     """Teach a model the answers of conversations, or texts: DATA has one JSON object a line, with `messages` or `text`.
 
     The plan comes first: memory by what holds it, time, and why the other ways lost. A start that was ended goes on
-    where its last checkpoint is, with the same losses, when the same command is given again.
+    where its last checkpoint is, with the same losses, when the same command is given again. What comes of it has a
+    report, tuning.html: the curve of losses, and promised beside measured.
     """
     import pintpot
+    from pintpot.proof.learning_report import write_learning_report
     from pintpot.trainer.tune import Settings, receipt
 
     settings = Settings(learning_rate, weight_decay, schedule, warmup, seed, checkpoint)
@@ -119,10 +121,11 @@ def tune_command(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),
             happened=lambda event: _happened(terminal, progress, event, asked), **asked,
         )  # fmt: skip
+    report = write_learning_report(tuned)
     if terminal.as_json:
-        terminal.data(receipt(tuned))
+        terminal.data({**receipt(tuned), "report": report})
     else:
-        _show(terminal, tuned)
+        _show(terminal, tuned, report)
 
 
 def _ready(terminal: Terminal, plan: Plan) -> None:
@@ -143,7 +146,7 @@ def _happened(terminal: Terminal, progress: Progress, event: Event, asked: dict[
         terminal.say(f"after {event.step} steps: loss {event.loss:.4f} on what was held out")
 
 
-def _show(terminal: Terminal, tuned: Tuned) -> None:
+def _show(terminal: Terminal, tuned: Tuned, report: Path) -> None:
     """Promised beside measured."""
     from pintpot.cli.tables import pairs
     from pintpot.units import format_bytes, format_seconds
@@ -155,5 +158,6 @@ def _show(terminal: Terminal, tuned: Tuned) -> None:
         ("peak", f"{format_bytes(tuned.peak_bytes)}; promised {format_bytes(cost.memory_high)} at most"),
         ("each step", f"{format_seconds(tuned.step_s)}, {tuned.tokens_per_s:.0f} tok/s; promised {promised}"),
         ("in", str(tuned.folder)),
+        ("report", str(report)),
     ]
     terminal.console().print(pairs(rows, title="learned"))
