@@ -106,7 +106,7 @@ class Bench:
         calibrating = calibrating_s(made.form, made.steps, made.prices.rates, tokens)
         gain = gain_of(priced, self.question.guesses)
         cost = replace(priced.cost, pack_s=priced.cost.pack_s + calibrating, calibrate_s=calibrating, guessing=gain)
-        return _plan(self.question, steps, form, cost, made.degradation)
+        return plan_of(self.question, steps, form, cost, made.degradation)
 
     def prices(self, form: Form) -> Prices:
         """The machine's prices where every pass touches as many bytes as this form has.
@@ -271,7 +271,8 @@ def _check_native(work: Work) -> None:
                 attend.check_native(item.op)
 
 
-def _plan(question: Question, steps: tuple[Step, ...], form: Form, cost: Cost, degradation: Degradation) -> Plan:
+def plan_of(question: Question, steps: tuple[Step, ...], form: Form, cost: Cost, degradation: Degradation) -> Plan:
+    """The plan that answers a question so."""
     machine = question.machine
     return Plan(
         model_name=question.model.name,

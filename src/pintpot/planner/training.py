@@ -17,7 +17,7 @@ from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.formats import encoding
 from pintpot.model.spec import Part
 from pintpot.nets._training import training_work
-from pintpot.planner.assess import shortfall_of_memory
+from pintpot.planner.assess import plan_of, shortfall_of_memory
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
 from pintpot.planner.names import ADAPTERS, OPTIMIZER
@@ -234,26 +234,10 @@ def _ahead_bytes(form: Form) -> int:
 
 
 def _plan(question: Question, best: Candidate, found: Sequence[Candidate], smallest: int) -> Plan:
-    machine, model = question.machine, question.model
     rejected = [_rejected(question, best, one) for one in _others(best, found, question.budget.memory_bytes)]
-    return Plan(
-        model_name=model.name,
-        model_digest=model.digest,
-        parts=tuple(replace(part, blocks=()) for part in model.parts),
-        machine_name=machine.name,
-        machine_digest=machine.digest,
-        machine_fingerprint=machine.fingerprint,
-        machine_origin=machine.origin,
-        budget=question.budget,
-        threads=question.threads,
-        steps=best.steps,
-        form=best.form,
-        cost=best.cost,
-        degradation=Degradation(0.0, 0.0),
-        rejected=tuple(sorted(rejected, key=lambda one: one.total_s or 0.0)),
-        smallest_bytes=smallest,
-        notes=machine.notes,
-    )
+    rejected.sort(key=lambda one: one.total_s or 0.0)
+    plan = plan_of(question, best.steps, best.form, best.cost, Degradation(0.0, 0.0))
+    return replace(plan, rejected=tuple(rejected), smallest_bytes=smallest)
 
 
 def _others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterator[Candidate]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from pintpot.errors import PintpotError
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RECENT_S = 5.0
@@ -59,3 +63,12 @@ class Counts:
     first_token: Histogram = field(default_factory=Histogram)
     between_tokens: Histogram = field(default_factory=Histogram)
     rate: Rate = field(default_factory=Rate)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """What is asked inside and ends in an error was refused."""
+        try:
+            yield
+        except PintpotError:
+            self.num_refused += 1
+            raise

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -97,7 +96,7 @@ class ModuleService:
 
         Raises UsageError, BadInput, DoesNotFit for what could never be answered in time, Busy while too many wait.
         """
-        with self._counting_refusals():
+        with self.counts.refusals():
             size = self.check(given, within_s)
             with self._changed:
                 need(not self._closing, "the service is closing", Busy)
@@ -149,14 +148,6 @@ class ModuleService:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-
-    @contextmanager
-    def _counting_refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except PintpotError:
-            self.counts.num_refused += 1
-            raise
 
     def _drive(self) -> None:
         try:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -91,7 +90,7 @@ class Service:
 
         Raises UsageError, DoesNotFit for what could never finish, Busy while too many wait.
         """
-        with self._counting_refusals():
+        with self.counts.refusals():
             self.check(request)
             with self._lock:
                 need(not self._closing, "the service is closing", Busy)
@@ -163,14 +162,6 @@ class Service:
         self.engine.cancel()
         if self._thread.is_alive():
             self._thread.join()
-
-    @contextmanager
-    def _counting_refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except PintpotError:
-            self.counts.num_refused += 1
-            raise
 
     def _drive(self) -> None:
         try:

@@ -70,55 +70,55 @@ class Bodies:
     async def read(self, receive: Receive) -> bytes:
         """A whole body. Raises TooLarge, TooSlow, Busy, and ConnectionError when whoever sent it has left."""
         parts: list[bytes] = []
-        size, held, most = 0, 0, self._limits.body_bytes
+
+        def keep(part: bytes) -> None:
+            parts.append(part)
+            self._held += len(part)
+            need(self._held <= self._most, "too much is being sent at once; try again later", Busy)
+
         try:
-            async with asyncio.timeout(self._limits.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ConnectionError("the client has left")
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size <= most:
-                        held += len(part)
-                        self._held += len(part)
-                        parts.append(part)
-                    need(self._held <= self._most, "too much is being sent at once; try again later", Busy)
-                    if size > most + DISCARDED_BYTES or not message.get("more_body", False):
-                        said = f"the body has more than {most} bytes, which is all that is read"
-                        need(size <= most, said, TooLarge)
-                        return b"".join(parts)
-        except TimeoutError as error:
-            raise TooSlow(f"the body took longer than {self._limits.body_s:g} s to come") from error
+            await _receive(receive, keep, "body", self._limits.body_bytes, self._limits.body_s)
+            return b"".join(parts)
         finally:
-            self._held -= held
+            self._held -= sum(len(part) for part in parts)
 
     async def read_form(self, receive: Receive, content_type: str) -> Form:
         """A form with its file, which lies on disk until the form is closed. Raises likewise, and DiskTooSmall."""
-        form, most, size = Form(content_type, home() / "uploads"), self._limits.form_bytes, 0
+        form, most = Form(content_type, home() / "uploads"), self._limits.form_bytes
         self._forms.add(form)
+
+        def keep(part: bytes) -> None:
+            form.feed(part)
+            on_disk = sum(one.num_bytes for one in self._forms if not one.closed)
+            need(on_disk <= FORMS_AT_ONCE * most, "too much is being sent at once; try again later", Busy)
+
         try:
-            async with asyncio.timeout(self._limits.form_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ConnectionError("the client has left")
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size <= most:
-                        form.feed(part)
-                    on_disk = sum(one.num_bytes for one in self._forms if not one.closed)
-                    need(on_disk <= FORMS_AT_ONCE * most, "too much is being sent at once; try again later", Busy)
-                    if size > most + DISCARDED_BYTES or not message.get("more_body", False):
-                        said = f"the form has more than {most} bytes, which is all that is read"
-                        need(size <= most, said, TooLarge)
-                        form.finish()
-                        return form
-        except BaseException as error:
+            await _receive(receive, keep, "form", most, self._limits.form_s)
+            form.finish()
+            return form
+        except BaseException:
             form.close()
-            if isinstance(error, TimeoutError):
-                raise TooSlow(f"the form took longer than {self._limits.form_s:g} s to come") from error
             raise
+
+
+async def _receive(receive: Receive, keep: Callable[[bytes], None], what: str, most: int, seconds: float) -> None:
+    """Part after part goes to `keep`, `most` bytes in all. Raises as `Bodies.read` does, and what `keep` raises."""
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionError("the client has left")
+                part = message.get("body", b"")
+                size += len(part)
+                if size <= most:
+                    keep(part)
+                if size > most + DISCARDED_BYTES or not message.get("more_body", False):
+                    need(size <= most, f"the {what} has more than {most} bytes, which is all that is read", TooLarge)
+                    return
+    except TimeoutError as error:
+        raise TooSlow(f"the {what} took longer than {seconds:g} s to come") from error
 
 
 class Door:

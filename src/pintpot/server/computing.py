@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -12,6 +13,7 @@ from pintpot.runtime.kinds import Answer, Given
 from pintpot.runtime.module_service import ModuleService
 from pintpot.runtime.service import Over
 from pintpot.server.answering import why_over
+from pintpot.server.endpoints import Whole
 from pintpot.server.served import Family, buckets
 
 if TYPE_CHECKING:
@@ -106,3 +108,36 @@ class Job(Generic[T]):
             self._loop.call_soon_threadsafe(self._told.put_nowait, told)
         except RuntimeError:  # the loop has ended, and nobody listens
             return
+
+
+class Making(ABC, Generic[T]):
+    """An `Exchange` of what a job makes; an endpoint says what is told of that."""
+
+    def __init__(self, job: Job[T], found: Mapping[str, Any]) -> None:
+        self.job, self.found = job, found
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.found.get("stream", False))
+
+    @property
+    def user(self) -> str:
+        return str(self.found.get("user", ""))
+
+    def start(self, client: str, within_s: float) -> None:
+        self.job.start(client, within_s)
+
+    def stop(self) -> None:
+        self.job.stop()
+
+    async def whole(self) -> Whole:
+        return self.told([one async for one in self.job.made()])
+
+    @abstractmethod
+    def told(self, made: list[T]) -> Whole:
+        """The answer, of everything that was made."""
+
+    async def events(self) -> AsyncIterator[Mapping[str, Any]]:
+        """None, where an endpoint lets nobody ask for them."""
+        for one in tuple[Mapping[str, Any], ...]():
+            yield one

@@ -78,9 +78,3 @@ def endpoints() -> tuple[Endpoint, ...]:
     names = (info.name for info in pkgutil.iter_modules(__path__))
     found = (cast(Endpoint, importlib.import_module(f"{__name__}.{name}")) for name in names)
     return tuple(sorted(found, key=lambda one: one.PATH))
-
-
-async def no_events() -> AsyncIterator[Mapping[str, Any]]:
-    """Of an exchange that never streams."""
-    for one in tuple[Mapping[str, Any], ...]():
-        yield one

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from array import array
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pintpot.runtime.kinds import Answer, Given
 from pintpot.runtime.kinds.text import dimensions, tokens_of
-from pintpot.server.computing import Computing, Job
-from pintpot.server.endpoints import Exchange, Prepare, Whole, no_events
+from pintpot.server.computing import Computing, Job, Making
+from pintpot.server.endpoints import Exchange, Prepare, Whole
 from pintpot.server.schema import Either, Invalid, Listed, Number, Record, Text
 from pintpot.server.served import Served
 
@@ -47,7 +47,7 @@ def prepare_for(served: Served) -> Prepare | None:
             raise Invalid(f"this model gives {own} dimensions, and no other number of them", "dimensions")
         given = Given(tokens=_tokens(found["input"], served))
         served.service.check(given)
-        return _Vectors(Job(served.service, given, _kept), found, served)
+        return _Vectors(Job(served.service, given, _kept), found)
 
     return prepare
 
@@ -60,36 +60,11 @@ class _Vector:
     num_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Vectors:
-    """An `Exchange`."""
+class _Vectors(Making[_Vector]):
+    def told(self, made: list[_Vector]) -> Whole:
+        return Whole(self._pieces(made))
 
-    job: Job[_Vector]
-    found: Mapping[str, Any]
-    served: Computing
-
-    @property
-    def streams(self) -> bool:
-        return False
-
-    @property
-    def user(self) -> str:
-        return str(self.found.get("user", ""))
-
-    def start(self, client: str, within_s: float) -> None:
-        self.job.start(client, within_s)
-
-    def stop(self) -> None:
-        self.job.stop()
-
-    async def whole(self) -> Whole:
-        made = [one async for one in self.job.made()]
-        return Whole(self._told(made))
-
-    def events(self) -> AsyncIterator[Mapping[str, Any]]:
-        return no_events()
-
-    def _told(self, made: list[_Vector]) -> Iterator[str]:
+    def _pieces(self, made: list[_Vector]) -> Iterator[str]:
         """One piece for each vector: two thousand of them as text are large."""
         yield '{"object":"list","data":['
         for index, one in enumerate(made):

@@ -7,13 +7,12 @@ import io
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pintpot.runtime.kinds import Answer, Given
-from pintpot.server.computing import Computing, Job
-from pintpot.server.endpoints import Exchange, Prepare, Whole, no_events
+from pintpot.server.computing import Computing, Job, Making
+from pintpot.server.endpoints import Exchange, Prepare, Whole
 from pintpot.server.schema import Flag, Invalid, Number, Record, Text
 from pintpot.server.served import Served
 
@@ -57,32 +56,9 @@ def prepare_for(served: Served) -> Prepare | None:
     return prepare
 
 
-@dataclass(frozen=True, slots=True)
-class _Pictures:
-    """An `Exchange`."""
-
-    job: Job[dict[str, Any]]
-    found: Mapping[str, Any]
-
-    @property
-    def streams(self) -> bool:
-        return False
-
-    @property
-    def user(self) -> str:
-        return str(self.found.get("user", ""))
-
-    def start(self, client: str, within_s: float) -> None:
-        self.job.start(client, within_s)
-
-    def stop(self) -> None:
-        self.job.stop()
-
-    async def whole(self) -> Whole:
-        return Whole(_told([one async for one in self.job.made()]))
-
-    def events(self) -> AsyncIterator[Mapping[str, Any]]:
-        return no_events()
+class _Pictures(Making[dict[str, Any]]):
+    def told(self, made: list[dict[str, Any]]) -> Whole:
+        return Whole(_told(made))
 
 
 def _check(found: Mapping[str, Any], served: Computing) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pintpot.errors import BadInput
 from pintpot.runtime.kinds import Answer, Given
-from pintpot.server.computing import Computing, Job
+from pintpot.server.computing import Computing, Job, Making
 from pintpot.server.endpoints import Exchange, Prepare, Whole
 from pintpot.server.form import FILE, Form
 from pintpot.server.schema import Bytes, Flag, Invalid, Listed, Number, Record, Text
@@ -63,34 +63,13 @@ class _Piece:
     language: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Transcript:
-    """An `Exchange`."""
-
-    job: Job[_Piece]
-    found: Mapping[str, Any]
-
-    @property
-    def streams(self) -> bool:
-        return bool(self.found.get("stream", False))
-
-    @property
-    def user(self) -> str:
-        return str(self.found.get("user", ""))
-
-    def start(self, client: str, within_s: float) -> None:
-        self.job.start(client, within_s)
-
-    def stop(self) -> None:
-        self.job.stop()
-
-    async def whole(self) -> Whole:
-        pieces = [one async for one in self.job.made()]
+class _Transcript(Making[_Piece]):
+    def told(self, made: list[_Piece]) -> Whole:
         wanted = self.found.get("response_format", "json")
         if wanted == "text":
-            return Whole((_text(pieces) + "\n",), "text/plain")
-        told = {"text": _text(pieces), "usage": _usage(pieces)}
-        return Whole((json.dumps(told | (_verbose(pieces) if wanted == "verbose_json" else {})),))
+            return Whole((_text(made) + "\n",), "text/plain")
+        told = {"text": _text(made), "usage": _usage(made)}
+        return Whole((json.dumps(told | (_verbose(made) if wanted == "verbose_json" else {})),))
 
     async def events(self) -> AsyncIterator[Mapping[str, Any]]:
         pieces: list[_Piece] = []
