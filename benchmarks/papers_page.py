@@ -38,10 +38,13 @@ REMARKS = {
     "LeftInFloat": "by price, among convolutions: both ways in turn are in `python benchmarks/leaves.py`",
     "Mbq": "with --balanced alone: no vision-language model with trained weights was measured; that its statistics and "
     "ratios are what they should be: tests/test_modalities.py",
+    "SparseBackward": "with --learn alone, and named where nothing else fits: time and memory by what learns in "
+    "tests/test_part_learns.py",
+    "SlimFit": "with --freeze alone: which blocks rest, and what they save, in tests/test_part_learns.py",
     "PatchStage": "by price, where early activations do not fit: those of MobileNetV2 0.25 are 5.66 MB whole, 1.55 in "
     "2 by 2 patches for 1.01 of the multiply-adds, 0.61 in 4 by 4 for 1.17 (`python benchmarks/working_memory.py`)",
 }
-"""Of techniques for modules, which the runs of this page do not ask about."""
+"""Of techniques for modules and for learning, which the runs of this page do not ask about."""
 
 
 def page(cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str]) -> str:

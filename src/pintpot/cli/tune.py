@@ -53,6 +53,21 @@ LEARNING = (
         help="How products are computed; auto takes what is faster here.",
     ),
     click.option(
+        "--learn",
+        metavar="PART",
+        default="",
+        help="What of the model learns, settled before the first step: last:8 (blocks), attention, biases, norms, a "
+        "role, a block like layers.3; with commas, and last:8/attention for what is both. auto: the last blocks, as "
+        "many as fit.  [all]",
+    ),
+    click.option(
+        "--freeze",
+        type=click.FloatRange(0, 1, max_open=True),
+        metavar="SHARE",
+        default=0.0,
+        help="Of the blocks, those whose weights moved least are frozen for ten steps, and looked at again.  [none]",
+    ),
+    click.option(
         "--learning-rate", type=RATE, metavar="X", help="The largest rate.  [2e-4; of zeroth 1e-6, or 5e-5 of adapters]"
     ),
     click.option(
@@ -103,6 +118,7 @@ def tune_command(
     warmup: int | None,
     seed: int,
     checkpoint: int,
+    freeze: float,
     **asked: Any,
 ) -> None:
     """Teach a model the answers of conversations, or texts: DATA has one JSON object a line, with `messages` or `text`.
@@ -115,7 +131,7 @@ def tune_command(
     from pintpot.proof.learning_report import write_learning_report
     from pintpot.trainer.tune import Settings, receipt
 
-    settings = Settings(learning_rate, weight_decay, schedule, warmup, seed, checkpoint)
+    settings = Settings(learning_rate, weight_decay, schedule, warmup, seed, checkpoint, freeze)
     with terminal.progress() as progress:
         tuned = pintpot.tune(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),

@@ -16,7 +16,7 @@ from pintpot.model.spec import Model
 
 @dataclass(frozen=True)
 class LearningStep(Step):
-    """Offered once where something learns; a technique with knobs to choose says so in `choices`."""
+    """Offered once where something learns; a technique with knobs to choose, or for who asks, says so in `choices`."""
 
     def taught(self, how: TrainingForm) -> TrainingForm:
         """What this step makes of the way in which a model learns."""

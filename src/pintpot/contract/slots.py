@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pintpot.contract.tutor import Tutor
+
 
 def keep_everything(position: int) -> tuple[tuple[int, int], ...]:
     """The cache keeps every position."""
@@ -16,7 +18,8 @@ class Slots:
     """Filled by `Step.install` at every opening of a pack.
 
     `cache_keep(position)` gives the ranges [first, stop) of positions that a query at `position` may still see; pages
-    that lie outside are given back.
+    that lie outside are given back. `tutors` sit beside a model that learns, in the order of the steps.
     """
 
     cache_keep: Callable[[int], tuple[tuple[int, int], ...]] = field(default=keep_everything)
+    tutors: list[Tutor] = field(default_factory=list)

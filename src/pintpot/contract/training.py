@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from pintpot.contract.weights import WeightForm
@@ -25,6 +26,7 @@ class TrainingForm:
     Weights meet rows in `computed_in` (f32, bf16). `at_once` sequences go through a block together. `fused`: each block
     is updated as its gradients arrive, and no others exist. `states` is the format of the optimizer's two moments, ""
     without one. Where `distance` is not 0 there are no gradients: losses so far from the weights take their place.
+    `only` names the weights that learn, or beside which something does; without it these are all.
     """
 
     rank: int = 0
@@ -35,6 +37,7 @@ class TrainingForm:
     fused: bool = False
     states: str = ""
     distance: float = 0.0
+    only: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -43,16 +46,24 @@ class TrainingForm:
 
     def adapts(self, weight: WeightForm) -> bool:
         """Whether an adapter stands beside this weight."""
-        return self.rank > 0 and weight.is_matrix and weight.role in self.roles and "." in weight.name
+        fits = self.rank > 0 and weight.is_matrix and weight.role in self.roles and "." in weight.name
+        return fits and self._may(weight.name)
 
     def trained(self, weight: WeightForm) -> dict[str, tuple[int, ...]]:
         """What learns of a weight or beside it: names and shapes."""
         if self.rank == 0:
-            return {weight.name: weight.shape}
+            return {weight.name: weight.shape} if self._may(weight.name) else {}
         if not self.adapts(weight):
             return {}
         rows, columns = weight.shape
         return {weight.name + LORA_A: (self.rank, columns), weight.name + LORA_B: (rows, self.rank)}
+
+    def changes(self, weight: WeightForm) -> bool:
+        """Whether the weight itself is another one after a step."""
+        return self.rank == 0 and self._may(weight.name)
+
+    def _may(self, name: str) -> bool:
+        return not self.only or name in _names(self.only)
 
     def moments_of(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         """What the optimizer keeps for something that learns: shapes and formats by name."""
@@ -68,6 +79,11 @@ class TrainingForm:
         """Bytes of what the optimizer keeps for something of this shape."""
         found = self.moments_of("", shape).values()
         return sum(prod(own) * encoding(form).block_bytes for own, form in found)
+
+
+@lru_cache(maxsize=64)
+def _names(only: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(only)
 
 
 def block_of(name: str) -> str:

@@ -1,8 +1,9 @@
 """A decoder that learns: its prefill program becomes `forward`, `backward` and, where gradients wait for it, `update`.
 
 Blocks are the segments of the stages. What a block begins with is kept on the way forward; on the way back the block is
-computed again from it, then its gradients. Whatever does not rest in memory as it is multiplied with is fetched and
-expanded for its block alone, in both directions. The loss, last of all forward, belongs to `backward`.
+computed again from it, then its gradients, down to the first block in which something learns. Whatever does not rest in
+memory as it is multiplied with is fetched and expanded for its block alone, in both directions. The loss, last of all
+forward, belongs to `backward`.
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ class _Making:
         self.weights: Weights = form.weights
         self.buffers: dict[str, Buffer] = {}
         self.hidden = self.program.shape(self.blocks[0].x)[-1]
+        self.back = self._back_through()
+
+    def _back_through(self) -> list[BlockOps]:
+        """The blocks that gradients go back through, in the order of the way forward."""
+        if self._learning(self.embed.read_all("weight")):
+            return self.blocks
+        first = next((at for at, block in enumerate(self.blocks) if self._learning(block.weights)), len(self.blocks))
+        return self.blocks[first:]
+
+    def _learning(self, names: Iterable[str]) -> bool:
+        return any(self.how.trained(self.weights.by_name[name]) for name in names)
 
     def work(self) -> Work:
         self._states()
@@ -96,7 +108,7 @@ class _Making:
     def _with_gradients(self, forward: _Pass) -> Work:
         backward = _Pass([], [])
         backward.add("head", self._loss())
-        for block in reversed(self.blocks):
+        for block in reversed(self.back):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
             backward.add(
                 block.name, self._arriving(block), self._forward(block, saved=True), self._backward(block), *ends
@@ -126,9 +138,9 @@ class _Making:
                 found = self.program.by_name[name]
                 if found.life in ("pack", "session") and found.holder != "cache":
                     self.buffers[name] = found
-        kept = "step" if self.how.distance else "session"
+        kept = set() if self.how.distance else {block.x for block in self.back}
         for block in self.blocks:
-            self._put(block.x, ("tokens", self.hidden), "f32", ACTIVATIONS, kept)
+            self._put(block.x, ("tokens", self.hidden), "f32", ACTIVATIONS, "session" if block.x in kept else "step")
         for name in (self.blocks[-1].out, *(() if self.how.distance else (STATES,))):
             self._put(name, ("tokens", self.hidden), "f32", ACTIVATIONS, "session")
         self._put(LABELS, ("tokens",), "int32", "buffers", "session")
@@ -175,12 +187,11 @@ class _Making:
         """Bytes on disk of a weight and of the moments beside it."""
         if weight.ram_rows or not weight.is_matrix:
             return 0
-        moments = self.how.moment_bytes(weight.shape) if self._all_learn else 0
+        moments = self.how.moment_bytes(weight.shape) if self.how.changes(weight) else 0
         return stored_bytes(weight) + moments
 
-    @property
-    def _all_learn(self) -> bool:
-        return self.how.rank == 0
+    def _changes(self, names: Iterable[str]) -> bool:
+        return any(self.how.changes(self.weights.by_name[name]) for name in names)
 
     def _wired(self, op: Op) -> tuple[tuple[str, str], ...]:
         """What an op reads: weights as floats, adapters beside them, no cache."""
@@ -197,7 +208,7 @@ class _Making:
     def _knobs(self, op: Op) -> tuple[tuple[str, object], ...]:
         adapted = any(self.how.adapts(self.weights.by_name[name]) for name in op.read_all("weight"))
         own = (("of", op.kind), ("computed_in", self.how.computed_in), ("rank", self.how.rank if adapted else 0))
-        return (*op.attributes, *own, ("trained", self._all_learn))
+        return (*op.attributes, *own, ("trained", self._changes(op.read_all("weight"))))
 
     def _forward(self, block: BlockOps, saved: bool) -> Iterator[Op]:
         for op in block.ops:
@@ -252,7 +263,7 @@ class _Making:
         backward = not self.how.distance
         writes += [("grad", STATES)] if backward else []
         knobs = (
-            ("chunk", chunk), ("computed_in", self.how.computed_in), ("trained", self._all_learn),
+            ("chunk", chunk), ("computed_in", self.how.computed_in), ("trained", self.how.changes(weight)),
             ("eps", self.head.get("eps")), *((("backward", False),) if not backward else ()),
         )  # fmt: skip
         yield Op("cross_entropy", (*reads, ("targets", LABELS)), tuple(writes), knobs)
@@ -265,7 +276,8 @@ class _Making:
                 yield Op("update", (("weight", own), ("grad", own + GRADS), *moments), (("out", own),))
 
     def _leaving(self, names: Sequence[str]) -> Iterator[Op]:
-        away = sum(self._away(self.weights.by_name[name]) for name in names) if self._all_learn else 0
+        forms = (self.weights.by_name[name] for name in names)
+        away = sum(self._away(weight) for weight in forms if self.how.changes(weight))
         if away:
             yield Op("store", (), (), (("bytes", away),), lane="write")
 

@@ -42,7 +42,7 @@ class Span:
 
 
 ZERO = Span(0.0, 0.0, 0.0)
-LEARNING = ("forward", "backward", "loss", "forward again", "loss again", "update")
+LEARNING = ("forward", "backward", "loss", "forward again", "loss again", "update", "backward, some frozen")
 """Stages of a step in which a model learns."""
 
 
@@ -147,9 +147,9 @@ class Cost:
 
     @property
     def step_s(self) -> Span:
-        """One step of learning: forward, backward and update."""
+        """One step of learning, the mean: forward, backward and update, whichever kind of them it has."""
         learning = [stage for stage in self.stages if stage.name in LEARNING]
-        return sum((stage.each_s for stage in learning), ZERO)
+        return sum((stage.seconds for stage in learning), ZERO) * (1 / max(1, self.stages[0].replays))
 
     @property
     def total_s(self) -> Span:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
+from math import prod
 
 from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form, source_form
@@ -35,6 +37,7 @@ from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
 from pintpot.techniques.train.fused_update import FusedUpdate
 from pintpot.techniques.train.recompute import Recompute
+from pintpot.techniques.train.sparse_backward import SparseBackward
 from pintpot.techniques.train.zeroth_order import ZerothOrder
 from pintpot.units import format_bytes, format_bytes_up
 
@@ -43,6 +46,7 @@ METHODS = ("lora", "qlora", "full")
 ZEROTH = "zeroth"
 """Without gradients: every weight, or adapters where not all weights fit; for who asks."""
 BESIDE = "zeroth beside"
+AUTO = "auto"
 PART = "language"
 STARTING_S = Span(0.5, 2.0, 8.0)
 """What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
@@ -56,13 +60,16 @@ CHECKPOINT_ROOM = 2.2
 class Asked:
     """What was asked beside the budget: the method, the adapters' knobs, and the arithmetic (auto: whichever is best).
 
-    `data_bytes` are what the examples hold.
+    `data_bytes` are what the examples hold. `learn` says which part learns as `SparseBackward` does, "auto" for as many
+    of the last blocks as fit; `also` are techniques beside that.
     """
 
     method: str = "auto"
     arithmetic: str = "auto"
     adapters: LowRank = field(default_factory=LowRank)
     data_bytes: int = 0
+    learn: str = ""
+    also: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         ways = ("auto", *METHODS, ZEROTH)
@@ -73,9 +80,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to learn, priced."""
+    """One way to learn, priced. Of equal `way` they teach the same, some faster and some in less memory."""
 
-    method: str
+    way: tuple[str, ...]
     steps: tuple[Step, ...]
     form: Form
     work: Work
@@ -94,31 +101,37 @@ def make_training_plan(question: Question, asked: Asked) -> Plan:
             f"learning needs {format_bytes_up(smallest)} at least, with one sequence at a time and weights read from "
             f"disk; the budget is {format_bytes(memory)}{_advice(question, asked)}"
         )
-    own = [one for one in fitting if one.method == fitting[0].method]
+    own = [one for one in fitting if one.way == fitting[0].way]
     best = min(own, key=lambda one: one.cost.total_s.mid)
     return _plan(question, best, found, smallest)
 
 
 def _advice(question: Question, asked: Asked) -> str:
-    """What fits where nothing does that was asked: steps without gradients, if they do."""
+    """What fits where nothing does that was asked: the last blocks alone, or steps without gradients, if they do."""
+    memory = question.budget.memory_bytes
     if asked.method == ZEROTH:
         return ""
-    others = _candidates(question, replace(asked, method=ZEROTH))
-    if not any(one.cost.memory_high <= question.budget.memory_bytes for one in others):
-        return ""
+    parts = _candidates(question, replace(asked, learn=AUTO)) if not asked.learn else ()
+    part = next((one.way[1] for one in parts if one.cost.memory_high <= memory), "")
+    told = f"; --learn {part} fits, with which that part of the model learns and nothing else" if part else ""
+    others = _candidates(question, replace(asked, method=ZEROTH, learn=""))
+    if asked.also or not any(one.cost.memory_high <= memory for one in others):
+        return told
     slow = "but takes far more steps to learn as much (its authors took 20,000 to 100,000)"
-    return f"; --method {ZEROTH} fits, which learns from losses alone, {slow}"
+    return f"{told}; --method {ZEROTH} fits, which learns from losses alone, {slow}"
 
 
 def training_work_of(plan: Plan) -> Work:
     """The work of a plan, as it was priced."""
     part = next(part for part in plan.parts if part.name == PART)
-    return _work(part, plan.form, plan.budget.workload)
+    return _work(part, plan.form, plan.budget.workload, plan.steps)
 
 
-def _work(part: Part, form: Form, workload: Workload) -> Work:
+def _work(part: Part, form: Form, workload: Workload, steps: Sequence[Step]) -> Work:
     """The stages of learning, and the one in which what was held out is asked."""
     work, train = training_work(part, form, workload), workload.train or Train()
+    for step in steps:
+        work = step.rewrite(work, form)
     forward = work.stage("forward")
     program = replace(forward.programs[0], name="ask")
     extent = forward.extents[0][0]
@@ -139,17 +152,19 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
         arithmetic.append(())
     if asked.arithmetic != "float32":
         arithmetic.append((BrainFloat(),))
-    for method in methods:
-        first = _learning(method, asked)
-        for kind in arithmetic:
-            for passes in at_once:
-                for optimizer in ((),) if drawn else optimizers:
-                    steps = (*first, passes, *kind, *optimizer)
-                    try:
-                        yield from _placed(question, asked, method, steps, source)
-                    except NotApplicable as error:
-                        if asked.method != "auto":
-                            raise UsageError(f"{method}: {error}") from error
+    parts = [SparseBackward(learn=asked.learn)] if asked.learn not in ("", AUTO) else []
+    parts += [step for step in offered if isinstance(step, SparseBackward)] if asked.learn == AUTO else []
+    chosen: list[tuple[SparseBackward, ...]] = [(part,) for part in parts]
+    ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
+    for method, part in ways:
+        first = (*_learning(method, asked), *part)
+        way = (method, *(one.learn for one in part))
+        for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
+            try:
+                yield from _placed(question, asked, way, (*first, passes, *kind, *optimizer, *asked.also), source)
+            except NotApplicable as error:
+                if asked.method != "auto":
+                    raise UsageError(f"{method}: {error}") from error
 
 
 def _learning(method: str, asked: Asked) -> tuple[Step, ...]:
@@ -159,7 +174,7 @@ def _learning(method: str, asked: Asked) -> tuple[Step, ...]:
 
 
 def _placed(
-    question: Question, asked: Asked, method: str, steps: tuple[Step, ...], source: Form
+    question: Question, asked: Asked, way: tuple[str, ...], steps: tuple[Step, ...], source: Form
 ) -> Iterator[Candidate]:
     """One choice with as many blocks in RAM as the budget has room for; with none where it has not even that."""
     form = source
@@ -171,10 +186,10 @@ def _placed(
     def at(resident: int) -> Candidate:
         place = Offloaded(resident=resident)
         place.check(question.model, form)
-        return _priced(question, asked, method, (*steps, place), place.promise(form))
+        return _priced(question, asked, way, (*steps, place), place.promise(form))
 
     memory, whole = question.budget.memory_bytes, at(most)
-    if asked_all(form):  # then all blocks stay
+    if _float_bytes(form, changed=False) == 0:  # then all blocks stay
         yield whole
         return
     best = least = at(0)
@@ -196,9 +211,9 @@ def _placed(
     yield least
 
 
-def _priced(question: Question, asked: Asked, method: str, steps: tuple[Step, ...], form: Form) -> Candidate:
+def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple[Step, ...], form: Form) -> Candidate:
     part = question.model.part(PART)
-    work = _work(part, form, question.budget.workload)
+    work = _work(part, form, question.budget.workload, steps)
     holders = learning_holders(question, lay_out(work).sizes, form, asked.data_bytes, _ahead_bytes(form))
     weight_bytes = sum(weight.num_values for weight in part.weights()) * 4
     footprint = next((size for size in question.machine.sizes("read") if size >= weight_bytes), weight_bytes)
@@ -209,14 +224,18 @@ def _priced(question: Question, asked: Asked, method: str, steps: tuple[Step, ..
     counts = form.weights.num_values.items()
     values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
     learned = sum(holder.high for holder in holders if holder.name in (ADAPTERS, OPTIMIZER))
-    learned += sum(stored_bytes(weight) for weight in form.weights) if asked_all(form) else 0
-    cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, round(CHECKPOINT_ROOM * learned))
-    return Candidate(method, steps, form, work, cost)
+    changed = _float_bytes(form, changed=True)
+    left = _float_bytes(form, changed=False) if changed else 0
+    pack_bytes = round(CHECKPOINT_ROOM * (learned + changed)) + left
+    cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, pack_bytes)
+    return Candidate(way, steps, form, work, cost)
 
 
-def asked_all(form: Form) -> bool:
-    """Whether every weight learns."""
-    return form.training is not None and form.training.rank == 0
+def _float_bytes(form: Form, changed: bool) -> int:
+    """Bytes in float32 of the weights that are others after a step, or of those that are not."""
+    how = form.training
+    own = (weight for weight in form.weights if (how is not None and how.changes(weight)) == changed)
+    return sum(4 * prod(weight.shape) for weight in own)
 
 
 def _ahead_bytes(form: Form) -> int:
@@ -257,7 +276,7 @@ def _rejected(question: Question, best: Candidate, other: Candidate) -> Rejected
     short = shortfall_of_memory(other.cost, question.budget.memory_bytes)
     slower = other.cost.total_s.mid / best.cost.total_s.mid if best.cost.total_s.mid else 1.0
     reason = short or f"{slower:.2f} times as long"
-    if short is None and other.method != best.method:
+    if short is None and other.way != best.way:
         less = {"qlora": ", and it learns beside rounded weights", BESIDE: ", and adapters alone learn"}
-        reason += less.get(other.method, "")
+        reason += less.get(other.way[0], "") + (", and less of it learns" if len(other.way) > len(best.way) else "")
     return Rejected(what, reason, memory_bytes=other.cost.memory_high, total_s=other.cost.total_s.mid)

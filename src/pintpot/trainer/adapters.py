@@ -36,7 +36,8 @@ def save_adapters(folder: Path, model: Model, how: TrainingForm, values: Mapping
     names = {name_of(name, str(config["model_type"])): name for name in values}
     tensors = {theirs: values[ours] for theirs, ours in names.items()}
     write_tensors(folder / VALUES, tensors, {"format": "pt"}, lambda theirs, one: _in_order(names[theirs], one, config))
-    modules = sorted({hf_name(name.rpartition(".")[0]).split(".")[-2] for name in values})
+    places = {hf_name(name.rpartition(".")[0]).removesuffix(".weight") for name in values}
+    modules = sorted(places if how.only else {place.rpartition(".")[2] for place in places})
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.source.named,
         "r": how.rank, "lora_alpha": how.alpha, "lora_dropout": 0.0, "target_modules": modules, "bias": "none",

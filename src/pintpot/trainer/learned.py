@@ -13,6 +13,7 @@ import torch
 
 from pintpot.contract.form import Form
 from pintpot.contract.training import LORA_A
+from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import UsageError, need
 from pintpot.trainer.moments import chunks, moments_of
 from pintpot.trainer.weights import Weights
@@ -49,14 +50,19 @@ class Pace:
 
 
 class Learned:
-    """Tensors that learn, by name, each float32, with what the optimizer keeps of it: `states` of a `TrainingForm`."""
+    """Tensors that learn, by name, each float32, with what the optimizer keeps of it: `states` of a `TrainingForm`.
 
-    def __init__(self, values: Mapping[str, torch.Tensor], states: str = "f32") -> None:
+    The `tutor` begins with them, and has a say in their gradients.
+    """
+
+    def __init__(self, values: Mapping[str, torch.Tensor], states: str = "f32", tutor: Tutor = ALONE) -> None:
         self.values = dict(values)
+        self._tutor = tutor
+        tutor.begin(self.values)
         self._moments = {name: moments_of(one, states) for name, one in self.values.items() if states}
 
     @classmethod
-    def adapters(cls, form: Form, seed: int) -> Learned:
+    def adapters(cls, form: Form, seed: int, tutor: Tutor = ALONE) -> Learned:
         """Fresh adapters: A drawn evenly within 1 / sqrt(K), B zero, so that nothing is changed by them yet."""
         draw = torch.Generator().manual_seed(seed)
         values: dict[str, torch.Tensor] = {}
@@ -66,17 +72,18 @@ class Learned:
                 if name.endswith(LORA_A):
                     bound = 1 / sqrt(shape[1])
                     values[name].uniform_(-bound, bound, generator=draw)
-        return cls(values, _states(form))
+        return cls(values, _states(form), tutor)
 
     @classmethod
-    def whole(cls, form: Form, weights: Weights) -> Learned:
-        """All weights of a form, in the very memory in which `weights` holds them."""
-        values = {weight.name: weights.held(weight.name) for weight in form.weights if weight.role not in FIXED}
-        return cls(values, _states(form))
+    def whole(cls, form: Form, weights: Weights, tutor: Tutor = ALONE) -> Learned:
+        """The weights of a form that learn, in the very memory in which `weights` holds them."""
+        how = form.training
+        learning = (weight for weight in form.weights if weight.role not in FIXED and how and how.changes(weight))
+        return cls({weight.name: weights.held(weight.name) for weight in learning}, _states(form), tutor)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that a start which goes on must have, by name: what learns, and its moments."""
-        found = dict(self.values)
+        """All that a start which goes on must have, by name: what learns, its moments, and what the tutor keeps."""
+        found = {**self.values, **self._tutor.tensors()}
         for name, moments in self._moments.items():
             found |= moments.tensors(name)
         return found
@@ -89,7 +96,7 @@ class Learned:
             value, moments = self.values[name], self._moments[name]
             if pace.weight_decay and value.dim() > 1:
                 value.mul_(1 - rate * pace.weight_decay)
-            flat, own = value.view(-1), grad.reshape(-1)
+            flat, own = value.view(-1), self._tutor.graded(name, value, grad).reshape(-1)
             for part in chunks(len(flat)):
                 m, v = moments.read(part)
                 m.lerp_(own[part], 1 - BETAS[0])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pintpot.budget import Train
+from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.trainer.checkpoint import Progressed
 from pintpot.trainer.learned import Learned, Pace
@@ -59,13 +60,13 @@ Take = Callable[[Sequences, int], float]
 """Takes one step, counted from 0, on some sequences, and says their mean loss."""
 
 
-def descending(network: Network, learned: Learned, task: Task, fused: bool = False) -> Take:
-    """Steps by AdamW along gradients; `fused` updates follow each block's."""
+def descending(network: Network, learned: Learned, task: Task, fused: bool = False, tutor: Tutor = ALONE) -> Take:
+    """Steps by AdamW along gradients; `fused` updates follow each block's. The `tutor` says what rests."""
 
     def take(sequences: Sequences, at: int) -> float:
         grads: dict[str, torch.Tensor] = {}
         update = partial(learned.update, pace=task.pace, step=at, steps=task.train.steps)
-        loss = network.learn(sequences, update if fused else grads.update)
+        loss = network.learn(sequences, update if fused else grads.update, tutor.resting(at))
         update(grads)
         return loss
 

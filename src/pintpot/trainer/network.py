@@ -3,6 +3,7 @@
     network = Network(part, work, form, weights, learned)
     network.losses(sequences)                                # nets of words that are asked, nothing learns
     network.learn(sequences, update)                         # `update(grads)` is told of gradients as they are final
+    network.learn(sequences, update, frozenset({"layers.0"}))    # of these blocks nothing learns in this step
 
 Tokens of all sequences of a step go through a block, some sequences at a time, before the next block's weights come.
 """
@@ -58,7 +59,8 @@ class Network:
         tables = rope_tables(part.config, forward.bound("context"), factors)
         self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
         self._at_once = form.training.at_once if form.training else 1
-        self._all = self._how is not None and self._how.rank == 0
+        how = form.training
+        self._changes = {weight.name for weight in form.weights if how is not None and how.changes(weight)}
 
     def losses(self, sequences: Sequences) -> torch.Tensor:
         """The loss in nats of every word of some sequences that would be learned."""
@@ -70,29 +72,42 @@ class Network:
             met = rms_norm(states[rows], self._norm, self._head.get("eps"))
             return cross_entropy(met, targets, self._rows, backward=False).losses
 
-    def learn(self, sequences: Sequences, update: Update) -> float:
+    def learn(self, sequences: Sequences, update: Update, resting: frozenset[str] = frozenset()) -> float:
         """The mean loss of the words of a step; gradients of it go to `update`, those of a block at a time.
 
-        Raises Diverged where a loss or a gradient is no number, with the first block in which something is none.
+        They go back as far as something learns, which in blocks that are `resting` nothing does. Raises Diverged where
+        a loss or a gradient is no number, with the first block in which something is none.
         """
         kept: list[torch.Tensor] = []
+        back = self._back_through(resting)
         with torch.no_grad():
             states = self._embedded(sequences)
             for block, memory in self._passing(self.blocks):
-                kept.append(states)
+                if block in back:
+                    kept.append(states)
                 states = self._through(block, memory, states, sequences)
         loss, grads, outside = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
         del states
-        for block, memory in self._passing(self.blocks[::-1]):
-            grads, own = self._back(block, memory, kept.pop(), grads, sequences)
+        for block, memory in self._passing(back[::-1]):
+            learns = () if block.name in resting else block.learns
+            grads, own = self._back(block, memory, kept.pop(), grads, (sequences, learns))
             if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
                 raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
             update(own)
-        if self._all:
-            update(self._with_embedding(outside, grads, sequences))
+        if self._embed.read("weight") in self._changes:
+            outside = self._with_embedding(outside, grads, sequences)
+        if outside:
+            update(outside)
         return float(loss)
+
+    def _back_through(self, resting: frozenset[str]) -> tuple[Block, ...]:
+        """The blocks that gradients go back through, in the order of the way forward."""
+        if self._embed.read("weight") in self._changes:
+            return self.blocks
+        learning = (at for at, block in enumerate(self.blocks) if block.learns and block.name not in resting)
+        return self.blocks[next(learning, len(self.blocks)) :]
 
     def _with_embedding(
         self, outside: dict[str, torch.Tensor], grads: torch.Tensor, sequences: Sequences
@@ -116,7 +131,7 @@ class Network:
             following = blocks[index + 1] if index + 1 < len(blocks) else None
             coming = None if following is None else (following.name, following.weights)
             memory = self._weights.block(block.name, block.weights, coming)
-            adapters = {} if self._all else self._learned.within(block.learns)
+            adapters = {} if self._changes else self._learned.within(block.learns)
             yield block, {**memory, **adapters, **self._tables}
 
     def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
@@ -130,11 +145,17 @@ class Network:
         return out
 
     def _back(
-        self, block: Block, memory: Memory, states: torch.Tensor, grads: torch.Tensor, sequences: Sequences
+        self,
+        block: Block,
+        memory: Memory,
+        states: torch.Tensor,
+        grads: torch.Tensor,
+        taught: tuple[Sequences, tuple[str, ...]],
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Gradients of what a block began with, and of what learns in it."""
+        """Gradients of what a block began with, and of what learns in it: of these sequences, by these names."""
+        sequences, learns = taught
         # A weight that is expanded for its block learns by the gradient of what it was expanded to.
-        keys = {name: name if name in memory else name + FLOATS for name in block.learns}
+        keys = {name: name if name in memory else name + FLOATS for name in learns}
         learning = {name: memory[key].detach().requires_grad_() for name, key in keys.items()}
         before, found = torch.empty_like(states), dict[str, torch.Tensor]()
         for rows, batch in self._parts(sequences):
@@ -163,13 +184,13 @@ class Network:
             found = cross_entropy(met.detach(), targets, self._rows)
             if found.grads is None:
                 raise Diverged("the loss has no gradient")
-            if self._all:
-                name = str(self._head.read("weight"))
+            name = str(self._head.read("weight"))
+            if name in self._changes:
                 own[name] = torch.empty_like(self._learned.values[name])
                 for first, part in head_grads(met.detach(), targets, self._rows, found.log_z, scale):
                     own[name][first : first + len(part)] = part
         by_states, by_norm = torch.autograd.grad(met, (x, norm), found.grads * scale)
-        if self._all:
+        if self._head.read("norm") in self._changes:
             own[str(self._head.read("norm"))] = by_norm
         whole = torch.zeros_like(states)
         whole[rows] = by_states
@@ -194,7 +215,8 @@ class Network:
             yield slice(first * length, (first + len(own)) * length), batch
 
     def _first_broken(self, states: Sequence[torch.Tensor]) -> str:
-        for block, after in zip(("embed", *(block.name for block in self.blocks)), states, strict=True):
+        names = ("embed", *(block.name for block in self.blocks))
+        for block, after in zip(names[len(names) - len(states) :], states, strict=True):
             if not bool(torch.isfinite(after).all()):
                 return f"{block} is the first that gave a value which is no number"
         return "every block gave numbers, so it is the head"
@@ -224,5 +246,6 @@ def _blocks(program: Program, form: Form) -> Iterator[Block]:
         x = str(program.ops[before.stop - 1].write("out"))
         adapters = tuple(name for name in reads if name.endswith((LORA_A, LORA_B)))
         weights = tuple(name for name in reads if name in known)
-        every = form.training is not None and form.training.rank == 0
-        yield Block(str(segment.slot), ops, weights, weights if every else adapters, x, str(ops[-1].write("out")))
+        how = form.training
+        changing = tuple(name for name in weights if how is not None and how.changes(known[name]))
+        yield Block(str(segment.slot), ops, weights, changing or adapters, x, str(ops[-1].write("out")))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from pintpot.contract.slots import Slots
+from pintpot.contract.tutor import Tutors
 from pintpot.errors import UsageError, need
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model
@@ -41,18 +43,24 @@ def teach(
     # Gradients are often that small, and then take processors many times as long; threads to come inherit it.
     torch.set_flush_denormal(True)
     torch.set_num_threads(plan.threads)
+    slots = Slots()
+    for step in plan.steps:
+        step.install(slots)
+    tutors, form = Tutors(slots.tutors), plan.form
     with Store(model) as store:
-        weights = Weights(model, store, plan.form, plan.steps)
+        weights = Weights(model, store, form, plan.steps, tutors)
         try:
-            learned = Learned.adapters(plan.form, settings.seed) if how.rank else Learned.whole(plan.form, weights)
+            learned = (
+                Learned.adapters(form, settings.seed, tutors) if how.rank else Learned.whole(form, weights, tutors)
+            )
             done = checkpoints.load(learned)
             need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
             began, spent = done.step, 0.0
-            network = Network(model.part("language"), training_work_of(plan), plan.form, weights, learned)
+            network = Network(model.part("language"), training_work_of(plan), form, weights, learned)
             if how.distance:
                 take = following(network, learned, task, settings.seed, how.distance)
             else:
-                take = descending(network, learned, task, how.fused)
+                take = descending(network, learned, task, how.fused, tutors)
             for event in learn(network, take, task, done):
                 if isinstance(event, Stepped):
                     spent += event.seconds
@@ -60,13 +68,13 @@ def teach(
                         checkpoints.save(learned, done, plan.without_reasons().to_json())
                 if happened is not None:
                     happened(event)
+            folder.mkdir(parents=True, exist_ok=True)
+            if how.rank:
+                save_adapters(folder, model, how, learned.values)
+            else:
+                save_whole(folder, model, _resting(learned, weights, tutors))
         finally:
             weights.close()
-    folder.mkdir(parents=True, exist_ok=True)
-    if how.rank:
-        save_adapters(folder, model, how, learned.values)
-    else:
-        save_whole(folder, model, learned.values)
     flush(folder)
     tokens = (done.step - began) * task.train.tokens
     tuned = Tuned(
@@ -75,3 +83,13 @@ def teach(
     write_receipt(tuned)
     checkpoints.clear()
     return tuned
+
+
+def _resting(learned: Learned, weights: Weights, tutors: Tutors) -> Callable[[str], torch.Tensor]:
+    """One weight of the model that was learned: as rows meet it, or as it came where it did not learn."""
+
+    def value(name: str) -> torch.Tensor:
+        own = learned.values.get(name)
+        return weights.source(name) if own is None else tutors.met(name, own)
+
+    return value

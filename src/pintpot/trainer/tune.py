@@ -20,6 +20,7 @@ from pintpot.planner.plan import Plan
 from pintpot.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from pintpot.contract.step import Step
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
     from pintpot.trainer.loop import Event, Task
@@ -39,7 +40,10 @@ _LARGEST_KEPT = 32 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is learned, all but the budget. Without a rate that of the method is taken."""
+    """How it is learned, all but the budget. Without a rate that of the method is taken.
+
+    `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last.
+    """
 
     learning_rate: float | None = None
     weight_decay: float = 0.0
@@ -47,6 +51,7 @@ class Settings:
     warmup: int | None = None
     seed: int = 0
     checkpoint: int = CHECKPOINT_STEPS
+    freeze: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def tune(
     alpha: float = 16.0,
     targets: str = "q,v",
     arithmetic: str = "auto",
+    learn: str = "",
     threads: int | None = None,
     settings: Settings = Settings(),
     ready: Callable[[Plan], None] | None = None,
@@ -94,24 +100,20 @@ def tune(
     `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
     tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full, zeroth (steps from
     losses alone, very many of them, in the memory of weights as floats and of a way forward) or auto (one of the first
-    three); `arithmetic` is float32, bf16 or auto, the faster one. `ready` is told the plan before the first step,
-    `happened` of every step. The same call after a start that was ended goes on with the same losses. Raises BadInput
-    for a line that is wrong, DoesNotFit with the smallest budget, Diverged where values are no numbers.
+    three); `arithmetic` is float32, bf16 or auto, the faster one. `learn` names the part that learns (`last:8`,
+    `attention`, `biases`, `norms`, a role, a block; with commas), "auto" the last blocks, as many as fit. `ready` is
+    told the plan before the first step, `happened` of every step. The same call after a start that was ended goes on
+    with the same losses. Raises BadInput for a line that is wrong, DoesNotFit, Diverged where values are no numbers.
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
     from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
     from pintpot.techniques.adapt.low_rank import LowRank
-    from pintpot.trainer.adapters import check_adapters
     from pintpot.trainer.checkpoint import begun
-    from pintpot.trainer.whole import check_whole
 
     described = local(shaped(model, {}, progress)[0])
-    if method in ("full", "zeroth"):
-        check_whole(described)
-    if method != "full":
-        check_adapters(described)
+    _check_kept(described, method)
     folder, path = Path(output), Path(data)
     # One that was ended after its receipt, before its checkpoint was gone, ends once more.
     ended = (folder / RECEIPT).exists() and not begun(folder)
@@ -120,13 +122,33 @@ def tune(
     wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
     train = Train(length, sequences, wanted, len(held), EVALUATIONS)
     budget = _budget(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
-    asks = Wanted(method, arithmetic, LowRank(rank=rank, alpha=alpha, roles=targets), _num_bytes(learns, held))
+    adapters = LowRank(rank=rank, alpha=alpha, roles=targets)
+    asks = Wanted(method, arithmetic, adapters, _num_bytes(learns, held), learn, _beside(settings))
     question = {
         "model": described.digest, "data": _digest(path), "method": method, "arithmetic": arithmetic,
-        "adapters": asks.adapters.to_json(), "memory": memory, "threads": threads, **asdict(train),
+        "adapters": asks.adapters.to_json(), "learn": learn, "memory": memory, "threads": threads,
+        **asdict(train),
         **{key: value for key, value in asdict(settings).items() if key != "checkpoint"},
     }  # fmt: skip
     return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress))
+
+
+def _check_kept(model: Model, method: str) -> None:
+    """Raises UnsupportedModel where what a method leaves could not be written."""
+    from pintpot.trainer.adapters import check_adapters
+    from pintpot.trainer.whole import check_whole
+
+    if method in ("full", "zeroth"):
+        check_whole(model)
+    if method != "full":
+        check_adapters(model)
+
+
+def _beside(settings: Settings) -> tuple[Step, ...]:
+    """The techniques that were asked for beside what learns."""
+    from pintpot.techniques.train.slim_fit import SlimFit
+
+    return (SlimFit(share=settings.freeze),) if settings.freeze else ()
 
 
 def read_sequences(

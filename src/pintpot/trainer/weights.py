@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pintpot.contract.form import Form
 from pintpot.contract.step import SourceRows, Step
 from pintpot.contract.training import is_plain
+from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.contract.weights import STRIP_ROWS, WeightForm
 from pintpot.formats.source import decode
 from pintpot.formats.tiles import unpack
@@ -32,11 +33,12 @@ Bytes = NDArray[np.uint8]
 class Weights:
     """The weights of a model in a form. `steps` are those of its plan: the one of a weight's format packs it.
 
-    Everything that the form keeps in RAM is read when this is made.
+    Everything that the form keeps in RAM is read when this is made. Blocks meet rows as the `tutor` says.
     """
 
-    def __init__(self, model: Model, store: Store, form: Form, steps: Sequence[Step]) -> None:
+    def __init__(self, model: Model, store: Store, form: Form, steps: Sequence[Step], tutor: Tutor = ALONE) -> None:
         how = form.training
+        self._tutor = tutor
         self._store, self._forms = store, form.weights.by_name
         self._sources = {w.name: w for part in model.parts for w in part.weights()}
         self._steps = tuple(steps)
@@ -66,7 +68,13 @@ class Weights:
         weight, held = self._forms[name], self._held.get(name)
         if held is None:
             return self._floats(name, 0, weight.shape[0])
-        return held.to(DTYPES[self._computed_in]) if weight.is_matrix else held
+        return self._tutor.met(name, held).to(DTYPES[self._computed_in]) if weight.is_matrix else held
+
+    def source(self, name: str) -> torch.Tensor:
+        """One weight in float32 as the model's own files have it."""
+        if self._forms[name].is_matrix:
+            return self._floats(name, 0, self._forms[name].shape[0], exact=True)
+        return torch.from_numpy(self._store.vector(name))
 
     def held(self, name: str) -> torch.Tensor:
         """One weight as it is held: changed in place, it is another one from then on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,19 +23,23 @@ def check_whole(model: Model) -> None:
     hf_config(model.part("language").config, "float32")
 
 
-def save_whole(folder: Path, model: Model, values: Mapping[str, torch.Tensor]) -> None:
-    """Weights in float32, config.json and the tokenizer. What the model's own files say by sharing stays shared."""
+def save_whole(folder: Path, model: Model, value: Callable[[str], torch.Tensor]) -> None:
+    """Weights in float32, config.json and the tokenizer. What the model's own files say by sharing stays shared.
+
+    A weight is asked for its `value` when its turn has come to be written, and once.
+    """
     part = model.part("language")
     config, family = part.config, str(part.config["model_type"])
-    factors = values["rope_freqs"].tolist() if "rope_freqs" in values else ()
     plus = plus_of(family)
+    shapes = {one.name: one.shape for one in part.weights()}
+    factors = value("rope_freqs").tolist() if "rope_freqs" in shapes else ()
     # config.json tells the factors of rotary angles.
-    names = {hf_name(name, family): name for name in values if name != "rope_freqs"}
+    names = {hf_name(name, family): name for name in shapes if name != "rope_freqs"}
 
-    def turned(theirs: str, value: torch.Tensor) -> torch.Tensor:
-        own = in_halves(names[theirs].removesuffix("_bias"), value, config)
+    def made(theirs: str, _: torch.Tensor) -> torch.Tensor:
+        own = in_halves(names[theirs].removesuffix("_bias"), value(names[theirs]), config)
         return own - plus(names[theirs]) if plus(names[theirs]) else own
 
-    tensors = {theirs: values[ours] for theirs, ours in names.items()}
-    write_tensors(folder / VALUES, tensors, {"format": "pt"}, turned)
+    tensors = {theirs: torch.empty(shapes[ours], device="meta") for theirs, ours in names.items()}
+    write_tensors(folder / VALUES, tensors, {"format": "pt"}, made)
     write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))

@@ -30,9 +30,8 @@ class Offloaded(Step):
 
     def check(self, model: Model, form: Form) -> None:
         need(form.training is not None, "nothing of this model is to learn", NotApplicable)
-        every = form.training is not None and form.training.rank == 0
         stays = self.resident >= num_blocks(form)
-        need(stays or not every, "what learns stays in RAM, and here that is every weight", NotApplicable)
+        need(stays or not _all_change(form), "what learns stays in RAM, and here that is every weight", NotApplicable)
 
     def promise(self, form: Form) -> Form:
         numbers: dict[str, int] = {}
@@ -45,7 +44,7 @@ class Offloaded(Step):
     def _placed(self, weight: WeightForm, stays: bool, form: Form) -> WeightForm:
         if not weight.is_matrix or weight.packed:
             return weight
-        if form.training is not None and form.training.rank == 0:
+        if form.training is not None and form.training.changes(weight):
             return replace(weight, format="f32")
         computed_in = "f32" if form.training is None else form.training.computed_in
         return replace(weight, format=computed_in) if stays else replace(weight, format=weight.source, ram_rows=0)
@@ -58,6 +57,10 @@ class Offloaded(Step):
 def num_blocks(form: Form) -> int:
     """Blocks that `resident` may count: those that are not packed."""
     return len({_unit(weight) for weight in form.weights if weight.is_matrix and not weight.packed})
+
+
+def _all_change(form: Form) -> bool:
+    return all(form.training is not None and form.training.changes(weight) for weight in form.weights)
 
 
 def _unit(weight: WeightForm) -> str:
