@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ LEARNING = (
         type=click.Choice(["auto", "lora", "qlora", "full", "zeroth"]),
         default="auto",
         show_default=True,
-        help="Adapters beside weights as they are, or beside weights in 4 bits; every weight; or, of losses alone, "
-        "without memory for gradients and in very many steps, every weight or adapters.",
+        help="Adapters beside weights as they are, or beside weights in 4 bits (a file's own where it has such); every "
+        "weight; or, of losses alone, without memory for gradients and in very many steps, every weight or adapters.",
     ),
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
@@ -45,6 +46,17 @@ LEARNING = (
         show_default=True,
         help="Weights with an adapter: of q, k, v, o, gate, up, down.",
     ),
+    click.option(
+        "--adapter",
+        type=click.Choice(["lora", "mixlora", "mhr"]),
+        default="lora",
+        show_default=True,
+        help="One beside a weight; experts of the feed-forward network, of which each token takes some; or several, "
+        "of which each `task` that lines name mixes parts in its own way.",
+    ),
+    click.option("--experts", **COUNT, default=8, show_default=True, help="Adapters of mixlora and mhr."),
+    click.option("--taken", **COUNT, default=2, show_default=True, help="Experts that a token takes, of mixlora."),
+    click.option("--heads", **COUNT, default=4, show_default=True, help="Parts of an adapter, of mhr."),
     click.option(
         "--arithmetic",
         type=click.Choice(["auto", "float32", "bf16"]),
@@ -112,13 +124,6 @@ def tune_command(
     terminal: Terminal,
     model: str,
     data: Path,
-    learning_rate: float | None,
-    weight_decay: float,
-    schedule: str,
-    warmup: int | None,
-    seed: int,
-    checkpoint: int,
-    freeze: float,
     **asked: Any,
 ) -> None:
     """Teach a model the answers of conversations, or texts: DATA has one JSON object a line, with `messages` or `text`.
@@ -131,7 +136,7 @@ def tune_command(
     from pintpot.proof.learning_report import write_learning_report
     from pintpot.trainer.tune import Settings, receipt
 
-    settings = Settings(learning_rate, weight_decay, schedule, warmup, seed, checkpoint, freeze)
+    settings = Settings(**{field.name: asked.pop(field.name) for field in fields(Settings) if field.name in asked})
     with terminal.progress() as progress:
         tuned = pintpot.tune(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import Any
 
+from pintpot.contract.routing import LORA_A as LORA_A
+from pintpot.contract.routing import LORA_B as LORA_B
+from pintpot.contract.routing import Routing
 from pintpot.contract.weights import WeightForm
 from pintpot.formats import encoding
 
-LORA_A, LORA_B = ".lora_a", ".lora_b"
-"""Behind the name of a weight: the two matrices of its adapter, [rank, K] and [N, rank]."""
 MOMENTS = (".m", ".v")
 """Behind the name of what learns: the optimizer's means of gradients and of their squares."""
 SCALES = ".scales"
@@ -27,6 +30,7 @@ class TrainingForm:
     is updated as its gradients arrive, and no others exist. `states` is the format of the optimizer's two moments, ""
     without one. Where `distance` is not 0 there are no gradients: losses so far from the weights take their place.
     `only` names the weights that learn, or beside which something does; without it these are all.
+    `routing` says, where several adapters stand beside a weight, which of them count.
     """
 
     rank: int = 0
@@ -38,6 +42,14 @@ class TrainingForm:
     states: str = ""
     distance: float = 0.0
     only: tuple[str, ...] = ()
+    routing: Routing | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainingForm:
+        """What `dataclasses.asdict` made, after JSON."""
+        routing = data.get("routing")
+        found = None if routing is None else Routing.from_json(routing)
+        return cls(**{**data, "roles": tuple(data["roles"]), "only": tuple(data["only"]), "routing": found})
 
     @property
     def scale(self) -> float:
@@ -56,7 +68,10 @@ class TrainingForm:
         if not self.adapts(weight):
             return {}
         rows, columns = weight.shape
-        return {weight.name + LORA_A: (self.rank, columns), weight.name + LORA_B: (rows, self.rank)}
+        if self.routing is None:
+            return {weight.name + LORA_A: (self.rank, columns), weight.name + LORA_B: (rows, self.rank)}
+        found = self.routing.beside(weight.role, (rows, columns), self.rank)
+        return {weight.name + end: shape for end, shape in found.items()}
 
     def changes(self, weight: WeightForm) -> bool:
         """Whether the weight itself is another one after a step."""

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 
 from pintpot.budget import Train, Workload
 from pintpot.contract.form import CacheForm, Form
+from pintpot.contract.routing import EXPERTS, HEADS
 from pintpot.contract.training import TrainingForm, block_of, is_plain, stored_bytes
 from pintpot.contract.weights import STRIP_ROWS, WeightForm, Weights
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
 from pintpot.nets import family
+from pintpot.nets._mixing import mixed
 from pintpot.program.blocks import BlockOps, cut_blocks
 from pintpot.program.spec import Buffer, Extent, Op, Program, Segment, Stage, Work
 
@@ -26,6 +28,8 @@ LOSS_BYTES = 8 << 20
 LEAST_CHUNK = 256
 WITHOUT_GRADIENTS = ("forward", "loss", "forward again", "loss again", "update")
 """The stages of a step that has no gradients: a loss on either side of what learns."""
+MIXED_VALUES = 6
+"""Values of its inside that autograd keeps of a token with an expert: both sides, the gate's slope, what they give."""
 STATES, GRADS, LABELS = "states.grad", ".grad", "targets"
 ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS = "adapters", "gradients", "optimizer", "activations"
 
@@ -68,7 +72,9 @@ class _Making:
     def __init__(self, part: Part, form: Form, train: Train, how: TrainingForm) -> None:
         self.form, self.train, self.how = form, train, how
         self.program, self.embed, self.blocks, self.head = decoder_blocks(part, form, train.length)
-        known = {"linear", "attend"}
+        if how.routing is not None and how.routing.kind == EXPERTS:
+            self.blocks = [mixed(block, how.routing, part.family) for block in self.blocks]
+        known = {"linear", "attend", "mixture"}
         strange = {op.kind for block in self.blocks for op in block.ops} - known
         need(not strange, f"{part.family} has {', '.join(sorted(strange))}, which nobody here learns through yet",
              UnsupportedModel)  # fmt: skip
@@ -208,7 +214,9 @@ class _Making:
     def _knobs(self, op: Op) -> tuple[tuple[str, object], ...]:
         adapted = any(self.how.adapts(self.weights.by_name[name]) for name in op.read_all("weight"))
         own = (("of", op.kind), ("computed_in", self.how.computed_in), ("rank", self.how.rank if adapted else 0))
-        return (*op.attributes, *own, ("trained", self._changes(op.read_all("weight"))))
+        routing = self.how.routing
+        several = (("adapters", routing.count),) if adapted and routing is not None and routing.kind == HEADS else ()
+        return (*op.attributes, *own, *several, ("trained", self._changes(op.read_all("weight"))))
 
     def _forward(self, block: BlockOps, saved: bool) -> Iterator[Op]:
         for op in block.ops:
@@ -229,7 +237,10 @@ class _Making:
             width = op.get("head_dim") * (op.get("heads") + 2 * op.get("kv_heads"))
             computed = 4 * op.get("heads") * op.get("head_dim")
             return 2 * int(width) + int(computed) // (1 + half)
-        inputs = self.weights.by_name[op.read_all("weight")[0]].shape[1]
+        outputs, inputs = self.weights.by_name[op.read_all("weight")[0]].shape
+        if op.kind == "mixture":
+            each = MIXED_VALUES * op.get("chosen") + 4 + half
+            return int(inputs * (2 + half) + outputs * each)
         normed = {"rmsnorm": 2, "swiglu": 2, "geglu": 3}.get(str(op.get("prologue", "none")), 0)
         return int(inputs * (normed + (1 if half else 0)))
 

@@ -175,9 +175,7 @@ def _form(data: Mapping[str, Any]) -> Form:
     weights = Weights(WeightForm(**{**item, "shape": tuple(item["shape"])}) for item in data["weights"])
     ring = RingForm(**data["ring"]) if data["ring"] else None
     how = data.get("training")
-    training = (
-        None if how is None else TrainingForm(**{**how, "roles": tuple(how["roles"]), "only": tuple(how["only"])})
-    )
+    training = None if how is None else TrainingForm.from_json(how)
     cache, activation = CacheForm(**data["cache"]), ActivationForm(**data["activation"])
     return Form(weights, cache, activation, data["chunk"], ring, training)
 

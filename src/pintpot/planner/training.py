@@ -33,6 +33,7 @@ from pintpot.techniques import classes
 from pintpot.techniques.adapt.every_weight import EveryWeight
 from pintpot.techniques.adapt.low_rank import LowRank
 from pintpot.techniques.place.offloaded import Offloaded, num_blocks
+from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
 from pintpot.techniques.train.fused_update import FusedUpdate
@@ -52,6 +53,8 @@ STARTING_S = Span(0.5, 2.0, 8.0)
 """What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
 COUNTED_WITHIN = 1.2
 """How far what PyTorch does between products is counted off, to either side (benchmarks/tuning.py)."""
+FEW_BITS = 5.0
+"""A value at most, scales included, of files whose blocks count as 4 bits; NF4 takes 4.13."""
 CHECKPOINT_ROOM = 2.2
 """Of what learns with its moments, on disk: a checkpoint, the next one beside it, and the result."""
 
@@ -66,7 +69,7 @@ class Asked:
 
     method: str = "auto"
     arithmetic: str = "auto"
-    adapters: LowRank = field(default_factory=LowRank)
+    adapters: Step = field(default_factory=LowRank)
     data_bytes: int = 0
     learn: str = ""
     also: tuple[Step, ...] = ()
@@ -157,7 +160,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     chosen: list[tuple[SparseBackward, ...]] = [(part,) for part in parts]
     ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
     for method, part in ways:
-        first = (*_learning(method, asked), *part)
+        first = (*_learning(method, asked, source), *part)
         way = (method, *(one.learn for one in part))
         for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
             try:
@@ -167,10 +170,18 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
                     raise UsageError(f"{method}: {error}") from error
 
 
-def _learning(method: str, asked: Asked) -> tuple[Step, ...]:
+def _learning(method: str, asked: Asked, source: Form) -> tuple[Step, ...]:
     """What learns, and how its gradients are met."""
     first = {"full": (EveryWeight(), FusedUpdate()), ZEROTH: (EveryWeight(),)}
-    return first.get(method, (*((NormalFloat("blocks"),) if method == "qlora" else ()), asked.adapters))
+    return first.get(method, (*((_in_few_bits(source),) if method == "qlora" else ()), asked.adapters))
+
+
+def _in_few_bits(source: Form) -> Step:
+    """Weights in 4 bits: as their file has them where that takes hardly more, for a second rounding would only harm."""
+    inside = [weight for weight in source.weights if weight.is_matrix and "." in weight.name]
+    values = sum(weight.shape[0] * weight.shape[1] for weight in inside)
+    bits = 8 * sum(weight.shape[0] * encoding(weight.source).row_bytes(weight.shape[1]) for weight in inside)
+    return AsStored("blocks") if bits <= FEW_BITS * values else NormalFloat("blocks")
 
 
 def _placed(

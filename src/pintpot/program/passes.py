@@ -6,6 +6,8 @@ values between them, and calls. `fitted` constants are told from benchmarks/tuni
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pintpot.program.demand import Demand, Work
 from pintpot.program.ops.attend import positions_seen
 from pintpot.program.spec import Extent, Op, Program
@@ -19,7 +21,9 @@ BACK = 2.0
 ATTENTION_BACK = 2.5
 FAR = 1 << 22
 """Values of a pass as if they came from memory: buffers are many, and each is another one."""
-CALLS = {"embed": 6.0, "linear": 12.0, "attend": 30.0}
+CALLS = {"embed": 6.0, "linear": 12.0, "attend": 30.0, "mixture": 40.0}
+EXPERT_CALLS, EXPERT_VALUES = 25.0, 10.0
+"""Of an expert beside that; passes over the values of a token with each of its experts."""
 
 
 def suffix(program: Program, op: Op) -> str:
@@ -60,9 +64,27 @@ def _demand(op: Op, program: Program, extent: Extent, products: float, values: f
         rank = int(op.get("rank", 0))
         if rank:
             ways = 1.0 if values == 1.0 else 3.0
-            adapted = tokens * rank * sum(shape[0] + shape[1] for shape in shapes) * ways
-            work.append(Work("aten/product", adapted, rank))
-            adds += adapted
-            moved += tokens * 2 * outputs * values
-    work += [Work("aten/values", moved, FAR), Work("aten", CALLS[kind] * times * values)]
+            adapted, more = (_experts if kind == "mixture" else _adapters)(op, shapes, tokens, times)
+            work.append(Work("aten/product", ways * adapted, rank))
+            adds += ways * adapted
+            moved += values * more
+    calls = CALLS[kind] + EXPERT_CALLS * op.get("experts", 0)
+    work += [Work("aten/values", moved, FAR), Work("aten", calls * times * values)]
     return Demand(tuple(work), multiply_adds=adds, ram_bytes=8.0 * moved)
+
+
+def _adapters(op: Op, shapes: Sequence[tuple[int, ...]], tokens: float, times: int) -> tuple[float, float]:
+    """Multiply-adds of adapters forward, and values that are passed over: of several a mean is made each time."""
+    rank, several = int(op.get("rank")), int(op.get("adapters", 1))
+    sides, outputs = sum(shape[0] + shape[1] for shape in shapes), sum(shape[0] for shape in shapes)
+    means = 2.0 * several * rank * sides * times if several > 1 else 0.0
+    return tokens * rank * sides + means / 2, tokens * 2 * outputs + means
+
+
+def _experts(op: Op, shapes: Sequence[tuple[int, ...]], tokens: float, times: int) -> tuple[float, float]:
+    """The same of experts: their scores and the A of all for gate and up, all else of those that a token chose."""
+    rank, count, chosen = int(op.get("rank")), int(op.get("experts")), int(op.get("chosen"))
+    wide, inputs = shapes[0]
+    adds = tokens * (count * inputs * (1 + 2 * rank) + chosen * rank * (3 * wide + inputs))
+    # What is summed for the tokens of an expert is copied for each of them.
+    return adds, tokens * (chosen * EXPERT_VALUES * wide + 2 * count * rank + count * (wide + inputs))

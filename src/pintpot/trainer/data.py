@@ -1,5 +1,7 @@
 """Examples to learn from: lines of JSON, each a conversation (`messages`) or a `text`, checked before anything begins.
 
+A line may say of which `task` it is, for adapters that tasks mix in their own ways.
+
 Of a conversation only the answers are learned, each after the words that stand before it when it is given; of a text
 every word.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,18 +29,23 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Example:
-    """One line: `tokens` int32 [T], and which of them are `learned` bool [T]."""
+    """One line: `tokens` int32 [T], which of them are `learned` bool [T], and the number of its task."""
 
     tokens: NDArray[np.int32]
     learned: NDArray[np.bool_]
+    task: int = 0
 
 
 @dataclass(frozen=True)
 class Examples:
-    """All lines of a file, of one kind. `num_bytes` is what they take in memory."""
+    """All lines of a file, of one kind. `num_bytes` is what they take in memory.
+
+    `tasks` are what lines call theirs (`task`), in the order in which they come; "" where a line names none.
+    """
 
     kind: Kind
     items: tuple[Example, ...]
+    tasks: tuple[str, ...] = ("",)
 
     @property
     def num_bytes(self) -> int:
@@ -49,6 +56,7 @@ def read_examples(path: Path, tokenizer: Tokenizer) -> Examples:
     """Every line of a file. Raises BadInput with the number of the line that is wrong, and what is wrong there."""
     kind: Kind | None = None
     found: list[Example] = []
+    tasks: dict[str, int] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         data = _parsed(line, where)
@@ -57,12 +65,14 @@ def read_examples(path: Path, tokenizer: Tokenizer) -> Examples:
         kind = own
         try:
             read = _conversation if own == "chat" else _text
-            found.append(read(data["messages" if own == "chat" else "text"], tokenizer))
+            item, task = read(data["messages" if own == "chat" else "text"], tokenizer), data.get("task", "")
+            need(isinstance(task, str), f"'task' is {task!r:.40}, not a name")
+            found.append(replace(item, task=tasks.setdefault(task, len(tasks))))
         except BadInput as error:
             raise BadInput(f"{where}: {error}") from error
     if kind is None:
         raise BadInput(f"{path} holds no line to learn from")
-    return Examples(kind, tuple(found))
+    return Examples(kind, tuple(found), tuple(tasks))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ from math import cos, pi, sqrt
 import torch
 
 from pintpot.contract.form import Form
-from pintpot.contract.training import LORA_A
+from pintpot.contract.routing import LORA_B, ROUTER, ROUTES
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import UsageError, need
 from pintpot.trainer.moments import chunks, moments_of
@@ -20,6 +20,7 @@ from pintpot.trainer.weights import Weights
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+FIRST = {ROUTER: 0.02, ROUTES: 1e-3}
 FIXED = frozenset({"rope_freqs"})
 """What is no weight, but numbers of the architecture."""
 LEAST_RATE = 0.1
@@ -63,14 +64,17 @@ class Learned:
 
     @classmethod
     def adapters(cls, form: Form, seed: int, tutor: Tutor = ALONE) -> Learned:
-        """Fresh adapters: A drawn evenly within 1 / sqrt(K), B zero, so that nothing is changed by them yet."""
+        """Fresh adapters: A drawn evenly within 1 / sqrt(K), B zero, so that nothing is changed by them yet.
+
+        What routes them is drawn as small as `FIRST` says, so that at first none is preferred.
+        """
         draw = torch.Generator().manual_seed(seed)
         values: dict[str, torch.Tensor] = {}
         for weight in form.weights:
             for name, shape in form.training.trained(weight).items() if form.training else ():
                 values[name] = torch.zeros(shape)
-                if name.endswith(LORA_A):
-                    bound = 1 / sqrt(shape[1])
+                bound = FIRST.get(f".{name.rpartition('.')[2]}", 1 / sqrt(shape[-1]))
+                if not name.endswith(LORA_B):
                     values[name].uniform_(-bound, bound, generator=draw)
         return cls(values, _states(form), tutor)
 

@@ -18,9 +18,9 @@ from itertools import pairwise
 import torch
 
 from pintpot.contract.form import Form
-from pintpot.contract.training import LORA_A, LORA_B
+from pintpot.contract.routing import BESIDE
 from pintpot.errors import Diverged
-from pintpot.kernels.torch.differentiable import FLOATS, Batch, Memory, forget, rms_norm, run
+from pintpot.kernels.torch.differentiable import BALANCE, FLOATS, Batch, Memory, forget, rms_norm, run
 from pintpot.kernels.torch.loss import cross_entropy, head_grads
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
@@ -164,7 +164,11 @@ class Network:
             with torch.enable_grad():
                 for op in block.ops:
                     run(op, own, batch)
-            made = torch.autograd.grad(own[block.out], (x, *learning.values()), grads[rows])
+            # What is wanted small beside the loss is a mean over sequences, as the loss is one over words.
+            share = torch.tensor(batch.num_sequences / len(sequences))
+            beside = [one for name, one in own.items() if name.endswith(BALANCE)]
+            ways = (grads[rows], *(share for _ in beside))
+            made = torch.autograd.grad((own[block.out], *beside), (x, *learning.values()), ways)
             before[rows] = made[0]
             for name, grad in zip(learning, made[1:], strict=True):
                 found[name] = found[name].add_(grad) if name in found else grad.float()
@@ -208,11 +212,16 @@ class Network:
         """Rows of the sequences that go through a block together, and what attention knows of them."""
         count, length = sequences.tokens.shape
         starts = torch.from_numpy(sequences.starts).long()
+        tasks = None if sequences.tasks is None else torch.from_numpy(sequences.tasks).flatten().long()
         scale = self._how.scale if self._how else 0.0
         for first in range(0, count, self._at_once):
             own = starts[first : first + self._at_once]
-            batch = Batch(len(own), torch.arange(length) - own, own if bool(own.any()) else None, scale)
-            yield slice(first * length, (first + len(own)) * length), batch
+            rows = slice(first * length, (first + len(own)) * length)
+            given = own if bool(own.any()) else None
+            yield (
+                rows,
+                Batch(len(own), torch.arange(length) - own, given, scale, None if tasks is None else tasks[rows]),
+            )
 
     def _first_broken(self, states: Sequence[torch.Tensor]) -> str:
         names = ("embed", *(block.name for block in self.blocks))
@@ -244,7 +253,7 @@ def _blocks(program: Program, form: Form) -> Iterator[Block]:
         ops = tuple(op for op in program.ops[segment.first : segment.stop] if op.kind == "forward")
         reads = dict.fromkeys(name.removesuffix(".floats") for op in ops for _, name in op.reads)
         x = str(program.ops[before.stop - 1].write("out"))
-        adapters = tuple(name for name in reads if name.endswith((LORA_A, LORA_B)))
+        adapters = tuple(name for name in reads if name.endswith(BESIDE))
         weights = tuple(name for name in reads if name in known)
         how = form.training
         changing = tuple(name for name in weights if how is not None and how.changes(known[name]))

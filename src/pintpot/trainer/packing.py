@@ -7,7 +7,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,16 @@ MOST_HELD_OUT = 64
 class Sequences:
     """`tokens`, `targets` (the next word, or -1 where nothing is learned) and `starts`, each int32 [S, N].
 
-    `starts` says of each token where in its sequence its example begins. `num_cut` examples were longer than that.
+    `starts` says of each token where in its sequence its example begins, `tasks` of which task it is; None where there
+    is one; these are called `names`. `num_cut` examples were longer than a sequence.
     """
 
     tokens: NDArray[np.int32]
     targets: NDArray[np.int32]
     starts: NDArray[np.int32]
     num_cut: int = 0
+    tasks: NDArray[np.int32] | None = None
+    names: tuple[str, ...] = ("",)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -42,7 +45,8 @@ class Sequences:
 
     def take(self, rows: NDArray[np.integer]) -> Sequences:
         """Some of the sequences, in the order of `rows`."""
-        return Sequences(self.tokens[rows], self.targets[rows], self.starts[rows])
+        tasks = None if self.tasks is None else self.tasks[rows]
+        return Sequences(self.tokens[rows], self.targets[rows], self.starts[rows], tasks=tasks, names=self.names)
 
 
 def pack_sequences(examples: Examples, length: int) -> Sequences:
@@ -60,13 +64,14 @@ def pack_sequences(examples: Examples, length: int) -> Sequences:
         rows[-1].append(piece)
         room -= len(piece.tokens)
     tokens, starts = (np.zeros((len(rows), length), np.int32) for _ in range(2))
-    made = Sequences(tokens, np.full_like(tokens, NOT_LEARNED), starts, num_cut)
+    tasks = np.zeros_like(tokens) if len(examples.tasks) > 1 else None
+    made = Sequences(tokens, np.full_like(tokens, NOT_LEARNED), starts, num_cut, tasks, examples.tasks)
     for row, parts in enumerate(rows):
         _fill(made, row, parts)
     taught = (made.targets != NOT_LEARNED).any(axis=1)
     need(bool(taught.any()), f"nothing to learn: no answer begins within {length} tokens")
     kept = made.take(np.flatnonzero(taught))
-    return Sequences(kept.tokens, kept.targets, kept.starts, num_cut)
+    return replace(kept, num_cut=num_cut)
 
 
 def _cut(examples: Examples, length: int) -> tuple[list[Example], int]:
@@ -78,7 +83,7 @@ def _cut(examples: Examples, length: int) -> tuple[list[Example], int]:
         num_cut += long
         stop = len(item.tokens) if examples.kind == "text" else min(length, len(item.tokens))
         parts = (slice(first, first + length) for first in range(0, stop, length))
-        pieces += [Example(item.tokens[part][:length], item.learned[part]) for part in parts]
+        pieces += [Example(item.tokens[part][:length], item.learned[part], item.task) for part in parts]
     # A single word has no next one.
     return [piece for piece in pieces if len(piece.tokens) > 1], num_cut
 
@@ -89,6 +94,8 @@ def _fill(into: Sequences, row: int, parts: Sequence[Example]) -> None:
         stop = first + len(part.tokens)
         into.tokens[row, first:stop] = part.tokens
         into.starts[row, first:stop] = first
+        if into.tasks is not None:
+            into.tasks[row, first:stop] = part.task
         into.targets[row, first : stop - 1] = np.where(part.learned[1:], part.tokens[1:], NOT_LEARNED)
         first = stop
     into.starts[row, first:] = first

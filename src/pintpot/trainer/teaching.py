@@ -20,6 +20,7 @@ from pintpot.trainer.checkpoint import Checkpoints, flush
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
+from pintpot.trainer.routed import save_routed
 from pintpot.trainer.tune import Settings, Tuned, keep_freed, write_receipt
 from pintpot.trainer.weights import Weights
 from pintpot.trainer.whole import save_whole
@@ -69,7 +70,9 @@ def teach(
                 if happened is not None:
                     happened(event)
             folder.mkdir(parents=True, exist_ok=True)
-            if how.rank:
+            if how.routing is not None:
+                save_routed(folder, model, how, learned.values, task.learns.names)
+            elif how.rank:
                 save_adapters(folder, model, how, learned.values)
             else:
                 save_whole(folder, model, _resting(learned, weights, tutors))

@@ -42,7 +42,8 @@ _LARGEST_KEPT = 32 << 20
 class Settings:
     """How it is learned, all but the budget. Without a rate that of the method is taken.
 
-    `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last.
+    `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. Of routed
+    adapters there are `experts`, of which a token takes `taken`, or whose parts, `heads`, each task mixes.
     """
 
     learning_rate: float | None = None
@@ -52,6 +53,9 @@ class Settings:
     seed: int = 0
     checkpoint: int = CHECKPOINT_STEPS
     freeze: float = 0.0
+    experts: int = 8
+    taken: int = 2
+    heads: int = 4
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def tune(
     rank: int = 8,
     alpha: float = 16.0,
     targets: str = "q,v",
+    adapter: str = "lora",
     arithmetic: str = "auto",
     learn: str = "",
     threads: int | None = None,
@@ -100,17 +105,19 @@ def tune(
     `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
     tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full, zeroth (steps from
     losses alone, very many of them, in the memory of weights as floats and of a way forward) or auto (one of the first
-    three); `arithmetic` is float32, bf16 or auto, the faster one. `learn` names the part that learns (`last:8`,
-    `attention`, `biases`, `norms`, a role, a block; with commas), "auto" the last blocks, as many as fit. `ready` is
-    told the plan before the first step, `happened` of every step. The same call after a start that was ended goes on
-    with the same losses. Raises BadInput for a line that is wrong, DoesNotFit, Diverged where values are no numbers.
+    three); `arithmetic` is float32, bf16 or auto, the faster one. `adapter` is lora, mixlora (experts of the
+    feed-forward network, of which a token takes some) or mhr (several, whose parts each `task` that lines name mixes in
+    its own way). `learn` names the part that learns (`last:8`, `attention`, `biases`, `norms`, a role, a
+    block; with commas), "auto" the last blocks, as many as fit. `ready` is told the plan before the first step,
+    `happened` of every step. The same call after a start that was ended goes on with the same losses. Raises BadInput
+    for a line that is wrong, DoesNotFit, Diverged where values are no numbers.
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
     from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
-    from pintpot.techniques.adapt.low_rank import LowRank
     from pintpot.trainer.checkpoint import begun
+    from pintpot.trainer.chosen import Chosen
 
     described = local(shaped(model, {}, progress)[0])
     _check_kept(described, method)
@@ -122,7 +129,8 @@ def tune(
     wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
     train = Train(length, sequences, wanted, len(held), EVALUATIONS)
     budget = _budget(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
-    adapters = LowRank(rank=rank, alpha=alpha, roles=targets)
+    several = settings.experts, settings.taken, settings.heads
+    adapters = Chosen(adapter, rank, alpha, targets, *several).step(len(learns.names))
     asks = Wanted(method, arithmetic, adapters, _num_bytes(learns, held), learn, _beside(settings))
     question = {
         "model": described.digest, "data": _digest(path), "method": method, "arithmetic": arithmetic,

@@ -2,8 +2,8 @@
 
 Weights meet rows in their own dtype, and what they give stays in it until it is added to the stream of states, which is
 float32, as norms, turns and attention are. Of a weight that has an adapter (`NAME.lora_a` [r, K], `NAME.lora_b` [N, r]
-in the memory) the product with both is added, `scale` times as large. What several weights give is not put side by
-side: it lies in the memory as `OUT.0`, `OUT.1` ...
+in the memory) the product with both is added, `scale` times as large; of several adapters a mean (`adapters`). What
+several weights give is not put side by side: it lies in the memory as `OUT.0`, `OUT.1` ...
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import torch
 from torch.nn import functional
 
 from pintpot.errors import UnsupportedModel, need
+from pintpot.kernels.torch.adapters import added
 from pintpot.program.spec import Op
 
 Memory = dict[str, torch.Tensor]
-LORA_A, LORA_B, FLOATS = ".lora_a", ".lora_b", ".floats"
+FLOATS = ".floats"
+BALANCE = ".balance"
+"""Behind what an op gives: a scalar that is wanted small, beside the loss."""
 MOST_PARTS = 3
 GELU_SLOPE = 2 * sqrt(2 / pi)
 
@@ -29,13 +32,15 @@ class Batch:
     """Sequences that go through a block together: B of S tokens, which lie one after the other in rows.
 
     `positions` [B, S] of the tokens within their examples; `starts` [B, S] where in the sequence each example begins,
-    None where each sequence is one example. `scale` is that of the adapters.
+    None where each sequence is one example. `scale` is that of the adapters. `tasks` [B S] are those of the rows, None
+    where there is one.
     """
 
     num_sequences: int
     positions: torch.Tensor
     starts: torch.Tensor | None
     scale: float
+    tasks: torch.Tensor | None = None
 
 
 Run = Callable[[Op, Memory, Batch], tuple[torch.Tensor, ...]]
@@ -72,9 +77,8 @@ def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
     made = []
     for name, bias in zip(names, op.read_all("bias") or (None,) * len(names), strict=True):
         out, own = functional.linear(near, memory[name]), name.removesuffix(FLOATS)
-        if own + LORA_A in memory:
-            inner = functional.linear(rows.float(), memory[own + LORA_A])
-            out = out + (functional.linear(inner, memory[own + LORA_B]) * batch.scale).to(out.dtype)
+        more = added(own, rows.float(), memory, batch.tasks)
+        out = out if more is None else out + (more * batch.scale).to(out.dtype)
         made.append(out if bias is None else out + memory[bias].to(out.dtype))
     after, residual = op.read("post_norm"), op.read("residual")
     if after is None and residual is None:
@@ -152,4 +156,11 @@ def rotate(x: torch.Tensor, angles: torch.Tensor, layout: str) -> torch.Tensor:
     return torch.cat((both.flatten(-2), rest), dim=-1)
 
 
-RUNS: Mapping[str, Run] = {"linear": linear, "attend": attend}
+def mixture(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """As `pintpot.kernels.torch.mixture` has it."""
+    from pintpot.kernels.torch.mixture import mixture as run_mixture
+
+    return run_mixture(op, memory, batch)
+
+
+RUNS: Mapping[str, Run] = {"linear": linear, "attend": attend, "mixture": mixture}
