@@ -6,7 +6,8 @@ For every key of the table (weights of the blocks or of the vocabulary in each f
 a cache window) that one change is made to SmolLM2-135M-Instruct and nothing else, and the mean KL divergence of the
 next word from the unchanged model is taken, in nats per token, over pieces of the shipped text and of Wikipedia. The
 arithmetic is the numpy reference's, in float32. `activation/int8-int8x2` is about the second halves of the texts, whose
-rows have two planes, with the keys and values of first halves whose rows had one: answers after a prompt.
+rows have two planes, with the keys and values of first halves whose rows had one: answers after a prompt; likewise
+`activation/bfloat16-int8x2` and `activation/bfloat16-int8`.
 
 The model's blocks come out of a 4-bit file, so formats whose grid holds those 16 levels would change nothing. They are
 taken off that grid first without changing what is computed: columns of each matrix are multiplied by drawn factors
@@ -66,7 +67,7 @@ SCALE = 0.2
 """Columns are multiplied by up to exp(0.2), or divided by it."""
 WINDOW, SINKS = 256, 4
 """Half of a context of 512, as the planner offers it."""
-ANSWERS = "activation/int8-int8x2"
+ANSWERS = tuple(f"activation/{rows}" for rows in ("int8-int8x2", "bfloat16-int8x2", "bfloat16-int8"))
 COMBINED = ("blocks/sym5", "vocabulary/sym6", "activation/int8", "cache/sym8c")
 EXACT_NATS = 1e-5
 FLOAT_CACHE, FLOAT_ROWS = CacheForm("f32"), ActivationForm()
@@ -234,7 +235,8 @@ def off_grid(weights: Weights, config: Any, seed: int = 0) -> Weights:
 def keys() -> tuple[str, ...]:
     """Every key of the table but the window's."""
     weights = tuple(f"{target}/{name}" for target in ("blocks", "vocabulary") for name in FORMATS)
-    return (*weights, "activation/int8", "activation/int8x2", ANSWERS, "cache/sym8c")
+    prompts = tuple(f"activation/{rows}" for rows in ("int8", "int8x2", "bfloat16"))
+    return (*weights, *prompts, *ANSWERS, "cache/sym8c")
 
 
 def span(key: str, found: Case) -> list[float]:
@@ -278,7 +280,7 @@ def main() -> int:
     record.say(f"{model.name}, {len(texts)} texts of {asked.length} tokens; nats per token\n")
     size = f"{asked.texts}x{asked.length}"
     lazy = _Lazy(model, moved, texts)
-    begin = {ANSWERS: asked.length // 2}
+    begin = dict.fromkeys(ANSWERS, asked.length // 2)
     found = {
         key: record.case(f"{key} {size}", lambda k=key: lazy.divergence(k, first=begin.get(k, 0))) for key in keys()
     }

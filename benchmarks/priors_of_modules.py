@@ -47,6 +47,8 @@ def main() -> None:
     # Weights, rows and what comes of them.
     shares["left/bf16"] = 3 * lost("bf16")
     one, two = lossy["sym8"], lossy["sym8"] / 128**2
+    rounded = 2 * lost("bf16")
+    shares |= {f"activation/{rows}": rounded for rows in ("bfloat16", "bfloat16-int8x2", "bfloat16-int8")}
     shares |= {"activation/int8": one, "activation/int8-int8x2": one, "activation/int8x2": two}
     spans = {key: _span(share, MOST) for key, share in shares.items()}
     spans |= {f"vocabulary/{name}": _span(share, MOST_OF_WORDS) for name, share in lossy.items()}

@@ -156,6 +156,9 @@ class Pool:
         return Buffer(self.name("x"), (axis, columns), "f32", "buffers", life)  # type: ignore[arg-type]
 
 
+ROUNDINGS = ("none", "none", "integers", "bfloat16")
+
+
 def draw(seed: int) -> Case:
     """The case of a seed."""
     rng = random.Random(seed)
@@ -289,7 +292,7 @@ def _linear(
         reads += [("bias", bias[0]) for bias in biases]
     reads += [("residual", residual[0])] if residual else []
     out = pool.out(axis, sum(counts))
-    activation = rng.choice(("float32", "int8", "int8x2"))
+    activation = rng.choice(("float32", "float32", "int8", "int8x2", "bfloat16"))
     attributes = (("prologue", prologue), ("activation", activation), ("eps", rng.choice((1e-6, 1e-5, 1e-3))))
     op = Op("linear", tuple(reads), (("out", out.name),), attributes)
     flat = tuple(Buffer(name, shape, "f32", "weights", "pack") for name, shape in vectors)
@@ -340,7 +343,7 @@ def _attend(pool: Pool, context: int, sequences: int, *, small: bool) -> None:
     attributes: tuple[tuple[str, Any], ...] = (
         ("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim), ("rope", rng.choice(("half", "interleaved"))),
         ("scale", head_dim**-0.5 * rng.choice((1, 1, 1, 0.1, 4))), ("eps", 1e-5),
-        ("window", window), ("sinks", rng.choice((0, rng.randint(1, 40)))), ("rounded", rng.random() < 0.4),
+        ("window", window), ("sinks", rng.choice((0, rng.randint(1, 40)))), ("rounded", rng.choice(ROUNDINGS)),
     )  # fmt: skip
     out = pool.out("tokens", heads * head_dim)
     op = Op("attend", (*reads, *pages), (("out", out.name), *pages), attributes)

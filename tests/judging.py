@@ -37,6 +37,7 @@ from filling import Values, Wide
 from numpy.typing import NDArray
 
 from pintpot._native import kernels
+from pintpot.formats import encoding
 from pintpot.kernels import reference
 from pintpot.kernels.reference import attend, linear, sample
 from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
@@ -117,6 +118,14 @@ def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Va
             rounded, met = np.abs(linear.round_rows(x, planes, exact)), x.copy()
             inexact = lost.copy()
             met[:, exact] = inexact[:, exact] = 0
+            if planes == PLANES["bfloat16"]:
+                table = encoding(program.by_name[name].format).kind == "table"
+                loose = 2 * U * weight + 256 * U * _unit(memory[name], values.minima.get(name), table)
+                error = _brain_bound(met, inexact, memory[name], loose) + (len(exact) + 4) * U * size
+                parts.append(
+                    error + lost[:, exact] @ np.abs(memory[name][:, exact]).T + TINY * (1 + weight.sum(axis=1))
+                )
+                continue
             error = (rounded * (_of_peaks(met, inexact) + (columns / 32 + 12 + len(exact)) * U)) @ weight.T
             error += lost[:, exact] @ np.abs(memory[name][:, exact]).T
             error += _steps(met, planes, inexact) @ np.abs(memory[name]).T
@@ -128,6 +137,26 @@ def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Va
         bound = _normed_bound(op, linear.multiplied(op, program, memory), memory, bound)
     residual = op.read("residual")
     return np.asarray(bound if residual is None else bound + 4 * U * np.abs(memory[residual]))
+
+
+def _brain_bound(x: Wide, lost: Wide, weight: Wide, loose: Wide) -> Wide:
+    """Products in bfloat16 of rows and a weight, each of whose values may be rounded from as much away."""
+    rows, columns = (np.abs(linear.brain(values)) for values in (x, weight))
+    crossed = _crossed(x, lost) @ columns.T + (rows + _crossed(x, lost)) @ _crossed(weight, loose).T
+    return np.asarray(crossed + (x.shape[-1] / 32 + 36) * U * (rows @ columns.T))
+
+
+def _unit(weight: Wide, minima: Wide | None, table: bool) -> Wide | float:
+    """What one unit of a code is worth, or more, where a hundred or so of them are no number of float32."""
+    if minima is not None:
+        return np.asarray(np.abs(weight - minima).max(axis=1, keepdims=True))
+    return np.asarray(np.abs(weight).max(axis=1, keepdims=True) / 16) if table else 0.0
+
+
+def _crossed(x: Wide, lost: Wide) -> Wide:
+    """How far a rounding to bfloat16 goes where x is that near to the middle between two."""
+    near = lost + 2 * U * np.abs(x)
+    return np.asarray(np.abs(linear.brain(x + near) - linear.brain(x - near)))
 
 
 def _normed_bound(op: Op, out: Wide, memory: reference.Memory, lost: Wide) -> Wide:
@@ -223,7 +252,7 @@ def _attend(op: Op, program: Program, memory: reference.Memory, call: reference.
     sizes[str(op.read("v"))] = np.abs(memory[str(op.read("v"))])
     share = attend.attend(op, sizes, call, native)
     bound = _share_bound(op, memory, call, native)[..., None] * share + TINY
-    if op.get("rounded"):
+    if op.get("rounded") != "none":
         bound = bound + _unit_bound(op, memory, call, native, share)
     count = len(call.tokens)
     _near(found.out, expected.reshape(count, -1), bound.reshape(count, -1), "attend")
@@ -233,10 +262,11 @@ def _unit_bound(op: Op, memory: reference.Memory, call: reference.Call, q: Wide,
     """What [T, heads, 1] may be off where every number that is rounded went the other way, by one unit."""
     keys = memory[str(op.read("k"))]
     known = np.where(np.isfinite(keys), np.abs(keys), 0)
-    unit, sizes = 1 / attend.MOST_ROUNDED, np.abs(q)
+    floating = op.get("rounded") == "bfloat16"
+    unit, sizes = 2.0**-8 if floating else 1 / attend.MOST_ROUNDED, np.abs(q)
     crossed = sizes.sum(-1) * known.max() + sizes.max(-1) * known.sum(-1).max()
     scores = np.expm1(np.minimum(2 * op.get("scale") * crossed * unit, 99))
-    weights = (float(call.positions.max()) + 2) * unit
+    weights = 2 * unit if floating else (float(call.positions.max()) + 2) * unit
     return np.asarray((scores + weights) * share.max(-1) + unit * share.sum(-1))[..., None]
 
 

@@ -205,7 +205,7 @@ def test_more_chunks_than_the_ring_has_buffers(name: str, tmp_path: Path) -> Non
         assert len({check(case, tokens, threads, tmp_path, passes=2) for threads in (1, 2, 5)}) == 1
 
 
-@pytest.mark.parametrize("activation", ["int8", "int8x2", "float32"])
+@pytest.mark.parametrize("activation", ["int8", "int8x2", "bfloat16", "float32"])
 def test_many_chunks_in_memory(activation: str, tmp_path: Path) -> None:
     """Each thread's region is many parts long; the last one is short, and regions end inside weights."""
     rows = (3001, 16, 2500)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from pintpot.formats.hadamard import rotate_columns
 from pintpot.formats.registry import KERNEL_FORMATS, encoding, num_strips
 from pintpot.formats.tiles import unpack
+from pintpot.kernels.reference.linear import brain
+from pintpot.program.ops.linear import PLANES
 
 native = pytest.importorskip("pintpot._native").kernels
 
@@ -21,6 +23,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 ISAS: list[str] = native.available()
+BRAIN = PLANES["bfloat16"]
 PACKED = [name for name in KERNEL_FORMATS if encoding(name).kind != "float"]
 FLOAT = [name for name in KERNEL_FORMATS if encoding(name).kind == "float"]
 EPS = 2.0**-23
@@ -124,6 +127,20 @@ def test_int8_products(name: str, planes: int, isa: str) -> None:
         assert np.all(np.abs(got - seen @ weight.T) <= bound + 1e-30)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", PACKED)
+def test_products_in_bfloat16(name: str, isa: str) -> None:
+    """A weight whose unit times a hundred is no number of float32 may be rounded the other way, here and there."""
+    for rows, columns, tokens in shapes(name):
+        strips, x = strips_of(name, rows, columns), drawn(1, tokens, columns)
+        weight, seen = brain(unpack(strips, name, rows, columns)).astype(np.float64), brain(x).astype(np.float64)
+        got = product(isa, name, strips, rows, x, BRAIN)
+        sizes = np.abs(seen) @ np.abs(weight).T
+        away = np.abs(got - seen @ weight.T)
+        assert np.all(away <= 2.0**-9 * sizes + 1e-30)
+        assert np.median(away / (sizes + 1e-30)) < EPS * (columns / 32 + 36)
+
+
 def _group_spread(name: str, strips: Bytes, rows: int, columns: int) -> NDArray[np.float64]:
     """Per weight, the largest size that a partial sum over its group can take, rounding errors scale with that."""
     weight = np.abs(unpack(strips, name, rows, columns)).astype(np.float64)
@@ -147,7 +164,7 @@ def test_float_products(name: str, isa: str) -> None:
 def test_products_are_the_same_bits_everywhere(name: str) -> None:
     rows, columns, tokens = 85, 1280, 39  # whole panels and what is left, two strips and one
     strips, x = strips_of(name, rows, columns), drawn(3, tokens, columns)
-    for planes in (0, 1, 2) if name in PACKED else (0,):
+    for planes in (0, 1, 2, BRAIN) if name in PACKED else (0,):
         wanted = product("portable", name, strips, rows, x, planes)
         assert np.isfinite(wanted).all()
         for isa in ISAS:
@@ -174,7 +191,7 @@ def test_extreme_codes_do_not_saturate(isa: str) -> None:
             np.testing.assert_allclose(got, x @ weight.T, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("planes", [1, 2, BRAIN])
 def test_quantizing_is_the_same_bits_for_every_cut(planes: int) -> None:
     for k in (32, 33, 47, 160):
         x = drawn(4, 31, k)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pintpot.kernels.reference.attend import rounded
-from pintpot.program.ops.attend import SEGMENT_TOKENS
+from pintpot.kernels.reference.attend import brain_weights, rounded
+from pintpot.kernels.reference.linear import brain
+from pintpot.program.ops.attend import ROUNDED, SEGMENT_TOKENS
 
 native = pytest.importorskip("pintpot._native").kernels
 
@@ -31,7 +32,7 @@ class Case:
     window: int = 0
     sinks: int = 0
     cache: str = "f16"
-    rounded: bool = False
+    rounded: str = "none"
 
 
 CASES = {
@@ -50,7 +51,7 @@ CASES = {
     "float32": Case(cache="f32", tokens=45, window=33),
     "int8 wide": Case(cache="sym8c", dim=128, rope_dim=128, tokens=45, window=33),
 }
-CASES |= {f"{name}, rounded": replace(case, rounded=True) for name, case in CASES.items()}
+CASES |= {f"{name}, {kind}": replace(case, rounded=kind) for kind in ROUNDED[1:] for name, case in CASES.items()}
 
 
 class Cache:
@@ -86,7 +87,9 @@ def run(isa: str, case: Case, chunk: int, pieces: bool = False) -> tuple[Floats,
         if case.window:
             table[(ends <= first - case.window + 1) & (ends - PAGE >= case.sinks)] = -1
         where = (*where[:4], table, *where[5:])
-        native.attend(*where, q, case.dim**-0.5, case.window, case.sinks, first, pieces, case.rounded, out[part])
+        native.attend(
+            *where, q, case.dim**-0.5, case.window, case.sinks, first, pieces, ROUNDED.index(case.rounded), out[part]
+        )
     return out, cache
 
 
@@ -100,8 +103,10 @@ def reference(case: Case) -> NDArray[np.float64]:
     q, k = _rotate(case, q, rope), _stored(case, _rotate(case, k, rope))
     group = case.heads // case.kv_heads
     k, v = (np.repeat(part, group, axis=1) for part in (k, _stored(case, v)))
-    if case.rounded:
+    if case.rounded == "integers":
         q, k, v = (rounded(part) for part in (q, k, v))
+    if case.rounded == "bfloat16":
+        q, k, v = (brain(part * by) / by for part, by in ((q, case.dim**-0.5), (k, 1), (v, 1)))
     scores = np.einsum("thd,shd->hts", q, k) * case.dim**-0.5
     at, key = np.arange(case.tokens)[:, None], np.arange(case.tokens)
     seen = key <= at
@@ -110,7 +115,9 @@ def reference(case: Case) -> NDArray[np.float64]:
     scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(2, keepdims=True))
     weights /= weights.sum(2, keepdims=True)
-    for first in range(0, case.tokens if case.rounded else 0, SEGMENT_TOKENS):
+    if case.rounded == "bfloat16":
+        weights = brain_weights(scores, key // SEGMENT_TOKENS)
+    for first in range(0, case.tokens if case.rounded == "integers" else 0, SEGMENT_TOKENS):
         part = slice(first, first + SEGMENT_TOKENS)
         worth = np.abs(v[part]).max(2).T[:, None]
         weights[..., part] = rounded(weights[..., part] * worth) / worth
@@ -142,7 +149,9 @@ def test_attention_is_the_references(name: str, isa: str) -> None:
     case = CASES[name]
     wanted = reference(case)
     # A value between two steps of the cache, or of what is rounded, may go the other way in float32 than in float64.
-    tolerance = {"f16": 2e-3, "f32": 1e-3 if case.rounded else 2e-5, "sym8c": 3e-2}[case.cache]
+    tolerance = {"f16": 2e-3, "f32": {"none": 2e-5, "integers": 1e-3, "bfloat16": 4e-3}[case.rounded], "sym8c": 3e-2}[
+        case.cache
+    ]
     for chunk in (case.tokens, 16, 1) if case.tokens < 100 else (64,):
         out, _ = run(isa, case, chunk)
         np.testing.assert_allclose(out, wanted, atol=tolerance)

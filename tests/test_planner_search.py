@@ -79,6 +79,7 @@ def drawn_case(seed: int) -> tuple[Question, random.Random]:
     # A later row of the table is drawn apart, so that the other draws stay what they were.
     tables = [f"{target}/{name}" for target in KINDS for name in ("nf4", "nf4_32", "mxfp4", "nvfp4")]
     later = {key: random.Random(f"{key}{seed}") for key in tables} | {"activation/int8-int8x2": random.Random(seed)}
+    later |= {key: random.Random(f"{key}{seed}") for key in shipped_priors().spans if "bfloat16" in key}
     drawn = {key: (0.0, later.get(key, rng).uniform(0.0, 0.06)) for key in shipped_priors().spans}
     return Question(model, machine(spread=rng.choice([0, 0.2]), **rates), budget, Priors(drawn)), rng
 

@@ -271,7 +271,10 @@ def test_promised_reads_are_those_of_the_slots(slot_bytes: int, tied: bool) -> N
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
-@pytest.mark.parametrize("activation", [ActivationForm(), INT8, STAGES, ActivationForm("int8x2", "int8x2")])
+@pytest.mark.parametrize(
+    "activation",
+    [ActivationForm(), INT8, STAGES, ActivationForm("int8x2", "int8x2"), ActivationForm("bfloat16", "int8x2")],
+)
 @pytest.mark.parametrize("streams", [False, True])
 def test_scratch_is_what_the_native_engine_asks_for(threads: int, activation: ActivationForm, streams: bool) -> None:
     native = pytest.importorskip("pintpot.kernels.native.bind")

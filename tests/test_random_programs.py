@@ -23,7 +23,7 @@ from pintpot.formats.registry import KERNEL_FORMATS, encoding
 from pintpot.program.ops import kinds
 from pintpot.program.ops.linear import PLANES, PROLOGUES
 
-SEEDS = range(48)
+SEEDS = range(56)
 LEARNING = frozenset({"forward", "backward", "expand", "cross_entropy", "update", "store", "perturb"})
 ELSEWHERE = frozenset({"fetch", "aten", "measured", "experts", "route", "give"}) | LEARNING
 """Ops that no random program has: test_adapted_calls.py, test_measured_blocks.py, test_experts.py,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pintpot.contract.targets import overlap
 from pintpot.errors import NotApplicable, UsageError
 from pintpot.formats import encoding, is_lossless
 from pintpot.machine.null import null_machine
+from pintpot.machine.spec import Rate
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -27,6 +29,7 @@ from pintpot.techniques import classes
 from pintpot.techniques.cache.sink_window import SinkWindow
 from pintpot.techniques.place.streamed import Streamed
 from pintpot.techniques.quantize.as_stored import AsStored
+from pintpot.techniques.quantize.brain_prompts import BrainPrompts
 from pintpot.techniques.quantize.int8_activations import Int8Activations
 from pintpot.techniques.quantize.micro_scaling import MicroScaling
 from pintpot.techniques.quantize.normal_float import NormalFloat
@@ -209,6 +212,21 @@ def test_one_plane_for_answers_is_offered_where_sequences_share_what_is_read(mod
 
     assert offered(1) == {(1, 2), (2, 2)}
     assert offered(4) == {(1, 2), (2, 2), (1, 1)}
+
+
+def test_prompts_are_met_in_bfloat16_where_such_products_were_measured(model: Model) -> None:
+    form = RoundToNearest(bits=8).promise(source_form(model))
+    assert BrainPrompts().promise(form).activation == ActivationForm("bfloat16", "int8x2")
+    assert (BrainPrompts().key, BrainPrompts().prefill_key) == ("activation/bfloat16-int8x2", "activation/bfloat16")
+    with pytest.raises(NotApplicable, match="1 or 2 planes"):
+        BrainPrompts(decode=3).check(model, form)
+    with pytest.raises(NotApplicable, match="floating point"):
+        BrainPrompts().check(model, source_form(model))
+    plain, many = null_machine(), Budget(10**9, Workload(256, batch=4))
+    tiled = replace(plain, rates=(*plain.rates, Rate("matmul/sym8xb", 1e12, 1e12, 1e12, 2, 256)))
+    assert BrainPrompts.offers(model, plain, many) == ()
+    assert set(BrainPrompts.offers(model, tiled, many)) == {BrainPrompts(), BrainPrompts(decode=1)}
+    assert BrainPrompts.offers(model, tiled, Budget(10**9, Workload(256))) == (BrainPrompts(),)
 
 
 def test_a_step_of_another_time_is_refused_by_name() -> None:

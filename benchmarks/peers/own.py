@@ -20,6 +20,7 @@ from pintpot.planner.question import Question
 from pintpot.planner.search import rank
 from pintpot.planner.space import build_space
 from pintpot.techniques import classes
+from pintpot.techniques.quantize.brain_prompts import BrainPrompts
 from pintpot.techniques.quantize.int8_activations import Int8Activations
 
 MOST_CHUNK = 512
@@ -55,7 +56,7 @@ def pack_as_stored(
     )
     steps: list[Step] = [classes()[what](**knobs) for what, knobs in named]
     question = Question(described, machine, budget, shipped_priors())
-    offers = Int8Activations.offers(described, machine, budget)
+    offers = (*Int8Activations.offers(described, machine, budget), *BrainPrompts.offers(described, machine, budget))
     if planes is not None:
         offers = (Int8Activations(prefill=planes[0], decode=planes[1]),)
     plans = [assess(question, (*steps, rows)) for rows in offers]

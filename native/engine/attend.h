@@ -19,7 +19,7 @@ struct AttendRecord {
     float scale;
     int32_t num_pages;  // of the cache
     int32_t window, sinks;
-    bool rounded;  // products in integers (kernels.h, `AttendCall`)
+    int32_t rounded;  // products (kernels.h, `Rounded`)
 };
 
 class Attend final : public Op {

@@ -101,7 +101,7 @@ double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64
                       int planes, bool owned, int rounds) {
     StripsCall call = {};
     call.format = format_of(format), call.planes = planes, call.k = k;
-    need(k >= 1 && tokens >= 1 && planes >= 0 && planes <= 2, "k and tokens are 1 or more, planes 0, 1 or 2");
+    need(k >= 1 && tokens >= 1 && planes >= 0 && planes <= kBrainRows, "k and tokens are 1 or more, planes 0 to 3");
     need(planes == 0 || call.format >= kSym8, "float formats take float32 activations");
     int64_t bytes = kernels().strip_bytes(call.format, k);
     need(num_strips >= pool.size() && uint64_t(num_strips * bytes) <= arena.size(), "too few strips, or too many");
@@ -133,13 +133,13 @@ double strips_seconds(Pool& pool, Arena& arena, const std::string& format, int64
 }
 
 // What a linear does to `tokens` rows of `columns` values before its product: "rmsnorm", "swiglu", "geglu", "rotate" in
-// blocks of 64, or the rounding to "int8" or "int8x2". Few rows are one thread's, many are shared in panels.
+// blocks of 64, or the rounding to "int8", "int8x2" or "bfloat16". Few rows are one thread's, many are shared in panels.
 double prologue_seconds(Pool& pool, const std::string& what, int64_t columns, int tokens, int rounds) {
     need(columns >= 1 && tokens >= 1, "columns and tokens are 1 or more");
     bool norm = what == "rmsnorm", gelu = what == "geglu", gated = gelu || what == "swiglu", turned = what == "rotate";
-    int planes = what == "int8" ? 1 : 2;
+    int planes = what == "int8" ? 1 : what == "bfloat16" ? kBrainRows : 2;
     need(!turned || columns % 64 == 0, "blocks of 64 are rotated");
-    need(norm || gated || turned || what == "int8" || what == "int8x2", "no prologue is called '" + what + "'");
+    need(norm || gated || turned || what == "int8" || what == "int8x2" || what == "bfloat16", "no prologue is called '" + what + "'");
     std::vector<float> x(size_t(2 * tokens * columns), 0.5f), weight(size_t(columns), 1.0f), out(x.size());
     std::vector<uint8_t> quantized(size_t(tokens * quantized_bytes(columns, planes)));
     auto rows = [&](int64_t first, int64_t last) {
@@ -191,7 +191,7 @@ struct Anywhere final : Memory {
 // Attention of `sequences` sequences, `tokens` new positions each after `context` - tokens cached ones, rotating and
 // storing what is new. The arena holds as many layers as fit into it, which take turns by round; of each, k and then v.
 double attend_seconds(Pool& pool, Arena& arena, const std::string& format, int heads, int kv_heads, int head_dim,
-                      int tokens, int64_t context, int rounds, int sequences, bool rounded) {
+                      int tokens, int64_t context, int rounds, int sequences, int32_t rounded) {
     need(format == "f16" || format == "sym8c", "the cache is f16 or sym8c");
     need(kv_heads >= 1 && heads % kv_heads == 0 && head_dim % 32 == 0 && head_dim >= 32 && head_dim <= kMaxHeadDim,
          "heads are a multiple of kv_heads, head_dim a multiple of 32 up to 256");
@@ -249,7 +249,7 @@ void bind_measure(nb::module_& parent) {
                nb::arg("rounds"), Released());
     module.def("attend", &attend_seconds, nb::arg("pool"), nb::arg("arena"), nb::arg("format"), nb::arg("heads"),
                nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("tokens"), nb::arg("context"), nb::arg("rounds"),
-               nb::arg("sequences") = 1, nb::arg("rounded") = false, Released());
+               nb::arg("sequences") = 1, nb::arg("rounded") = 0, Released());
 }
 
 }  // namespace pintpot

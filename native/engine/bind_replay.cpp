@@ -132,7 +132,7 @@ void add_experts(Builder& self, bool over_rows, int64_t experts, int64_t chosen,
 void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintptr_t v, const std::string& cache_format,
                 int32_t num_pages, uintptr_t table, uintptr_t given, int64_t num_given, int32_t rope_dim, const std::string& rope, uintptr_t q_norm,
                 uintptr_t k_norm, float eps, int32_t heads, int32_t kv_heads, int32_t head_dim, float scale,
-                int32_t window, int32_t sinks, bool rounded) {
+                int32_t window, int32_t sinks, int32_t rounded) {
     need(rope == "half" || rope == "interleaved", "no rope layout '" + rope + "'");
     AttendRecord record{};
     record.qkv = pointer<float>(qkv);
@@ -151,6 +151,7 @@ void add_attend(Builder& self, uintptr_t qkv, uintptr_t out, uintptr_t k, uintpt
     record.num_pages = num_pages;
     record.window = window;
     record.sinks = sinks;
+    need(rounded >= kNotRounded && rounded <= kRoundedBrain, "attention rounds to nothing, integers or bfloat16");
     record.rounded = rounded;
     self.add<Attend>(record);
 }

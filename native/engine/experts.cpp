@@ -16,7 +16,7 @@ Experts::Experts(ExpertsRecord record, const KernelTable& kernels)
     : record_(std::move(record)), pairs_(record_.experts, record_.chosen) {
     need(!record_.weights.empty(), "experts without a weight");
     need(record_.experts > 0 && record_.chosen > 0 && record_.chosen <= record_.experts, "a token meets some of the experts");
-    need(record_.planes >= 0 && record_.planes <= 2, "int8 activations have one plane or two");
+    need(record_.planes >= 0 && record_.planes <= kBrainRows, "int8 activations have one plane or two, or are bfloat16");
     bool whole = record_.gathers == (record_.shares != nullptr) && record_.gathers == (record_.products != nullptr);
     need(whole && (record_.gathers || record_.residual == nullptr), "only what gathers has shares, products and a residual");
     columns_ = record_.weights[0].columns;

@@ -20,7 +20,7 @@ bool overlap(const float* a, int64_t a_floats, const float* b, int64_t b_floats)
 Linear::Linear(LinearRecord record, const KernelTable& kernels) : record_(std::move(record)) {
     need(!record_.weights.empty(), "linear without a weight");
     need(record_.biases.empty() || record_.biases.size() == record_.weights.size(), "linear has one bias for each weight, or none");
-    need(record_.planes >= 0 && record_.planes <= 2, "int8 activations have one plane or two");
+    need(record_.planes >= 0 && record_.planes <= kBrainRows, "int8 activations have one plane or two, or are bfloat16");
     need(record_.rows >= 0 && record_.rows < kMostRows && !(record_.rows > 0 && record_.over_rows),
          "a linear has rows of its own, or those of the call");
     columns_ = record_.weights[0].columns;

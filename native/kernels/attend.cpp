@@ -1,5 +1,6 @@
 // Causal attention over a page table in segments of keys that are merged in order (FlashAttention, Dao et al., 2022;
 // online softmax, Milakov and Gimelshein, 2018).
+#include "attend_brain.h"
 #include "attend_rounded.h"
 #include "entry.h"
 
@@ -8,7 +9,8 @@ namespace {
 
 template <int32_t FORMAT>
 INLINE void fold_format(const AttendCall& c, const Pages& pages, Block& block) {
-  if (c.rounded) fold_rounded<FORMAT>(c, pages, block);
+  if (c.rounded == kRoundedBrain) fold_brain<FORMAT>(c, pages, block);
+  else if (c.rounded) fold_rounded<FORMAT>(c, pages, block);
   else fold_float<FORMAT>(c, pages, block);
 }
 // Fills the block's sums, maxima and masses: -inf and zeros for a row that sees nothing of the segment. False, and nothing
@@ -36,12 +38,15 @@ void prepare(const AttendCall& c, int64_t first, Block& block) {
     const int64_t column = (c.kv_head * group + head) * dim;
     const float* q = c.q + token * c.q_stride + column;
     float* to = block.queries + row * dim;
-    for (int64_t d = 0; d < dim; d += 16) store16(to + d, load16(q + d) * scale);
+    if (c.rounded == kRoundedBrain)
+      put_row(q, dim, c.scale, (uint8_t*)block.queries + row / kPanelTokens * dim / 32 * kBrainRecord + row % kPanelTokens * 64);
+    else
+      for (int64_t d = 0; d < dim; d += 16) store16(to + d, load16(q + d) * scale);
     block.out[row] = c.out + token * c.out_stride + column;
     block.positions[row] = c.first_position + token;
     if (++head == group) head = 0, ++token;
   }
-  if (c.rounded) round_queries(dim, block);
+  if (c.rounded == kRoundedIntegers) round_queries(dim, block);
 }
 
 // How 16 totals and 16 parts are scaled where they meet: largest scores so far, and the parts'.
@@ -76,10 +81,7 @@ void merge_block(int64_t dim, const Block& block, Totals& totals) {
   }
 }
 
-}  // namespace
-
-void attend(const AttendCall* call) {
-  const AttendCall& c = *call;
+void attend_rows(const AttendCall& c) {
   const int64_t dim = c.cache.head_dim, num_rows = rows_of(c);
   alignas(64) float queries[kRows * kMaxHeadDim], sums[kRows * kMaxHeadDim];
   Block block;
@@ -101,8 +103,7 @@ void attend(const AttendCall* call) {
   }
 }
 
-void attend_segments(const AttendCall* call, int64_t from, int64_t stop, float* partials) {
-  const AttendCall& c = *call;
+void segments_of_rows(const AttendCall& c, int64_t from, int64_t stop, float* partials) {
   const int64_t dim = c.cache.head_dim, stride = partial_floats(dim), num_rows = rows_of(c);
   alignas(64) float queries[kRows * kMaxHeadDim];
   Block block;
@@ -119,6 +120,28 @@ void attend_segments(const AttendCall* call, int64_t from, int64_t stop, float* 
       }
     }
   }
+}
+
+// f(), with tiles where the products take them.
+template <class F>
+INLINE void with_tiles([[maybe_unused]] const AttendCall& c, F f) {
+#if defined(__AMX_INT8__)
+  if (c.rounded == kRoundedBrain) {
+    const TileUse use(TileShapes(64));
+    return f();
+  }
+#endif
+  f();
+}
+
+}  // namespace
+
+void attend(const AttendCall* call) {
+  with_tiles(*call, [&] { attend_rows(*call); });
+}
+
+void attend_segments(const AttendCall* call, int64_t from, int64_t stop, float* partials) {
+  with_tiles(*call, [&] { segments_of_rows(*call, from, stop, partials); });
 }
 
 void attend_merge(const AttendCall* call, const float* partials, int64_t num_segments) {

@@ -35,17 +35,27 @@ INLINE Pack load_stored(const uint8_t* p) {
   else return load16_i8((const int8_t*)p);
 }
 
+// Column d of 16 keys of a page and head.
+template <int32_t FORMAT>
+INLINE Pack key_column(int64_t dim, const uint8_t* page, int64_t d, int64_t token) {
+  const Pack value = load_stored<FORMAT>(page + (d * kPageTokens + token) * kValueBytes<FORMAT>);
+  if (FORMAT != kCacheSym8c) return value;
+  return value * load16_f16(page + kPageTokens * dim + (d / 32 * kPageTokens + token) * 2);
+}
+// 16 columns, from d on, of a value of a page and head.
+template <int32_t FORMAT>
+INLINE Pack value_columns(int64_t dim, const uint8_t* page, int64_t token, int64_t d) {
+  const Pack value = load_stored<FORMAT>(page + (token * dim + d) * kValueBytes<FORMAT>);
+  if (FORMAT != kCacheSym8c) return value;
+  return value * spread(half_at(page + kPageTokens * dim + (token * dim + d) / 32 * 2));
+}
+
 // The keys of a page and head as float32 [head_dim][32 tokens]; what lies in places of no token is of no meaning.
 template <int32_t FORMAT>
 INLINE void widen_keys(int64_t dim, const uint8_t* page, float* to) {
-  const uint8_t* scales = page + kPageTokens * dim;
   for (int64_t d = 0; d < dim; ++d)
-    for (int64_t token = 0; token < kPageTokens; token += 16) {
-      const int64_t at = d * kPageTokens + token;
-      Pack value = load_stored<FORMAT>(page + at * kValueBytes<FORMAT>);
-      if (FORMAT == kCacheSym8c) value = value * load16_f16(scales + (d / 32 * kPageTokens + token) * 2);
-      store16(to + at, value);
-    }
+    for (int64_t token = 0; token < kPageTokens; token += 16)
+      store16(to + d * kPageTokens + token, key_column<FORMAT>(dim, page, d, token));
 }
 // The first n values of a page and head as float32 [n][head_dim].
 template <int32_t FORMAT>

@@ -26,12 +26,12 @@ bool has_avx_vnni() {
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1);
 }
 
-// Tiles of signed bytes, and leave of the operating system to keep state for them: it is asked of Linux once, for all
+// Tiles of signed bytes and of bfloat16, and leave of the operating system to keep state for them: it is asked of Linux once, for all
 // threads of the process, and costs a thread nothing before its first tile. Where Linux is older, or refuses because some
 // thread's stack for signals is too small for that state, there are none.
 bool may_use_tiles() {
 #if defined(__linux__)
-  constexpr unsigned kTiles = 3u << 24;  // AMX-TILE, AMX-INT8
+  constexpr unsigned kTiles = 3u << 24 | 1u << 22;  // AMX-TILE, AMX-INT8, AMX-BF16
   constexpr long kAskLeave = 0x1023, kTileData = 18;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kTiles) != kTiles) return false;

@@ -38,10 +38,11 @@ constexpr const char* kFormatNames[kNumFormats] = {"f32",  "f16",  "bf16", "sym8
                                                    "nf4",  "nf4_32", "mxfp4", "nvfp4"};
 
 // Bytes of one strip of k columns (docs/layout.md), as the kernels step through them.
-// Bytes of one quantized token: ceil(k/32) * (planes == 2 ? 80 : 48). A run of n tokens takes n times that, and the
+constexpr int32_t kBrainRows = 3;  // where a number of int8 planes is asked: rows of bfloat16
+// Bytes of one quantized token: ceil(k/32) * (48, 80 in two planes, 64 in bfloat16). A run of n tokens takes n times that, and the
 // part of tokens [first, n) of a run begins at first * bytes where first is a multiple of kPanelTokens.
 constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
-  return (k + kGroup - 1) / kGroup * (planes == 2 ? 80 : 48);
+  return (k + kGroup - 1) / kGroup * (planes == kBrainRows ? 64 : planes == 2 ? 80 : 48);
 }
 
 // Bytes behind a strip whose weight has `count` columns kept apart: their numbers, int32 ascending, then f16 [column][16].
@@ -59,13 +60,16 @@ constexpr int64_t apart_bytes(int64_t count) { return (count * 36 + 63) / 64 * 6
 //   acc = acc + (n * d) * s
 //   aff, q4_k: acc = acc + m * o         with o = s * float(sum a)
 //   q4_k: d = d16 * scale, m = -(dmin16 * min) (exact); q6_k, nvfp4: acc = acc + (na * da + nb * db) * s, a and b the halves
+// Order, path of bfloat16: w = B(fma(b + q, d, m - b * d)), b = 128 for codes of up to 7 bits and 256 for those of 8, m =
+//   -zero * d where there is none, B rounds to bfloat16 (its ties away from 0), a = B(x); of a group, even and odd are the
+//   sums of the columns of even and of odd number, each a chain of fused products from 0; acc = acc + (even + odd).
 // Order, float path: group p = 0, p = p + w * x for its columns ascending; acc = acc + p, groups ascending; w is the
 //   float32 of expand_row: sym d * float(q - zero), aff d * float(q) + m, with a table d * float(table[q]).
 // Columns kept apart come last, on either path, as columns in groups of 32 do on the float path. What meets the strips
 // has zeros there: that is the caller's work.
 struct StripsCall {
   int32_t format;         // Format
-  int32_t planes;         // 1 or 2, of `quantized`
+  int32_t planes;         // 1 or 2, of `quantized`, or kBrainRows
   const void* strips;     // num_strips * (strip_bytes(format, k) + apart_bytes(num_apart))
   int64_t num_strips;
   int64_t k;              // columns, unpadded
@@ -80,6 +84,7 @@ struct StripsCall {
   const float* apart;     // [num_tokens][num_apart], what meets them
 };
 
+enum Rounded : int32_t { kNotRounded, kRoundedIntegers, kRoundedBrain };  // products of attention
 enum CacheFormat : int32_t { kCacheF16, kCacheSym8c, kCacheF32 };
 
 // k and v: [pages][kv_heads][page of one head]; a page of one head is 32 * head_dim f16 or f32, or 32 * head_dim int8 and
@@ -120,7 +125,9 @@ struct RopeCall {
 // order, from O = 0, M = 0, m = -inf: m' = max(m, the segment's), a = exp(m - m'), b = exp(the segment's - m'),
 // O = O * a + o * b, M = M * a + mass * b. At the end O / M.
 //
-// `rounded`: products run in integers of 13 bits and a sign, R(x) = rint(x * (8191 / m)), worth m * (1 / 8191) each, m the
+// kRoundedBrain: B rounds q * scale, keys, w and values to bfloat16, and both products run over 32 columns, or the 32 keys of a
+// page, as `StripsCall` says of bfloat16; the mass is of w as it was.
+// kRoundedIntegers: products run in integers of 13 bits and a sign, R(x) = rint(x * (8191 / m)), worth m * (1 / 8191) each, m the
 // largest magnitude (all 0 where it is under 1e-30): of a query q * scale, of a key, of a value, and, in a segment, of
 // the row w * (what one of the key's value is worth). Products are summed exactly over 32 columns, or the 32 keys of a
 // page, and those sums in float32 in their order. A score is that * the key's worth * the query's; o is that * the row's.
@@ -131,7 +138,7 @@ struct AttendCall {
   float scale;
   int32_t window;          // 0: none
   int32_t sinks;
-  int32_t rounded;
+  int32_t rounded;         // Rounded
   int32_t num_tokens;
   int64_t first_position;  // of the first token; its keys and those of all num_tokens are stored already
   const int32_t* pages;    // page table of the sequence: physical page of each 32 positions
@@ -149,6 +156,7 @@ struct KernelTable {
   // Tokens [first, last) of a run of num_tokens (x points at token 0): float32 rows to int8 planes, laid in panels.
   // Record of one panel of T tokens and one group: q0 [T][32] int8, (q1 [T][32],) s f32 [T], o f32 [T], then int32 [T]:
   // -128 * sum a, -128 * sum of the first 16 a (`strips` names s, o, a). Records of a panel follow each other by group.
+  // In bfloat16 a panel has 16 tokens, or all that are left; its records are [T][32], the columns in their order.
   // s = max|x| / 127, r = x * (127 / max|x|); q0 = rint(r), q1 = rint((r - q0) * 254), all 0 where max|x| is below 1e-30.
   void (*quantize)(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
                    int64_t last, void* out);

@@ -51,7 +51,7 @@ int64_t strip_bytes(const std::string& isa, const std::string& format, int64_t k
 
 void quantize(const std::string& isa, Rows x, int32_t planes, int64_t first, int64_t last, Array<uint8_t, 1> out) {
   const int64_t tokens = (int64_t)x.shape(0), k = (int64_t)x.shape(1);
-  need(planes == 1 || planes == 2, "planes must be 1 or 2");
+  need(planes >= 1 && planes <= kBrainRows, "planes must be 1 or 2, or 3 for bfloat16");
   need(0 <= first && first <= last && last <= tokens, "first and last must lie within the tokens");
   need((int64_t)out.shape(0) == tokens * quantized_bytes(k, planes), "out must have quantized_bytes for each token");
   const auto& t = table(isa);
@@ -80,7 +80,7 @@ void strips(const std::string& isa, const std::string& format, Bytes packed, int
     need((int64_t)x->shape(0) == c.num_tokens && (int64_t)x->shape(1) == k, "x must be [tokens, k]");
     c.x = x->data(), c.x_stride = k;
   } else {
-    need(planes == 1 || planes == 2, "planes must be 1 or 2");
+    need(planes >= 1 && planes <= kBrainRows, "planes must be 1 or 2, or 3 for bfloat16");
     need(c.format >= kSym8, "float formats take float32 activations");
     need((int64_t)quantized->shape(0) == c.num_tokens * quantized_bytes(k, planes), "quantized has the wrong size");
     c.quantized = quantized->data();
@@ -167,7 +167,7 @@ void rope_store(const std::string& isa, const std::string& format, Array<uint8_t
 // All kv heads; with `pieces` through attend_segments and attend_merge instead of attend.
 void attend(const std::string& isa, const std::string& format, Array<uint8_t, 1> k, Array<uint8_t, 1> v, Pages pages,
             int32_t kv_heads, int32_t head_dim, Rows q, float scale, int32_t window, int32_t sinks, int64_t position,
-            bool pieces, bool rounded, OutRows out) {
+            bool pieces, int32_t rounded, OutRows out) {
   AttendCall c = {};
   c.cache = view(format, k, v, kv_heads, head_dim, pages);
   c.heads = (int32_t)q.shape(1) / head_dim, c.scale = scale, c.window = window, c.sinks = sinks, c.rounded = rounded;

@@ -43,6 +43,18 @@ INLINE VF splat(float x) { return x - VF{}; }  // x + 0 would be an addition: it
 INLINE VI splat(int32_t x) { return VI{} + x; }
 INLINE VU splat(uint32_t x) { return VU{} + x; }
 INLINE VF to_float(VI v) { return __builtin_convertvector(v, VF); }
+// a * b + c, rounded once.
+#if defined(__AVX512F__)
+INLINE VF fused(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif defined(__AVX2__)
+INLINE VF fused(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#else
+INLINE VF fused(VF a, VF b, VF c) {
+  VF r;
+  for (int i = 0; i < kWidth; ++i) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return r;
+}
+#endif
 
 // Half precision, kWidth values, exact to float; to half rounds to nearest even.
 #if defined(__AVX512F__)

@@ -68,7 +68,7 @@ INLINE VF tile_sum(const int32_t* sums, int half) {
   const int32_t* at = sums + half * E::kPlanes * 256;
   const VF sum = to_float(load<VI>(at));
   if constexpr (E::kPlanes == 1) return sum;
-  return (VF)_mm512_fmadd_ps((__m512)sum, (__m512)splat(254.0f), (__m512)to_float(load<VI>(at + 256)));
+  return fused(sum, splat(254.0f), to_float(load<VI>(at + 256)));
 }
 
 // Group GROUP of a piece and T tokens from FIRST on: what its sums come to, onto acc.

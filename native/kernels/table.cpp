@@ -18,7 +18,7 @@ int64_t strip_bytes(int32_t format, int64_t k) { return entry(format).strip_byte
 
 void strips(const StripsCall* call) {
   const FormatEntry& e = entry(call->format);
-  if (call->quantized) e.int8(*call);
+  if (call->quantized) (call->planes == kBrainRows ? e.brain : e.int8)(*call);
   else e.float32(*call);
   if (call->num_apart > 0) add_apart(*call, e.strip_bytes(call->k));
 }

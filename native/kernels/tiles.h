@@ -48,10 +48,21 @@ template <int N>
 INLINE void tile_store(void* to) {
   asm volatile("tilestored %%tmm%c3, (%1,%2,1)" : "=m"(*(TileBytes*)to) : "r"(to), "r"((int64_t)64), "i"(N));
 }
+// Rows `step` bytes apart.
+template <int N>
+INLINE void tile_store(void* to, int64_t step) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(step), "i"(N) : "memory");
+}
 // SUMS += activations * weights, both signed bytes.
 template <int SUMS, int ACTIVATIONS, int WEIGHTS>
 INLINE void tile_dot() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUMS), "i"(ACTIVATIONS), "i"(WEIGHTS));
+}
+
+// The same of bfloat16, 32 columns deep: even + odd, a chain of fused products each.
+template <int SUMS, int ACTIVATIONS, int WEIGHTS>
+INLINE void tile_dot_brain() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUMS), "i"(ACTIVATIONS), "i"(WEIGHTS));
 }
 
 }  // namespace

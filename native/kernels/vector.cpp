@@ -66,6 +66,20 @@ void quantize_tokens(const float* x, int64_t x_stride, int64_t k, int64_t num_to
   }
 }
 
+void brain_tokens(const float* x, int64_t x_stride, int64_t k, int64_t num_tokens, int64_t first, int64_t last, uint8_t* out) {
+  const int64_t groups = (k + 31) / 32;
+  for (int64_t t = first; t < last; ++t) {
+    const int64_t start = t / kPanelTokens * kPanelTokens, left = num_tokens - start;
+    const int64_t width = left < kPanelTokens ? left : kPanelTokens;
+    for (int64_t g = 0; g < groups; ++g) {
+      VF values[kVectors];
+      load_group(x + t * x_stride + g * 32, k - g * 32, values);
+      uint8_t* to = out + start * groups * 64 + (g * width + t - start) * 64;
+      UNROLL for (int i = 0; i < kVectors; ++i) store_lower(to + i * kWidth * 2, (VI)(brain_bits(values[i]) >> 16));
+    }
+  }
+}
+
 // Sums and differences of lanes DISTANCE apart.
 template <int DISTANCE>
 INLINE Pack butterfly(Pack a) {
@@ -130,7 +144,8 @@ INLINE void gated(const float* gate_up, int64_t n, float* y, F opened) {
 
 void quantize(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
               int64_t last, void* out) {
-  if (planes == 2) quantize_tokens<2>(x, x_stride, k, num_tokens, first, last, (uint8_t*)out);
+  if (planes == kBrainRows) brain_tokens(x, x_stride, k, num_tokens, first, last, (uint8_t*)out);
+  else if (planes == 2) quantize_tokens<2>(x, x_stride, k, num_tokens, first, last, (uint8_t*)out);
   else quantize_tokens<1>(x, x_stride, k, num_tokens, first, last, (uint8_t*)out);
 }
 

@@ -10,13 +10,14 @@ import click
 
 from pintpot.cli.options import common, example
 from pintpot.cli.terminal import VERBOSE, Terminal
+from pintpot.program.ops.attend import MANY
 
 if TYPE_CHECKING:
     from pintpot.machine.spec import Machine, Rate
 
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
-    ("attend_many/", " multiply-adds/s"), ("attend_rounded/", " multiply-adds/s"),
+    *((f"{kind}/", " multiply-adds/s") for kind in MANY),
     ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("lookup", "B/s"),
     ("attend/", "B/s"),
     ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
@@ -103,5 +104,5 @@ def _size(rate: Rate) -> str:
 
     if not rate.size:
         return ""
-    in_rows = rate.what.startswith(("matmul/", "attend_many/", "attend_rounded/", "cuda/matmul/"))
+    in_rows = rate.what.startswith(("matmul/", *(f"{kind}/" for kind in MANY), "cuda/matmul/"))
     return f"{rate.size:,} rows" if in_rows else format_bytes(rate.size)

@@ -17,6 +17,8 @@ from typing import Any
 from pintpot.errors import BadInput, need
 from pintpot.formats import KERNEL_FORMATS, encoding
 from pintpot.machine.spec import CACHE_FORMATS, MATMUL_ROWS, PROLOGUES, Device, Machine, Rate
+from pintpot.program.ops.attend import MANY
+from pintpot.program.ops.linear import split_suffix
 from pintpot.units import format_bytes, parse_bytes
 
 _FOLDER = Path(__file__).with_name("catalog")
@@ -127,10 +129,10 @@ def _is_rate_name(what: str) -> bool:
     if kind == "cuda":
         return rest in ("read", "h2d_pinned", "h2d_pageable") or rest.startswith("matmul/")
     if kind in ("matvec", "matmul", "expand"):
-        return rest.removesuffix("x2").removesuffix("x0") in KERNEL_FORMATS
+        return split_suffix(rest)[0] in KERNEL_FORMATS
     if kind == "prologue":
         return rest in PROLOGUES
-    if kind in ("attend", "attend_many", "attend_rounded"):
+    if kind in ("attend", *MANY):
         return rest in CACHE_FORMATS
     return what in ("read", "copy", "int8_peak", "float_peak", "disk", "barrier", "call")
 

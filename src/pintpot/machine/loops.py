@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pintpot.errors import DiskTooSmall
 from pintpot.formats import KERNEL_FORMATS, STRIP_ROWS, encoding
+from pintpot.machine.attention import attention_loops, has_tiles
 from pintpot.machine.measure import Loop
 from pintpot.machine.spec import (
-    ATTENTION_GROUPS,
     CACHE_FORMATS,
     DISK_BLOCKS,
     DISK_IN_FLIGHT,
@@ -31,6 +30,7 @@ from pintpot.machine.spec import (
     WORKING_SETS,
 )
 from pintpot.meter.disk import existing, free_bytes
+from pintpot.program.ops.linear import PLANES, suffix
 
 if TYPE_CHECKING:
     from pintpot._native import Arena, Pool
@@ -43,9 +43,6 @@ _FILL = 0x3C
 """Read as float16, float32 or bfloat16 it is an ordinary number, so no loop meets a slow one."""
 
 _QUICK_FORMATS = ("sym8", "sym4", "q4_k", "q6_k", "f16")
-_KV_HEADS, _HEAD_DIM, _PAGE_TOKENS = 4, 64, 32
-_DECODE_CONTEXT = {True: 4_096, False: 16_384}
-_MANY_CONTEXTS, _MANY_TOKENS = {True: (512,), False: (128, 1_024)}, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def cpu_loops(bench: Bench) -> Iterator[Loop]:
         for name in bench.formats_of(pool):
             yield from _weight_loops(bench, pool, name)
         for name in CACHE_FORMATS:
-            yield from _attention_loops(bench, pool, name)
+            yield from attention_loops(bench, pool, name)
 
 
 def _memory_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
@@ -134,6 +131,8 @@ def _pool_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
 def _weight_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
     """Products of one format: with rows as int8, and, where `bench` is not quick, in two planes and as float32.
 
+    Rows in bfloat16 are for many rows, and timed where the processor multiplies tiles of them.
+
     Tables differ from other formats in how a code is read, which is done once for all rows and planes: of two planes
     only the products with one row are timed, and of float32 rows none; plans take the rest from what was measured.
     """
@@ -149,6 +148,9 @@ def _weight_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
         yield _strips(bench, pool, name, cached, 1, planes, _CACHED_BYTES)
         for rows in MATMUL_ROWS[1:2] if bench.quick else () if (kind, planes) == ("table", 2) else MATMUL_ROWS:
             yield _strips(bench, pool, name, wide, rows, planes, rows)
+    if kind != "float" and has_tiles():
+        for rows in MATMUL_ROWS[1:]:
+            yield _strips(bench, pool, name, wide, rows, PLANES["bfloat16"], rows)
 
 
 def _strips(bench: Bench, pool: Pool, name: str, num_strips: int, rows: int, planes: int, size: int) -> Loop:
@@ -160,8 +162,7 @@ def _strips(bench: Bench, pool: Pool, name: str, num_strips: int, rows: int, pla
         seconds = measure.strips(pool, bench.arena, name, COLUMNS, num_strips, rows, planes, owned, rounds)
         return float(rounds * num_strips * STRIP_ROWS * COLUMNS * rows), seconds
 
-    suffix = "" if planes == 1 or encoding(name).kind == "float" else f"x{planes}"
-    return Loop(f"{'matvec' if rows == 1 else 'matmul'}/{name}{suffix}", pool.size, size, run)
+    return Loop(f"{'matvec' if rows == 1 else 'matmul'}/{name}{suffix(name, planes)}", pool.size, size, run)
 
 
 def _prologue_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
@@ -175,41 +176,6 @@ def _prologue_loops(bench: Bench, pool: Pool) -> Iterator[Loop]:
                 return float(rounds * rows * COLUMNS), measure.prologue(pool, what, COLUMNS, rows, rounds)
 
             yield Loop(f"prologue/{what}", pool.size, rows, run)
-
-
-def _attention_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
-    from pintpot._native import measure
-
-    position_bytes = 2 * _KV_HEADS * encoding(name).row_bytes(_HEAD_DIM)
-    context = min(_DECODE_CONTEXT[bench.quick], bench.arena.nbytes // position_bytes // 32 * 32)
-    for group in ATTENTION_GROUPS[2:3] if bench.quick else ATTENTION_GROUPS:
-
-        def one(rounds: int, group: int = group) -> tuple[float, float]:
-            shape = (name, group * _KV_HEADS, _KV_HEADS, _HEAD_DIM)
-            seconds = measure.attend(pool, bench.arena, *shape, 1, context, rounds)
-            return float(rounds * context * position_bytes), seconds
-
-        def begin(rounds: int, group: int = group) -> tuple[float, float]:
-            shape = (name, group * _KV_HEADS, _KV_HEADS, _HEAD_DIM)
-            return float(rounds * _KV_HEADS), measure.attend(pool, bench.arena, *shape, 1, _PAGE_TOKENS, rounds)
-
-        yield Loop(f"attend/{name}", pool.size, group, one)
-        yield Loop(f"attend_start/{name}", pool.size, group, begin)
-    for wide in _MANY_CONTEXTS[bench.quick]:
-        shape = (name, 4 * _KV_HEADS, _KV_HEADS, _HEAD_DIM, _MANY_TOKENS, wide)
-        seen = wide - _MANY_TOKENS + (_MANY_TOKENS + 1) / 2
-        multiply_adds = 2.0 * 4 * _KV_HEADS * _HEAD_DIM * seen * _MANY_TOKENS
-
-        def many(
-            rounds: int,
-            rounded: bool = False,
-            shape: tuple[str, int, int, int, int, int] = shape,
-            multiply_adds: float = multiply_adds,
-        ) -> tuple[float, float]:
-            return rounds * multiply_adds, measure.attend(pool, bench.arena, *shape, rounds, rounded=rounded)
-
-        yield Loop(f"attend_many/{name}", pool.size, round(seen), many)
-        yield Loop(f"attend_rounded/{name}", pool.size, round(seen), partial(many, rounded=True))
 
 
 def packing_loops(formats: tuple[str, ...]) -> Iterator[Loop]:

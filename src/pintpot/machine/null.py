@@ -16,6 +16,7 @@ from pintpot.machine.spec import (
     Machine,
     Rate,
 )
+from pintpot.program.ops.attend import MANY
 
 VALUES_PER_S = 10e9
 """Arithmetic of one null thread: weights a second in matvec and expand, whatever the format."""
@@ -71,7 +72,7 @@ def _values(threads: int, ram_bw: float, disk_bw: float) -> Iterator[tuple[str, 
         for name in CACHE_FORMATS:
             yield f"attend/{name}", ram_bw / 2, count, 0
             yield f"attend_start/{name}", 1e6, count, 0
-            for kind in ("attend_many", "attend_rounded"):
+            for kind in MANY[:2]:
                 yield f"{kind}/{name}", count * MULTIPLY_ADDS_PER_S / 10, count, 0
     yield "call", 1e6, 1, 0
     for block in DISK_BLOCKS:

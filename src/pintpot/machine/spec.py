@@ -14,7 +14,7 @@ from pintpot.errors import BadInput, need
 CACHE_FORMATS = ("f16", "sym8c")
 MATMUL_ROWS = (16, 64, 256)
 ATTENTION_GROUPS = (1, 2, 4, 8)
-PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2", "rotate", "geglu")
+PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2", "rotate", "geglu", "bfloat16")
 PROLOGUE_ROWS = (1, 64)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
 LOOKUP_BYTES = 16 << 10
@@ -32,9 +32,10 @@ class Rate:
         matvec/FORMAT            weights (values) multiplied with one activation row; weights of `size` bytes, listed
                                  first with more than the caches hold, then with less
         matmul/FORMAT            multiply-adds, at `size` activation rows; weights come from RAM
-                                 (in both, FORMATx2: rows in two int8 planes, FORMATx0: low-bit weights and float rows)
+                                 (in both, FORMATx2: rows in two int8 planes, FORMATx0: low-bit weights and float rows,
+                                 FORMATxb: rows in bfloat16, where the processor multiplies tiles of them)
         prologue/WHAT            values normalized, gated, rotated or rounded before a product (rmsnorm, swiglu, geglu,
-                                 rotate, int8, int8x2), at `size` rows: one row is the work of one thread
+                                 rotate, int8, int8x2, bfloat16), at `size` rows: one row is the work of one thread
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
         lookup                   the same for `LOOKUP_BYTES`, which wait for the disk to answer and not for it to send
@@ -47,6 +48,7 @@ class Rate:
         attend_many/FORMAT       multiply-adds of attention over many new tokens, that see `size` positions in the mean,
                                  with rotating and storing them
         attend_rounded/FORMAT    the same with products in integers
+        attend_brain/FORMAT      the same in tiles of bfloat16
         aten                     calls of PyTorch's own library, from Python, whatever they compute
         aten/WHAT                the same by what they compute: values (simple ones), curve (gelu and its like),
                                  reduction (sums, norms), window (of pictures), sort, `size` of them; multiply-adds of a

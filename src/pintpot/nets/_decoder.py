@@ -180,11 +180,13 @@ def _ops(shape: Shape, rows: str, head_rows: str, window: int, sinks: int, prefi
     def linear(prologue: str, rounding: str) -> Attributes:
         return (("prologue", prologue), ("activation", rounding), ("eps", shape.eps))
 
+    rounded = {"int8": "integers", "bfloat16": "bfloat16"}.get(rows, "none") if prefill else "none"
+
     def attend(layer: int) -> Attributes:
         return (
             ("heads", shape.heads), ("kv_heads", shape.kv_heads), ("head_dim", shape.head_dim), ("rope", shape.rope),
             ("scale", shape.attend_scale), ("eps", shape.eps), ("window", window or shape.windows[layer]),
-            ("sinks", sinks), ("rounded", prefill and rows == "int8"),
+            ("sinks", sinks), ("rounded", rounded),
         )  # fmt: skip
 
     normed, plain, gated = (linear(prologue, rows) for prologue in ("rmsnorm", "none", shape.gate))

@@ -20,9 +20,9 @@ from pintpot.machine.spec import MATMUL_ROWS, WORKING_SETS
 from pintpot.planner.gentle import Ways
 from pintpot.planner.question import Question
 from pintpot.planner.rates import CACHED, Rates, Speed
+from pintpot.program.ops.linear import SUFFIXES
 from pintpot.units import format_bytes, format_seconds
 
-ROW_KINDS = ("", "x0", "x2")
 Kind = tuple[str, bool, int]
 """How a matrix is kept: its format, whether it is packed, and its columns."""
 _AMPLE = 0.4
@@ -132,7 +132,7 @@ def _is_as_small_and_fast(rates: list[Rates], kinds: set[tuple[Kind, Kind]]) -> 
 
 def _is_as_fast(rates: Rates, name: str, other: str) -> bool:
     """Whether every kernel of a format is as fast as the other's, near and far, at every width."""
-    for rows in ROW_KINDS:
+    for rows in SUFFIXES:
         one, two = f"{name}{rows}", f"{other}{rows}"
         for size in (rates.footprint, CACHED):
             if not _at_least(rates.speed(f"matvec/{one}", size), rates.speed(f"matvec/{two}", size)):

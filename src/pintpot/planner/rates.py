@@ -9,6 +9,7 @@ from math import log
 from pintpot.formats import encoding
 from pintpot.machine.spec import CACHE_FORMATS, LOOKUP_BYTES, PROLOGUE_ROWS, Machine, Rate
 from pintpot.planner.cost import ZERO, Span
+from pintpot.program.ops.linear import split_suffix
 
 CACHED = 1 << 20
 """Working set at which a machine record holds a kernel's arithmetic alone."""
@@ -17,7 +18,9 @@ TWO_PLANES = {"matvec": 0.8, "matmul": 0.55, "prologue": 0.5}
 0.96 with one row, 0.46 to 0.62 with 256). The weights of one row come from memory as fast as ever."""
 FLOAT_ROWS = 0.8
 """Of the speed of float weights, for low-bit weights expanded to meet float rows."""
-_LIKE = {"rotate": "int8", "geglu": "swiglu", "gather": "int8"}
+BRAIN_ROWS = 0.2
+"""The same for rows in bfloat16 where nobody measured them: tile products are followed step by step."""
+_LIKE = {"bfloat16": "int8", "rotate": "int8", "geglu": "swiglu", "gather": "int8"}
 """What a prologue costs that nobody measured: what this one does."""
 CALLS_OF_ATEN = (2.5e4, 1e5, 4e5)
 """Calls of PyTorch's own library a second, from Python, whatever they compute: 40 to 2.5 microseconds each."""
@@ -129,7 +132,7 @@ class Rates:
         """Multiply-adds a second at `rows` rows."""
         key = ("product", name, rows)
         if key not in self._found:
-            base = f"matmul/{name.removesuffix('x0').removesuffix('x2')}"
+            base = f"matmul/{split_suffix(name)[0]}"
             sizes = self.machine.sizes(base) or [rows]
             known = [(1, self.speed(f"matvec/{name}", self.footprint))]
             self._found[key] = _between(rows, known + [(size, self.speed(f"matmul/{name}", size)) for size in sizes])
@@ -155,7 +158,10 @@ class Rates:
             return self._two_planes(kind, name.removesuffix("x2"), size)
         if name.endswith("x0"):
             return _times(at(f"{kind}/f32"), FLOAT_ROWS)
-        if kind == "attend_rounded":
+        if name.endswith("xb"):
+            near = self._slowest_like(kind, name, size)
+            return near or _times(at(f"{kind}/f32"), BRAIN_ROWS)
+        if kind in ("attend_rounded", "attend_brain"):
             return at(f"attend_many/{name}")
         if kind == "attend_many":
             return _times(self.speed("float_peak", 0), WIDE_ATTENTION)
@@ -201,9 +207,8 @@ def _between(size: int, known: list[tuple[int, Speed | None]]) -> Speed | None:
 def _same(one: str, other: str) -> bool:
     if one in CACHE_FORMATS and other in CACHE_FORMATS:
         return True
-    if one.endswith(("x0", "x2")):
-        return False
-    return (encoding(one).kind == "float") == (encoding(other).kind == "float")
+    (one, rows), (other, wanted) = split_suffix(one), split_suffix(other)
+    return rows == wanted and (encoding(one).kind == "float") == (encoding(other).kind == "float")
 
 
 def _speed(rate: Rate | None) -> Speed | None:

@@ -17,7 +17,7 @@ SEGMENT_TOKENS = 128
 HEADS_OF_THREAD = 4
 """Key heads that keep threads evenly busy without a split of the keys."""
 PANEL_TOKENS = 16
-QUANTIZED_BYTES = {0: 0, 1: 48, 2: 80}
+QUANTIZED_BYTES = {0: 0, 1: 48, 2: 80, 3: 64}
 """Of 32 activations, by planes."""
 VERIFIED_BYTES = 256 << 10
 """Single strips are verified in reads of at least so much."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from pintpot._native import Builder, Weight
 from pintpot.errors import UsageError
+from pintpot.program.ops.attend import ROUNDED
 from pintpot.program.ops.experts import gathers_of, num_chosen
 from pintpot.program.ops.linear import PLANES, gathered, over_rows
 from pintpot.program.spec import Op, Program
@@ -127,7 +128,7 @@ def _attend(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         scale=op.get("scale"),
         window=op.get("window", 0),
         sinks=op.get("sinks", 0),
-        rounded=op.get("rounded", False),
+        rounded=ROUNDED.index(op.get("rounded", "none")),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.kernels.reference import Call, Memory, names
-from pintpot.kernels.reference.linear import GROUP, rms_norm
+from pintpot.kernels.reference.linear import GROUP, brain, rms_norm
 from pintpot.program.ops.attend import SEGMENT_TOKENS
 from pintpot.program.spec import Op, Program
 
@@ -113,14 +113,30 @@ def _attend(
     pages, slots = table[seen // keys.shape[2]], seen % keys.shape[2]
     group = op.get("heads") // op.get("kv_heads")
     k, v = (np.repeat(pool[pages, :, slots], group, axis=1) for pool in (keys, values))
-    if op.get("rounded", False):
+    kind = op.get("rounded", "none")
+    if kind == "bfloat16":
+        q, k, v = (brain(x * by) for x, by in ((q, op.get("scale")), (k, 1), (v, 1)))
+        scores = np.where(mask[:, None], np.einsum("rhd,phd->rhp", q, k, optimize=True), -np.inf)
+        return np.asarray(np.einsum("rhp,phd->rhd", brain_weights(scores, seen // SEGMENT_TOKENS), v, optimize=True))
+    if kind == "integers":
         q, k, v = (rounded(x) for x in (q, k, v))
     scores = np.where(mask[:, None], np.einsum("rhd,phd->rhp", q, k, optimize=True) * op.get("scale"), -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    if op.get("rounded", False):
+    if kind == "integers":
         weights = _rounded_weights(weights, np.abs(v).max(axis=-1).T, seen // SEGMENT_TOKENS)
     return np.asarray(np.einsum("rhp,phd->rhd", weights, v, optimize=True))
+
+
+def brain_weights(scores: NDArray[Any], segments: NDArray[Any]) -> NDArray[Any]:
+    """Weights of scores [..., P], rounded to bfloat16 beside the largest of their segment, and not their sum."""
+    found, total = np.empty_like(scores), scores.max(axis=-1, keepdims=True)
+    for segment in np.unique(segments):
+        part = scores[..., segments == segment]
+        top = part.max(axis=-1, keepdims=True)
+        top[np.isneginf(top)] = 0
+        found[..., segments == segment] = brain(np.exp(part - top)) * np.exp(top - total)
+    return np.asarray(found / np.exp(scores - total).sum(axis=-1, keepdims=True))
 
 
 def rounded(x: NDArray[Any]) -> NDArray[Any]:

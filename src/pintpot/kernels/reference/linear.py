@@ -31,11 +31,14 @@ def multiplied(op: Op, program: Program, memory: Memory) -> NDArray[Any]:
     """Products and biases [T, sum N], before any norm of them."""
     x = prologue(op, memory)
     planes = PLANES[op.get("activation", "float32")]
+    to_brain = planes == PLANES["bfloat16"]
     biases = op.read_all("bias") or (None,) * len(op.read_all("weight"))
     parts = []
     for name, bias in zip(op.read_all("weight"), biases, strict=True):
         rounded = planes > 0 and program.by_name[name].format not in FLOAT_FORMATS
-        y = project(round_rows(x, planes, memory.get(apart(name))) if rounded else x, memory[name])
+        exact = memory.get(apart(name))
+        met = round_rows(x, planes, exact) if rounded else x
+        y = project(met, brain_weight(memory[name], exact) if rounded and to_brain else memory[name])
         parts.append(y if bias is None else y + memory[bias])
     return np.concatenate(parts, axis=-1)
 
@@ -111,10 +114,26 @@ def rms_norm(x: NDArray[Any], weight: NDArray[Any], eps: float) -> NDArray[Any]:
     return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight)
 
 
+def brain_weight(weight: Any, exact: NDArray[Any] | None) -> Any:
+    """A weight [N, K], or the runs of rows of one that is never whole, in bfloat16 but for the columns `exact`."""
+    if not isinstance(weight, np.ndarray):
+        return ((first, brain_weight(rows, exact)) for first, rows in weight)
+    rounded = brain(weight)
+    if exact is not None:
+        rounded[:, exact] = weight[:, exact]
+    return rounded
+
+
+def brain(x: NDArray[Any]) -> NDArray[Any]:
+    """Values rounded to bfloat16, ties away from 0."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32) + np.uint32(0x8000)
+    return np.asarray((bits & np.uint32(0xFFFF0000)).view(np.float32), x.dtype)
+
+
 def round_rows(x: NDArray[Any], planes: int | NDArray[Any], exact: NDArray[Any] | None = None) -> NDArray[Any]:
     """Rows as 1 or 2 int8 planes in groups of 32 would hold them (docs/layout.md): [T, K] -> [T, K].
 
-    `planes` of all rows, or of each [T]; a row of 0 planes stays as it is, and so do the columns `exact`.
+    `planes` of all rows, or of each [T] (`PLANES`): a row of none stays as it is, and so do the columns `exact`.
     """
     num_rows, width = x.shape
     padded = np.zeros((num_rows, -(-width // GROUP) * GROUP), x.dtype)
@@ -126,9 +145,10 @@ def round_rows(x: NDArray[Any], planes: int | NDArray[Any], exact: NDArray[Any] 
     units = np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0)
     whole = np.clip(np.rint(units), -127, 127)
     each = np.broadcast_to(planes, num_rows)
-    two = each == 2
+    two, floating = each == 2, each == PLANES["bfloat16"]
     whole[two] += np.clip(np.rint((units[two] - whole[two]) * 254), -127, 127) / 254
     rounded = (whole * scale).reshape(padded.shape)[:, :width]
+    rounded[floating] = brain(x[floating])
     if exact is not None:
         rounded[:, exact] = x[:, exact]
     return np.where((each > 0)[:, None], rounded, x)

@@ -18,12 +18,17 @@ from pintpot.program.spec import Extent, Op, Program
 SEGMENT_TOKENS = 128
 MOST_PIECES = 12
 """Parts of decode attention beyond which long contexts are not cut further, about."""
+ROUNDED = ("none", "integers", "bfloat16")
+"""To what queries, keys, values and weights are rounded where many tokens meet them; native: its place."""
+MANY = ("attend_many", "attend_rounded", "attend_brain")
+"""The rates of these."""
 HEAD_STEP, MOST_HEAD_COLUMNS = 32, 256
 """Native kernels scale the cache in groups of 32, and keep one head's sums at hand."""
 
 
 def check(op: Op, program: Program) -> None:
     heads, kv_heads, head_dim = op.get("heads"), op.get("kv_heads"), op.get("head_dim")
+    need(op.get("rounded", "none") in ROUNDED, f"attention is not rounded to {op.get('rounded')!r}", UsageError)
     need(heads % kv_heads == 0, f"{heads} heads do not divide among {kv_heads} key heads", UsageError)
     qkv, out = program.shape(str(op.read("qkv"))), program.shape(str(op.write("out")))
     need(qkv[-1] == (heads + 2 * kv_heads) * head_dim, "attend: qkv has another width than its heads", UsageError)
@@ -69,7 +74,7 @@ def demand(op: Op, program: Program, extent: Extent) -> Demand:
         start = Work(f"attend_start/{cache.format}", begun, group)
         work = (start, Work(f"attend/{cache.format}", further, group))
         return Demand(work, pieces, multiply_adds, traffic)
-    kind = "attend_rounded" if op.get("rounded", False) else "attend_many"
+    kind = MANY[ROUNDED.index(op.get("rounded", "none"))]
     # What the product before it wrote lies half in the other threads' caches.
     moved = Work("read", traffic - cache_bytes)
     return Demand((Work(f"{kind}/{cache.format}", multiply_adds, round(seen)), moved), 0, multiply_adds, traffic)

@@ -25,7 +25,10 @@ GATES = ("swiglu", "geglu")
 PROLOGUES = ("none", "rmsnorm", *GATES)
 FEW_ROWS = 4
 """Up to so many, what comes before a product is the work of one thread and no phase of its own."""
-PLANES = {"float32": 0, "int8": 1, "int8x2": 2}
+PLANES = {"float32": 0, "int8": 1, "int8x2": 2, "bfloat16": 3}
+"""Int8 planes of rows, and the numbers that stand for rows in floating point."""
+SUFFIXES = ("x0", "", "x2", "xb")
+"""What follows a format in a rate's name, by planes."""
 
 
 def check(op: Op, program: Program) -> None:
@@ -150,8 +153,14 @@ def prepares(op: Op) -> bool:
 
 
 def suffix(name: str, planes: int) -> str:
-    """What follows a format in a rate's name: low-bit weights meet int8 rows in one plane unless it says x0 or x2."""
-    return "" if planes == 1 or name in FLOAT_FORMATS else f"x{planes}"
+    """What follows a format in a rate's name: low-bit weights meet int8 rows in one plane unless it says otherwise."""
+    return "" if name in FLOAT_FORMATS else SUFFIXES[planes]
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Of a format's name in a rate the format, and what says how its rows are."""
+    own = next((one for one in SUFFIXES if one and name.endswith(one)), "")
+    return name.removesuffix(own), own
 
 
 def num_rows(op: Op, program: Program, extent: Extent) -> int:
