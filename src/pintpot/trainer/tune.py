@@ -21,6 +21,7 @@ from pintpot.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from pintpot.contract.step import Step
+    from pintpot.contract.step import Step
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
     from pintpot.trainer.loop import Event, Task
@@ -117,7 +118,6 @@ def tune(
     from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
     from pintpot.trainer.checkpoint import begun
-    from pintpot.trainer.chosen import Chosen
 
     described = local(shaped(model, {}, progress)[0])
     _check_kept(described, method)
@@ -129,8 +129,7 @@ def tune(
     wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
     train = Train(length, sequences, wanted, len(held), EVALUATIONS)
     budget = _budget(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
-    several = settings.experts, settings.taken, settings.heads
-    adapters = Chosen(adapter, rank, alpha, targets, *several).step(len(learns.names))
+    adapters = _adapters((adapter, rank, alpha, targets), settings, len(learns.names))
     asks = Wanted(method, arithmetic, adapters, _num_bytes(learns, held), learn, _beside(settings))
     question = {
         "model": described.digest, "data": _digest(path), "method": method, "arithmetic": arithmetic,
@@ -157,6 +156,12 @@ def _beside(settings: Settings) -> tuple[Step, ...]:
     from pintpot.techniques.train.slim_fit import SlimFit
 
     return (SlimFit(share=settings.freeze),) if settings.freeze else ()
+
+
+def _adapters(plain: tuple[str, int, float, str], settings: Settings, num_tasks: int) -> Step:
+    from pintpot.trainer.chosen import Chosen
+
+    return Chosen(*plain, settings.experts, settings.taken, settings.heads).step(num_tasks)
 
 
 def read_sequences(
