@@ -17,11 +17,12 @@ from pintpot.planner.plan import Plan
 from pintpot.planner.training import training_work_of
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
+from pintpot.trainer.freed import keep_freed
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.routed import save_routed
-from pintpot.trainer.tune import Settings, Tuned, keep_freed, write_receipt
+from pintpot.trainer.tune import Settings, Tuned, write_receipt
 from pintpot.trainer.weights import Weights
 from pintpot.trainer.whole import save_whole
 from pintpot.trainer.zeroth import following

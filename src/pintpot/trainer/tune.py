@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -17,10 +15,10 @@ from pintpot.budget import Budget, Train, Workload
 from pintpot.contract.training import TrainingForm
 from pintpot.errors import DoesNotFit, UsageError, need
 from pintpot.planner.plan import Plan
+from pintpot.trainer.freed import give_back
 from pintpot.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from pintpot.contract.step import Step
     from pintpot.contract.step import Step
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
@@ -35,8 +33,6 @@ WITHOUT_GRADIENTS = {True: 5e-5, False: 1e-6}
 CHECKPOINT_STEPS = 25
 DEFAULT_SHARE = 0.8
 RECEIPT = "tuning.json"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGEST_KEPT = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -183,20 +179,6 @@ def read_sequences(
     del examples
     give_back()
     return hold_out(packed, seed)
-
-
-def give_back() -> None:
-    """What was freed goes back to the system."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def keep_freed() -> None:
-    """From now on what is freed is used again, not mapped anew: a step's buffers come and go all the time."""
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_ARENA_MAX, 1)  # what the reading thread frees is for the others, too
-    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-    libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
 
 
 def _budget(memory: str | int | None, threads: int | None, train: Train, chosen: Mapping[str, Any]) -> Budget:

@@ -1,0 +1,23 @@
+"""What the C library does with memory that was freed: it goes back to the system, or is kept and used again."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_LARGEST_KEPT = 32 << 20
+
+
+def give_back() -> None:
+    """What was freed goes back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_freed() -> None:
+    """From now on what is freed is used again, not mapped anew: a step's buffers come and go all the time."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_ARENA_MAX, 1)  # what the reading thread frees is for the others, too
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+    libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
