@@ -16,6 +16,7 @@ from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Step
 from pintpot.contract.training import LORA_A, LORA_B, TrainingForm
+from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.contract.weights import WeightForm
 from pintpot.contract.weights import Weights as Forms
 from pintpot.model.names import hf_name
@@ -43,7 +44,14 @@ class Made:
 
 @contextmanager
 def made(
-    folder: Path, how: TrainingForm, train: Train, *steps: Step, drawn: bool = True, held: bool = True
+    folder: Path,
+    how: TrainingForm,
+    train: Train,
+    *steps: Step,
+    drawn: bool = True,
+    held: bool = True,
+    tutor: Tutor = ALONE,
+    teacher: Network | None = None,
 ) -> Iterator[Made]:
     """A network over a folder; adapters are drawn, so that both of their matrices matter.
 
@@ -59,13 +67,13 @@ def made(
     part = model.part("language")
     work = training_work(part, form, Workload(train=train))
     with Store(model) as store:
-        weights = Weights(model, store, form, steps)
-        learned = Learned.adapters(form, seed=0) if how.rank else Learned.whole(form, weights)
+        weights = Weights(model, store, form, steps, tutor)
+        learned = Learned.adapters(form, 0, tutor) if how.rank else Learned.whole(form, weights, tutor)
         draw = torch.Generator().manual_seed(1)
         for name, value in learned.values.items():
             if drawn and name.endswith(LORA_B):
                 value.normal_(0, 0.1, generator=draw)
-        yield Made(model, form, Network(part, work, form, weights, learned), learned)
+        yield Made(model, form, Network(part, work, form, weights, learned, tutor, teacher), learned)
         weights.close()
 
 

@@ -21,7 +21,17 @@ from pintpot.techniques import classes
 
 ROOT = Path(__file__).parent.parent
 CONTEXT = 512
-WITHOUT_TRIAL = {"RoundToNearest", "AsStored", "Mixed", "LeftInFloat", "Mbq", "LowRank", "EveryWeight"}
+WITHOUT_TRIAL = {
+    "RoundToNearest",
+    "AsStored",
+    "Mixed",
+    "LeftInFloat",
+    "Mbq",
+    "LowRank",
+    "EveryWeight",
+    "SSte",
+    "TwoFour",
+}
 """What others are compared with, what rounds nothing, what needs a table, a module or pictures, and what learns."""
 
 

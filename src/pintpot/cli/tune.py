@@ -80,6 +80,18 @@ LEARNING = (
         help="Of the blocks, those whose weights moved least are frozen for ten steps, and looked at again.  [none]",
     ),
     click.option(
+        "--sparse",
+        type=click.Choice(["2:4", "s-ste", "kept"]),
+        default="",
+        help="Of full: two of every four weights are zero from the start, or become so while they learn; or what is "
+        "zero already stays so.",
+    ),
+    click.option(
+        "--distill",
+        is_flag=True,
+        help="What the model held after every block before it was changed is learned, too; best with --sparse.",
+    ),
+    click.option(
         "--learning-rate", type=RATE, metavar="X", help="The largest rate.  [2e-4; of zeroth 1e-6, or 5e-5 of adapters]"
     ),
     click.option(

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 class Tutor:
     """Sits beside a model that learns. Every method does nothing by default; `Step.install` puts one into the slots.
 
-    All must follow from what `tensors` holds and from the step: a start that goes on has nothing else.
+    All must follow from what `tensors` holds and from the step: a start that goes on has nothing else. One that
+    `wants_teacher` is told what the model as it came holds after every block.
     """
+
+    wants_teacher: bool = False
 
     def begin(self, values: Mapping[str, torch.Tensor]) -> None:
         """Before the first step, and before a checkpoint is loaded: what learns, by name; it may change in place."""
@@ -34,6 +37,10 @@ class Tutor:
         """The gradient along which something is updated."""
         return grad
 
+    def left(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """A weight as it is left behind when all steps are taken. Raises Diverged for what it must not be."""
+        return self.met(name, value)
+
     def pulled(self, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
         """By the states [T, D] after a block, beside those of the model as it came: a gradient more; None for none."""
         return None
@@ -48,6 +55,7 @@ class Tutors(Tutor):
 
     def __init__(self, tutors: Iterable[Tutor] = ()) -> None:
         self._tutors = tuple(tutors)
+        self.wants_teacher = any(one.wants_teacher for one in self._tutors)
 
     def begin(self, values: Mapping[str, torch.Tensor]) -> None:
         for one in self._tutors:
@@ -68,6 +76,11 @@ class Tutors(Tutor):
         for one in self._tutors:
             grad = one.graded(name, value, grad)
         return grad
+
+    def left(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        for one in self._tutors:
+            value = one.left(name, value)
+        return value
 
     def pulled(self, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
         found = [grad for one in self._tutors if (grad := one.pulled(states, wanted)) is not None]

@@ -42,7 +42,7 @@ class Span:
 
 
 ZERO = Span(0.0, 0.0, 0.0)
-LEARNING = ("forward", "backward", "loss", "forward again", "loss again", "update", "backward, some frozen")
+LEARNING = ("forward", "backward", "loss", "forward again", "loss again", "update", "backward, some frozen", "teacher")
 """Stages of a step in which a model learns."""
 
 

@@ -19,6 +19,7 @@ import torch
 
 from pintpot.contract.form import Form
 from pintpot.contract.routing import BESIDE
+from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.differentiable import BALANCE, FLOATS, Batch, Memory, forget, rms_norm, run
 from pintpot.kernels.torch.loss import cross_entropy, head_grads
@@ -47,7 +48,17 @@ class Block:
 class Network:
     """A part of a model whose weights, and what learns of it, are in memory or come when they are needed."""
 
-    def __init__(self, part: Part, work: Work, form: Form, weights: Weights, learned: Learned) -> None:
+    def __init__(
+        self,
+        part: Part,
+        work: Work,
+        form: Form,
+        weights: Weights,
+        learned: Learned,
+        tutor: Tutor = ALONE,
+        teacher: Network | None = None,
+    ) -> None:
+        self._tutor, self._teacher = tutor, teacher
         forward = work.stage("forward").programs[0]
         self.work = work
         self._weights, self._learned = weights, learned
@@ -72,6 +83,21 @@ class Network:
             met = rms_norm(states[rows], self._norm, self._head.get("eps"))
             return cross_entropy(met, targets, self._rows, backward=False).losses
 
+    def passed(self, sequences: Sequences) -> list[torch.Tensor]:
+        """States [T, D] after each block, the first one first."""
+        found = []
+        with torch.no_grad():
+            states = self._embedded(sequences)
+            for block, memory in self._passing(self.blocks):
+                states = self._through(block, memory, states, sequences)
+                found.append(states)
+        return found
+
+    def _pulled(self, grads: torch.Tensor, after: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:
+        """Gradients of the states after a block, with what the tutor adds; `wanted` loses its last ones."""
+        more = self._tutor.pulled(after, wanted.pop()) if wanted else None
+        return grads if more is None else more.add_(grads)
+
     def learn(self, sequences: Sequences, update: Update, resting: frozenset[str] = frozenset()) -> float:
         """The mean loss of the words of a step; gradients of it go to `update`, those of a block at a time.
 
@@ -79,6 +105,7 @@ class Network:
         a loss or a gradient is no number, with the first block in which something is none.
         """
         kept: list[torch.Tensor] = []
+        wanted = [] if self._teacher is None else self._teacher.passed(sequences)
         back = self._back_through(resting)
         with torch.no_grad():
             states = self._embedded(sequences)
@@ -89,10 +116,12 @@ class Network:
         loss, grads, outside = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
+        after = states
         del states
         for block, memory in self._passing(back[::-1]):
             learns = () if block.name in resting else block.learns
-            grads, own = self._back(block, memory, kept.pop(), grads, (sequences, learns))
+            grads, after = self._pulled(grads, after, wanted), kept.pop()
+            grads, own = self._back(block, memory, after, grads, (sequences, learns))
             if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
                 raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
             update(own)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from pintpot.contract.form import source_form
 from pintpot.contract.slots import Slots
+from pintpot.contract.training import TrainingForm
 from pintpot.contract.tutor import Tutors
 from pintpot.errors import UsageError, need
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.nets._training import training_work
 from pintpot.planner.plan import Plan
 from pintpot.planner.training import training_work_of
+from pintpot.techniques.place.offloaded import Offloaded
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
 from pintpot.trainer.freed import keep_freed
@@ -49,36 +55,32 @@ def teach(
     for step in plan.steps:
         step.install(slots)
     tutors, form = Tutors(slots.tutors), plan.form
-    with Store(model) as store:
-        weights = Weights(model, store, form, plan.steps, tutors)
-        try:
-            learned = (
-                Learned.adapters(form, settings.seed, tutors) if how.rank else Learned.whole(form, weights, tutors)
-            )
-            done = checkpoints.load(learned)
-            need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
-            began, spent = done.step, 0.0
-            network = Network(model.part("language"), training_work_of(plan), form, weights, learned)
-            if how.distance:
-                take = following(network, learned, task, settings.seed, how.distance)
-            else:
-                take = descending(network, learned, task, how.fused, tutors)
-            for event in learn(network, take, task, done):
-                if isinstance(event, Stepped):
-                    spent += event.seconds
-                    if event.step % settings.checkpoint == 0 or event.step == task.train.steps:
-                        checkpoints.save(learned, done, plan.without_reasons().to_json())
-                if happened is not None:
-                    happened(event)
-            folder.mkdir(parents=True, exist_ok=True)
-            if how.routing is not None:
-                save_routed(folder, model, how, learned.values, task.learns.names)
-            elif how.rank:
-                save_adapters(folder, model, how, learned.values)
-            else:
-                save_whole(folder, model, _resting(learned, weights, tutors))
-        finally:
-            weights.close()
+    with Store(model) as store, ExitStack() as opened:
+        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors)))
+        learned = Learned.adapters(form, settings.seed, tutors) if how.rank else Learned.whole(form, weights, tutors)
+        done = checkpoints.load(learned)
+        need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
+        began, spent = done.step, 0.0
+        teacher = _teacher(model, store, plan, opened) if tutors.wants_teacher else None
+        network = Network(model.part("language"), training_work_of(plan), form, weights, learned, tutors, teacher)
+        if how.distance:
+            take = following(network, learned, task, settings.seed, how.distance)
+        else:
+            take = descending(network, learned, task, how.fused, tutors)
+        for event in learn(network, take, task, done):
+            if isinstance(event, Stepped):
+                spent += event.seconds
+                if event.step % settings.checkpoint == 0 or event.step == task.train.steps:
+                    checkpoints.save(learned, done, plan.without_reasons().to_json())
+            if happened is not None:
+                happened(event)
+        folder.mkdir(parents=True, exist_ok=True)
+        if how.routing is not None:
+            save_routed(folder, model, how, learned.values, task.learns.names)
+        elif how.rank:
+            save_adapters(folder, model, how, learned.values)
+        else:
+            save_whole(folder, model, _resting(learned, weights, tutors))
     flush(folder)
     tokens = (done.step - began) * task.train.tokens
     tuned = Tuned(
@@ -89,11 +91,21 @@ def teach(
     return tuned
 
 
+def _teacher(model: Model, store: Store, plan: Plan, opened: ExitStack) -> Network:
+    """The model as it came, of which nothing learns: its blocks are read when they are computed."""
+    how = plan.form.training or TrainingForm()
+    form = replace(source_form(model), training=replace(how, rank=0, only=("",)))
+    form, part = Offloaded(resident=0).promise(form), model.part("language")
+    work = training_work(part, form, plan.budget.workload)
+    weights = opened.enter_context(closing(Weights(model, store, form, ())))
+    return Network(part, work, form, weights, Learned({}))
+
+
 def _resting(learned: Learned, weights: Weights, tutors: Tutors) -> Callable[[str], torch.Tensor]:
     """One weight of the model that was learned: as rows meet it, or as it came where it did not learn."""
 
     def value(name: str) -> torch.Tensor:
         own = learned.values.get(name)
-        return weights.source(name) if own is None else tutors.met(name, own)
+        return weights.source(name) if own is None else tutors.left(name, own)
 
     return value

@@ -39,8 +39,10 @@ RECEIPT = "tuning.json"
 class Settings:
     """How it is learned, all but the budget. Without a rate that of the method is taken.
 
-    `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. Of routed
-    adapters there are `experts`, of which a token takes `taken`, or whose parts, `heads`, each task mixes.
+    `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. `sparse`:
+    two of four weights become zero ("2:4"), do so while they learn ("s-ste"), or zeros stay ("kept"); `distill` has a
+    model learn what it held before, block by block, as well. Of routed adapters there are `experts`, of which a token
+    takes `taken`, or whose parts, `heads`, each task mixes.
     """
 
     learning_rate: float | None = None
@@ -53,6 +55,8 @@ class Settings:
     experts: int = 8
     taken: int = 2
     heads: int = 4
+    sparse: str = ""
+    distill: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,15 @@ def _check_kept(model: Model, method: str) -> None:
 
 def _beside(settings: Settings) -> tuple[Step, ...]:
     """The techniques that were asked for beside what learns."""
+    from pintpot.techniques.sparsify.s_ste import SSte
+    from pintpot.techniques.sparsify.two_four import TwoFour
     from pintpot.techniques.train.slim_fit import SlimFit
+    from pintpot.techniques.train.square_head import SquareHead
 
-    return (SlimFit(share=settings.freeze),) if settings.freeze else ()
+    steps: list[Step] = [SlimFit(share=settings.freeze)] if settings.freeze else []
+    if settings.sparse:
+        steps.append(SSte() if settings.sparse == "s-ste" else TwoFour(pattern=settings.sparse))
+    return (*steps, *([SquareHead()] if settings.distill else []))
 
 
 def _adapters(plain: tuple[str, int, float, str], settings: Settings, num_tasks: int) -> Step:
