@@ -82,7 +82,6 @@ LEARNING = (
     click.option(
         "--sparse",
         type=click.Choice(["2:4", "s-ste", "kept"]),
-        default="",
         help="Of full: two of every four weights are zero from the start, or become so while they learn; or what is "
         "zero already stays so.",
     ),

@@ -55,7 +55,7 @@ class Settings:
     experts: int = 8
     taken: int = 2
     heads: int = 4
-    sparse: str = ""
+    sparse: str | None = None
     distill: bool = False
 
 
