@@ -147,3 +147,11 @@ def test_what_cannot_be_asked(model: Model) -> None:
         Asked("none")
     with pytest.raises(UsageError, match="no arithmetic 'f8'"):
         Asked(arithmetic="f8")
+
+
+def test_what_a_file_has_in_four_bits_is_not_rounded_again(tmp_path: Path) -> None:
+    for name, step in (("q4_1", "AsStored"), ("q8_0", "NormalFloat"), ("f16", "NormalFloat")):
+        found = plan(describe(str(write_gguf(tmp_path / f"{name}.gguf", K_QUANT, name))), method="qlora")
+        assert any(one.name == step for one in found.steps), (name, found.steps)
+        inside = [w for w in found.form.weights if w.is_matrix and "." in w.name]
+        assert {w.format for w in inside} == {"aff4" if name == "q4_1" else "nf4"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from learning import HOW, Adapted, drawn_sequences, folder_of, made
-from tiny import FAMILIES, Tiny, torch_model, write_gguf
+from tiny import FAMILIES, K_QUANT, Tiny, torch_model, write_gguf
 
 from pintpot.budget import Train
 from pintpot.contract.form import source_form
@@ -23,6 +23,7 @@ from pintpot.kernels.torch.loss import cross_entropy, head_grads
 from pintpot.model.names import hf_name
 from pintpot.model.read import describe
 from pintpot.model.store import Store
+from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.trainer.learned import Learned, Pace
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
@@ -230,3 +231,19 @@ def test_nothing_that_is_not_learned_is_asked(folder: Path) -> None:
     with made(folder, HOW, TRAIN) as ours:
         assert len(ours.network.losses(sequences)) == 10
     assert describe(str(folder)).part("language").family == "qwen2"
+
+
+def test_blocks_as_their_file_has_them_learn_as_their_floats_do(tmp_path: Path) -> None:
+    """Nothing is rounded a second time: losses and gradients are those of the dequantized weights."""
+    file = write_gguf(tmp_path / "m.gguf", K_QUANT, "q4_1")
+    train = Train(length=16, sequences=2, steps=1)
+    given = drawn_sequences(2, 16, 200)
+    found: list[tuple[float, dict[str, torch.Tensor]]] = []
+    for steps in ((), (AsStored("blocks"),)):
+        with made(file, replace(HOW, roles=("q", "v", "down")), train, *steps) as ours:
+            grads: dict[str, torch.Tensor] = {}
+            found.append((ours.network.learn(given, grads.update), grads))
+    (one, floats), (other, packed) = found
+    assert one == pytest.approx(other, rel=1e-6)
+    for name, grad in floats.items():
+        torch.testing.assert_close(packed[name], grad, rtol=1e-4, atol=1e-7)
