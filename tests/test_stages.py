@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import pintpot
 from pintpot.errors import UnsupportedModel, UsageError
-from pintpot.kernels.torch.record import Example
+from pintpot.kernels.torch.examples import Example
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets._recorded import adapt_stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,17 +59,21 @@ def answer_batches(terminal: Terminal, session: ModuleSession, batches: list[Bat
         terminal.say(f"pintpot: {note}")
     found: list[dict[str, Any]] = []
     running = Running(session)
+    several = sum(len(batch.names) for batch in batches) > 1
     with terminal.progress() as progress:
-        for index, batch in enumerate(batches):
-            progress(index / len(batches), "answering")
-            for answer in answers(session, [batch], running):
-                data = {**answer.data}
-                if out is not None:
-                    data["file"] = str(_draw(answer, out, len(found)))
-                found.append(data)
-                if not terminal.as_json:
-                    several = len(batches) > 1 or len(batch.names) > 1
-                    click.echo(safe(f"{answer.name}: {answer.text}" if several else answer.text))
+
+        def begun() -> Iterator[Batch]:
+            for index, batch in enumerate(batches):
+                progress(index / len(batches), "answering")
+                yield batch
+
+        for answer in answers(session, begun(), running):
+            data = {**answer.data}
+            if out is not None:
+                data["file"] = str(_draw(answer, out, len(found)))
+            found.append(data)
+            if not terminal.as_json:
+                click.echo(safe(f"{answer.name}: {answer.text}" if several else answer.text))
     seconds = running.seconds
     told = {"answers": found, "calls": len(batches), "seconds": seconds, "notes": session.notes}
     if terminal.as_json:

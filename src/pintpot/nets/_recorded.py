@@ -26,7 +26,8 @@ from pintpot.model.spec import Model
 if TYPE_CHECKING:
     import torch
 
-    from pintpot.kernels.torch.record import Example, Recorded
+    from pintpot.kernels.torch.examples import Example
+    from pintpot.kernels.torch.record import Recorded
 
 KEPT = "modules"
 """The folder of the home that holds recorded modules."""
@@ -53,7 +54,7 @@ def adapt(
     Raises UnsupportedModel for a module that cannot be recorded, and says which of its doings
     stand against it, BadInput for weights that are neither in the files nor in the module.
     """
-    from pintpot.kernels.torch.record import Example
+    from pintpot.kernels.torch.examples import Example
 
     stage = Example(STAGE, example_inputs, repeats="output")
     return adapt_stages(module, (stage,), weights=weights, names=names, kind=kind, name=name, folder=folder, run=run)
@@ -74,8 +75,9 @@ def adapt_stages(
 
     A buffer that a stage writes in place lasts from call to call, begins at zero, and is seen by all stages.
     """
+    from pintpot.kernels.torch.examples import named_inputs
     from pintpot.kernels.torch.own_blocks import KNOWN
-    from pintpot.kernels.torch.record import named_inputs, record
+    from pintpot.kernels.torch.record import record
 
     paths = _paths(weights)
     found = record(module, examples, run)
@@ -128,7 +130,7 @@ def _measured_before(config: dict[str, Any], place: Path) -> None:
 
 def _seen(module: torch.nn.Module, examples: Sequence[Example], found: Recorded) -> dict[str, torch.Tensor]:
     """What meets the weights, of a module whose calls leave nothing behind in it."""
-    from pintpot.kernels.torch.record import named_inputs
+    from pintpot.kernels.torch.examples import named_inputs
     from pintpot.kernels.torch.seen import seen
 
     if found.config["state"]:

@@ -3,9 +3,10 @@
 `config` is the recording (`pintpot.kernels.torch.record`): `constants`; `state`, memory that lasts from call to call;
 and `stages`, mostly one alone, `forward`. A stage has `storages`, bytes of each piece of memory that it uses; `inputs`
 and `outputs`, views of them with the shapes of the example inputs; `ops` in their order, each either a leaf (`linear`,
-`embed`), a call of ATen on views, or a call of a block that was run and not recorded; and `repeats`, how often a
-request runs it. `measured` says what calls of such blocks took. A recording may come from a stranger: nothing of it is
-looked at beyond its buffers, and `kernels.torch.bind` says which calls there may be.
+`embed`), a call of ATen on views, or a call of a block that was run and not recorded; `repeats`, how often a request
+runs it; and `others`, the same for inputs of other shapes, which no plan counts on. `measured` says what calls of such
+blocks took. A recording may come from a stranger: nothing of it is looked at beyond its buffers, and
+`kernels.torch.bind` says which calls there may be.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def check(config: Mapping[str, Any], form: Form) -> None:
     """Raises BadInput for a recording without bounds, or one whose weights are others than the form's."""
     stages: Any = config.get("stages")
     need(isinstance(stages, list | tuple) and 0 < len(stages) <= MOST_STAGES, "a recording without stages")
+    stages = [each for stage in stages for each in recordings(stage)]
     names = [stage["name"] for stage in stages]
     plain = all(isinstance(name, str) and name.isidentifier() and len(name) < 64 for name in names)
     need(plain and len(set(names)) == len(names), f"stages of the names {names!r:.80}")
@@ -51,6 +53,11 @@ def check(config: Mapping[str, Any], form: Form) -> None:
         need(0 < _num_bytes(item) < MOST_BYTES, f"state of {item!r:.80}")
     lacking = set().union(*map(_weights_of, stages)) - form.weights.names - set(config["constants"])
     need(not lacking, f"nobody has the weights {sorted(lacking)[:3]}")
+
+
+def recordings(stage: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """A stage as a plan prices it, and as it was recorded for other shapes."""
+    return (stage, *stage.get("others", ()))
 
 
 def _check_stage(stage: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -156,18 +163,23 @@ def _stage(
     stage: Mapping[str, Any], config: Mapping[str, Any], lasting: Buffers, form: Form, workload: Workload
 ) -> Stage:
     name, repeats = stage["name"], stage["repeats"]
+    programs = tuple(_program(one, config, lasting, form) for one in recordings(stage))
+    need(not isinstance(repeats, str) or repeats in REPEATS, f"a stage that runs {repeats!r:.40} times")
+    times = max(1, int(getattr(workload, repeats)) if isinstance(repeats, str) else int(repeats))
+    # A stage that a request runs once reads what is needed once, beside what others need as well.
+    reads = ONCE if any(str(op.read("weight")).startswith(ONCE) for op in programs[0].ops) else "module"
+    return Stage(name, reads, programs, ((Extent(1), times),))
+
+
+def _program(stage: Mapping[str, Any], config: Mapping[str, Any], lasting: Buffers, form: Form) -> Program:
     recording = _Recording(stage, config)
     ops = recording.ops(form)
     ops, others = tidy(ops, Buffers.join(lasting, recording.buffers))
     buffers = Buffers.join(_weight_buffers(form.weights), *others.parts)
     bounds = (("tokens", 1), ("rows", 1), ("sequences", 1), ("context", 1))
-    program = Program(name, bounds, buffers, ops, (Segment(0, len(ops)),))
+    program = Program(str(stage["name"]), bounds, buffers, ops, (Segment(0, len(ops)),))
     ops_of.check(program)
-    need(not isinstance(repeats, str) or repeats in REPEATS, f"a stage that runs {repeats!r:.40} times")
-    times = max(1, int(getattr(workload, repeats)) if isinstance(repeats, str) else int(repeats))
-    # A stage that a request runs once reads what is needed once, beside what others need as well.
-    reads = ONCE if any(str(op.read("weight")).startswith(ONCE) for op in ops) else "module"
-    return Stage(name, reads, (program,), ((Extent(1), times),))
+    return program
 
 
 class _Recording:

@@ -163,6 +163,8 @@ Extents = tuple[tuple[Extent, int], ...]
 class Stage:
     """One phase of the work: a program per recorded width, narrowest first, the part it needs, and its replays.
 
+    Of a module the first program is of the shapes that a plan promises, and others need no more memory than it prices.
+
     `extents` are those of the whole workload. The first stage of a work ends with the first answer, the last one gives
     an answer with each replay; of a work of one stage both are true.
     """

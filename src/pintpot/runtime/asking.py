@@ -29,7 +29,9 @@ def read(config: Mapping[str, Any], folder: Path, given: Given, name: str) -> It
 
 
 def answers(session: ModuleSession, batches: Iterable[Batch], running: Runs | None = None) -> Iterator[Answer]:
-    """One answer after the other, each batch computed when its first one is asked for; `running` counts the seconds.
+    """One answer after the other, in the order of what was given; `running` counts the seconds.
+
+    A batch is computed when its first answer is asked for, and before it those that come first and hold later ones.
 
     Raises UsageError for a module that takes tensors alone.
     """
@@ -37,9 +39,16 @@ def answers(session: ModuleSession, batches: Iterable[Batch], running: Runs | No
     if found is None:
         raise UsageError("this module takes tensors alone")
     kind, about = found
+    early = dict[int, Answer]()
+    due = 0
     for batch in batches:
         outputs = kind.compute(about, running or Running(session), batch)
-        yield from kind.answers(about, session.folder, batch, outputs)
+        first = due + len(early)
+        for at, answer in enumerate(kind.answers(about, session.folder, batch, outputs)):
+            early[batch.places[at] if batch.places else first + at] = answer
+            while due in early:
+                yield early.pop(due)
+                due += 1
 
 
 class Running:

@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stages:
-    """One replay for each stage of the work, by name."""
+    """One replay for each program of the work, by name; the first one of a stage has the stage's."""
 
     replays: Mapping[str, Replay]
     cancel: CancelFlag
 
-    def __getitem__(self, stage: str) -> Replay:
-        return self.replays[stage]
+    def __getitem__(self, program: str) -> Replay:
+        return self.replays[program]
 
 
 def bind_stages(
     manifest: Manifest, work: Work, layout: Layout, memory: PackMemory, pool: Pool, *, isa: str = ""
 ) -> Stages:
-    """Bind every stage. Raises BadPack where manifest and plan do not fit together."""
+    """Bind every program. Raises BadPack where manifest and plan do not fit together."""
     from pintpot._native import CancelFlag
 
     cancel = CancelFlag()
     weights = _bound_weights(manifest, memory)
     scratch = memory.arenas["scratch"]
     replays = {
-        stage.name: bind(
-            stage.programs[0],
-            addresses_of(stage.programs[0], layout, memory),
+        program.name: bind(
+            program,
+            addresses_of(program, layout, memory),
             weights,
             pool,
             arenas=list(memory.arenas.values()),
@@ -50,7 +50,7 @@ def bind_stages(
             cancel=cancel,
             isa=isa,
         )
-        for stage in work.stages
+        for program in work.programs()
     }
     return Stages(replays, cancel)
 

@@ -53,9 +53,12 @@ def record_published(folder: Path, shapes: Mapping[str, int], place: Path, progr
         draft.mkdir(parents=True)
         for name in about["files"]:
             shutil.copyfile(folder / name, draft / name)
-        inputs = {name: torch.from_numpy(one) for name, one in found.examples(about).items()}
+        inputs, *others = (
+            {name: torch.from_numpy(one) for name, one in found.examples({**about, **shape}).items()}
+            for shape in ({}, *about.get("narrower", ()))
+        )
         with own_errors(folder, "its forward does not take the inputs of its kind"):
-            whole, prefix, stages = staged(about["name"], module, about, inputs)
+            whole, prefix, stages = staged(about["name"], module, about, inputs, others)
             names = {prefix + own: stored for own, stored in names.items()}
             title = folder.resolve().name
             adapt_stages(whole, stages, weights=files, names=names, kind=about, name=title, folder=draft)

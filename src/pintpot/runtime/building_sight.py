@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from pintpot.errors import UnsupportedModel, need
-from pintpot.kernels.torch.record import Example
+from pintpot.kernels.torch.examples import Example
 from pintpot.model.joined import LANGUAGE, PARTS, VISION, write_parts
 from pintpot.nets._recorded import adapt_stages
 from pintpot.packer.apart import serve

@@ -43,11 +43,18 @@ if TYPE_CHECKING:
 
 
 class StageCall:
-    """One stage of an open module: called with tensors of the shapes it was recorded with, it gives what it gives."""
+    """One stage of an open module: called with tensors of shapes it was recorded with, it gives what it gives."""
 
-    def __init__(self, stage: Mapping[str, Any], forward: Forward, memory: Memory, prefix: str = "") -> None:
-        """`prefix` is that of the part whose stage it is."""
-        self.name, self.seconds = prefix + str(stage["name"]), 0.0
+    def __init__(
+        self,
+        stage: Mapping[str, Any],
+        forward: Forward,
+        memory: Memory,
+        prefix: str = "",
+        others: Sequence[StageCall] = (),
+    ) -> None:
+        """`prefix` is that of the part whose stage it is; `others` are calls of it with inputs of other shapes."""
+        self.name, self.seconds, self._others = prefix + str(stage["name"]), 0.0, tuple(others)
         self._tree, self._forward = stage["outputs"], [forward]
 
         def tensor(item: Mapping[str, Any]) -> torch.Tensor:
@@ -60,6 +67,8 @@ class StageCall:
         """Let go of memory."""
         for held in (self._forward, self._inputs, self._outputs):
             held.clear()
+        for one in self._others:
+            one.close()
 
     def __call__(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
         """What the stage gives, as tensors of its own in lists and dicts.
@@ -70,6 +79,11 @@ class StageCall:
         given = {**{str(at): one for at, one in enumerate(args)}, **kwargs}
         same = given.keys() == self._inputs.keys()
         need(same, f"{self.name} takes {', '.join(self._inputs)}, not {', '.join(given) or 'nothing'}", UsageError)
+        fitting = next((one for one in self._others if one.takes(given)), None)
+        if fitting is not None:
+            answer = fitting(**given)
+            self.seconds = fitting.seconds
+            return answer
         for name, place in self._inputs.items():
             one = given[name]
             need(
@@ -82,6 +96,10 @@ class StageCall:
         self._forward[0].run()
         self.seconds = time.perf_counter() - started
         return self._given(self._tree)
+
+    def takes(self, given: Mapping[str, torch.Tensor]) -> bool:
+        """Whether these are inputs of its shapes; of their names they are."""
+        return all(given[name].shape == place.shape for name, place in self._inputs.items())
 
     def _given(self, tree: Any) -> Any:
         if adapted.is_view(tree):
@@ -254,10 +272,13 @@ def _bind(
     stages, tensors = {}, []
     for part, recorded in stages_of(manifest.plan.parts):
         stage = work.stage(part.prefix + recorded["name"])
-        program = stage.programs[0]
-        tensors.append(Memory(program, addresses_of(program, layout, memory), arenas))
-        forward = Forward(program, native_leaves(native[stage.name]), tensors[-1], blocks)
-        stages[stage.name] = StageCall(recorded, forward, tensors[-1], part.prefix)
+        calls: list[StageCall] = []
+        # The first is of the planned shapes, and has the others.
+        for one, program in reversed(list(zip(adapted.recordings(recorded), stage.programs, strict=True))):
+            tensors.append(Memory(program, addresses_of(program, layout, memory), arenas))
+            forward = Forward(program, native_leaves(native[program.name]), tensors[-1], blocks)
+            calls.append(StageCall(one, forward, tensors[-1], part.prefix, () if one is not recorded else calls[:]))
+        stages[stage.name] = calls[-1]
     return stages, tensors
 
 

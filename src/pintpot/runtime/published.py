@@ -30,6 +30,8 @@ from pintpot.packer.apart import apart
 
 Progress = Callable[[float, str], None]
 _LIBRARIES: Final = ("pintpot", "torch", "transformers")
+_WAY: Final = 2
+"""Raised where models are recorded otherwise than before, so that kept recordings are made anew."""
 
 
 def described(folder: Path, shapes: Mapping[str, int], progress: Progress | None = None) -> Model:
@@ -102,7 +104,7 @@ def folder_mark(folder: Path, shapes: Mapping[str, int]) -> str:
     """Tells a folder, the shapes asked for and the versions that record it from others."""
     _, tensors = files_of(folder)
     table = [(name, one.file, one.shape, one.dtype) for name, one in sorted(tensors.items())]
-    parts: list[Any] = [str(folder.resolve()), sorted(shapes.items()), table, VERSION]
+    parts: list[Any] = [str(folder.resolve()), sorted(shapes.items()), table, VERSION, _WAY]
     digest = hashlib.sha256()
     for name in SMALL_FILES:
         path = folder / name

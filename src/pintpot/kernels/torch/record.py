@@ -26,26 +26,12 @@ from torch._subclasses.fake_tensor import (
 
 from pintpot.errors import UnsupportedModel, UsageError, need
 from pintpot.kernels.torch.blocks import FAILURES, Blocks
+from pintpot.kernels.torch.examples import Example, named_inputs, nested
 from pintpot.kernels.torch.leaves import LEAVES, canonical, replace_leaves
 from pintpot.kernels.torch.trace import Trace, Untraceable
 from pintpot.program.prefix import ONCE
 
-Inputs = tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor] | torch.Tensor
-DTYPES = (torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
 _UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One stage of a module: `method` is called with tensors of these shapes, `repeats` times for each request.
-
-    That is a number, or the field of a workload that holds it ("output": once for each word of an answer).
-    """
-
-    name: str
-    inputs: Inputs
-    method: str = "forward"
-    repeats: int | str = 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +56,7 @@ def record(module: torch.nn.Module, examples: Sequence[Example], run: bool = Tru
     a stage that does so itself, draws at random or reads tensors that nobody registered, and for a buffer that is
     written and does not begin at zero; UsageError for inputs that are no tensors, and stages of one name.
     """
+    given_examples, examples = examples, [each for one in examples for each in one.all()]
     names = [example.name for example in examples]
     good = all(name.isidentifier() for name in names) and len(set(names)) == len(names)
     need(bool(names) and good, f"stages are named once each, by plain words; these are {names}", UsageError)
@@ -102,7 +89,7 @@ def record(module: torch.nn.Module, examples: Sequence[Example], run: bool = Tru
         if op["kind"] in LEAVES:
             op["weight"] = called[op["weight"]]
     config = {
-        "stages": [stage for _, stage in traced],
+        "stages": nested(given_examples, [stage for _, stage in traced]),
         "constants": {name: _constant(name, known[name]) for name in sorted(constants)},
         "state": {name: own.state(name) for name in sorted(lasting)},
     }
@@ -155,20 +142,6 @@ def _needed_once(examples: Sequence[Example], ops: Sequence[Sequence[Mapping[str
     for example, made in zip(examples, ops, strict=True):
         needed[example.repeats == 1] |= {op["weight"] for op in made if op["kind"] in LEAVES}
     return needed[True] - needed[False] if needed[False] else set()
-
-
-def named_inputs(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """Inputs by name: keywords have their own, arguments the number of their place."""
-    if isinstance(inputs, torch.Tensor):
-        inputs = (inputs,)
-    items = inputs.items() if isinstance(inputs, Mapping) else ((str(at), one) for at, one in enumerate(inputs))
-    found = dict(items)
-    for name, one in found.items():
-        need(isinstance(one, torch.Tensor), f"input {name} is a {type(one).__name__}, not a tensor", UsageError)
-        kind = one.dtype if not one.is_floating_point() else torch.float32
-        need(kind in DTYPES, f"input {name} has the dtype {one.dtype}, which has no home here", UsageError)
-    need(bool(found), "a module is recorded with example inputs; there are none", UsageError)
-    return found
 
 
 class _Own:

@@ -82,11 +82,15 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs of one call, of the recorded shapes; row i is about `names[i]`, and rows beyond the names fill up."""
+    """Inputs of one call, of the recorded shapes; row i is about `names[i]`, and rows beyond the names fill up.
+
+    `places` are those of the names among all that was given, where they are not in its order.
+    """
 
     inputs: Arrays
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Kind(Protocol):
     def about(self, published: Published) -> dict[str, Any] | None:
         """What this kind has to know of a model, None for a model of another kind.
 
-        `files` are copied beside the recording; `memory_bytes` is the most that reading a person's inputs takes.
+        `files` are copied beside the recording; `memory_bytes` is the most that reading a person's inputs takes; each
+        of `narrower`, where it is there, says by which other values of its keys examples are recorded, too.
         Raises UnsupportedModel for a model of this kind that cannot be fed.
         """
 

@@ -101,7 +101,7 @@ def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test:
 
 def _together(about: About, seen: list[Batch], folder: Path, given: Given) -> Iterator[Batch]:
     """Each picture with all texts, filled up to whole calls; the picture's name comes first."""
-    read_ = list(text.read(about["texts"], folder, given))
+    read_ = list(text.in_order(about["texts"], folder, given))
     rows = {name: np.concatenate([batch.inputs[name] for batch in read_]) for name in read_[0].inputs}
     names = tuple(name for batch in read_ for name in batch.names)
     notes = tuple(note for batch in read_ for note in batch.notes)

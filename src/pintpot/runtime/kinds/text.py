@@ -20,6 +20,7 @@ from pintpot.meter.overlap import Agreed, cosines, same_top, shared_probability,
 from pintpot.model.tokens.memory import estimated_bytes
 from pintpot.nets.adapted import named_leaves
 from pintpot.runtime.kinds import About, Answer, Arrays, Batch, Given, Published, Runs, side_by_side
+from pintpot.runtime.kinds._lengths import calls, narrower
 from pintpot.runtime.kinds._words import tokenizer_at
 
 TAKES = frozenset({"texts"})
@@ -27,6 +28,10 @@ TOKENIZER: Final = "tokenizer.json"
 DEFAULT_TOKENS: Final = 128
 TOLD: Final = 5
 FEWEST_SAMPLES: Final = 16
+TOGETHER: Final = 2048
+"""Of so many texts in a row those of similar length meet in a call."""
+_NARROWER: Final = frozenset({"embed", "classify"})
+"""Tasks of which a text becomes little, so that room for it at other lengths costs next to nothing."""
 _TASKS: Final = {
     "": "embed", "text_encoding": "embed", "sequence_classification": "classify", "token_classification": "label",
     "masked_lm": "fill", "causal_lm": "next",
@@ -42,13 +47,14 @@ def about(published: Published) -> dict[str, Any] | None:
     there = (published.folder / TOKENIZER).is_file()
     need(there, f"{published.folder.name}: there is no {TOKENIZER}, by which texts become tokens", BadFile)
     most, words = _most_tokens(published), int(config["vocab_size"])
-    tokens = shapes.get("tokens") or min(DEFAULT_TOKENS, most)
+    tokens, batch = shapes.get("tokens") or min(DEFAULT_TOKENS, most), shapes.get("batch", 1)
     need(tokens <= most, f"{published.folder.name} reads at most {most} tokens, not {tokens}", UsageError)
     return {
         "task": task,
         "labels": _labels(config),
-        "batch": shapes.get("batch", 1),
+        "batch": batch,
         "tokens": tokens,
+        "narrower": list(narrower(batch, tokens)) if task in _NARROWER else [],
         "words": words,
         "padding": _padding(published),
         "inputs": [name for name in ("input_ids", "attention_mask") if name in published.takes],
@@ -68,13 +74,16 @@ def examples(about: About) -> Arrays:
 
 
 def read(about: About, folder: Path, given: Given) -> Iterator[Batch]:
-    tokenizer = tokenizer_at(folder / TOKENIZER)
-    read_ = ((text, *tokenizer.encode_cut(text, about["tokens"])) for text in given.texts)
-    as_they_are = (
-        (" ".join(map(str, ids)), ids[: about["tokens"]], len(ids) > about["tokens"]) for ids in given.tokens
-    )
-    for some in side_by_side(chain(read_, as_they_are), about["batch"]):
-        yield _batch(some, about)
+    first = 0
+    for some in side_by_side(_texts(about, folder, given), TOGETHER):
+        for shape, rows in calls([len(ids) for _, ids, _ in some], about):
+            yield _batch([some[row] for row in rows], shape, tuple(first + row for row in rows))
+        first += len(some)
+
+
+def in_order(about: About, folder: Path, given: Given) -> Iterator[Batch]:
+    """As `read`, one after the other, each call of the planned shape."""
+    return (_batch(some, about) for some in side_by_side(_texts(about, folder, given), about["batch"]))
 
 
 def offers(about: About) -> str:
@@ -87,12 +96,13 @@ def effort(about: About, folder: Path, given: Given) -> float:
         said = f"a text of {len(ids)} tokens; this model was opened for texts of at most {most}"
         need(0 < len(ids) <= most, said, BadInput)
         need(min(ids) >= 0 and max(ids) < words, f"tokens are 0 to {words - 1}", BadInput)
-    return float(ceil((len(given.texts) + len(given.tokens)) / about["batch"]))
+    of_tokens = sum(1 for _ in calls([len(ids) for ids in given.tokens], about))
+    return float(of_tokens + ceil(len(given.texts) / about["batch"]))
 
 
 def samples(about: About, folder: Path, given: Given) -> Iterator[Batch]:
     texts = given.texts[: max(FEWEST_SAMPLES, about["batch"])]
-    return read(about, folder, Given(texts=texts))
+    return in_order(about, folder, Given(texts=texts))
 
 
 def compute(about: About, run: Runs, batch: Batch) -> Arrays:
@@ -130,6 +140,16 @@ def agreement(about: About, folder: Path, batch: Batch, reference: Arrays, test:
         Agreed(what, float(measure(one["logits"], other["logits"]).mean()), len(one["logits"]))
         for what, measure in measures
     )
+
+
+Text = tuple[str, Sequence[int], bool]
+"""Its name, its tokens, and whether there were more."""
+
+
+def _texts(about: About, folder: Path, given: Given) -> Iterator[Text]:
+    tokenizer, most = tokenizer_at(folder / TOKENIZER), about["tokens"]
+    read_ = ((text, *tokenizer.encode_cut(text, most)) for text in given.texts)
+    return chain(read_, ((" ".join(map(str, ids)), ids[:most], len(ids) > most) for ids in given.tokens))
 
 
 def _most_tokens(published: Published) -> int:
@@ -172,8 +192,7 @@ def _labels(config: Mapping[str, Any]) -> list[str]:
     return [str(found[key]) for key in sorted(found, key=int)]
 
 
-def _batch(texts: Sequence[tuple[str, Sequence[int], bool]], about: About) -> Batch:
-    """Of each text its name, its tokens, and whether there were more."""
+def _batch(texts: Sequence[Text], about: About, places: tuple[int, ...] = ()) -> Batch:
     shape = about["batch"], about["tokens"]
     ids, mask = np.full(shape, about["padding"], np.int64), np.zeros(shape, np.int64)
     notes = []
@@ -186,7 +205,8 @@ def _batch(texts: Sequence[tuple[str, Sequence[int], bool]], about: About) -> Ba
         ids[row], mask[row] = ids[0], mask[0]
     need(int(ids.max()) < about["words"], f"the tokenizer knows more than the model's {about['words']} words", BadFile)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    return Batch({name: inputs[name] for name in about["inputs"]}, tuple(text for text, _, _ in texts), tuple(notes))
+    names = tuple(text for text, _, _ in texts)
+    return Batch({name: inputs[name] for name in about["inputs"]}, names, tuple(notes), places)
 
 
 def _mask(about: About, batch: Batch) -> NDArray[Any]:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from pintpot.errors import UnsupportedModel, need
-from pintpot.kernels.torch.record import Example
+from pintpot.kernels.torch.examples import Example
 from pintpot.runtime.kinds.speech import DECODE, ENCODE, WORDS_A_WINDOW
 
 
