@@ -187,8 +187,10 @@ def test_what_a_teacher_adds_is_the_gradient_of_its_loss(folder: Path) -> None:
     with torch.no_grad():
         dense(ids)
     loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
-    mse = torch.nn.functional.mse_loss
-    features = sum(mse(s, t) / mse(t, torch.zeros_like(t)) for s, t in zip(kept["student"], kept["dense"], strict=True))
+    features = sum(
+        ((s - t).square().mean(-1) / t.square().mean(-1)).mean()
+        for s, t in zip(kept["student"], kept["dense"], strict=True)
+    )
     (loss + 0.5 * features).backward()
     tutor = Tutors((Zeros("2:4"), Features(0.5)))
     with (
@@ -257,3 +259,41 @@ def test_what_is_left_is_two_of_four_also_after_a_stop(tmp_path: Path, sparse: s
         assert torch.equal(value, other[name])
         assert value.dim() == 1 or is_two_four(value) == ("layers." in name)
     assert whole.asked[-1][1] < whole.asked[0][1]
+
+
+def counted(num: int, seed: int) -> Sequences:
+    """Sequences that go round in steps of their own: what a small network can learn, and then be pruned of."""
+    draw = torch.Generator().manual_seed(seed)
+    starts, steps = (torch.randint(low, 24, (num, 1), generator=draw) for low in (0, 1))
+    made_of = drawn_sequences(num, 40, TINY.vocab)
+    tokens = ((starts + steps * torch.arange(40)) % 24).numpy().astype(made_of.tokens.dtype)
+    targets = made_of.targets.copy()
+    targets[:, :-1] = tokens[:, 1:]
+    return replace(made_of, tokens=tokens, targets=targets)
+
+
+def test_a_teacher_brings_back_more_of_what_pruning_took(tmp_path: Path) -> None:
+    """The dense network is taught first; then equal steps on few examples, with it beside them and without."""
+    folder = folder_of(TINY, tmp_path)
+    held, few = counted(32, seed=1), counted(6, seed=2)
+    with made(folder, replace(EVERY, at_once=16), replace(TRAIN, sequences=16)) as dense:
+        for at in range(150):
+            update = partial(dense.learned.update, pace=Pace(4e-3), step=at, steps=150)
+            dense.network.learn(counted(16, seed=100 + at), update)
+        before = float(dense.network.losses(held).mean())
+        model = torch_model(folder)
+        with torch.no_grad():
+            for name, value in dense.learned.values.items():
+                model.get_parameter(hf_name(name, TINY.family)).copy_(value)
+    model.save_pretrained(folder, safe_serialization=True)
+    found = {}
+    for way in ("pruned", "alone", "taught"):
+        tutor = Tutors((Zeros("2:4"), Features(1.0)))
+        with (
+            made(folder, replace(EVERY, only=("",)), TRAIN) as teacher,
+            made(folder, EVERY, TRAIN, tutor=tutor, teacher=teacher.network if way == "taught" else None) as ours,
+        ):
+            taken(ours, few, steps=0 if way == "pruned" else 30)
+            found[way] = float(ours.network.losses(held).mean())
+    assert before < found["taught"] < found["alone"]
+    assert found["taught"] < found["pruned"]

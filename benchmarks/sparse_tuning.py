@@ -1,0 +1,69 @@
+"""SmolLM2 learns to be 2:4: what is lost on held-out text by pruning, and what equal steps bring back, each way.
+
+python benchmarks/sparse_tuning.py                      # 40 steps of 4 x 256 tokens, all weights
+python benchmarks/sparse_tuning.py --steps 12 --ways 2:4 "2:4, taught"
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from bench import OUT, Case, Record, cli, parser, smollm2
+from tuning import examples
+
+WAYS: dict[str, tuple[str, ...]] = {
+    "dense": (),
+    "2:4": ("--sparse", "2:4"),
+    "2:4, taught": ("--sparse", "2:4", "--distill"),
+    "s-ste": ("--sparse", "s-ste"),
+    "s-ste, taught": ("--sparse", "s-ste", "--distill"),
+}
+
+
+def learned(way: str, steps: int, rate: float, data: Path) -> Case:
+    """`pintpot tune` in a process of its own."""
+    folder = OUT / f"sparse-{time.time_ns()}"
+    command = cli(
+        "tune", str(smollm2()), str(data), "-o", str(folder), "--memory", "4GB", "--method", "full", *WAYS[way],
+        "--steps", str(steps), "--length", "256", "--sequences", "4", "--arithmetic", "float32", "--threads", "2",
+        "--learning-rate", str(rate), "--json",
+    )  # fmt: skip
+    done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    measured, promised = done["measured"], done["promised"]
+    return {
+        "asked": done["asked"], "losses": done["losses"], "step_s": measured["step_s"],
+        "peak_bytes": measured["peak_bytes"], "promised_bytes": promised["memory_bytes"][1],
+        "promised_step_s": promised["step_s"],
+    }  # fmt: skip
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=40)
+    options.add_argument("--rate", type=float, default=1e-4)
+    options.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    given = options.parse_args()
+    record, data = Record("sparse_tuning", fresh=given.fresh), examples()
+    found = {}
+    for way in given.ways:
+        name = f"{way}, {given.steps} steps at {given.rate:g}"
+        one = found[way] = record.case(name, lambda way=way: learned(way, given.steps, given.rate, data))
+        told = " -> ".join(f"{loss:.4f}" for _, loss in one["asked"])
+        peak, most = one["peak_bytes"] / 1e6, one["promised_bytes"] / 1e6
+        record.verdict(f"{way}: held out; a step {one['step_s']:.2f} s", told, "", True)
+        record.verdict(f"{way}: peak", f"{peak:.0f} MB", f"at most {most:.0f} MB", peak <= most)
+    for way in ("2:4", "s-ste"):
+        if way in found and f"{way}, taught" in found:
+            plain, taught = (found[name]["asked"][-1][1] for name in (way, f"{way}, taught"))
+            record.verdict(f"{way}: taught beside not", f"{taught:.4f}, {plain:.4f}", "less", taught < plain)
+    return record.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
