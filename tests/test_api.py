@@ -109,8 +109,9 @@ def test_a_pack_for_another_machine_says_so(home: Path, source: Path, tmp_path: 
 
 
 def test_what_goes_wrong_elsewhere_comes_here(home: Path, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(DoesNotFit, match="smallest possible budget"):
+    with pytest.raises(DoesNotFit, match="smallest possible budget") as refused:
         pintpot.run(source, memory="10MB", context=128)
+    assert f"({refused.value.smallest_bytes} bytes" in str(refused.value)
     with pytest.raises(UsageError, match="context"):
         pintpot.run(source, memory="300MB", context=100_000)
     with pytest.raises(BadInput, match="no such file"):

@@ -103,7 +103,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _result(answer: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
-        raise error_named(answer["kind"])(answer["error"])
+        found = error_named(answer["kind"])(answer["error"])
+        if isinstance(found, DoesNotFit):
+            found.smallest_bytes = answer["smallest_bytes"]
+        raise found
     return answer
 
 
@@ -128,6 +131,8 @@ def serve(answer: Answer) -> None:
             ended = answer(json.loads(request), lambda share, what: _tell({"share": share, "what": what}))
     except PintpotError as error:
         ended = {"kind": type(error).__name__, "error": str(error)}
+        if isinstance(error, DoesNotFit):
+            ended["smallest_bytes"] = error.smallest_bytes
     _tell(ended)
 
 
