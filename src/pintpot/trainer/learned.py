@@ -108,6 +108,10 @@ class Learned:
                 flat[part].addcdiv_(m, v.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
                 moments.write(part, m, v)
 
+    def ended(self) -> None:
+        """No step is left: what only steps need is given back, so that there is room for writing."""
+        self._moments.clear()
+
     def within(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Those of these names that learn."""
         return {name: self.values[name] for name in names if name in self.values}

@@ -75,6 +75,7 @@ def teach(
             if happened is not None:
                 happened(event)
         folder.mkdir(parents=True, exist_ok=True)
+        learned.ended()
         if how.routing is not None:
             save_routed(folder, model, how, learned.values, task.learns.names)
         elif how.rank:

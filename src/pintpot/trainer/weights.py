@@ -71,7 +71,10 @@ class Weights:
         return self._tutor.met(name, held).to(DTYPES[self._computed_in]) if weight.is_matrix else held
 
     def source(self, name: str) -> torch.Tensor:
-        """One weight in float32 as the model's own files have it."""
+        """One weight in float32 as the model's own files have it: the one that is held, where that is float32."""
+        held = self._held.get(name)
+        if held is not None and held.dtype == torch.float32:
+            return held
         if self._forms[name].is_matrix:
             return self._floats(name, 0, self._forms[name].shape[0], exact=True)
         return torch.from_numpy(self._store.vector(name))
