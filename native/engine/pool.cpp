@@ -14,8 +14,9 @@ namespace pintpot {
 
 namespace {
 
-// About 50 microseconds of pauses, which is what being woken costs on a virtual machine; and about 3.
-constexpr int kMostSpins = 2000;
+// About 400 microseconds of pauses, for parts of a prompt's ops end as much apart, and being woken costs 50 on a virtual
+// machine; and about 3.
+constexpr int kMostSpins = 16000;
 constexpr int kFewestSpins = 100;
 constexpr int kMostThreads = 1024;
 // One part in so many of its time that a thread may be kept from running: readers of the disk take less.

@@ -149,7 +149,7 @@ def _weight_loops(bench: Bench, pool: Pool, name: str) -> Iterator[Loop]:
         for rows in MATMUL_ROWS[1:2] if bench.quick else () if (kind, planes) == ("table", 2) else MATMUL_ROWS:
             yield _strips(bench, pool, name, wide, rows, planes, rows)
     if kind != "float" and has_tiles():
-        for rows in MATMUL_ROWS[1:]:
+        for rows in (*MATMUL_ROWS, 2 * MATMUL_ROWS[-1]):  # their expansion is still felt beyond the usual ones
             yield _strips(bench, pool, name, wide, rows, PLANES["bfloat16"], rows)
 
 

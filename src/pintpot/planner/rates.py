@@ -133,7 +133,7 @@ class Rates:
         key = ("product", name, rows)
         if key not in self._found:
             base = f"matmul/{split_suffix(name)[0]}"
-            sizes = self.machine.sizes(base) or [rows]
+            sizes = self.machine.sizes(f"matmul/{name}") or self.machine.sizes(base) or [rows]
             known = [(1, self.speed(f"matvec/{name}", self.footprint))]
             self._found[key] = _between(rows, known + [(size, self.speed(f"matmul/{name}", size)) for size in sizes])
         return self._found[key]
