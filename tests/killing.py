@@ -98,8 +98,8 @@ def _entries(folder: Path, inside: bool = True) -> list[os.DirEntry[str]]:
 
 
 def learned_files(folder: Path) -> dict[str, bytes]:
-    """What a run left behind but its receipt, which holds seconds: bytes by name."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != RECEIPT)
+    """What a run left behind but its receipt and report, which hold seconds: bytes by name."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.stem != Path(RECEIPT).stem)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
