@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
+from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.network import Network
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
@@ -52,29 +53,35 @@ def made(
     held: bool = True,
     tutor: Tutor = ALONE,
     teacher: Network | None = None,
+    rests: Path | None = None,
 ) -> Iterator[Made]:
     """A network over a folder; adapters are drawn, so that both of their matrices matter.
 
-    Weights that no step packs are `held` as they are multiplied with, or expanded for each block.
+    Weights that no step packs are `held` as they are multiplied with, or expanded for each block; where every weight
+    learns they are held in memory, or rest in the file `rests`.
     """
     model = describe(str(folder))
     form = source_form(model)
     for step in steps:
         form = step.promise(form)
     floats = how.computed_in if how.rank else "f32"
+    held = held and rests is None
     resting = [w if w.packed or not w.is_matrix else _resting(w, floats, held) for w in form.weights]
     form = replace(form, training=how, weights=Forms(resting))
     part = model.part("language")
     work = training_work(part, form, Workload(train=train))
     with Store(model) as store:
-        weights = Weights(model, store, form, steps, tutor)
+        away = None if rests is None else (rests, tile_rows(work))
+        weights = Weights(model, store, form, steps, tutor, away)
         learned = Learned.adapters(form, 0, tutor) if how.rank else Learned.whole(form, weights, tutor)
         draw = torch.Generator().manual_seed(1)
         for name, value in learned.values.items():
             if drawn and name.endswith(LORA_B):
                 value.normal_(0, 0.1, generator=draw)
-        yield Made(model, form, Network(part, work, form, weights, learned, tutor, teacher), learned)
-        weights.close()
+        try:
+            yield Made(model, form, Network(part, work, form, weights, learned, tutor, teacher), learned)
+        finally:
+            weights.close()
 
 
 def _resting(weight: WeightForm, computed_in: str, held: bool) -> WeightForm:
@@ -126,3 +133,13 @@ class Adapted:
         targets = torch.from_numpy(sequences.targets).long().flatten()
         asked = targets != NOT_LEARNED
         return torch.nn.functional.cross_entropy(logits[asked], targets[asked], reduction="none")
+
+
+def gathering(found: dict[str, torch.Tensor]) -> Callable[..., None]:
+    """An update that keeps gradients, whole, also those that come some rows at a time."""
+
+    def update(grads: Mapping[str, torch.Tensor], first: int = 0) -> None:
+        for name, grad in grads.items():
+            found[name] = torch.cat([found[name], grad]) if first else grad
+
+    return update

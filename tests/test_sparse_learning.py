@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from learning import drawn_sequences, folder_of, made
+from learning import drawn_sequences, folder_of, gathering, made
 from safetensors.torch import load_file
 from test_part_learns import plan
 from tiny import Tiny, torch_model, write_hf
@@ -198,7 +198,7 @@ def test_what_a_teacher_adds_is_the_gradient_of_its_loss(folder: Path) -> None:
         made(folder, EVERY, TRAIN, tutor=tutor, teacher=teacher.network) as ours,
     ):
         grads: dict[str, torch.Tensor] = {}
-        assert ours.network.learn(sequences, grads.update) == pytest.approx(loss.item(), rel=1e-5)
+        assert ours.network.learn(sequences, gathering(grads)) == pytest.approx(loss.item(), rel=1e-5)
         for name, grad in grads.items():
             wanted = student.get_parameter(hf_name(name, TINY.family)).grad
             assert torch.allclose(grad, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max())), name

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
     *((f"{kind}/", " multiply-adds/s") for kind in MANY),
-    ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("lookup", "B/s"),
+    ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("disk_write", "B/s"), ("lookup", "B/s"),
     ("attend/", "B/s"),
     ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
     ("int8_peak", " multiply-adds/s"), ("float_peak", " multiply-adds/s"), ("expand/", " values/s"),

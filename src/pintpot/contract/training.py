@@ -115,6 +115,8 @@ def stored_bytes(weight: WeightForm) -> int:
     return weight.shape[0] * encoding(weight.format).row_bytes(weight.shape[1])
 
 
-def is_plain(weight: WeightForm, computed_in: str) -> bool:
+def is_plain(weight: WeightForm, how: TrainingForm | None) -> bool:
     """Whether a weight lies in memory just as it is multiplied with."""
-    return not weight.is_matrix or (weight.format == computed_in and not weight.packed and weight.ram_rows > 0)
+    computed_in, lent = ("f32", False) if how is None else (how.computed_in, how.changes(weight))
+    same = weight.format == computed_in and not weight.packed
+    return not weight.is_matrix or (same and (weight.ram_rows > 0 or lent))

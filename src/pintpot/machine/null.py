@@ -12,6 +12,7 @@ from pintpot.machine.spec import (
     MATMUL_ROWS,
     PROLOGUES,
     WORKING_SETS,
+    WRITE_BYTES,
     Device,
     Machine,
     Rate,
@@ -78,3 +79,4 @@ def _values(threads: int, ram_bw: float, disk_bw: float) -> Iterator[tuple[str, 
     for block in DISK_BLOCKS:
         for in_flight in DISK_IN_FLIGHT:
             yield "disk", disk_bw, in_flight, block
+    yield "disk_write", disk_bw, 1, WRITE_BYTES

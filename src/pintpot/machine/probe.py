@@ -13,6 +13,7 @@ from pintpot.machine.loops import bench, cpu_loops, disk_file, disk_loops, packi
 from pintpot.machine.measure import Progress, measure
 from pintpot.machine.process import ProcessSize
 from pintpot.machine.spec import WORKING_SETS, Device, Machine, Rate
+from pintpot.machine.writes import write_loops
 from pintpot.meter.clock import Watch
 from pintpot.meter.disk import free_bytes, takes_direct_reads
 from pintpot.meter.home import home
@@ -21,6 +22,7 @@ from pintpot.units import format_bytes
 
 _ARENA_BYTES = {True: WORKING_SETS[1], False: WORKING_SETS[2]}
 _FILE_BYTES = {True: 16 << 20, False: 256 << 20}
+_WRITE_BYTES = 16 << 20
 _LEAST_ARENA = 8 << 20
 _BUSY = 0.1
 
@@ -112,8 +114,8 @@ def _disk_rates(
     place: Path, quick: bool, seconds: float, progress: Progress | None, notes: list[str]
 ) -> tuple[Rate, ...]:
     try:
-        with disk_file(place, _FILE_BYTES[quick]) as (path, size):
-            loops = tuple(disk_loops(path, size, quick))
+        with disk_file(place, _FILE_BYTES[quick]) as (path, size), write_loops(path.parent, _WRITE_BYTES) as writing:
+            loops = (*disk_loops(path, size, quick), *writing)
             return measure(loops, seconds, least=2 if quick else 3, progress=progress)
     except (DiskTooSmall, OSError) as error:
         notes.append(f"the disk was not measured: {error}")

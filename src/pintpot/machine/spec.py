@@ -17,6 +17,8 @@ ATTENTION_GROUPS = (1, 2, 4, 8)
 PROLOGUES = ("rmsnorm", "swiglu", "int8", "int8x2", "rotate", "geglu", "bfloat16")
 PROLOGUE_ROWS = (1, 64)
 WORKING_SETS = (32_000_000, 100_000_000, 400_000_000)
+WRITE_BYTES = 2 << 20
+"""What is written at a time."""
 LOOKUP_BYTES = 16 << 10
 """Of a direct read of a single row of a vocabulary, about."""
 DISK_BLOCKS = (256 << 10, 1 << 20, 4 << 20)
@@ -38,6 +40,7 @@ class Rate:
                                  rotate, int8, int8x2, bfloat16), at `size` rows: one row is the work of one thread
         int8_peak, float_peak    multiply-adds of the bare instructions in registers
         disk                     bytes, direct reads of `size` bytes with `threads` of them in flight
+        disk_write               the same written, one after the other
         lookup                   the same for `LOOKUP_BYTES`, which wait for the disk to answer and not for it to send
         barrier, call            barriers of the thread pool; empty native calls
         turn                     phases of the least product that all threads share, with weights from RAM: what an op

@@ -8,20 +8,20 @@ forward, belongs to `backward`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 
 from pintpot.budget import Train, Workload
-from pintpot.contract.form import CacheForm, Form
+from pintpot.contract.form import Form
+from pintpot.contract.resting import record_rows, resting_bytes, rests_on_disk
 from pintpot.contract.routing import EXPERTS, HEADS
-from pintpot.contract.training import TrainingForm, block_of, is_plain, stored_bytes
+from pintpot.contract.training import TrainingForm, is_plain, stored_bytes
 from pintpot.contract.weights import STRIP_ROWS, WeightForm, Weights
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
-from pintpot.nets import family
+from pintpot.nets._decoder_blocks import Pass, decoder_blocks
 from pintpot.nets._mixing import mixed
-from pintpot.program.blocks import BlockOps, cut_blocks
-from pintpot.program.spec import Buffer, Extent, Op, Program, Segment, Stage, Work
+from pintpot.program.blocks import BlockOps
+from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
 
 LOSS_BYTES = 8 << 20
 """Logits of a chunk of the vocabulary, and as much again that is made of them."""
@@ -30,7 +30,7 @@ WITHOUT_GRADIENTS = ("forward", "loss", "forward again", "loss again", "update")
 """The stages of a step that has no gradients: a loss on either side of what learns."""
 MIXED_VALUES = 6
 """Values of its inside that autograd keeps of a token with an expert: both sides, the gate's slope, what they give."""
-STATES, GRADS, LABELS = "states.grad", ".grad", "targets"
+STATES, GRADS, LABELS, MET = "states.grad", ".grad", "targets", "head.met"
 ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS = "adapters", "gradients", "optimizer", "activations"
 
 
@@ -40,32 +40,6 @@ def training_work(part: Part, form: Form, workload: Workload) -> Work:
     if train is None or how is None:
         raise NotApplicable("nothing was asked to be learned")
     return _Making(part, form, train, how).work()
-
-
-def decoder_blocks(part: Part, form: Form, length: int) -> tuple[Program, Op, list[BlockOps], Op]:
-    """A family's prefill over one text: the program, its embedding, its blocks, and its head."""
-    page = CacheForm().page_tokens
-    context = -(-length // page) * page
-    plain = replace(form, cache=CacheForm("f32"), chunk=context)
-    program = family(part.family).work(part.config, plain, Workload(context=context)).stage("prefill").programs[0]
-    stop = next(index for index, op in enumerate(program.ops) if op.kind == "select")
-    head = next(op for op in program.ops[stop:] if op.kind == "linear")
-    need(program.ops[0].kind == "embed", f"{part.family} does not begin with an embedding", UnsupportedModel)
-    owner = {weight.name: block_of(weight.name) for weight in form.weights}
-    return program, program.ops[0], cut_blocks(program, program.ops[1:stop], owner), head
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The ops of one stage so far, cut where blocks end."""
-
-    ops: list[Op]
-    segments: list[Segment]
-
-    def add(self, name: str, *ops: Iterable[Op]) -> None:
-        first = len(self.ops)
-        self.ops.extend(op for some in ops for op in some)
-        self.segments.append(Segment(first, len(self.ops), name))
 
 
 class _Making:
@@ -96,36 +70,35 @@ class _Making:
     def work(self) -> Work:
         self._states()
         knobs = (*self.embed.attributes, ("of", "embed"))
-        forward = _Pass([], [])
+        forward = Pass([], [])
         forward.add("embed", [Op("forward", self.embed.reads, self.embed.writes, knobs)])
         for block in self.blocks:
-            forward.add(block.name, self._arriving(block), self._forward(block, saved=False))
+            forward.add(block.name, self._arriving(block, moments=False), self._forward(block, saved=False))
         return self._without_gradients(forward) if self.how.distance else self._with_gradients(forward)
 
-    def _without_gradients(self, forward: _Pass) -> Work:
+    def _without_gradients(self, forward: Pass) -> Work:
         """Two losses a step, from either side of what learns, which moves between them."""
-        loss, update = _Pass([], []), _Pass([], [])
+        loss, update = Pass([], []), Pass([], [])
         loss.add("head", self._loss())
         moved = [own for weight in self.weights for own in self.how.trained(weight)]
         update.add("update", (Op("perturb", (("weight", own),), (("out", own),)) for own in moved))
         made = (forward, loss, forward, loss, update)
         return Work(tuple(self._stage(name, one) for name, one in zip(WITHOUT_GRADIENTS, made, strict=True)))
 
-    def _with_gradients(self, forward: _Pass) -> Work:
-        backward = _Pass([], [])
+    def _with_gradients(self, forward: Pass) -> Work:
+        backward = Pass([], [])
         backward.add("head", self._loss())
         for block in reversed(self.back):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
-            backward.add(
-                block.name, self._arriving(block), self._forward(block, saved=True), self._backward(block), *ends
-            )
+            again = self._arriving(block, moments=True), self._forward(block, saved=True)
+            backward.add(block.name, *again, self._backward(block), *ends)
         stages = [self._stage("forward", forward), self._stage("backward", backward)]
-        last = self._outside() if self.how.fused else [weight.name for weight in self.weights]
-        update = _Pass([], [])
-        update.add("update", self._updates(last), self._leaving(last))
+        update = Pass([], [])
+        waiting = () if self.how.fused else (name for block in self.blocks for name in block.weights)
+        update.add("update", self._outside(), self._updates(waiting))
         return Work((*stages, self._stage("update", update)) if update.ops else tuple(stages))
 
-    def _stage(self, name: str, made: _Pass) -> Stage:
+    def _stage(self, name: str, made: Pass) -> Stage:
         train, rows = self.train, min(self.how.at_once, self.train.sequences)
         bounds = (
             ("tokens", train.tokens), ("rows", rows * train.length), ("sequences", train.sequences),
@@ -155,17 +128,18 @@ class _Making:
                 self._learns(weight, name, shape)
 
     def _learns(self, weight: WeightForm, name: str, shape: tuple[int, ...]) -> None:
-        """The buffers of something that learns: on disk there is nothing of it but while its block is computed."""
-        life = "session" if weight.ram_rows else "step"
+        """The buffers of something that learns: of what rests on disk there are none, it is lent."""
         if name != weight.name:
             self._put(name, shape, "f32", ADAPTERS, "session")
-            life = "session"
         if self.how.distance:
             return
-        for moment, (own, form) in self.how.moments_of(name, shape).items():
-            self._put(moment, own, form, OPTIMIZER, life)
-        waits = not self.how.fused or block_of(name) == name
-        self._put(name + GRADS, shape, "f32", GRADIENTS, "session" if waits else "step")
+        if not rests_on_disk(weight, self.how):
+            for moment, (own, form) in self.how.moments_of(name, shape).items():
+                self._put(moment, own, form, OPTIMIZER, "session")
+        # Of a vocabulary gradients exist for some rows at a time.
+        tile = (min(shape[0], self._chunk()), *shape[1:]) if name == weight.name and "." not in name else shape
+        waits = not self.how.fused if "." in name else len(shape) == 1
+        self._put(name + GRADS, tile, "f32", GRADIENTS, "session" if waits else "step")
 
     def _put(self, name: str, shape: tuple[int | str, ...], form: str, holder: str, life: str) -> str:
         # Only what lasts is counted for its holder; what lives inside a replay shares one arena.
@@ -176,12 +150,12 @@ class _Making:
     def _floats(self, name: str) -> str:
         """The buffer in which a weight is multiplied with."""
         weight = self.weights.by_name[name]
-        return name if is_plain(weight, self.how.computed_in) else f"{name}.floats"
+        return name if is_plain(weight, self.how) else f"{name}.floats"
 
-    def _arriving(self, block: BlockOps) -> Iterator[Op]:
+    def _arriving(self, block: BlockOps, moments: bool) -> Iterator[Op]:
         """What of a block's weights is read and expanded before it is computed."""
         forms = [self.weights.by_name[name] for name in block.weights]
-        away = sum(self._away(weight) for weight in forms)
+        away = sum(self._away(weight, moments) for weight in forms)
         if away:
             yield Op("fetch", (), (), (("bytes", away),), lane="read")
         for weight in forms:
@@ -189,12 +163,13 @@ class _Making:
                 self._put(f"{weight.name}.floats", weight.shape, self.how.computed_in, "buffers", "step")
                 yield Op("expand", (("weight", weight.name),), (("out", f"{weight.name}.floats"),))
 
-    def _away(self, weight: WeightForm) -> int:
-        """Bytes on disk of a weight and of the moments beside it."""
-        if weight.ram_rows or not weight.is_matrix:
-            return 0
-        moments = self.how.moment_bytes(weight.shape) if self.how.changes(weight) else 0
-        return stored_bytes(weight) + moments
+    def _away(self, weight: WeightForm, moments: bool) -> int:
+        """Bytes that are read of a weight that is not in memory, and of its moments."""
+        if rests_on_disk(weight, self.how):
+            rows, columns = weight.shape
+            found = resting_bytes((rows, columns), self.how.states)
+            return sum(found) if moments else found[0]
+        return 0 if weight.ram_rows or not weight.is_matrix else stored_bytes(weight)
 
     def _changes(self, names: Iterable[str]) -> bool:
         return any(self.how.changes(self.weights.by_name[name]) for name in names)
@@ -258,13 +233,18 @@ class _Making:
         width = self.program.shape(name)[-1]
         return self._put(name + GRADS, ("rows", width), "f32", "buffers", "step")
 
-    def _loss(self) -> Iterator[Op]:
-        weight = self.weights.by_name[str(self.head.read("weight"))]
-        if self._away(weight):
-            yield Op("fetch", (), (), (("bytes", self._away(weight)),), lane="read")
-        # As many rows at a time as keep the logits of a whole step small.
+    def _chunk(self) -> int:
+        """Rows of the head at a time: as many as keep the logits of a whole step small, and whole records to update."""
+        rows, columns = self.weights.by_name[str(self.head.read("weight"))].shape
         chunk = max(LEAST_CHUNK, LOSS_BYTES // (4 * self.train.tokens)) // STRIP_ROWS * STRIP_ROWS
-        chunk = min(weight.shape[0], chunk)
+        if self._changes([str(self.head.read("weight"))]) and not self.how.distance:
+            chunk = max(1, chunk // record_rows(columns)) * record_rows(columns)
+        return min(rows, chunk)
+
+    def _loss(self) -> Iterator[Op]:
+        weight, chunk = self.weights.by_name[str(self.head.read("weight"))], self._chunk()
+        if self._away(weight, False):
+            yield Op("fetch", (), (), (("bytes", self._away(weight, False)),), lane="read")
         logits = self._put("logits", ("tokens", chunk), "f32", "buffers", "step")
         again = self._put("logits.made", ("tokens", chunk), "f32", "buffers", "step")
         states = self._put("head.states", ("tokens", 3 * self.hidden), "f32", "buffers", "step")
@@ -273,26 +253,41 @@ class _Making:
         writes = [("logits", logits), ("made", again), ("states", states), ("rows", rows)]
         backward = not self.how.distance
         writes += [("grad", STATES)] if backward else []
+        if backward and self._changes([weight.name]):
+            writes.append(("met", self._put(MET, ("tokens", self.hidden), "f32", ACTIVATIONS, "session")))
         knobs = (
-            ("chunk", chunk), ("computed_in", self.how.computed_in), ("trained", self.how.changes(weight)),
-            ("eps", self.head.get("eps")), *((("backward", False),) if not backward else ()),
+            ("chunk", chunk), ("computed_in", self.how.computed_in), ("eps", self.head.get("eps")),
+            *((("backward", False),) if not backward else ()),
         )  # fmt: skip
         yield Op("cross_entropy", (*reads, ("targets", LABELS)), tuple(writes), knobs)
 
-    def _updates(self, names: Sequence[str] | Iterator[str]) -> Iterator[Op]:
+    def _updates(self, names: Iterable[str]) -> Iterator[Op]:
         for name in names:
-            for own, shape in self.how.trained(self.weights.by_name[name]).items():
-                found = self.how.moments_of(own, shape)
+            weight = self.weights.by_name[name]
+            for own, shape in self.how.trained(weight).items():
+                found = {} if rests_on_disk(weight, self.how) else self.how.moments_of(own, shape)
                 moments = tuple((moment.removeprefix(own).lstrip("."), moment) for moment in found)
-                yield Op("update", (("weight", own), ("grad", own + GRADS), *moments), (("out", own),))
+                reads = (("weight", own), ("grad", own + GRADS), *moments)
+                yield Op("update", reads, (("out", own),), (("states", self.how.states),))
 
-    def _leaving(self, names: Sequence[str]) -> Iterator[Op]:
-        forms = (self.weights.by_name[name] for name in names)
-        away = sum(self._away(weight) for weight in forms if self.how.changes(weight))
+    def _leaving(self, names: Iterable[str]) -> Iterator[Op]:
+        forms = [self.weights.by_name[name] for name in names]
+        away = sum(self._away(weight, True) for weight in forms if rests_on_disk(weight, self.how))
         if away:
             yield Op("store", (), (), (("bytes", away),), lane="write")
 
-    def _outside(self) -> list[str]:
-        """Weights of no block: the vocabulary's and the last norm."""
+    def _outside(self) -> Iterator[Op]:
+        """Weights of no block learn last: the vocabulary's, some rows at a time, and the last norm."""
         inside = {name for block in self.blocks for name in block.weights}
-        return [weight.name for weight in self.weights if weight.name not in inside]
+        for weight in self.weights:
+            if weight.name in inside or not self.how.changes(weight):
+                continue
+            if self._away(weight, True):
+                yield Op("fetch", (), (), (("bytes", self._away(weight, True)),), lane="read")
+            if weight.name == self.head.read("weight"):
+                made = self._put("shares", ("tokens", self._chunk()), "f32", "buffers", "step")
+                reads = (("x", MET), ("weight", weight.name))
+                writes = (("shares", made), ("grad", weight.name + GRADS))
+                yield Op("head_grad", reads, writes, (("computed_in", self.how.computed_in),))
+            yield from self._updates([weight.name])
+            yield from self._leaving([weight.name])

@@ -59,7 +59,7 @@ class Holder:
 class StageCost:
     """One stage: seconds and traffic of all its replays for the workload, and the resource that binds.
 
-    `bound_s` gives the mid seconds that each resource alone would take.
+    `bound_s` gives the mid seconds that each resource alone would take; `written_bytes` of `disk_bytes` are written.
     """
 
     name: str
@@ -71,6 +71,7 @@ class StageCost:
     multiply_adds: float
     binds: str
     bound_s: tuple[tuple[str, float], ...]
+    written_bytes: float = 0.0
 
     @property
     def tokens_per_s(self) -> Span:
@@ -150,6 +151,13 @@ class Cost:
         """One step of learning, the mean: forward, backward and update, whichever kind of them it has."""
         learning = [stage for stage in self.stages if stage.name in LEARNING]
         return sum((stage.seconds for stage in learning), ZERO) * (1 / max(1, self.stages[0].replays))
+
+    @property
+    def step_disk_bytes(self) -> tuple[float, float]:
+        """Bytes that a step of learning reads from the disk, and those that it writes."""
+        learning = [stage for stage in self.stages if stage.name in LEARNING]
+        written = sum(stage.written_bytes / stage.replays for stage in learning)
+        return sum(stage.disk_bytes / stage.replays for stage in learning) - written, written
 
     @property
     def total_s(self) -> Span:

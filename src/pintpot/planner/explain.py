@@ -210,7 +210,10 @@ def _unit(plan: Plan) -> str:
 def _packing(plan: Plan) -> str:
     cost = plan.cost
     if plan.budget.workload.train is not None:
-        return f"checkpoints and what is learned take up to {format_bytes(cost.pack_bytes)} of disk"
+        taken = f"checkpoints and what is learned take up to {format_bytes(cost.pack_bytes)} of disk"
+        read, written = cost.step_disk_bytes
+        moved = f"; a step reads {format_bytes(round(read))} of it and writes {format_bytes(round(written))}"
+        return taken + (moved if written else "")
     taken = f"packing takes {_range(cost.pack_s)} once"
     if cost.calibrate_s.high:
         texts = f"{_range(cost.calibrate_s)} of it to look at {TOKENS:,} tokens of text before rounding"

@@ -95,9 +95,13 @@ def lent_page_bytes(form: Form, work: Work, sizes: Mapping[str, int]) -> int:
 
 
 def learning_holders(
-    question: Question, sizes: Mapping[str, int], form: Form, data_bytes: int, ahead_bytes: int
+    question: Question, sizes: Mapping[str, int], form: Form, data_bytes: int, ahead: tuple[int, int]
 ) -> tuple[Holder, ...]:
-    """What a process holds in which a model learns: by the buffers that outlast a replay, and what is beside them."""
+    """What a process holds in which a model learns: by the buffers that outlast a replay, and what is beside them.
+
+    `ahead` are the bytes of weights that pass by, and of moments that do.
+    """
+    ahead_bytes, moments_bytes = ahead
     resident = sum(stored_bytes(weight) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
     buffers = sizes["buffers"]
     return (
@@ -107,7 +111,7 @@ def learning_holders(
         *((_exactly(AHEAD, ahead_bytes),) if ahead_bytes else ()),
         _exactly(ADAPTERS, sizes.get("adapters", 0)),
         _exactly(GRADIENTS, sizes.get("gradients", 0)),
-        _exactly(OPTIMIZER, sizes.get("optimizer", 0)),
+        _exactly(OPTIMIZER, sizes.get("optimizer", 0) + moments_bytes),
         _exactly(ACTIVATIONS, sizes.get("activations", 0)),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),

@@ -61,13 +61,14 @@ class OpPrice:
     arithmetic_s: float
     ram_s: float
     overhead_s: float
+    written_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPrice:
     """The ops of one replay, summed: as `OpPrice`, with the mid seconds of each resource alone, and as they bind.
 
-    `fetch_bytes` are the most that one op reads of a weight that passes by.
+    `fetch_bytes` are the most that one op reads of a weight that passes by; of `disk_bytes` some are written.
     """
 
     compute: Span
@@ -79,6 +80,7 @@ class ReplayPrice:
     multiply_adds: float
     alone: tuple[float, float, float]
     binding: tuple[float, float, float]
+    written_bytes: float = 0.0
 
 
 NOTHING = ReplayPrice(ZERO, 0.0, 0.0, 0.0, 0.0, FIXED, 0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
@@ -122,14 +124,15 @@ class Prices:
     def _sum(self, begun: ReplayPrice, groups: Iterable[Alike], program: Program, extent: Extent) -> ReplayPrice:
         low, mid, high = begun.compute.low, begun.compute.mid, begun.compute.high
         ram, disk, lookups, most = begun.ram_bytes, begun.disk_bytes, begun.lookup_bytes, begun.fetch_bytes
-        multiply_adds, chosen = begun.multiply_adds, begun.chosen
+        multiply_adds, chosen, written = begun.multiply_adds, begun.chosen, begun.written_bytes
         (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, _) = begun.alone, begun.binding
         for item in groups:
             price, count = self._op(item, program, extent), item.count
             seconds = price.seconds
             low, mid, high = low + count * seconds.low, mid + count * seconds.mid, high + count * seconds.high
             ram, disk = ram + count * price.ram_bytes, disk + count * price.disk_bytes
-            at_once = price.disk_bytes - price.lookup_bytes - price.chosen.disk_bytes
+            at_once = price.disk_bytes - price.lookup_bytes - price.chosen.disk_bytes - price.written_bytes
+            written += count * price.written_bytes
             lookups, most = lookups + count * price.lookup_bytes, max(most, at_once)
             chosen = chosen if price.chosen is FIXED else chosen.plus(price.chosen, count)
             multiply_adds += count * price.multiply_adds
@@ -141,7 +144,8 @@ class Prices:
             else:
                 bound_by_arithmetic += waiting
         alone, binding = (ram_s, arithmetic_s, overhead_s), (bound_by_ram, bound_by_arithmetic, overhead_s)
-        return ReplayPrice(Span(low, mid, high), ram, disk, lookups, most, chosen, multiply_adds, alone, binding)
+        compute = Span(low, mid, high)
+        return ReplayPrice(compute, ram, disk, lookups, most, chosen, multiply_adds, alone, binding, written)
 
     def _op(self, item: Alike, program: Program, extent: Extent) -> OpPrice:
         key = (item.signature, extent)
@@ -152,18 +156,18 @@ class Prices:
             found = self._ops.get(narrow)
             if found is None:
                 demand = module.demand(item.op, program, extent)
-                found = self._ops[narrow] = self._price(demand, item.op.lane == "compute")
+                found = self._ops[narrow] = self._price(demand, item.op.lane)
             self._ops[key] = found
         return found
 
-    def _price(self, demand: Demand, computes: bool) -> OpPrice:
+    def _price(self, demand: Demand, lane: str) -> OpPrice:
         rates, num_bytes = self.rates, demand.ram_bytes
         decided = (demand.less_bytes, demand.more_bytes)
-        if not computes:
+        if lane != "compute":
             chosen = Chosen(demand.chosen_bytes, *decided) if demand.chosen_bytes else FIXED
-            return OpPrice(
-                ZERO, num_bytes, demand.disk_bytes, demand.lookup_bytes, chosen, demand.multiply_adds, 0.0, 0.0, 0.0
-            )
+            written, disk = demand.disk_bytes if lane == "write" else 0.0, demand.disk_bytes
+            adds = demand.multiply_adds
+            return OpPrice(ZERO, num_bytes, disk, demand.lookup_bytes, chosen, adds, 0.0, 0.0, 0.0, written)
         traffic, waiting = spread(rates.ram, num_bytes, *decided), rates.over("turn", demand.phases)
         work, before, near = ZERO, ZERO, 0.0
         for one in demand.work:
@@ -209,7 +213,7 @@ def price_stage(
     The ring is found empty at `fills` of them.
     """
     rates, knobs = prices.rates, ring or NO_RING
-    total, ram, disk, multiply_adds = ZERO, 0.0, 0.0, 0.0
+    total, ram, disk, written, multiply_adds = ZERO, 0.0, 0.0, 0.0, 0.0
     if ring is not None:
         # Nothing can be computed before the first slot is there, and it comes with those read beside it.
         total += rates.disk(fills * ring.in_flight * ring.slot_bytes, ring.slot_bytes, ring.in_flight)
@@ -217,30 +221,33 @@ def price_stage(
     call = rates.over("call", 1)
     for extent, times in extents:
         replay = prices.replay(program, extent, fetches)
-        ahead = replay.disk_bytes - replay.lookup_bytes - replay.chosen.disk_bytes
-        reading = rates.disk(ahead, knobs.slot_bytes, knobs.in_flight)
+        ahead = replay.disk_bytes - replay.lookup_bytes - replay.chosen.disk_bytes - replay.written_bytes
+        # A disk reads and writes in turn.
+        reading = rates.disk(ahead, knobs.slot_bytes, knobs.in_flight) + rates.writing(replay.written_bytes)
         waited = spread(lambda size: rates.disk(size, knobs.slot_bytes, knobs.in_flight), *replay.chosen)
         looking_up = rates.lookup(replay.lookup_bytes, min(rates.threads, extent.tokens))
         shared = rates.ram(replay.ram_bytes)
         total = total + (_lanes(replay, reading, shared, rates, knobs) + waited + looking_up + call) * times
         ram, disk = ram + times * replay.ram_bytes, disk + times * replay.disk_bytes
+        written += times * replay.written_bytes
         multiply_adds += times * replay.multiply_adds
         ram_s, arithmetic_s, overhead_s = replay.alone
         disk_s = reading.mid + looking_up.mid
         own = (max(ram_s, shared.mid), arithmetic_s, disk_s + waited.mid, overhead_s + call.mid)
         bound = (0.0, 0.0, waited.mid, 0.0)
-        for table, seconds in (
+        for sums, seconds in (
             (alone, own),
             (binding, _binding(replay, disk_s, shared.mid, call.mid)),
             (binding, bound),
         ):
             for what, value in zip(RESOURCES, seconds, strict=True):
-                table[what] += times * value
+                sums[what] += times * value
     replays = sum(times for _, times in extents)
     tokens = sum(extent.tokens * times for extent, times in extents)
     binds = max(RESOURCES, key=lambda what: binding[what])
     within = total.widened(PRICED_WITHIN)
-    return StageCost(program.name, tokens, replays, within, ram, disk, multiply_adds, binds, tuple(alone.items()))
+    table = tuple(alone.items())
+    return StageCost(program.name, tokens, replays, within, ram, disk, multiply_adds, binds, table, written)
 
 
 def side_by_side(computing: Span, reading: Span, shared: Span = ZERO) -> Span:

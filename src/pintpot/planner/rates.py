@@ -7,7 +7,7 @@ from functools import partial
 from math import log
 
 from pintpot.formats import encoding
-from pintpot.machine.spec import CACHE_FORMATS, LOOKUP_BYTES, PROLOGUE_ROWS, Machine, Rate
+from pintpot.machine.spec import CACHE_FORMATS, LOOKUP_BYTES, PROLOGUE_ROWS, WRITE_BYTES, Machine, Rate
 from pintpot.planner.cost import ZERO, Span
 from pintpot.program.ops.linear import split_suffix
 
@@ -31,6 +31,8 @@ ATEN_LIKE = {
     "attention_bf16": (0.1, 0.5, 4.0),
 }  # fmt: skip
 """Where nobody measured PyTorch's calls: of our own gates, and of our own products of float32, low..high."""
+WRITES_LIKE = (0.2, 0.6)
+"""Of the rate of reading, the least and the middle of that of writing where it was not measured."""
 PHASES_OF_LEAF = 2
 """What a leaf costs however small it is, where nobody measured it: so many phases of an op."""
 ATEN_PRODUCTS = tuple(name for name in ATEN_LIKE if name.startswith(("product", "convolution", "grouped", "attention")))
@@ -85,6 +87,15 @@ class Rates:
         if key not in self._found:
             self._found[key] = _speed(self.machine.rate("disk", threads=in_flight, size=slot_bytes))
         speed = self._found[key]
+        return ZERO if speed is None or not num_bytes else speed.over(num_bytes)
+
+    def writing(self, num_bytes: float) -> Span:
+        """Seconds to write so many bytes; as for reading, more or less, where nobody measured it."""
+        if ("write",) not in self._found:
+            known, like = self.machine.rate("disk_write"), self.machine.rate("disk", threads=4, size=WRITE_BYTES)
+            guessed = None if like is None else Speed(like.low * WRITES_LIKE[0], like.mid * WRITES_LIKE[1], like.high)
+            self._found["write",] = guessed if known is None else _speed(known)
+        speed = self._found["write",]
         return ZERO if speed is None or not num_bytes else speed.over(num_bytes)
 
     def lookup(self, num_bytes: float, in_flight: int) -> Span:

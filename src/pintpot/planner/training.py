@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import prod
 
 from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form, source_form
+from pintpot.contract.resting import passing
 from pintpot.contract.step import Facet, Step
-from pintpot.contract.training import stored_bytes
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.formats import encoding
 from pintpot.model.spec import Part
@@ -22,11 +21,11 @@ from pintpot.nets._training import training_work
 from pintpot.planner.assess import plan_of, shortfall_of_memory
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
-from pintpot.planner.names import ADAPTERS, OPTIMIZER
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
+from pintpot.planner.taken import ahead_bytes, disk_bytes, float_bytes
 from pintpot.program.layout import lay_out
 from pintpot.program.spec import Stage, Work
 from pintpot.techniques import classes
@@ -55,8 +54,6 @@ COUNTED_WITHIN = 1.2
 """How far what PyTorch does between products is counted off, to either side (benchmarks/tuning.py)."""
 FEW_BITS = 5.0
 """A value at most, scales included, of files whose blocks count as 4 bits; NF4 takes 4.13."""
-CHECKPOINT_ROOM = 2.2
-"""Of what learns with its moments, on disk: a checkpoint, the next one beside it, and the result."""
 
 
 @dataclass(frozen=True)
@@ -195,12 +192,14 @@ def _placed(
     most = num_blocks(form)
 
     def at(resident: int) -> Candidate:
-        place = Offloaded(resident=resident)
+        place = Offloaded(resident=resident, learning=bool(asked.also))
         place.check(question.model, form)
         return _priced(question, asked, way, (*steps, place), place.promise(form))
 
     memory, whole = question.budget.memory_bytes, at(most)
-    if _float_bytes(form, changed=False) == 0:  # then all blocks stay
+    # What is watched while it learns stays in RAM, and so does what no gradient tells how to change.
+    watched = bool(asked.also) or (form.training is not None and form.training.distance > 0)
+    if watched and float_bytes(form, changed=False) == 0:
         yield whole
         return
     best = least = at(0)
@@ -225,7 +224,10 @@ def _placed(
 def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple[Step, ...], form: Form) -> Candidate:
     part = question.model.part(PART)
     work = _work(part, form, question.budget.workload, steps)
-    holders = learning_holders(question, lay_out(work).sizes, form, asked.data_bytes, _ahead_bytes(form))
+    tile = next(int(op.get("chunk")) for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
+    passes = passing(form.weights, form.training, tile)
+    ahead = ahead_bytes(form) + passes.values_bytes, passes.moments_bytes
+    holders = learning_holders(question, lay_out(work).sizes, form, asked.data_bytes, ahead)
     weight_bytes = sum(weight.num_values for weight in part.weights()) * 4
     footprint = next((size for size in question.machine.sizes("read") if size >= weight_bytes), weight_bytes)
     prices = Prices(Rates(question.machine, question.threads, footprint))
@@ -234,33 +236,8 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
     reading = prices.rates.disk(question.model.num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
     counts = form.weights.num_values.items()
     values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
-    learned = sum(holder.high for holder in holders if holder.name in (ADAPTERS, OPTIMIZER))
-    changed = _float_bytes(form, changed=True)
-    left = _float_bytes(form, changed=False) if changed else 0
-    pack_bytes = round(CHECKPOINT_ROOM * (learned + changed)) + left
-    cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, pack_bytes)
+    cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, disk_bytes(form, holders))
     return Candidate(way, steps, form, work, cost)
-
-
-def _float_bytes(form: Form, changed: bool) -> int:
-    """Bytes in float32 of the weights that are others after a step, or of those that are not."""
-    how = form.training
-    own = (weight for weight in form.weights if (how is not None and how.changes(weight)) == changed)
-    return sum(4 * prod(weight.shape) for weight in own)
-
-
-def _ahead_bytes(form: Form) -> int:
-    """What of one block is in memory as floats while another one is computed; and bytes of it as they are read."""
-    how = form.training
-    blocks: dict[str, int] = {}
-    for weight in form.weights:
-        plain = how is None or not weight.is_matrix or (weight.ram_rows > 0 and not weight.packed)
-        if plain or "." not in weight.name:
-            continue
-        name = weight.name.rpartition(".")[0]
-        floats = weight.shape[0] * encoding(how.computed_in).row_bytes(weight.shape[1]) if how else 0
-        blocks[name] = blocks.get(name, 0) + floats + (0 if weight.packed else stored_bytes(weight) // 4)
-    return max(blocks.values(), default=0)
 
 
 def _plan(question: Question, best: Candidate, found: Sequence[Candidate], smallest: int) -> Plan:

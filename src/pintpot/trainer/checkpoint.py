@@ -1,5 +1,7 @@
 """Where learning has got to, on disk whole or not at all: what learns, its moments, every loss so far, and the plan.
 
+What rests on disk anyway is not written again: the record names its version (`trainer.resting`).
+
 The order of the examples follows from the seed and the step, and no other random number is drawn while learning; so a
 start that was ended, however that was, goes on with the very losses it would have had.
 """
@@ -19,7 +21,7 @@ from pintpot.trainer.learned import Learned
 from pintpot.trainer.tensors import read_tensors, write_tensors
 
 VERSION = 1
-FOLDER, STATE = "checkpoint", "state.json"
+FOLDER, STATE, RESTS = "checkpoint", "state.json", "resting.bin"
 
 
 @dataclass
@@ -37,6 +39,11 @@ class Checkpoints:
     def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
         self._folder = folder / FOLDER
         self._question = dict(question)
+
+    @property
+    def rests(self) -> Path:
+        """The file in which what learns rests that is not in memory."""
+        return self._folder / RESTS
 
     def plan(self) -> dict[str, Any] | None:
         """The plan by which an earlier start learned, None where there was none.
@@ -62,9 +69,11 @@ class Checkpoints:
         path = self._folder / str(state["file"])
         try:
             read_tensors(path, learned.tensors())
+            if learned.resting is not None:
+                learned.resting.keep(int(state["version"]))
             asked = [(int(step), float(loss)) for step, loss in state["asked"]]
             return Progressed(int(state["step"]), [float(one) for one in state["losses"]], asked)
-        except (OSError, KeyError, ValueError, BadFile, BadInput) as error:
+        except (OSError, KeyError, ValueError, TypeError, BadInput) as error:
             raise BadFile(f"{path} is no checkpoint of this run ({error}); remove {self._folder}") from error
 
     def save(self, learned: Learned, done: Progressed, plan: Mapping[str, Any]) -> None:
@@ -73,18 +82,21 @@ class Checkpoints:
         Raises DiskTooSmall before anything is written that would not fit.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        tensors = learned.tensors()
+        tensors, resting = learned.tensors(), learned.resting
         ask_room(self._folder, sum(one.nbytes for one in tensors.values()))
         name = f"step-{done.step}.safetensors"
         try:
             self._write(name, lambda path: write_tensors(path, tensors))
+            version = None if resting is None else resting.flushed()
             state = {
                 "pintpot_checkpoint": VERSION, "question": self._question, "plan": dict(plan), "file": name,
-                "step": done.step, "losses": done.losses, "asked": done.asked,
+                "step": done.step, "losses": done.losses, "asked": done.asked, "version": version,
             }  # fmt: skip
             self._write(STATE, lambda path: path.write_text(json.dumps(state), encoding="utf-8"))
+            if resting is not None and version is not None:
+                resting.keep(version)
             for path in self._folder.iterdir():
-                if path.name not in (name, STATE):
+                if path.name not in (name, STATE, RESTS):
                     path.unlink()
         except OSError as error:
             raise BadInput(f"the checkpoint of step {done.step} cannot be written: {error}") from error
@@ -123,6 +135,12 @@ class Checkpoints:
 def begun(folder: Path) -> bool:
     """Whether there is a checkpoint in the folder of a run."""
     return (folder / FOLDER / STATE).exists()
+
+
+def kept_bytes(folder: Path) -> int:
+    """What the checkpoint of a run takes on disk already."""
+    at = folder / FOLDER
+    return sum(path.stat().st_size for path in at.iterdir()) if at.exists() else 0
 
 
 def flush(path: Path) -> None:

@@ -5,17 +5,20 @@ AdamW: Loshchilov and Hutter 2017, arXiv:1711.05101.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import cos, pi, sqrt
 
 import torch
 
 from pintpot.contract.form import Form
+from pintpot.contract.resting import record_rows
 from pintpot.contract.routing import LORA_B, ROUTER, ROUTES
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import UsageError, need
-from pintpot.trainer.moments import chunks, moments_of
+from pintpot.trainer.moments import Moments, moments_of
+from pintpot.trainer.passing import Passing
+from pintpot.trainer.resting import Resting
 from pintpot.trainer.weights import Weights
 
 BETAS = (0.9, 0.999)
@@ -53,14 +56,26 @@ class Pace:
 class Learned:
     """Tensors that learn, by name, each float32, with what the optimizer keeps of it: `states` of a `TrainingForm`.
 
-    The `tutor` begins with them, and has a say in their gradients.
+    `values` are those in memory; what rests on disk is changed while it is lent (`trainer.resting`). The `tutor` begins
+    with them, and has a say in their gradients.
     """
 
-    def __init__(self, values: Mapping[str, torch.Tensor], states: str = "f32", tutor: Tutor = ALONE) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, torch.Tensor],
+        states: str = "f32",
+        tutor: Tutor = ALONE,
+        resting: Resting | None = None,
+    ) -> None:
         self.values = dict(values)
+        self.resting = resting
         self._tutor = tutor
         tutor.begin(self.values)
-        self._moments = {name: moments_of(one, states) for name, one in self.values.items() if states}
+        self._moments: dict[str, Moments] = {}
+        if states:
+            self._moments = {name: moments_of(one, states) for name, one in self.values.items()}
+            away = () if resting is None else resting.places
+            self._moments |= {name: Passing(resting, name, states) for name in away if resting is not None}
 
     @classmethod
     def adapters(cls, form: Form, seed: int, tutor: Tutor = ALONE) -> Learned:
@@ -80,33 +95,59 @@ class Learned:
 
     @classmethod
     def whole(cls, form: Form, weights: Weights, tutor: Tutor = ALONE) -> Learned:
-        """The weights of a form that learn, in the very memory in which `weights` holds them."""
-        how = form.training
+        """The weights of a form that learn, in the very memory in which `weights` holds them, or where they rest."""
+        how, away = form.training, () if weights.resting is None else weights.resting.places
         learning = (weight for weight in form.weights if weight.role not in FIXED and how and how.changes(weight))
-        return cls({weight.name: weights.held(weight.name) for weight in learning}, _states(form), tutor)
+        values = {weight.name: weights.held(weight.name) for weight in learning if weight.name not in away}
+        return cls(values, _states(form), tutor, weights.resting)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that a start which goes on must have, by name: what learns, its moments, and what the tutor keeps."""
+        """All in memory that a start which goes on must have: what learns, its moments, and what the tutor keeps."""
         found = {**self.values, **self._tutor.tensors()}
         for name, moments in self._moments.items():
             found |= moments.tensors(name)
         return found
 
-    def update(self, grads: Mapping[str, torch.Tensor], pace: Pace, step: int, steps: int) -> None:
-        """One step of AdamW on those of which there are gradients; `step` is counted from 0."""
+    def expect(self, names: Iterable[str]) -> None:
+        """Updates of these come next, in this order; of what is in memory nothing follows from that."""
+        if self.resting is not None:
+            self.resting.expect(names)
+
+    def update(self, grads: Mapping[str, torch.Tensor], pace: Pace, step: int, steps: int, first: int = 0) -> None:
+        """One step of AdamW on those of which there are gradients; `step` is counted from 0.
+
+        Gradients of a matrix may be those of some rows, from `first` on, which begins at a record of moments.
+        """
         rate = pace.rate(step, steps)
-        first, second = (1 - beta ** (step + 1) for beta in BETAS)
+        one, two = (1 - beta ** (step + 1) for beta in BETAS)
         for name, grad in grads.items():
-            value, moments = self.values[name], self._moments[name]
+            value, moments = self._changing(name, first, len(grad)), self._moments[name]
             if pace.weight_decay and value.dim() > 1:
                 value.mul_(1 - rate * pace.weight_decay)
             flat, own = value.view(-1), self._tutor.graded(name, value, grad).reshape(-1)
-            for part in chunks(len(flat)):
-                m, v = moments.read(part)
+            before = first * grad[0].numel()
+            for part in _records(grad):
+                m, v = moments.read(shifted := slice(before + part.start, before + part.stop))
                 m.lerp_(own[part], 1 - BETAS[0])
                 v.mul_(BETAS[1]).addcmul_(own[part], own[part], value=1 - BETAS[1])
-                flat[part].addcdiv_(m, v.sqrt().div_(sqrt(second)).add_(EPS), value=-rate / first)
-                moments.write(part, m, v)
+                flat[part].addcdiv_(m, v.sqrt().div_(sqrt(two)).add_(EPS), value=-rate / one)
+                moments.write(shifted, m, v)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of everything that learns, by name."""
+        found = {name: tuple(one.shape) for name, one in self.values.items()}
+        away = {} if self.resting is None else self.resting.places
+        return found | {name: (place.rows, place.columns) for name, place in away.items()}
+
+    def parts(self, name: str) -> Iterator[torch.Tensor]:
+        """What has been learned of one tensor, some rows at a time."""
+        if self.resting is None or name not in self.resting:
+            yield self.values[name]
+            return
+        place = self.resting.places[name]
+        for first in range(0, place.rows, place.at_once):
+            yield self.resting.rows(name, first, min(place.rows, first + place.at_once))
 
     def ended(self) -> None:
         """No step is left: what only steps need is given back, so that there is room for writing."""
@@ -115,6 +156,18 @@ class Learned:
     def within(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Those of these names that learn."""
         return {name: self.values[name] for name in names if name in self.values}
+
+    def _changing(self, name: str, first: int, rows: int) -> torch.Tensor:
+        if self.resting is not None and name in self.resting:
+            return self.resting.changing(name, first, rows)
+        return self.values[name][first : first + rows]
+
+
+def _records(grad: torch.Tensor) -> Iterator[slice]:
+    """The parts of a tensor's values that are updated at a time: whole records of its moments."""
+    size = record_rows(grad.shape[1]) * grad.shape[1] if grad.dim() > 1 else max(1, grad.numel())
+    for first in range(0, grad.numel(), size):
+        yield slice(first, min(first + size, grad.numel()))
 
 
 def _states(form: Form) -> str:

@@ -66,7 +66,9 @@ def descending(network: Network, learned: Learned, task: Task, fused: bool = Fal
     def take(sequences: Sequences, at: int) -> float:
         grads: dict[str, torch.Tensor] = {}
         update = partial(learned.update, pace=task.pace, step=at, steps=task.train.steps)
-        loss = network.learn(sequences, update if fused else grads.update, tutor.resting(at))
+        if fused:
+            return network.learn(sequences, update, tutor.resting(at))
+        loss = network.learn(sequences, grads.update, tutor.resting(at))
         update(grads)
         return loss
 

@@ -27,7 +27,7 @@ class Moments(ABC):
 
     @abstractmethod
     def read(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means m and v of the values in `part`, which begins at a whole chunk."""
+        """Means m and v of the values in `part`, which begins at a whole block of them."""
 
     @abstractmethod
     def write(self, part: slice, m: torch.Tensor, v: torch.Tensor) -> None:
@@ -46,15 +46,31 @@ def chunks(num_values: int) -> Iterator[slice]:
 
 def moments_of(value: torch.Tensor, states: str) -> Moments:
     """Means of zeros, as the form of a training says (`TrainingForm.states`)."""
-    return EightBit(value) if states == DYNAMIC8 and value.dim() > 1 else Exact(value)
+    if states != DYNAMIC8 or value.dim() == 1:
+        return Exact(torch.zeros_like(value), torch.zeros_like(value))
+    found = TrainingForm(states=DYNAMIC8).moments_of("", tuple(value.shape))
+    kinds = {"uint8": torch.uint8, "f32": torch.float32}
+    return EightBit({name: torch.zeros(shape, dtype=kinds[form]) for name, (shape, form) in found.items()})
+
+
+def moments_in(memory: torch.Tensor, num_values: int, states: str) -> Moments:
+    """Means of so many values of a matrix that lie one after the other in bytes of memory: uint8 [record bytes]."""
+    if states != DYNAMIC8:
+        both = memory[: 8 * num_values].view(torch.float32).view(2, num_values)
+        return Exact(both[0], both[1])
+    blocks = -(-num_values // STATE_BLOCK)
+    codes = memory[: 2 * num_values].view(2, num_values)
+    scales = memory[2 * num_values : 2 * num_values + 8 * blocks].view(torch.float32).view(2, blocks)
+    kept = dict(zip(MOMENTS, codes, strict=True))
+    return EightBit(kept | {name + SCALES: one for name, one in zip(MOMENTS, scales, strict=True)})
 
 
 @final
 class Exact(Moments):
     """In float32."""
 
-    def __init__(self, value: torch.Tensor) -> None:
-        self._both = torch.zeros_like(value), torch.zeros_like(value)
+    def __init__(self, m: torch.Tensor, v: torch.Tensor) -> None:
+        self._both = m, v
 
     def read(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         m, v = self._both
@@ -71,12 +87,8 @@ class Exact(Moments):
 class EightBit(Moments):
     """As codes and scales."""
 
-    def __init__(self, value: torch.Tensor) -> None:
-        found = TrainingForm(states=DYNAMIC8).moments_of("", tuple(value.shape))
-        self._kept = {
-            name: torch.zeros(shape, dtype=torch.uint8 if form == "uint8" else torch.float32)
-            for name, (shape, form) in found.items()
-        }
+    def __init__(self, kept: Mapping[str, torch.Tensor]) -> None:
+        self._kept = kept
 
     def read(self, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         m, v = (decode(*self._of(moment, part), signed=moment == MOMENTS[0]) for moment in MOMENTS)

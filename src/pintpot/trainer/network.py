@@ -6,11 +6,12 @@
     network.learn(sequences, update, frozenset({"layers.0"}))    # of these blocks nothing learns in this step
 
 Tokens of all sequences of a step go through a block, some sequences at a time, before the next block's weights come.
+Of a vocabulary that learns gradients exist for some rows at a time, last of all, and each is followed by its update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -22,15 +23,17 @@ from pintpot.contract.routing import BESIDE
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.differentiable import BALANCE, FLOATS, Batch, Memory, forget, rms_norm, run
-from pintpot.kernels.torch.loss import cross_entropy, head_grads
+from pintpot.kernels.torch.loss import cross_entropy, head_grad
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
+from pintpot.trainer.head import Head, head_of, tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 from pintpot.trainer.weights import Weights
 
-Update = Callable[[Mapping[str, torch.Tensor]], None]
+Update = Callable[..., None]
+"""Is told gradients by name; those of some rows of a matrix with the number of the first, as `first`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Network:
         self._how = form.training
         self.blocks = tuple(_blocks(forward, form))
         self._embed = forward.ops[0]
-        self._head = next(op for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
+        self._head, self._tile_rows = head_of(work), tile_rows(work)
         factors = weights.tensor("rope_freqs").numpy() if "rope_freqs" in form.weights.names else None
         tables = rope_tables(part.config, forward.bound("context"), factors)
         self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
@@ -113,22 +116,20 @@ class Network:
                 if block in back:
                     kept.append(states)
                 states = self._through(block, memory, states, sequences)
-        loss, grads, outside = self._loss(states, sequences)
+        loss, grads, head = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
         after = states
         del states
         for block, memory in self._passing(back[::-1]):
             learns = () if block.name in resting else block.learns
+            self._learned.expect(learns)
             grads, after = self._pulled(grads, after, wanted), kept.pop()
             grads, own = self._back(block, memory, after, grads, (sequences, learns))
             if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
                 raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
             update(own)
-        if self._embed.read("weight") in self._changes:
-            outside = self._with_embedding(outside, grads, sequences)
-        if outside:
-            update(outside)
+        self._update_outside(update, head, grads, sequences)
         return float(loss)
 
     def _back_through(self, resting: frozenset[str]) -> tuple[Block, ...]:
@@ -138,16 +139,24 @@ class Network:
         learning = (at for at, block in enumerate(self.blocks) if block.learns and block.name not in resting)
         return self.blocks[next(learning, len(self.blocks)) :]
 
-    def _with_embedding(
-        self, outside: dict[str, torch.Tensor], grads: torch.Tensor, sequences: Sequences
-    ) -> dict[str, torch.Tensor]:
-        """Gradients of what is in no block: with those of the rows that were looked up."""
-        name = str(self._embed.read("weight"))
-        tokens = torch.from_numpy(sequences.tokens).flatten().long()
-        if name not in outside:
-            outside[name] = torch.zeros_like(self._learned.values[name])
-        outside[name].index_add_(0, tokens, grads * float(self._embed.get("scale", 1.0)))
-        return outside
+    def _update_outside(self, update: Update, head: Head, grads: torch.Tensor, sequences: Sequences) -> None:
+        """What learns in no block: rows of the head, of what is looked up (often the same), and the last norm."""
+        embed, own = str(self._embed.read("weight")), str(self._head.read("weight"))
+        tokens, scale = torch.from_numpy(sequences.tokens).flatten().long(), 1 / len(head.targets)
+        grads = grads * float(self._embed.get("scale", 1.0))
+        for name in [one for one in dict.fromkeys((own, embed)) if one in self._changes]:
+            self._learned.expect([name])
+            for first, rows in self._weights.rows(name, self._tile_rows):
+                grad = torch.zeros(rows.shape)
+                if name == own:
+                    grad = head_grad(head.states, head.targets, first, rows, head.log_z, scale)
+                if name == embed:
+                    here = ((tokens >= first) & (tokens < first + len(rows))).nonzero().flatten()
+                    grad.index_add_(0, tokens[here] - first, grads[here])
+                update({name: grad}, first=first)
+        norm = str(self._head.read("norm"))
+        if norm in self._changes:
+            update({norm: head.norm})
 
     def _embedded(self, sequences: Sequences) -> torch.Tensor:
         tokens = torch.from_numpy(sequences.tokens).flatten().long()
@@ -162,6 +171,7 @@ class Network:
             memory = self._weights.block(block.name, block.weights, coming)
             adapters = {} if self._changes else self._learned.within(block.learns)
             yield block, {**memory, **adapters, **self._tables}
+            self._weights.done(block.name)
 
     def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         out = torch.empty_like(states)
@@ -203,31 +213,20 @@ class Network:
                 found[name] = found[name].add_(grad) if name in found else grad.float()
         return before, found
 
-    def _loss(
-        self, states: torch.Tensor, sequences: Sequences
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The mean loss, its gradients by the states after the last block, and those of the head where it learns."""
+    def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, Head]:
+        """The mean loss, its gradients by the states after the last block, and what those of the head are made of."""
         rows, targets = _asked(sequences)
         x, norm = states[rows].requires_grad_(), self._norm.detach().requires_grad_()
         with torch.enable_grad():
             met = rms_norm(x, norm, self._head.get("eps"))
-        scale = 1 / len(targets)
-        own: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             found = cross_entropy(met.detach(), targets, self._rows)
             if found.grads is None:
                 raise Diverged("the loss has no gradient")
-            name = str(self._head.read("weight"))
-            if name in self._changes:
-                own[name] = torch.empty_like(self._learned.values[name])
-                for first, part in head_grads(met.detach(), targets, self._rows, found.log_z, scale):
-                    own[name][first : first + len(part)] = part
-        by_states, by_norm = torch.autograd.grad(met, (x, norm), found.grads * scale)
-        if self._head.read("norm") in self._changes:
-            own[str(self._head.read("norm"))] = by_norm
+        by_states, by_norm = torch.autograd.grad(met, (x, norm), found.grads * (1 / len(targets)))
         whole = torch.zeros_like(states)
         whole[rows] = by_states
-        return found.losses.mean(), whole, own
+        return found.losses.mean(), whole, Head(met.detach(), targets, found.log_z, by_norm)
 
     @property
     def _norm(self) -> torch.Tensor:
@@ -235,7 +234,7 @@ class Network:
 
     @property
     def _rows(self) -> partial[Iterator[tuple[int, torch.Tensor]]]:
-        return partial(self._weights.rows, str(self._head.read("weight")), int(self._head.get("chunk")))
+        return partial(self._weights.rows, str(self._head.read("weight")), self._tile_rows)
 
     def _parts(self, sequences: Sequences) -> Iterator[tuple[slice, Batch]]:
         """Rows of the sequences that go through a block together, and what attention knows of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from pintpot.techniques.place.offloaded import Offloaded
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
 from pintpot.trainer.freed import keep_freed
+from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
@@ -56,13 +57,15 @@ def teach(
         step.install(slots)
     tutors, form = Tutors(slots.tutors), plan.form
     with Store(model) as store, ExitStack() as opened:
-        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors)))
+        work = training_work_of(plan)
+        rests = checkpoints.rests, tile_rows(work)
+        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests)))
         learned = Learned.adapters(form, settings.seed, tutors) if how.rank else Learned.whole(form, weights, tutors)
         done = checkpoints.load(learned)
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0
         teacher = _teacher(model, store, plan, opened) if tutors.wants_teacher else None
-        network = Network(model.part("language"), training_work_of(plan), form, weights, learned, tutors, teacher)
+        network = Network(model.part("language"), work, form, weights, learned, tutors, teacher)
         if how.distance:
             take = following(network, learned, task, settings.seed, how.distance)
         else:
@@ -102,11 +105,15 @@ def _teacher(model: Model, store: Store, plan: Plan, opened: ExitStack) -> Netwo
     return Network(part, work, form, weights, Learned({}))
 
 
-def _resting(learned: Learned, weights: Weights, tutors: Tutors) -> Callable[[str], torch.Tensor]:
+def _resting(learned: Learned, weights: Weights, tutors: Tutors) -> Callable[[str], Iterator[torch.Tensor]]:
     """One weight of the model that was learned: as rows meet it, or as it came where it did not learn."""
 
-    def value(name: str) -> torch.Tensor:
-        own = learned.values.get(name)
-        return weights.source(name) if own is None else tutors.left(name, own)
+    def parts(name: str) -> Iterator[torch.Tensor]:
+        if name not in learned.shapes:
+            yield weights.source(name)
+        elif name in learned.values:
+            yield tutors.left(name, learned.values[name])
+        else:
+            yield from learned.parts(name)
 
-    return value
+    return parts

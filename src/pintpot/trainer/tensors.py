@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,6 +18,16 @@ from pintpot.model.source import LocalFile
 _NAMES = {torch.float32: "F32", torch.uint8: "U8"}
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A float32 or uint8 tensor of a file: `parts` gives its values in order, some rows at a time."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: Callable[[], Iterable[torch.Tensor]]
+    dtype: torch.dtype = torch.float32
+
+
 def write_tensors(
     path: Path,
     tensors: Mapping[str, torch.Tensor],
@@ -22,19 +35,30 @@ def write_tensors(
     turned: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, value: value,
 ) -> None:
     """float32 and uint8 tensors, in the order of their names; `turned` makes of each what is written, of its shape."""
-    names = sorted(tensors, key=lambda name: (tensors[name].dtype != torch.float32, name))
+
+    def parts(name: str) -> Iterator[torch.Tensor]:
+        yield turned(name, tensors[name])
+
+    entries = [Entry(name, tuple(one.shape), partial(parts, name), one.dtype) for name, one in tensors.items()]
+    write_entries(path, entries, metadata)
+
+
+def write_entries(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None) -> None:
+    """The same of tensors that are nowhere whole."""
+    ordered = sorted(entries, key=lambda one: (one.dtype != torch.float32, one.name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name in names:
-        one = tensors[name]
-        first, end = end, end + one.numel() * one.element_size()
-        header[name] = {"dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": [first, end]}
+    for one in ordered:
+        first, end = end, end + prod(one.shape) * one.dtype.itemsize
+        header[one.name] = {"dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": [first, end]}
     told = json.dumps(header).encode("utf-8")
     told += b" " * (-len(told) % 8)
     with path.open("wb") as file:
         file.write(len(told).to_bytes(8, "little") + told)
-        for name in names:
-            file.write(turned(name, tensors[name]).detach().contiguous().numpy().data)
+        for one in ordered:
+            for part in one.parts():
+                file.write(part.detach().contiguous().numpy().data)
+                del part  # before the next one is made
 
 
 def read_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -226,7 +226,7 @@ def _run(
     told: tuple[Callable[[Plan], None] | None, Callable[[Event], None] | None, Progress | None],
 ) -> Tuned:
     from pintpot.meter.disk import ask_room
-    from pintpot.trainer.checkpoint import Checkpoints
+    from pintpot.trainer.checkpoint import Checkpoints, kept_bytes
     from pintpot.trainer.teaching import teach
 
     checkpoints = Checkpoints(folder, question)
@@ -234,7 +234,7 @@ def _run(
     plan = Plan.from_json(kept) if kept is not None else _plan(model, budget, asks, told[2])
     if told[0] is not None:
         told[0](plan)
-    ask_room(folder, plan.cost.pack_bytes)
+    ask_room(folder, max(0, plan.cost.pack_bytes - kept_bytes(folder)))
     return teach(model, plan, checkpoints, task_of(plan, data, settings), settings, folder, told[1])
 
 

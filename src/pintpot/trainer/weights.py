@@ -1,12 +1,14 @@
-"""Weights that do not learn, as tensors that rows are multiplied with: held in memory, or expanded block by block.
+"""Weights as tensors that rows are multiplied with: held in memory, or there for as long as their block is computed.
 
-What is not held is read from the model's own files, a block ahead of the computation and in a thread of its own.
+What is not held comes a block ahead of the computation, in a thread of its own: from the model's own files, or, what
+learns, from where it rests (`trainer.resting`), and goes back there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pintpot.contract.form import Form
+from pintpot.contract.resting import rests_on_disk
 from pintpot.contract.step import SourceRows, Step
 from pintpot.contract.training import is_plain
 from pintpot.contract.tutor import ALONE, Tutor
@@ -23,6 +26,7 @@ from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.differentiable import FLOATS, Memory
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.trainer.resting import Loan, Resting
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 CHUNK_VALUES = 1 << 18
@@ -33,11 +37,20 @@ Bytes = NDArray[np.uint8]
 class Weights:
     """The weights of a model in a form. `steps` are those of its plan: the one of a weight's format packs it.
 
-    Everything that the form keeps in RAM is read when this is made. Blocks meet rows as the `tutor` says.
+    Everything that the form keeps in RAM is read when this is made. Blocks meet rows as the `tutor` says. What learns
+    on disk rests in the file of `rests`, of what is in no block so many rows in memory at a time. Raises DiskTooSmall.
     """
 
-    def __init__(self, model: Model, store: Store, form: Form, steps: Sequence[Step], tutor: Tutor = ALONE) -> None:
-        how = form.training
+    def __init__(
+        self,
+        model: Model,
+        store: Store,
+        form: Form,
+        steps: Sequence[Step],
+        tutor: Tutor = ALONE,
+        rests: tuple[Path, int] | None = None,
+    ) -> None:
+        self._how = how = form.training
         self._tutor = tutor
         self._store, self._forms = store, form.weights.by_name
         self._sources = {w.name: w for part in model.parts for w in part.weights()}
@@ -46,26 +59,44 @@ class Weights:
         self._held: dict[str, torch.Tensor] = {}
         self._strips: dict[str, Bytes] = {}
         self._reader = ThreadPoolExecutor(1, "weights")
-        self._ahead: dict[str, Future[Memory]] = {}
+        self._ahead: dict[str, Future[tuple[Memory, Loan | None]]] = {}
+        self._loans: dict[str, Loan] = {}
         for weight in form.weights:
             if weight.ram_rows or not weight.is_matrix:
                 self._hold(weight)
+        away = any(rests_on_disk(weight, how) for weight in form.weights)
+        self.resting = Resting(rests[0], form, self._as_read, rests[1]) if away and rests is not None else None
 
     def close(self) -> None:
         """Let what is being read end."""
+        if self.resting is not None:
+            self.resting.stop()
         self._reader.shutdown(cancel_futures=True)
+        if self.resting is not None:
+            self.resting.close()
 
     def block(self, name: str, weights: Iterable[str], following: tuple[str, Iterable[str]] | None) -> Memory:
         """The weights of a block under the names by which its ops read them; the block `following` is begun."""
         coming = self._ahead.pop(name, None) or self._begin(weights)
-        found = coming.result()
+        found, loan = coming.result()
+        if loan is not None and self.resting is not None:
+            self.resting.hand(loan)
+            self._loans[name] = loan
         if following is not None:
             self._ahead[following[0]] = self._begin(following[1])
         return found
 
+    def done(self, name: str) -> None:
+        """Nobody computes with the weights of a block any more; those that have changed go where they rest."""
+        loan = self._loans.pop(name, None)
+        if loan is not None and self.resting is not None:
+            self.resting.back(loan)
+
     def tensor(self, name: str) -> torch.Tensor:
         """All of one weight, in the dtype in which it is multiplied, or float32 of a vector."""
         weight, held = self._forms[name], self._held.get(name)
+        if held is None and self.resting is not None and name in self.resting:
+            return self.resting.rows(name, 0, weight.shape[0])
         if held is None:
             return self._floats(name, 0, weight.shape[0])
         return self._tutor.met(name, held).to(DTYPES[self._computed_in]) if weight.is_matrix else held
@@ -86,6 +117,9 @@ class Weights:
     def rows(self, name: str, chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, rows [n, K]) of a matrix, `chunk` at a time."""
         num_rows = self._forms[name].shape[0]
+        if self.resting is not None and name in self.resting:
+            yield from self._passing(self.resting, name, chunk)
+            return
         for first in range(0, num_rows, chunk):
             stop = min(num_rows, first + chunk)
             held = self._held.get(name)
@@ -97,18 +131,45 @@ class Weights:
         if name in self._held:
             return self._held[name][tokens].float()
         wanted, back = torch.unique(tokens, return_inverse=True)
+        if self.resting is not None and name in self.resting:
+            return self.resting.looked_up(name, wanted.tolist())[back]
         rows = [self._floats(name, int(row), int(row) + 1, exact=True) for row in wanted]
         return torch.cat(rows).float()[back]
 
-    def _begin(self, weights: Iterable[str]) -> Future[Memory]:
+    def _passing(self, resting: Resting, name: str, chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Rows that rest on disk; the next ones come meanwhile, and those that were changed go back."""
+        num_rows, dtype = self._forms[name].shape[0], DTYPES[self._computed_in]
+        resting.settle()
+
+        def begin(first: int) -> Future[Loan]:
+            return self._reader.submit(resting.lend, [name], first, min(num_rows, first + chunk))
+
+        coming = begin(0)
+        for first in range(0, num_rows, chunk):
+            loan = coming.result()
+            resting.hand(loan)
+            if first + chunk < num_rows:
+                coming = begin(first + chunk)
+            yield first, loan.tensors[name].to(dtype)
+            resting.back(loan)
+
+    def _begin(self, weights: Iterable[str]) -> Future[tuple[Memory, Loan | None]]:
         return self._reader.submit(self._expanded, tuple(weights))
 
-    def _expanded(self, weights: tuple[str, ...]) -> Memory:
+    def _expanded(self, weights: tuple[str, ...]) -> tuple[Memory, Loan | None]:
+        away = [] if self.resting is None else [name for name in weights if name in self.resting]
+        loan = self.resting.lend(away) if self.resting is not None and away else None
         found = {}
         for name in weights:
-            plain = is_plain(self._forms[name], self._computed_in)
-            found[name if plain else name + FLOATS] = self.tensor(name)
-        return found
+            plain = is_plain(self._forms[name], self._how)
+            lent = None if loan is None else loan.tensors.get(name)
+            value = self.tensor(name) if lent is None else lent.to(DTYPES[self._computed_in])
+            found[name if plain else name + FLOATS] = value
+        return found, loan
+
+    def _as_read(self, name: str, first: int, stop: int) -> torch.Tensor:
+        """Rows of what learns, before anything was learned."""
+        return self._floats(name, first, stop, exact=True)
 
     def _hold(self, weight: WeightForm) -> None:
         if not weight.is_matrix:

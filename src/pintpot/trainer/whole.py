@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from pintpot.packer.export.beside import write_beside
 from pintpot.packer.export.config import hf_config
 from pintpot.packer.pack import tokenizer_of
 from pintpot.trainer.adapters import in_halves
-from pintpot.trainer.tensors import write_tensors
+from pintpot.trainer.tensors import Entry, write_entries
 
 VALUES = "model.safetensors"
 
@@ -23,23 +24,26 @@ def check_whole(model: Model) -> None:
     hf_config(model.part("language").config, "float32")
 
 
-def save_whole(folder: Path, model: Model, value: Callable[[str], torch.Tensor]) -> None:
+def save_whole(folder: Path, model: Model, parts: Callable[[str], Iterator[torch.Tensor]]) -> None:
     """Weights in float32, config.json and the tokenizer. What the model's own files say by sharing stays shared.
 
-    A weight is asked for its `value` when its turn has come to be written, and once.
+    A weight is asked for its `parts`, rows in their order, when its turn has come to be written, and once.
     """
     part = model.part("language")
     config, family = part.config, str(part.config["model_type"])
     plus = plus_of(family)
     shapes = {one.name: one.shape for one in part.weights()}
-    factors = value("rope_freqs").tolist() if "rope_freqs" in shapes else ()
+    factors = next(parts("rope_freqs")).tolist() if "rope_freqs" in shapes else ()
     # config.json tells the factors of rotary angles.
     names = {hf_name(name, family): name for name in shapes if name != "rope_freqs"}
 
-    def made(theirs: str, _: torch.Tensor) -> torch.Tensor:
-        own = in_halves(names[theirs].removesuffix("_bias"), value(names[theirs]), config)
-        return own - plus(names[theirs]) if plus(names[theirs]) else own
+    def made(name: str) -> Iterator[torch.Tensor]:
+        # Heads of a block's weights may change places; what is in no block is larger, and stays as it is.
+        found = parts(name) if "." not in name else iter([torch.cat(list(parts(name)))])
+        for one in found:
+            own = in_halves(name.removesuffix("_bias"), one, config) if "." in name else one
+            yield own - plus(name) if plus(name) else own
 
-    tensors = {theirs: torch.empty(shapes[ours], device="meta") for theirs, ours in names.items()}
-    write_tensors(folder / VALUES, tensors, {"format": "pt"}, made)
+    entries = [Entry(theirs, tuple(shapes[ours]), partial(made, ours)) for theirs, ours in names.items()]
+    write_entries(folder / VALUES, entries, {"format": "pt"})
     write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))

@@ -49,13 +49,12 @@ def cross_entropy(states: torch.Tensor, targets: torch.Tensor, head: Rows, backw
     return Loss(log_z - own, grads, log_z)
 
 
-def head_grads(
-    states: torch.Tensor, targets: torch.Tensor, head: Rows, log_z: torch.Tensor, scale: float
-) -> Iterable[tuple[int, torch.Tensor]]:
-    """(first row, gradients [n, D] of `scale` times the sum of the losses by these rows of the head), in order."""
-    for first, rows in head():
-        shares = (states.to(rows.dtype) @ rows.T).float()
-        shares.sub_(log_z[:, None]).exp_()
-        here = ((targets >= first) & (targets < first + len(rows))).nonzero().flatten()
-        shares[here, targets[here] - first] -= 1
-        yield first, (shares.T.to(rows.dtype) @ states.to(rows.dtype)).float().mul_(scale)
+def head_grad(
+    states: torch.Tensor, targets: torch.Tensor, first: int, rows: torch.Tensor, log_z: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Gradients [n, D] of `scale` times the sum of the losses by the head's rows [n, D] from `first` on."""
+    shares = (states.to(rows.dtype) @ rows.T).float()
+    shares.sub_(log_z[:, None]).exp_()
+    here = ((targets >= first) & (targets < first + len(rows))).nonzero().flatten()
+    shares[here, targets[here] - first] -= 1
+    return (shares.T.to(rows.dtype) @ states.to(rows.dtype)).float().mul_(scale)

@@ -1,7 +1,7 @@
 """The losses of all words that are learned, and the gradients of the states that the head met.
 
 Reads the head's weight [V, D], whose rows pass by some at a time (`chunk`), so that no logits of all words exist. Where
-the weight itself learns (`trained`) they pass twice. Without `backward` it is only asked.
+the weight itself learns, the states that met it are kept for `head_grad`. Without `backward` it is only asked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def depends(op: Op, program: Program, extent: Extent) -> int:
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     rows, columns = program.shape(str(op.read("weight")))
     one = float(extent.tokens) * rows * columns
-    adds = one * ((4.0 if op.get("trained", False) else 2.0) if op.get("backward", True) else 1.0)
+    adds = one * (2.0 if op.get("backward", True) else 1.0)
     chunk = int(op.get("chunk"))
     moved, chunks = OVER_LOGITS * extent.tokens * rows, -(-rows // chunk)
     work = (

@@ -1,4 +1,7 @@
-"""One step of AdamW on what learns, in place, from its gradient and its two moments: float32, or codes and scales."""
+"""One step of AdamW on what learns, in place, from its gradient and its two moments: float32, or codes and scales.
+
+The gradient may be that of some rows at a time; moments that rest on disk are in no buffer (`states` is their format).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
 PASSES, CALLS = 8.0, 12.0
-CODED_PASSES = 20.0
+CODED, CODED_PASSES = "dynamic8", 20.0
 """Where moments are decoded and encoded again: measured beside sums of as many values, 13 ns to 0.85 ns a value."""
 
 CODED_RAM_BYTES = 36.0
@@ -17,8 +20,10 @@ CODED_RAM_BYTES = 36.0
 
 
 def check(op: Op, program: Program) -> None:
-    shapes = {program.shape(name) for role, name in op.reads if role in ("weight", "grad", "m", "v")}
-    need(len(shapes) == 1, f"update: gradient and moments of other shapes than the weight: {shapes}", UsageError)
+    shapes = {program.shape(name) for role, name in op.reads if role in ("weight", "m", "v")}
+    need(len(shapes) == 1, f"update: moments of other shapes than the weight: {shapes}", UsageError)
+    grad, shape = program.shape(str(op.read("grad"))), next(iter(shapes))
+    need(grad[1:] == shape[1:] and grad[0] <= shape[0], f"update: a gradient {grad} of a weight {shape}", UsageError)
 
 
 def depends(op: Op, program: Program, extent: Extent) -> None:
@@ -26,8 +31,8 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
-    values = float(prod(program.shape(str(op.read("weight")))))
-    coded = op.read("m.scales") is not None
+    shape = program.shape(str(op.read("weight")))
+    values, coded = float(prod(shape)), op.get("states") == CODED and len(shape) > 1
     passes, ram_bytes = (CODED_PASSES, CODED_RAM_BYTES) if coded else (PASSES, 28.0)
     work = (Work("aten/values", passes * values, round(values)), Work("aten", CALLS))
     return Demand(work, ram_bytes=ram_bytes * values)

@@ -1,6 +1,7 @@
 """While a model learns, blocks that do not fit rest on disk and come when they are computed, forward and then backward.
 
-A step reads each of them twice however many sequences it has, a block ahead of the computation.
+A step reads each of them twice however many sequences it has, a block ahead of the computation; what learns is updated
+as its gradients arrive, and written behind.
 """
 
 from __future__ import annotations
@@ -16,36 +17,39 @@ from pintpot.errors import NotApplicable, need
 from pintpot.machine.spec import Machine
 from pintpot.model.spec import Model
 
+VOCABULARY = "vocabulary"
+
 
 @dataclass(frozen=True)
 class Offloaded(Step):
-    """The first `resident` blocks lie in RAM as they are multiplied with; the vocabulary counts as the first of them.
+    """So many blocks lie in RAM as they are multiplied with, `resident`; the others rest on disk.
 
-    The others stay as the model's own files hold them. What was packed for learning is in no file, and stays in RAM.
+    What does not learn stays there as the model's own files hold it, and what learns, unless `learning` stays in RAM,
+    with its moments in a file of the run. The vocabulary is the first to be in RAM, or the last one where it learns on
+    disk, for it is the largest of all. What was packed for learning is in no file, and stays in RAM.
     """
 
     paper: ClassVar[str] = "ZeRO-Infinity, Rajbhandari et al. 2021, arXiv:2104.07857"
     facet: ClassVar[Facet] = Facet.PLACE
     resident: int = 0
+    learning: bool = False
 
     def check(self, model: Model, form: Form) -> None:
         need(form.training is not None, "nothing of this model is to learn", NotApplicable)
         stays = self.resident >= num_blocks(form)
-        need(stays or not _all_change(form), "what learns stays in RAM, and here that is every weight", NotApplicable)
+        free = not self.learning or not _all_change(form)
+        need(stays or free, "what learns stays in RAM, and here that is every weight", NotApplicable)
 
     def promise(self, form: Form) -> Form:
-        numbers: dict[str, int] = {}
-        for weight in form.weights:
-            if weight.is_matrix and not weight.packed:
-                numbers.setdefault(_unit(weight), len(numbers))
-        changed = [self._placed(weight, numbers.get(_unit(weight), 0) < self.resident, form) for weight in form.weights]
+        stay = set(_units(form, self.learning)[: self.resident])
+        changed = [self._placed(weight, _unit(weight) in stay, form) for weight in form.weights]
         return replace(form, weights=Weights(changed))
 
     def _placed(self, weight: WeightForm, stays: bool, form: Form) -> WeightForm:
         if not weight.is_matrix or weight.packed:
             return weight
         if form.training is not None and form.training.changes(weight):
-            return replace(weight, format="f32")
+            return replace(weight, format="f32", ram_rows=weight.ram_rows if stays or self.learning else 0)
         computed_in = "f32" if form.training is None else form.training.computed_in
         return replace(weight, format=computed_in) if stays else replace(weight, format=weight.source, ram_rows=0)
 
@@ -56,7 +60,17 @@ class Offloaded(Step):
 
 def num_blocks(form: Form) -> int:
     """Blocks that `resident` may count: those that are not packed."""
-    return len({_unit(weight) for weight in form.weights if weight.is_matrix and not weight.packed})
+    return len(_units(form, learning=True))
+
+
+def _units(form: Form, learning: bool) -> list[str]:
+    """Blocks in the order in which they come to be in RAM."""
+    matrices = [weight for weight in form.weights if weight.is_matrix and not weight.packed]
+    names = list(dict.fromkeys(_unit(weight) for weight in matrices))
+    how = form.training
+    if not learning and how is not None and any(how.changes(one) for one in matrices if _unit(one) == VOCABULARY):
+        names.sort(key=lambda name: name == VOCABULARY)
+    return names
 
 
 def _all_change(form: Form) -> bool:
@@ -64,4 +78,4 @@ def _all_change(form: Form) -> bool:
 
 
 def _unit(weight: WeightForm) -> str:
-    return block_of(weight.name) if "." in weight.name else "vocabulary"
+    return block_of(weight.name) if "." in weight.name else VOCABULARY

@@ -1,0 +1,30 @@
+"""The head of a network that learns, whose rows pass by some at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pintpot.program.spec import Op, Work
+
+
+@dataclass(frozen=True)
+class Head:
+    """What gradients of the head's rows are made of: `states` [T, D] that met them, the words `targets` [T] that were
+    asked, `log_z` [T] of each; and the gradient of its norm."""
+
+    states: torch.Tensor
+    targets: torch.Tensor
+    log_z: torch.Tensor
+    norm: torch.Tensor
+
+
+def head_of(work: Work) -> Op:
+    """The op of the loss."""
+    return next(op for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
+
+
+def tile_rows(work: Work) -> int:
+    """Rows of a vocabulary that are computed with at a time."""
+    return int(head_of(work).get("chunk"))
