@@ -20,7 +20,7 @@ constexpr int64_t kChunkGroups = 54;  // of all strips, expanded at a time: thei
 #if defined(__AMX_INT8__)
 constexpr int expanded_at_once(int) { return 2; }
 template <class F>
-constexpr int64_t kManyTokens = kPanelTokens;
+constexpr int64_t kManyTokens = F::kAffine ? 2 * kPanelTokens : kPanelTokens;  // one panel pays no expansion with minima
 #else
 constexpr int expanded_at_once(int dots) { return strips_at_once(dots); }
 template <class F>
