@@ -276,6 +276,7 @@ def receipt(tuned: Tuned) -> dict[str, Any]:
             "memory_bytes": [cost.memory_low, cost.memory_high],
             "step_s": [cost.step_s.low, cost.step_s.high],
             "total_s": [cost.total_s.low, cost.total_s.high],
+            "step_disk_bytes": list(cost.step_disk_bytes),
         },
         "measured": {
             "peak_bytes": tuned.peak_bytes, "step_s": tuned.step_s, "seconds": tuned.seconds,
