@@ -24,7 +24,9 @@ from pintpot.program.ops import kinds
 from pintpot.program.ops.linear import PLANES, PROLOGUES
 
 SEEDS = range(56)
-LEARNING = frozenset({"forward", "backward", "expand", "cross_entropy", "update", "store", "perturb"})
+LEARNING = frozenset(
+    {"forward", "backward", "expand", "cross_entropy", "update", "store", "perturb", "prune", "head_grad"}
+)
 ELSEWHERE = frozenset({"fetch", "aten", "measured", "experts", "route", "give"}) | LEARNING
 """Ops that no random program has: test_adapted_calls.py, test_measured_blocks.py, test_experts.py,
 test_vlm_language.py and, of what PyTorch computes while a model learns, test_trainer_network.py are theirs."""
