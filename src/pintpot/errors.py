@@ -14,6 +14,7 @@ PintpotError
 │       └── NewerPack                of a format that only a newer version reads
 ├── PromiseBroken           exit 1   measured against promised, and it did not hold
 ├── Diverged                exit 1   learning came to values that are no numbers
+├── EndedElsewhere          exit 1   another of the processes that learn together ended, and says why
 ├── Busy                             more is asked than can wait; the same may do later
 ├── NotApplicable                    a technique's reason for not applying (planning catches it)
 └── Interrupted             exit 130 the person pressed Ctrl-C
@@ -92,6 +93,12 @@ class PromiseBroken(PintpotError):
 
 class Diverged(PintpotError):
     """Learning came to values that are no numbers, or to infinite ones."""
+
+    exit_code = 1
+
+
+class EndedElsewhere(PintpotError):
+    """Another of several processes ended; it is the one that says why."""
 
     exit_code = 1
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 import pintpot
-from pintpot.errors import Interrupted, PintpotError
+from pintpot.errors import EndedElsewhere, Interrupted, PintpotError
 
 _HOMES = {
     "describe": "describe", "probe": "probe", "calibrate": "calibrate", "plan": "plan", "pack": "pack", "run": "run",
@@ -100,7 +100,9 @@ def main() -> NoReturn:
 
 
 def _tell(error: PintpotError) -> None:
-    """The error in one line; with -vv also where it came from."""
+    """The error in one line; with -vv also where it came from. Another process says its own."""
+    if isinstance(error, EndedElsewhere) and not _debugging():
+        return
     if _debugging():
         import traceback
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pintpot.errors import DoesNotFit, PintpotError
+from pintpot.errors import DoesNotFit, EndedElsewhere, PintpotError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ class Terminal:
 
     def failed(self, error: PintpotError) -> None:
         """The document of a command that found no answer; the words for people go to stderr as always."""
-        if not self.as_json or self.has_told:
+        if not self.as_json or self.has_told or isinstance(error, EndedElsewhere):
             return
         told: dict[str, Any] = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
         if isinstance(error, DoesNotFit):

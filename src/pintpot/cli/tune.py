@@ -125,6 +125,7 @@ LEARNING = (
     epilog=example(
         "pintpot tune model.gguf examples.jsonl --memory 800MB -o learned",
         'peft: PeftModel.from_pretrained(model, "learned")',
+        "torchrun --nproc-per-node 2 -m pintpot tune model.gguf examples.jsonl -o learned",
     ),
 )
 @MODEL
@@ -142,17 +143,25 @@ def tune_command(
     The plan comes first: memory by what holds it, time, and why the other ways lost. A start that was ended goes on
     where its last checkpoint is, with the same losses, when the same command is given again. What comes of it has a
     report, tuning.html: the curve of losses, and promised beside measured.
+
+    Under `torchrun`, processes share out the sequences of a step and the rows of the blocks' weights (DTensors of
+    torch.distributed); each has the whole budget for itself, and what learns stays in RAM. The vocabulary and what is
+    read from disk are not shared out; parts of a model, several adapters beside a weight, and `--method zeroth` are
+    refused there.
     """
     import pintpot
     from pintpot.proof.learning_report import write_learning_report
+    from pintpot.trainer.ranks import joined
     from pintpot.trainer.tune import Settings, receipt
 
     settings = Settings(**{field.name: asked.pop(field.name) for field in fields(Settings) if field.name in asked})
-    with terminal.progress() as progress:
+    with joined() as ranks, terminal.progress() as progress:
         tuned = pintpot.tune(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),
-            happened=lambda event: _happened(terminal, progress, event, asked), **asked,
+            happened=lambda event: _happened(terminal, progress, event, asked), ranks=ranks, **asked,
         )  # fmt: skip
+    if ranks.number:
+        return
     report = write_learning_report(tuned)
     if terminal.as_json:
         terminal.data({**receipt(tuned), "report": report})

@@ -31,6 +31,7 @@ class TrainingForm:
     without one. Where `distance` is not 0 there are no gradients: losses so far from the weights take their place.
     `only` names the weights that learn, or beside which something does; without it these are all.
     `routing` says, where several adapters stand beside a weight, which of them count.
+    `ranks` processes learn together, and each holds its part of every matrix of a block that is in RAM.
     """
 
     rank: int = 0
@@ -41,6 +42,7 @@ class TrainingForm:
     fused: bool = False
     states: str = ""
     distance: float = 0.0
+    ranks: int = 1
     only: tuple[str, ...] = ()
     routing: Routing | None = None
 
@@ -55,6 +57,15 @@ class TrainingForm:
     def scale(self) -> float:
         """How large what an adapter gives is added."""
         return self.alpha / self.rank if self.rank else 0.0
+
+    def divides(self, weight: WeightForm) -> bool:
+        """Whether processes that learn together share out the rows of this weight: of a matrix of a block."""
+        return self.ranks > 1 and weight.is_matrix and weight.ram_rows > 0 and "." in weight.name
+
+    def own_shape(self, weight: WeightForm, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What one process holds at most of something of this shape that learns of a weight, or beside it."""
+        whole = self.rank > 0 or not self.divides(weight)
+        return shape if whole else (-(-shape[0] // self.ranks), *shape[1:])
 
     def adapts(self, weight: WeightForm) -> bool:
         """Whether an adapter stands beside this weight."""
@@ -115,8 +126,16 @@ def stored_bytes(weight: WeightForm) -> int:
     return weight.shape[0] * encoding(weight.format).row_bytes(weight.shape[1])
 
 
+def held_bytes(weight: WeightForm, how: TrainingForm | None) -> int:
+    """Bytes of a weight that one process holds of it at most."""
+    if how is None or not how.divides(weight):
+        return stored_bytes(weight)
+    rows = weight.num_strips if weight.packed else weight.shape[0]
+    return stored_bytes(weight) // rows * -(-rows // how.ranks)
+
+
 def is_plain(weight: WeightForm, how: TrainingForm | None) -> bool:
     """Whether a weight lies in memory just as it is multiplied with."""
     computed_in, lent = ("f32", False) if how is None else (how.computed_in, how.changes(weight))
-    same = weight.format == computed_in and not weight.packed
+    same = weight.format == computed_in and not weight.packed and not (how is not None and how.divides(weight))
     return not weight.is_matrix or (same and (weight.ram_rows > 0 or lent))

@@ -9,6 +9,7 @@ forward, belongs to `backward`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 
 from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form
@@ -21,7 +22,7 @@ from pintpot.model.spec import Part
 from pintpot.nets._decoder_blocks import Pass, decoder_blocks
 from pintpot.nets._mixing import mixed
 from pintpot.program.blocks import BlockOps
-from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
+from pintpot.program.spec import Buffer, Extent, Lane, Op, Program, Stage, Work
 
 LOSS_BYTES = 8 << 20
 """Logits of a chunk of the vocabulary, and as much again that is made of them."""
@@ -134,7 +135,7 @@ class _Making:
         if self.how.distance:
             return
         if not rests_on_disk(weight, self.how):
-            for moment, (own, form) in self.how.moments_of(name, shape).items():
+            for moment, (own, form) in self.how.moments_of(name, self.how.own_shape(weight, shape)).items():
                 self._put(moment, own, form, OPTIMIZER, "session")
         # Of a vocabulary gradients exist for some rows at a time.
         tile = (min(shape[0], self._chunk()), *shape[1:]) if name == weight.name and "." not in name else shape
@@ -155,9 +156,8 @@ class _Making:
     def _arriving(self, block: BlockOps, moments: bool) -> Iterator[Op]:
         """What of a block's weights is read and expanded before it is computed."""
         forms = [self.weights.by_name[name] for name in block.weights]
-        away = sum(self._away(weight, moments) for weight in forms)
-        if away:
-            yield Op("fetch", (), (), (("bytes", away),), lane="read")
+        yield from _moved("fetch", sum(self._away(weight, moments) for weight in forms), "read")
+        yield from _moved("exchange", sum(stored_bytes(weight) for weight in forms if self.how.divides(weight)))
         for weight in forms:
             if self._floats(weight.name) != weight.name:
                 self._put(f"{weight.name}.floats", weight.shape, self.how.computed_in, "buffers", "step")
@@ -243,8 +243,7 @@ class _Making:
 
     def _loss(self) -> Iterator[Op]:
         weight, chunk = self.weights.by_name[str(self.head.read("weight"))], self._chunk()
-        if self._away(weight, False):
-            yield Op("fetch", (), (), (("bytes", self._away(weight, False)),), lane="read")
+        yield from _moved("fetch", self._away(weight, False), "read")
         logits = self._put("logits", ("tokens", chunk), "f32", "buffers", "step")
         again = self._put("logits.made", ("tokens", chunk), "f32", "buffers", "step")
         states = self._put("head.states", ("tokens", 3 * self.hidden), "f32", "buffers", "step")
@@ -264,8 +263,11 @@ class _Making:
     def _updates(self, names: Iterable[str]) -> Iterator[Op]:
         for name in names:
             weight = self.weights.by_name[name]
-            for own, shape in self.how.trained(weight).items():
-                found = {} if rests_on_disk(weight, self.how) else self.how.moments_of(own, shape)
+            trained, away = self.how.trained(weight), rests_on_disk(weight, self.how)
+            if self.how.ranks > 1:
+                yield from _moved("exchange", 4 * sum(prod(shape) for shape in trained.values()))
+            for own, shape in trained.items():
+                found = {} if away else self.how.moments_of(own, self.how.own_shape(weight, shape))
                 moments = tuple((moment.removeprefix(own).lstrip("."), moment) for moment in found)
                 reads = (("weight", own), ("grad", own + GRADS), *moments)
                 yield Op("update", reads, (("out", own),), (("states", self.how.states),))
@@ -273,8 +275,7 @@ class _Making:
     def _leaving(self, names: Iterable[str]) -> Iterator[Op]:
         forms = [self.weights.by_name[name] for name in names]
         away = sum(self._away(weight, True) for weight in forms if rests_on_disk(weight, self.how))
-        if away:
-            yield Op("store", (), (), (("bytes", away),), lane="write")
+        yield from _moved("store", away, "write")
 
     def _outside(self) -> Iterator[Op]:
         """Weights of no block learn last: the vocabulary's, some rows at a time, and the last norm."""
@@ -282,8 +283,7 @@ class _Making:
         for weight in self.weights:
             if weight.name in inside or not self.how.changes(weight):
                 continue
-            if self._away(weight, True):
-                yield Op("fetch", (), (), (("bytes", self._away(weight, True)),), lane="read")
+            yield from _moved("fetch", self._away(weight, True), "read")
             if weight.name == self.head.read("weight"):
                 made = self._put("shares", ("tokens", self._chunk()), "f32", "buffers", "step")
                 reads = (("x", MET), ("weight", weight.name))
@@ -291,3 +291,9 @@ class _Making:
                 yield Op("head_grad", reads, writes, (("computed_in", self.how.computed_in),))
             yield from self._updates([weight.name])
             yield from self._leaving([weight.name])
+
+
+def _moved(kind: str, num_bytes: int, lane: Lane = "compute") -> Iterator[Op]:
+    """What comes or goes in one pass, where there is something."""
+    if num_bytes:
+        yield Op(kind, (), (), (("bytes", num_bytes),), lane=lane)

@@ -6,10 +6,11 @@ What `prove` measured on this machine for this model (`Question.measured_bytes`)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
 from pintpot.budget import Workload
 from pintpot.contract.form import Form, RingForm
-from pintpot.contract.training import stored_bytes
+from pintpot.contract.training import TrainingForm, held_bytes
 from pintpot.formats import num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
@@ -17,6 +18,7 @@ from pintpot.planner.names import (
     ACTIVATIONS,
     ADAPTERS,
     AHEAD,
+    BETWEEN,
     BUFFERS,
     CACHE,
     EXAMPLES,
@@ -57,6 +59,9 @@ SEQUENCE_BYTES = 4096
 LEARNING_BYTES, LEARNING_SHARE = 100_000_000, 1.5
 """While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and so
 many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
+
+BETWEEN_BYTES, COPIES_BETWEEN = 60_000_000, 3
+"""Processes that learn together: torch.distributed and what it imports; a matrix on its way, in pieces and whole."""
 
 
 def constant_holders(question: Question) -> tuple[Holder, ...]:
@@ -102,11 +107,13 @@ def learning_holders(
     `ahead` are the bytes of weights that pass by, and of moments that do.
     """
     ahead_bytes, moments_bytes = ahead
-    resident = sum(stored_bytes(weight) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
+    how = form.training
+    resident = sum(held_bytes(weight, how) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
     buffers = sizes["buffers"]
     return (
         *_libraries(question),
         _exactly(EXAMPLES, data_bytes),
+        *((_between(form, how),) if how is not None and how.ranks > 1 else ()),
         _exactly(WEIGHTS, resident),
         *((_exactly(AHEAD, ahead_bytes),) if ahead_bytes else ()),
         _exactly(ADAPTERS, sizes.get("adapters", 0)),
@@ -117,6 +124,12 @@ def learning_holders(
         _exactly(TABLES, sizes.get("tables", 0)),
         Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(LEARNING_SHARE * buffers)),
     )
+
+
+def _between(form: Form, how: TrainingForm) -> Holder:
+    """What processes that learn together need for it: the largest matrix on its way, too."""
+    passing = COPIES_BETWEEN * max((4 * prod(one.shape) for one in form.weights if how.divides(one)), default=0)
+    return Holder(BETWEEN, BETWEEN_BYTES // 2, BETWEEN_BYTES + passing)
 
 
 def all_holders(

@@ -23,8 +23,9 @@ def disk_bytes(form: Form, holders: Sequence[Holder]) -> int:
     changed, how = float_bytes(form, changed=True), form.training
     if not changed or how is None:
         return round(CHECKPOINT_ROOM * sum(one.high for one in holders if one.name in (ADAPTERS, OPTIMIZER)))
-    moments = sum(how.moment_bytes(weight.shape) for weight in form.weights if how.changes(weight))
-    return round(VERSIONS * STATE_SHARE * (changed + moments)) + changed + float_bytes(form, changed=False)
+    held = [how.own_shape(weight, weight.shape) for weight in form.weights if how.changes(weight)]
+    kept = how.ranks * sum(4 * prod(shape) + how.moment_bytes(shape) for shape in held)
+    return round(VERSIONS * STATE_SHARE * kept) + changed + float_bytes(form, changed=False)
 
 
 def float_bytes(form: Form, changed: bool) -> int:
@@ -39,7 +40,7 @@ def ahead_bytes(form: Form) -> int:
     how = form.training
     blocks: dict[str, int] = {}
     for weight in form.weights:
-        if how is None or is_plain(weight, how) or "." not in weight.name:
+        if how is None or is_plain(weight, how) or how.divides(weight) or "." not in weight.name:
             continue
         name = weight.name.rpartition(".")[0]
         floats = weight.shape[0] * encoding(how.computed_in).row_bytes(weight.shape[1])

@@ -31,6 +31,7 @@ from pintpot.program.spec import Stage, Work
 from pintpot.techniques import classes
 from pintpot.techniques.adapt.every_weight import EveryWeight
 from pintpot.techniques.adapt.low_rank import LowRank
+from pintpot.techniques.parallel.fully_sharded import FullySharded
 from pintpot.techniques.place.offloaded import Offloaded, num_blocks
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.normal_float import NormalFloat
@@ -61,7 +62,7 @@ class Asked:
     """What was asked beside the budget: the method, the adapters' knobs, and the arithmetic (auto: whichever is best).
 
     `data_bytes` are what the examples hold. `learn` says which part learns as `SparseBackward` does, "auto" for as many
-    of the last blocks as fit; `also` are techniques beside that.
+    of the last blocks as fit; `also` are techniques beside that, `processes` how many learn together.
     """
 
     method: str = "auto"
@@ -70,6 +71,7 @@ class Asked:
     data_bytes: int = 0
     learn: str = ""
     also: tuple[Step, ...] = ()
+    processes: int = 1
 
     def __post_init__(self) -> None:
         ways = ("auto", *METHODS, ZEROTH)
@@ -154,6 +156,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
         arithmetic.append((BrainFloat(),))
     parts = [SparseBackward(learn=asked.learn)] if asked.learn not in ("", AUTO) else []
     parts += [step for step in offered if isinstance(step, SparseBackward)] if asked.learn == AUTO else []
+    beside = (*asked.also, *((FullySharded(ranks=asked.processes),) if asked.processes > 1 else ()))
     chosen: list[tuple[SparseBackward, ...]] = [(part,) for part in parts]
     ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
     for method, part in ways:
@@ -161,7 +164,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
         way = (method, *(one.learn for one in part))
         for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
             try:
-                yield from _placed(question, asked, way, (*first, passes, *kind, *optimizer, *asked.also), source)
+                yield from _placed(question, asked, way, (*first, passes, *kind, *optimizer, *beside), source)
             except NotApplicable as error:
                 if asked.method != "auto":
                     raise UsageError(f"{method}: {error}") from error
@@ -189,17 +192,18 @@ def _placed(
     for step in steps:
         step.check(question.model, form)
         form = step.promise(form)
-    most = num_blocks(form)
+    most, how = num_blocks(form), form.training
+    # What is watched while it learns stays in RAM, and so does what is shared out, or what no gradient tells how to
+    # change.
+    stays = bool(asked.also) or (how is not None and (how.ranks > 1 or how.distance > 0))
 
     def at(resident: int) -> Candidate:
-        place = Offloaded(resident=resident, learning=bool(asked.also))
+        place = Offloaded(resident=resident, learning=stays)
         place.check(question.model, form)
         return _priced(question, asked, way, (*steps, place), place.promise(form))
 
     memory, whole = question.budget.memory_bytes, at(most)
-    # What is watched while it learns stays in RAM, and so does what no gradient tells how to change.
-    watched = bool(asked.also) or (form.training is not None and form.training.distance > 0)
-    if watched and float_bytes(form, changed=False) == 0:
+    if stays and float_bytes(form, changed=False) == 0:
         yield whole
         return
     best = least = at(0)

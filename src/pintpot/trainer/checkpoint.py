@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.meter.disk import ask_room
 from pintpot.trainer.learned import Learned
+from pintpot.trainer.ranks import ALONE, Ranks
 from pintpot.trainer.tensors import read_tensors, write_tensors
 
 VERSION = 1
@@ -34,11 +37,15 @@ class Progressed:
 
 
 class Checkpoints:
-    """The checkpoint of one run in its folder. `question` is all that has to be the same for a start to go on."""
+    """The checkpoint of one run in its folder. `question` is all that has to be the same for a start to go on.
 
-    def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
+    Each of `ranks` writes what it holds, and the first one the record, when all have.
+    """
+
+    def __init__(self, folder: Path, question: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
         self._folder = folder / FOLDER
         self._question = dict(question)
+        self._ranks = ranks
 
     @property
     def rests(self) -> Path:
@@ -66,7 +73,7 @@ class Checkpoints:
         state = self._state()
         if state is None:
             return Progressed()
-        path = self._folder / str(state["file"])
+        path = self._folder / self._name(int(state["step"]))
         try:
             read_tensors(path, learned.tensors())
             if learned.resting is not None:
@@ -84,22 +91,28 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors, resting = learned.tensors(), learned.resting
         ask_room(self._folder, sum(one.nbytes for one in tensors.values()))
-        name = f"step-{done.step}.safetensors"
         try:
-            self._write(name, lambda path: write_tensors(path, tensors))
+            self._write(self._name(done.step), lambda path: write_tensors(path, tensors))
             version = None if resting is None else resting.flushed()
+            self._ranks.total(torch.zeros(1))
+            if self._ranks.number:
+                return
             state = {
-                "pintpot_checkpoint": VERSION, "question": self._question, "plan": dict(plan), "file": name,
+                "pintpot_checkpoint": VERSION, "question": self._question, "plan": dict(plan),
                 "step": done.step, "losses": done.losses, "asked": done.asked, "version": version,
             }  # fmt: skip
             self._write(STATE, lambda path: path.write_text(json.dumps(state), encoding="utf-8"))
             if resting is not None and version is not None:
                 resting.keep(version)
             for path in self._folder.iterdir():
-                if path.name not in (name, STATE, RESTS):
+                if path.name not in (STATE, RESTS) and not path.name.startswith(f"step-{done.step}."):
                     path.unlink()
         except OSError as error:
             raise BadInput(f"the checkpoint of step {done.step} cannot be written: {error}") from error
+
+    def _name(self, step: int) -> str:
+        whose = "" if self._ranks.count == 1 else f".{self._ranks.number}-of-{self._ranks.count}"
+        return f"step-{step}{whose}.safetensors"
 
     def clear(self) -> None:
         """Remove it: what was learned rests elsewhere."""

@@ -11,13 +11,17 @@ from pintpot.program.spec import Op, Work
 
 @dataclass(frozen=True)
 class Head:
-    """What gradients of the head's rows are made of: `states` [T, D] that met them, the words `targets` [T] that were
-    asked, `log_z` [T] of each; and the gradient of its norm."""
+    """What gradients of the head's rows are made of.
+
+    `states` [T, D] that met them, the words `targets` [T] that were asked, `log_z` [T] of each; the gradient of its
+    norm; and by what `scale` the sum of all losses becomes their mean.
+    """
 
     states: torch.Tensor
     targets: torch.Tensor
     log_z: torch.Tensor
     norm: torch.Tensor
+    scale: float
 
 
 def head_of(work: Work) -> Op:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import cos, pi, sqrt
+from math import cos, pi, prod, sqrt
 
 import torch
 
@@ -125,7 +125,7 @@ class Learned:
             if pace.weight_decay and value.dim() > 1:
                 value.mul_(1 - rate * pace.weight_decay)
             flat, own = value.view(-1), self._tutor.graded(name, value, grad).reshape(-1)
-            before = first * grad[0].numel()
+            before = first * prod(grad.shape[1:])
             for part in _records(grad):
                 m, v = moments.read(shifted := slice(before + part.start, before + part.stop))
                 m.lerp_(own[part], 1 - BETAS[0])

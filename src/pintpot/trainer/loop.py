@@ -99,11 +99,15 @@ def learn(network: Network, take: Take, task: Task, done: Progressed) -> Iterato
 
 
 def _asked(network: Network, task: Task, done: Progressed) -> Asked:
-    batch, held = task.train.sequences, task.held_out
+    ranks, held = network.ranks, task.held_out
+    batch = task.train.sequences * ranks.count
+    # All processes go through as many batches, be they empty.
     parts = [
-        network.losses(held.take(np.arange(first, min(len(held), first + batch))))
+        network.losses(held.take(np.arange(first + ranks.number, min(len(held), first + batch), ranks.count)))
         for first in range(0, len(held), batch)
     ]
-    loss = float(torch.cat(parts).double().mean())
+    losses = torch.cat(parts).double()
+    total, count = ranks.total(torch.stack((losses.sum(), torch.tensor(float(len(losses)), dtype=losses.dtype))))
+    loss = float(total / count)
     done.asked.append((done.step, loss))
     return Asked(done.step, loss)

@@ -64,7 +64,7 @@ class Network:
         self._tutor, self._teacher = tutor, teacher
         forward = work.stage("forward").programs[0]
         self.work = work
-        self._weights, self._learned = weights, learned
+        self._weights, self._learned, self.ranks = weights, learned, weights.ranks
         self._how = form.training
         self.blocks = tuple(_blocks(forward, form))
         self._embed = forward.ops[0]
@@ -75,6 +75,8 @@ class Network:
         self._at_once = form.training.at_once if form.training else 1
         how = form.training
         self._changes = {weight.name for weight in form.weights if how is not None and how.changes(weight)}
+        shared = {weight.name for weight in form.weights if how is not None and how.divides(weight)}
+        self._shared = shared & self._changes
 
     def losses(self, sequences: Sequences) -> torch.Tensor:
         """The loss in nats of every word of some sequences that would be learned."""
@@ -126,6 +128,7 @@ class Network:
             self._learned.expect(learns)
             grads, after = self._pulled(grads, after, wanted), kept.pop()
             grads, own = self._back(block, memory, after, grads, (sequences, learns))
+            own = self.ranks.summed(own, self._shared)
             if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
                 raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
             update(own)
@@ -142,21 +145,21 @@ class Network:
     def _update_outside(self, update: Update, head: Head, grads: torch.Tensor, sequences: Sequences) -> None:
         """What learns in no block: rows of the head, of what is looked up (often the same), and the last norm."""
         embed, own = str(self._embed.read("weight")), str(self._head.read("weight"))
-        tokens, scale = torch.from_numpy(sequences.tokens).flatten().long(), 1 / len(head.targets)
+        tokens = torch.from_numpy(sequences.tokens).flatten().long()
         grads = grads * float(self._embed.get("scale", 1.0))
         for name in [one for one in dict.fromkeys((own, embed)) if one in self._changes]:
             self._learned.expect([name])
             for first, rows in self._weights.rows(name, self._tile_rows):
                 grad = torch.zeros(rows.shape)
                 if name == own:
-                    grad = head_grad(head.states, head.targets, first, rows, head.log_z, scale)
+                    grad = head_grad(head.states, head.targets, first, rows, head.log_z, head.scale)
                 if name == embed:
                     here = ((tokens >= first) & (tokens < first + len(rows))).nonzero().flatten()
                     grad.index_add_(0, tokens[here] - first, grads[here])
-                update({name: grad}, first=first)
+                update(self.ranks.summed({name: grad}, self._shared), first=first)
         norm = str(self._head.read("norm"))
         if norm in self._changes:
-            update({norm: head.norm})
+            update(self.ranks.summed({norm: head.norm}, self._shared))
 
     def _embedded(self, sequences: Sequences) -> torch.Tensor:
         tokens = torch.from_numpy(sequences.tokens).flatten().long()
@@ -219,14 +222,16 @@ class Network:
         x, norm = states[rows].requires_grad_(), self._norm.detach().requires_grad_()
         with torch.enable_grad():
             met = rms_norm(x, norm, self._head.get("eps"))
+        scale = 1 / float(self.ranks.total(torch.tensor(float(len(targets)))))
         with torch.no_grad():
             found = cross_entropy(met.detach(), targets, self._rows)
             if found.grads is None:
                 raise Diverged("the loss has no gradient")
-        by_states, by_norm = torch.autograd.grad(met, (x, norm), found.grads * (1 / len(targets)))
+        by_states, by_norm = torch.autograd.grad(met, (x, norm), found.grads * scale)
         whole = torch.zeros_like(states)
         whole[rows] = by_states
-        return found.losses.mean(), whole, Head(met.detach(), targets, found.log_z, by_norm)
+        head = Head(met.detach(), targets, found.log_z, by_norm, scale)
+        return self.ranks.total(found.losses.sum() * scale), whole, head
 
     @property
     def _norm(self) -> torch.Tensor:

@@ -43,6 +43,11 @@ class Sequences:
         """Words that are learned."""
         return int((self.targets != NOT_LEARNED).sum())
 
+    @property
+    def num_bytes(self) -> int:
+        """What they take in memory."""
+        return self.tokens.nbytes + self.targets.nbytes + self.starts.nbytes
+
     def take(self, rows: NDArray[np.integer]) -> Sequences:
         """Some of the sequences, in the order of `rows`."""
         tasks = None if self.tasks is None else self.tasks[rows]
@@ -119,20 +124,26 @@ def hold_out(sequences: Sequences, seed: int, share: float = HELD_OUT_SHARE) -> 
 
 @dataclass(frozen=True)
 class Order:
-    """Which of `num_sequences` each step takes: every epoch in an order of its own, drawn from the seed."""
+    """Which of `num_sequences` each step takes: every epoch in an order of its own, drawn from the seed.
+
+    Number `number` of `ranks` processes takes `batch` of them, every other one.
+    """
 
     num_sequences: int
     batch: int
     seed: int
+    number: int = 0
+    ranks: int = 1
 
     @property
     def steps_per_epoch(self) -> float:
-        return self.num_sequences / self.batch
+        return self.num_sequences / (self.batch * self.ranks)
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """The sequences of a step, counted from 0."""
-        first = step * self.batch
-        return np.array([self._at(index) for index in range(first, first + self.batch)])
+        count = self.batch * self.ranks
+        first = step * count + self.number
+        return np.array([self._at(index) for index in range(first, (step + 1) * count, self.ranks)])
 
     def _at(self, index: int) -> int:
         epoch, place = divmod(index, self.num_sequences)

@@ -28,6 +28,7 @@ from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
+from pintpot.trainer.ranks import ALONE, Ranks
 from pintpot.trainer.routed import save_routed
 from pintpot.trainer.tune import Settings, Tuned, write_receipt
 from pintpot.trainer.weights import Weights
@@ -43,8 +44,12 @@ def teach(
     settings: Settings,
     folder: Path,
     happened: Callable[[Event], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tuned:
-    """Take the steps that are left, keep where it is every `settings.checkpoint` of them, and leave the adapters."""
+    """Take the steps that are left, keep where it is every `settings.checkpoint` of them, and leave the adapters.
+
+    Of several processes the first leaves them.
+    """
     how = plan.form.training
     if how is None:
         raise UsageError("this plan is not one of learning")
@@ -59,7 +64,7 @@ def teach(
     with Store(model) as store, ExitStack() as opened:
         work = training_work_of(plan)
         rests = checkpoints.rests, tile_rows(work)
-        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests)))
+        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests, ranks)))
         learned = Learned.adapters(form, settings.seed, tutors) if how.rank else Learned.whole(form, weights, tutors)
         done = checkpoints.load(learned)
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
@@ -77,21 +82,15 @@ def teach(
                     checkpoints.save(learned, done, plan.without_reasons().to_json())
             if happened is not None:
                 happened(event)
-        folder.mkdir(parents=True, exist_ok=True)
         learned.ended()
-        if how.routing is not None:
-            save_routed(folder, model, how, learned.values, task.learns.names)
-        elif how.rank:
-            save_adapters(folder, model, how, learned.values)
-        else:
-            save_whole(folder, model, _resting(learned, weights, tutors))
-    flush(folder)
-    tokens = (done.step - began) * task.train.tokens
-    tuned = Tuned(
-        folder, plan, tuple(done.losses), tuple(done.asked), spent, peak_bytes(), tokens / max(spent, 1e-9), began
-    )
-    write_receipt(tuned)
-    checkpoints.clear()
+        _leave(folder if ranks.number == 0 else None, model, how, learned, _resting(learned, weights, tutors), task)
+    tokens = (done.step - began) * task.train.tokens * ranks.count
+    peak, rate = _most(peak_bytes(), ranks), tokens / max(spent, 1e-9)
+    tuned = Tuned(folder, plan, tuple(done.losses), tuple(done.asked), spent, peak, rate, began)
+    if ranks.number == 0:
+        write_receipt(tuned)
+        checkpoints.clear()
+    ranks.total(torch.zeros(1))  # until all is written
     return tuned
 
 
@@ -105,6 +104,27 @@ def _teacher(model: Model, store: Store, plan: Plan, opened: ExitStack) -> Netwo
     return Network(part, work, form, weights, Learned({}))
 
 
+def _leave(
+    folder: Path | None,
+    model: Model,
+    how: TrainingForm,
+    learned: Learned,
+    parts: Callable[[str], Iterator[torch.Tensor]],
+    task: Task,
+) -> None:
+    """Write what was learned. Without a folder only the parts of whole weights are given to who writes them."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    if how.rank == 0:
+        save_whole(folder, model, parts)
+    elif folder is not None and how.routing is not None:
+        save_routed(folder, model, how, learned.values, task.learns.names)
+    elif folder is not None:
+        save_adapters(folder, model, how, learned.values)
+    if folder is not None:
+        flush(folder)
+
+
 def _resting(learned: Learned, weights: Weights, tutors: Tutors) -> Callable[[str], Iterator[torch.Tensor]]:
     """One weight of the model that was learned: as rows meet it, or as it came where it did not learn."""
 
@@ -112,8 +132,15 @@ def _resting(learned: Learned, weights: Weights, tutors: Tutors) -> Callable[[st
         if name not in learned.shapes:
             yield weights.source(name)
         elif name in learned.values:
-            yield tutors.left(name, learned.values[name])
+            yield tutors.left(name, weights.gathered(name) if weights.divides(name) else learned.values[name])
         else:
             yield from learned.parts(name)
 
     return parts
+
+
+def _most(num_bytes: int, ranks: Ranks) -> int:
+    """The largest of what the processes have."""
+    own = torch.zeros(ranks.count, dtype=torch.float64)
+    own[ranks.number] = num_bytes
+    return int(ranks.total(own).max())

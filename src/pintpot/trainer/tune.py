@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pintpot.budget import Budget, Train, Workload
+from pintpot.budget import Budget, Train
 from pintpot.contract.training import TrainingForm
-from pintpot.errors import DoesNotFit, UsageError, need
+from pintpot.errors import UsageError, need
 from pintpot.planner.plan import Plan
 from pintpot.trainer.freed import give_back
-from pintpot.units import format_bytes, parse_bytes
+from pintpot.trainer.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from pintpot.contract.step import Step
@@ -100,6 +99,7 @@ def tune(
     ready: Callable[[Plan], None] | None = None,
     happened: Callable[[Event], None] | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tuned:
     """Teach a model the examples of a file; leave adapters that peft reads, or a whole model, in the folder `output`.
 
@@ -110,34 +110,41 @@ def tune(
     feed-forward network, of which a token takes some) or mhr (several, whose parts each `task` that lines name mixes in
     its own way). `learn` names the part that learns (`last:8`, `attention`, `biases`, `norms`, a role, a
     block; with commas), "auto" the last blocks, as many as fit. `ready` is told the plan before the first step,
-    `happened` of every step. The same call after a start that was ended goes on with the same losses. Raises BadInput
-    for a line that is wrong, DoesNotFit, Diverged where values are no numbers.
+    `happened` of every step. `ranks` (`trainer.ranks.joined`) share out sequences and weights, each has this budget.
+    The same call after a start that was ended goes on with the same losses. Raises BadInput for a line that is wrong,
+    DoesNotFit, Diverged where values are no numbers.
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
     from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
-    from pintpot.trainer.checkpoint import begun
+    from pintpot.trainer.question import budget_of, question_of
 
+    if ranks.number:
+        ready = happened = progress = None
     described = local(shaped(model, {}, progress)[0])
     _check_kept(described, method)
     folder, path = Path(output), Path(data)
-    # One that was ended after its receipt, before its checkpoint was gone, ends once more.
-    ended = (folder / RECEIPT).exists() and not begun(folder)
-    need(not ended, f"{folder} holds what was learned already; name another folder", UsageError)
+    _check_open(folder)
     learns, held = read_sequences(described, path, length, settings.seed, progress)
     wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
-    train = Train(length, sequences, wanted, len(held), EVALUATIONS)
-    budget = _budget(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
+    train = Train(length, ranks.share(sequences, "sequences"), wanted, ceil(len(held) / ranks.count), EVALUATIONS)
+    budget = budget_of(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
     adapters = _adapters((adapter, rank, alpha, targets), settings, len(learns.names))
-    asks = Wanted(method, arithmetic, adapters, _num_bytes(learns, held), learn, _beside(settings))
-    question = {
-        "model": described.digest, "data": _digest(path), "method": method, "arithmetic": arithmetic,
-        "adapters": asks.adapters.to_json(), "learn": learn, "memory": memory, "threads": threads,
-        **asdict(train),
-        **{key: value for key, value in asdict(settings).items() if key != "checkpoint"},
-    }  # fmt: skip
-    return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress))
+    asks = Wanted(
+        method, arithmetic, adapters, learns.num_bytes + held.num_bytes, learn, _beside(settings), ranks.count
+    )
+    ranks.check(asks.learn or asks.also, adapter)
+    question = question_of(described, path, asks, (memory, threads), train, settings, ranks)
+    return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress), ranks)
+
+
+def _check_open(folder: Path) -> None:
+    """Raises UsageError for a finished folder; one that was ended behind its receipt, checkpoint there, ends again."""
+    from pintpot.trainer.checkpoint import begun
+
+    ended = (folder / RECEIPT).exists() and not begun(folder)
+    need(not ended, f"{folder} holds what was learned already; name another folder", UsageError)
 
 
 def _check_kept(model: Model, method: str) -> None:
@@ -191,30 +198,6 @@ def read_sequences(
     return hold_out(packed, seed)
 
 
-def _budget(memory: str | int | None, threads: int | None, train: Train, chosen: Mapping[str, Any]) -> Budget:
-    from pintpot.meter.memory import attainable_bytes
-
-    room = attainable_bytes()
-    num_bytes = int(room * DEFAULT_SHARE) if memory is None else parse_bytes(memory)
-    over = (
-        f"a budget of {format_bytes(num_bytes)} is more than the {format_bytes(room)} that are free here; ask for less"
-    )
-    need(num_bytes <= room, over, DoesNotFit)
-    keys = [key for key, value in chosen.items() if value is not None]
-    keys += ["memory_bytes"] * (memory is not None) + ["threads"] * (threads is not None)
-    workload = Workload(task="train", train=train)
-    return Budget(num_bytes, workload, threads=threads, chosen=tuple(sorted(keys)))
-
-
-def _num_bytes(*parts: Sequences) -> int:
-    return sum(one.tokens.nbytes + one.targets.nbytes + one.starts.nbytes for one in parts)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _run(
     model: Model,
     folder: Path,
@@ -224,18 +207,24 @@ def _run(
     data: tuple[Sequences, Sequences],
     settings: Settings,
     told: tuple[Callable[[Plan], None] | None, Callable[[Event], None] | None, Progress | None],
+    ranks: Ranks,
 ) -> Tuned:
     from pintpot.meter.disk import ask_room
     from pintpot.trainer.checkpoint import Checkpoints, kept_bytes
     from pintpot.trainer.teaching import teach
 
-    checkpoints = Checkpoints(folder, question)
+    checkpoints = Checkpoints(folder, question, ranks)
     kept = checkpoints.plan()
-    plan = Plan.from_json(kept) if kept is not None else _plan(model, budget, asks, told[2])
+    if kept is None and ranks.number == 0:
+        plan = _plan(model, budget, asks, told[2])
+        ranks.told(json.dumps(plan.to_json()))
+    else:
+        plan = Plan.from_json(kept if kept is not None else json.loads(ranks.told("")))
     if told[0] is not None:
         told[0](plan)
     ask_room(folder, max(0, plan.cost.pack_bytes - kept_bytes(folder)))
-    return teach(model, plan, checkpoints, task_of(plan, data, settings), settings, folder, told[1])
+    task = task_of(plan, data, settings, ranks)
+    return teach(model, plan, checkpoints, task, settings, folder, told[1], ranks)
 
 
 def _plan(model: Model, budget: Budget, asks: Any, progress: Progress | None) -> Plan:
@@ -250,7 +239,7 @@ def _plan(model: Model, budget: Budget, asks: Any, progress: Progress | None) ->
     return make_training_plan(Question(model, machine, budget, shipped_priors(), torch_bytes=torch_bytes), asks)
 
 
-def task_of(plan: Plan, data: tuple[Sequences, Sequences], settings: Settings) -> Task:
+def task_of(plan: Plan, data: tuple[Sequences, Sequences], settings: Settings, ranks: Ranks) -> Task:
     """What is learned by a plan, in which order, and how fast."""
     from pintpot.trainer.learned import Pace
     from pintpot.trainer.loop import Task
@@ -264,7 +253,8 @@ def task_of(plan: Plan, data: tuple[Sequences, Sequences], settings: Settings) -
     how = plan.form.training or TrainingForm()
     rate = settings.learning_rate or (WITHOUT_GRADIENTS[how.rank > 0] if how.distance else LEARNING_RATE)
     pace = Pace(rate, settings.weight_decay, warmup, settings.schedule)
-    return Task(made, pace, data[0], data[1], Order(len(data[0]), made.sequences, settings.seed))
+    order = Order(len(data[0]), made.sequences, settings.seed, ranks.number, ranks.count)
+    return Task(made, pace, data[0], data[1], order)
 
 
 def receipt(tuned: Tuned) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.differentiable import FLOATS, Memory
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.trainer.ranks import ALONE as BY_ITSELF
+from pintpot.trainer.ranks import Ranks
 from pintpot.trainer.resting import Loan, Resting
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -37,8 +39,9 @@ Bytes = NDArray[np.uint8]
 class Weights:
     """The weights of a model in a form. `steps` are those of its plan: the one of a weight's format packs it.
 
-    Everything that the form keeps in RAM is read when this is made. Blocks meet rows as the `tutor` says. What learns
-    on disk rests in the file of `rests`, of what is in no block so many rows in memory at a time. Raises DiskTooSmall.
+    Everything that the form keeps in RAM is read when this is made; of matrices that `ranks` share out, their own rows.
+    Blocks meet rows as the `tutor` says. What learns on disk rests in the file of `rests`, of what is in no block so
+    many rows in memory at a time. Raises DiskTooSmall.
     """
 
     def __init__(
@@ -49,15 +52,17 @@ class Weights:
         steps: Sequence[Step],
         tutor: Tutor = ALONE,
         rests: tuple[Path, int] | None = None,
+        ranks: Ranks = BY_ITSELF,
     ) -> None:
-        self._how = how = form.training
-        self._tutor = tutor
+        how = form.training
+        self._tutor, self._how, self.ranks = tutor, how, ranks
         self._store, self._forms = store, form.weights.by_name
         self._sources = {w.name: w for part in model.parts for w in part.weights()}
         self._steps = tuple(steps)
         self._computed_in = "f32" if how is None else how.computed_in
         self._held: dict[str, torch.Tensor] = {}
         self._strips: dict[str, Bytes] = {}
+        self._parts: dict[str, torch.Tensor] = {}
         self._reader = ThreadPoolExecutor(1, "weights")
         self._ahead: dict[str, Future[tuple[Memory, Loan | None]]] = {}
         self._loans: dict[str, Loan] = {}
@@ -75,7 +80,7 @@ class Weights:
         if self.resting is not None:
             self.resting.close()
 
-    def block(self, name: str, weights: Iterable[str], following: tuple[str, Iterable[str]] | None) -> Memory:
+    def block(self, name: str, weights: Sequence[str], following: tuple[str, Iterable[str]] | None) -> Memory:
         """The weights of a block under the names by which its ops read them; the block `following` is begun."""
         coming = self._ahead.pop(name, None) or self._begin(weights)
         found, loan = coming.result()
@@ -84,7 +89,8 @@ class Weights:
             self._loans[name] = loan
         if following is not None:
             self._ahead[following[0]] = self._begin(following[1])
-        return found
+        # All processes gather in one order, so no other thread does.
+        return found | {one + FLOATS: self.gathered(one) for one in weights if one in self._parts}
 
     def done(self, name: str) -> None:
         """Nobody computes with the weights of a block any more; those that have changed go where they rest."""
@@ -112,7 +118,7 @@ class Weights:
 
     def held(self, name: str) -> torch.Tensor:
         """One weight as it is held: changed in place, it is another one from then on."""
-        return self._held[name]
+        return self._parts[name] if name in self._parts else self._held[name]
 
     def rows(self, name: str, chunk: int) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, rows [n, K]) of a matrix, `chunk` at a time."""
@@ -161,6 +167,8 @@ class Weights:
         loan = self.resting.lend(away) if self.resting is not None and away else None
         found = {}
         for name in weights:
+            if name in self._parts:
+                continue
             plain = is_plain(self._forms[name], self._how)
             lent = None if loan is None else loan.tensors.get(name)
             value = self.tensor(name) if lent is None else lent.to(DTYPES[self._computed_in])
@@ -174,10 +182,34 @@ class Weights:
     def _hold(self, weight: WeightForm) -> None:
         if not weight.is_matrix:
             self._held[weight.name] = torch.from_numpy(self._store.vector(weight.name))
+        elif self._how is not None and self._how.divides(weight):
+            self._parts[weight.name] = self._part(weight)
         elif weight.packed:
-            self._strips[weight.name] = self._packed(weight)
+            self._strips[weight.name] = self._packed(weight, slice(0, weight.num_strips))
         elif weight.format in DTYPES:
             self._held[weight.name] = self._floats(weight.name, 0, weight.shape[0], DTYPES[weight.format])
+
+    def _part(self, weight: WeightForm) -> torch.Tensor:
+        """What this process holds of a matrix: strips of 16 rows where it is packed, otherwise rows."""
+        if weight.packed:
+            return torch.from_numpy(self._packed(weight, self.ranks.rows(weight.num_strips)))
+        own = self.ranks.rows(weight.shape[0])
+        return self._floats(weight.name, own.start, own.stop, DTYPES[weight.format])
+
+    def divides(self, name: str) -> bool:
+        """Whether a weight is shared out among processes."""
+        return name in self._parts
+
+    def gathered(self, name: str) -> torch.Tensor:
+        """A matrix that is shared out, whole, as rows meet it; all processes ask for it."""
+        weight = self._forms[name]
+        if not weight.packed:
+            return self.ranks.whole(self._parts[name], weight.shape[0]).to(DTYPES[self._computed_in])
+        self._strips[name] = self.ranks.whole(self._parts[name], weight.num_strips).numpy()
+        try:
+            return self._floats(name, 0, weight.shape[0])
+        finally:
+            del self._strips[name]
 
     def _floats(
         self, name: str, first: int, stop: int, dtype: torch.dtype | None = None, exact: bool = False
@@ -203,14 +235,16 @@ class Weights:
         source = self._sources[weight.name]
         return decode(self._store.read(source, first, stop - first), source.dtype, columns)
 
-    def _packed(self, weight: WeightForm) -> Bytes:
-        """A weight in the strips that its plan promises."""
+    def _packed(self, weight: WeightForm, strips: slice) -> Bytes:
+        """Some of a weight's strips, as its plan promises them."""
         source, columns = self._sources[weight.name], weight.shape[1]
         step = max(STRIP_ROWS, CHUNK_VALUES // columns // STRIP_ROWS * STRIP_ROWS)
-        out: Any = np.empty((weight.num_strips, weight.strip_bytes), np.uint8)
-        for first in range(0, weight.shape[0], step):
-            count = min(step, weight.shape[0] - first)
+        out: Any = np.empty((strips.stop - strips.start, weight.strip_bytes), np.uint8)
+        stop = min(weight.shape[0], strips.stop * STRIP_ROWS)
+        for first in range(strips.start * STRIP_ROWS, stop, step):
+            count = min(step, stop - first)
             rows = SourceRows(source.dtype, self._store.read(source, first, count), columns)
             made = next(found for one in self._steps if (found := one.convert(weight, rows)) is not None)
-            out[first // STRIP_ROWS : first // STRIP_ROWS + len(made)] = made
+            at = first // STRIP_ROWS - strips.start
+            out[at : at + len(made)] = made
         return np.asarray(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ def check_whole(model: Model) -> None:
     hf_config(model.part("language").config, "float32")
 
 
-def save_whole(folder: Path, model: Model, parts: Callable[[str], Iterator[torch.Tensor]]) -> None:
+def save_whole(folder: Path | None, model: Model, parts: Callable[[str], Iterator[torch.Tensor]]) -> None:
     """Weights in float32, config.json and the tokenizer. What the model's own files say by sharing stays shared.
 
-    A weight is asked for its `parts`, rows in their order, when its turn has come to be written, and once.
+    A weight is asked for its `parts`, rows in their order, when its turn has come to be written, and once; without a
+    folder only asked for.
     """
     part = model.part("language")
     config, family = part.config, str(part.config["model_type"])
@@ -45,5 +47,6 @@ def save_whole(folder: Path, model: Model, parts: Callable[[str], Iterator[torch
             yield own - plus(name) if plus(name) else own
 
     entries = [Entry(theirs, tuple(shapes[ours]), partial(made, ours)) for theirs, ours in names.items()]
-    write_entries(folder / VALUES, entries, {"format": "pt"})
-    write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))
+    write_entries(Path(os.devnull) if folder is None else folder / VALUES, entries, {"format": "pt"})
+    if folder is not None:
+        write_beside(folder, tokenizer_of(model), hf_config(config, "float32", factors))

@@ -20,9 +20,12 @@ CODED_RAM_BYTES = 36.0
 
 
 def check(op: Op, program: Program) -> None:
-    shapes = {program.shape(name) for role, name in op.reads if role in ("weight", "m", "v")}
-    need(len(shapes) == 1, f"update: moments of other shapes than the weight: {shapes}", UsageError)
-    grad, shape = program.shape(str(op.read("grad"))), next(iter(shapes))
+    shape = program.shape(str(op.read("weight")))
+    moments = {program.shape(name) for role, name in op.reads if role in ("m", "v")}
+    # Of a weight that is shared out, only some rows are updated here.
+    fits = len(moments) < 2 and all(one[1:] == shape[1:] and one[0] <= shape[0] for one in moments)
+    need(fits, f"update: moments of other shapes than the weight {shape}: {moments}", UsageError)
+    grad = program.shape(str(op.read("grad")))
     need(grad[1:] == shape[1:] and grad[0] <= shape[0], f"update: a gradient {grad} of a weight {shape}", UsageError)
 
 
@@ -31,7 +34,7 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 
 
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
-    shape = program.shape(str(op.read("weight")))
+    shape = program.shape(str(op.read("m") or op.read("weight")))
     values, coded = float(prod(shape)), op.get("states") == CODED and len(shape) > 1
     passes, ram_bytes = (CODED_PASSES, CODED_RAM_BYTES) if coded else (PASSES, 28.0)
     work = (Work("aten/values", passes * values, round(values)), Work("aten", CALLS))

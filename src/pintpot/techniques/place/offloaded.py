@@ -35,7 +35,10 @@ class Offloaded(Step):
     learning: bool = False
 
     def check(self, model: Model, form: Form) -> None:
-        need(form.training is not None, "nothing of this model is to learn", NotApplicable)
+        how = form.training
+        need(how is not None, "nothing of this model is to learn", NotApplicable)
+        alone = self.learning or how is None or how.ranks == 1
+        need(alone, "what several processes learn together stays in RAM", NotApplicable)
         stays = self.resident >= num_blocks(form)
         free = not self.learning or not _all_change(form)
         need(stays or free, "what learns stays in RAM, and here that is every weight", NotApplicable)
