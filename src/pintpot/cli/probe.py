@@ -10,14 +10,14 @@ import click
 
 from pintpot.cli.options import common, example
 from pintpot.cli.terminal import VERBOSE, Terminal
-from pintpot.program.ops.attend import MANY
 
 if TYPE_CHECKING:
     from pintpot.machine.spec import Machine, Rate
 
+_MANY = ("attend_many", "attend_rounded", "attend_brain")
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
-    *((f"{kind}/", " multiply-adds/s") for kind in MANY),
+    *((f"{kind}/", " multiply-adds/s") for kind in _MANY),
     ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("disk_write", "B/s"), ("lookup", "B/s"),
     ("attend/", "B/s"),
     ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
@@ -104,5 +104,5 @@ def _size(rate: Rate) -> str:
 
     if not rate.size:
         return ""
-    in_rows = rate.what.startswith(("matmul/", *(f"{kind}/" for kind in MANY), "cuda/matmul/"))
+    in_rows = rate.what.startswith(("matmul/", *(f"{kind}/" for kind in _MANY), "cuda/matmul/"))
     return f"{rate.size:,} rows" if in_rows else format_bytes(rate.size)

@@ -54,14 +54,15 @@ def teach(
     if how is None:
         raise UsageError("this plan is not one of learning")
     keep_freed()
-    # Gradients are often that small, and then take processors many times as long; threads to come inherit it.
-    torch.set_flush_denormal(True)
     torch.set_num_threads(plan.threads)
     slots = Slots()
     for step in plan.steps:
         step.install(slots)
     tutors, form = Tutors(slots.tutors), plan.form
     with Store(model) as store, ExitStack() as opened:
+        # Gradients are often that small, and then take processors many times as long; threads to come inherit it.
+        torch.set_flush_denormal(True)
+        opened.callback(torch.set_flush_denormal, False)
         work = training_work_of(plan)
         rests = checkpoints.rests, tile_rows(work)
         weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests, ranks)))
