@@ -30,6 +30,7 @@ from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.ranks import ALONE, Ranks
 from pintpot.trainer.routed import save_routed
+from pintpot.trainer.small import flushed
 from pintpot.trainer.tune import Settings, Tuned, write_receipt
 from pintpot.trainer.weights import Weights
 from pintpot.trainer.whole import save_whole
@@ -60,9 +61,7 @@ def teach(
         step.install(slots)
     tutors, form = Tutors(slots.tutors), plan.form
     with Store(model) as store, ExitStack() as opened:
-        # Gradients are often that small, and then take processors many times as long; threads to come inherit it.
-        torch.set_flush_denormal(True)
-        opened.callback(torch.set_flush_denormal, False)
+        opened.enter_context(flushed())
         work = training_work_of(plan)
         rests = checkpoints.rests, tile_rows(work)
         weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests, ranks)))
