@@ -41,6 +41,8 @@ REMARKS = {
     "SparseBackward": "with --learn alone, and named where nothing else fits: time and memory by what learns in "
     "tests/test_part_learns.py",
     "TwoFour": "with --sparse 2:4 or kept alone: steps as plain PyTorch takes them, in tests/test_sparse_learning.py",
+    "DeepOptimizerStates": "where a card stands beside the processor: bits as plain steps leave them, in "
+    "tests/test_turns.py; no card was at hand to run it on",
     "SSte": "with --sparse s-ste alone: the same; no format of ours gains by two of four yet",
     "SquareHead": "with --distill alone: gradients as plain PyTorch has them, in tests/test_sparse_learning.py",
     "SlimFit": "with --freeze alone: which blocks rest, and what they save, in tests/test_part_learns.py",

@@ -17,6 +17,7 @@ from pintpot.contract.form import Form, source_form
 from pintpot.contract.step import Step
 from pintpot.contract.training import LORA_A, LORA_B, TrainingForm
 from pintpot.contract.tutor import ALONE, Tutor
+from pintpot.contract.updating import Updating
 from pintpot.contract.weights import WeightForm
 from pintpot.contract.weights import Weights as Forms
 from pintpot.model.names import hf_name
@@ -54,6 +55,7 @@ def made(
     tutor: Tutor = ALONE,
     teacher: Network | None = None,
     rests: Path | None = None,
+    updating: Updating | None = None,
 ) -> Iterator[Made]:
     """A network over a folder; adapters are drawn, so that both of their matrices matter.
 
@@ -73,7 +75,10 @@ def made(
     with Store(model) as store:
         away = None if rests is None else (rests, tile_rows(work))
         weights = Weights(model, store, form, steps, tutor, away)
-        learned = Learned.adapters(form, 0, tutor) if how.rank else Learned.whole(form, weights, tutor)
+        if how.rank:
+            learned = Learned.adapters(form, 0, tutor, updating)
+        else:
+            learned = Learned.whole(form, weights, tutor, updating)
         draw = torch.Generator().manual_seed(1)
         for name, value in learned.values.items():
             if drawn and name.endswith(LORA_B):

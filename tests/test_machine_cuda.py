@@ -29,6 +29,7 @@ SPEEDS = {
     "cuda/read": 1e12,
     "cuda/h2d_pinned": 2e10,
     "cuda/h2d_pageable": 5e9,
+    "cuda/d2h_pinned": 1.5e10,
     "cuda/matmul/f32": 2e13,
     "cuda/matmul/f16": 1e14,
     "cuda/matmul/bf16": 9e13,
@@ -80,7 +81,13 @@ class Tensor:
 
     def copy_(self, source: Tensor, non_blocking: bool) -> None:
         assert non_blocking
-        assert (source.num_bytes, source.device, self.device) == (self.num_bytes, "cpu", "cuda")
+        assert source.num_bytes == self.num_bytes
+        if source.device == "cuda":
+            assert self.device == "cpu"
+            assert self.pinned
+            self.card.do("cuda/d2h_pinned", self.num_bytes)
+            return
+        assert (source.device, self.device) == ("cpu", "cuda")
         self.card.do(f"cuda/h2d_{'pinned' if source.pinned else 'pageable'}", self.num_bytes, waits=not source.pinned)
 
 
@@ -173,7 +180,7 @@ def test_what_is_probed_is_what_is_recorded(put: Put) -> None:
         assert found[what].threads == 1
     sizes = {what: rate.size for what, rate in found.items()}
     read, copied = FREE // 8 // 4 * 4, 64 << 20
-    assert sizes == dict(zip(SPEEDS, (read, copied, copied, SIDE, SIDE, SIDE, SIDE), strict=True))
+    assert sizes == dict(zip(SPEEDS, (read, *[copied] * 3, SIDE, SIDE, SIDE, SIDE), strict=True))
     assert notes == []
 
 
@@ -213,7 +220,8 @@ def test_a_full_card_costs_only_what_has_no_room(put: Put) -> None:
     assert card is not None
     assert card.memory_bytes == 40_000_000
     assert [rate.what.rpartition("/")[2] for rate in rates] == ["read", "f16", "bf16", "int8"]
-    assert [note.partition(" ")[0] for note in notes] == ["cuda/h2d_pinned", "cuda/h2d_pageable", "cuda/matmul/f32"]
+    refused = ["cuda/h2d_pinned", "cuda/h2d_pageable", "cuda/d2h_pinned", "cuda/matmul/f32"]
+    assert [note.partition(" ")[0] for note in notes] == refused
     assert all("out of memory" in note and "Second" not in note for note in notes)
 
 

@@ -133,6 +133,7 @@ def test_what_was_not_taken_has_its_figures_and_its_reason(model: Model) -> None
     lost = {one.what: one for one in found.rejected}
     assert any("NormalFloat" in what for what in lost)
     assert any("EveryWeight" in what for what in lost)
+    assert lost.pop("DeepOptimizerStates").reason.startswith("no second device")
     assert all(one.memory_bytes and one.total_s and one.reason for one in lost.values())
     told = explain(found)
     assert {row.what for row in told.speed} >= {"forward", "backward", "update", "ask", "each step", "in all"}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pintpot.contract.tutor import Tutor
+from pintpot.contract.updating import Updating
 
 
 def keep_everything(position: int) -> tuple[tuple[int, int], ...]:
@@ -18,8 +19,10 @@ class Slots:
     """Filled by `Step.install` at every opening of a pack.
 
     `cache_keep(position)` gives the ranges [first, stop) of positions that a query at `position` may still see; pages
-    that lie outside are given back. `tutors` sit beside a model that learns, in the order of the steps.
+    that lie outside are given back. `tutors` sit beside a model that learns, in the order of the steps, and
+    `updating` takes the optimizer's steps.
     """
 
     cache_keep: Callable[[int], tuple[tuple[int, int], ...]] = field(default=keep_everything)
     tutors: list[Tutor] = field(default_factory=list)
+    updating: Updating = field(default_factory=Updating)

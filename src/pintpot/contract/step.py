@@ -49,9 +49,10 @@ class Facet(IntEnum):
     FUNCTIONS = 21
     PATCHES = 22
     OPTIMIZER = 23
-    BATCHING = 24
-    PLACE = 25
-    PARALLEL = 26
+    TURNS = 24
+    BATCHING = 25
+    PLACE = 26
+    PARALLEL = 27
 
 
 TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})

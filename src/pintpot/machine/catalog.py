@@ -24,8 +24,12 @@ from pintpot.units import format_bytes, parse_bytes
 _FOLDER = Path(__file__).with_name("catalog")
 _PROCESS_BYTES = 60_000_000
 _UNKNOWN_DISK_BYTES = 1 << 62
-_TOP = {"name", "aliases", "sources", "device", "rates"}
+_PASSES = (1 / 90, 1 / 48, 1 / 16)
+"""Values of a simple call of PyTorch's a second, of multiply-adds at the peak: a Xeon of the sixth generation gave a
+48th from RAM, and a 16th from its caches."""
+_TOP = {"name", "aliases", "sources", "device", "card", "rates"}
 _DEVICE = {"kind", "memory_bytes", "threads", "features", "published", "source"}
+_CARD = {"of", "published", "source"}
 _RATE = {"what", "per_second", "low", "high", "threads", "size", "published", "source"}
 
 
@@ -80,11 +84,14 @@ def _machine(data: dict[str, Any], where: str) -> Machine:
     tables = data.get("rates", [])
     need(isinstance(tables, list) and len(tables) > 0, f"{where}: [[rates]] is missing; read or cuda/read is needed")
     given = tuple(_rate(rate, device, sources, f"{where}: rates[{at}]") for at, rate in enumerate(tables))
+    card, lent = _card(data["card"], device, sources, f"{where}: card") if "card" in data else ((), ())
     rates, notes = _derived(given, device)
+    rates += lent
     titles = tuple(f"from {source['title']}, {source.get('url', 'no address')}" for source in sources.values())
-    fingerprint = hashlib.sha256(repr((name, device, rates)).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(repr((name, device, *card, rates)).encode()).hexdigest()[:16]
     notes = ("figures are from data sheets, not measured; real speed is lower", *titles, *notes)
-    return Machine(name, "catalog", fingerprint, (device,), rates, _PROCESS_BYTES, _UNKNOWN_DISK_BYTES, True, notes)
+    devices = (device, *card)
+    return Machine(name, "catalog", fingerprint, devices, rates, _PROCESS_BYTES, _UNKNOWN_DISK_BYTES, True, notes)
 
 
 def _device(table: Any, name: str, sources: dict[str, Any], where: str) -> Device:
@@ -109,6 +116,17 @@ def _device(table: Any, name: str, sources: dict[str, Any], where: str) -> Devic
     return Device(name, kind, num_bytes, threads, tuple(features))
 
 
+def _card(table: Any, host: Device, sources: dict[str, Any], where: str) -> tuple[tuple[Device, ...], tuple[Rate, ...]]:
+    """The graphics card of a host, another entry of the catalog: the device, and its own rates."""
+    need(isinstance(table, dict), f"{where} is a table")
+    _known(table, _CARD, where)
+    _source(table, sources, where)
+    need(host.kind == "cpu", f"{where}: a card stands beside a device of kind cpu, not {host.kind}")
+    machine = load_machine(_text(table, "of", where))
+    need(machine.cpu.kind == "cuda", f"{where}: {machine.name} is no graphics card")
+    return machine.devices[:1], tuple(rate for rate in machine.rates if rate.what.startswith("cuda/"))
+
+
 def _rate(table: Any, device: Device, sources: dict[str, Any], where: str) -> Rate:
     need(isinstance(table, dict), f"{where} is a table")
     _known(table, _RATE, where)
@@ -127,7 +145,7 @@ def _rate(table: Any, device: Device, sources: dict[str, Any], where: str) -> Ra
 def _is_rate_name(what: str) -> bool:
     kind, _, rest = what.partition("/")
     if kind == "cuda":
-        return rest in ("read", "h2d_pinned", "h2d_pageable") or rest.startswith("matmul/")
+        return rest in ("read", "h2d_pinned", "h2d_pageable", "d2h_pinned") or rest.startswith("matmul/")
     if kind in ("matvec", "matmul", "expand"):
         return split_suffix(rest)[0] in KERNEL_FORMATS
     if kind == "prologue":
@@ -159,6 +177,11 @@ def _derived(given: tuple[Rate, ...], device: Device) -> tuple[tuple[Rate, ...],
     need(read is not None, f"{device.name}: neither read nor cuda/read is given, and nothing runs without memory")
     if read is None:
         return tuple(rates), tuple(notes)
+    peak = have("float_peak")
+    if peak is not None and device.kind == "cpu" and have("aten/values") is None:
+        low, mid, high = (share * peak.mid for share in _PASSES)
+        rates.append(Rate("aten/values", low, mid, high, device.threads))
+        notes.append("passes over values: a 16th to a 90th of the float peak, as on processors that were measured")
     derive("copy", read, 0.5, "copy: half of read, each byte crosses the bus twice")
     for name in CACHE_FORMATS:
         derive(f"attend/{name}", read, 1.0, "attention: the cache is read at the memory's bandwidth")

@@ -58,6 +58,7 @@ def _wanted() -> Iterator[tuple[str, int, Callable[[], _Run]]]:
     yield "cuda/read", size, partial(_reading, size)
     for name, pinned in (("pinned", True), ("pageable", False)):
         yield f"cuda/h2d_{name}", _COPY_BYTES, partial(_copying, pinned)
+    yield "cuda/d2h_pinned", _COPY_BYTES, _copying_back
     for name, dtype in (("f32", torch.float32), ("f16", torch.float16), ("bf16", torch.bfloat16), ("int8", torch.int8)):
         yield f"cuda/matmul/{name}", _SIDE, partial(_multiplying, dtype)
 
@@ -74,6 +75,14 @@ def _copying(pinned: bool) -> _Run:
 
     target = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=torch.device("cuda"))
     source = torch.ones(_COPY_BYTES, dtype=torch.uint8, pin_memory=pinned)
+    return _timed(lambda: target.copy_(source, non_blocking=True), float(_COPY_BYTES))
+
+
+def _copying_back() -> _Run:
+    import torch
+
+    target = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    source = torch.ones(_COPY_BYTES, dtype=torch.uint8, device=torch.device("cuda"))
     return _timed(lambda: target.copy_(source, non_blocking=True), float(_COPY_BYTES))
 
 

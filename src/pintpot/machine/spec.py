@@ -60,7 +60,8 @@ class Rate:
         leaf                     packed leaves of a module, between two calls of ATen, whatever they compute
         leaf/outputs             their outputs, beside what grows with the columns of their weights
         expand/FORMAT            values expanded or rounded while packing
-        cuda/read, cuda/h2d_pinned, cuda/h2d_pageable, cuda/matmul/DTYPE     the graphics card's own
+        cuda/read, cuda/matmul/DTYPE     the graphics card's own
+        cuda/h2d_pinned, cuda/h2d_pageable, cuda/d2h_pinned     bytes copied to the card, and back
     """
 
     what: str
@@ -103,6 +104,11 @@ class Machine:
     @property
     def cpu(self) -> Device:
         return self.devices[0]
+
+    @property
+    def card(self) -> Device | None:
+        """The graphics card that stands beside the processor."""
+        return next((device for device in self.devices[1:] if device.kind == "cuda"), None)
 
     @cached_property
     def digest(self) -> str:

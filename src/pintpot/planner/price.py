@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pintpot.contract.form import RingForm
 from pintpot.planner.cost import ZERO, Span, StageCost
 from pintpot.planner.rates import CACHED, Rates
+from pintpot.planner.turns import in_turns
 from pintpot.program.alike import Alike, alike
 from pintpot.program.demand import Demand, Work
 from pintpot.program.ops import op_module
@@ -178,6 +179,8 @@ class Prices:
             else:
                 work += seconds
         work *= _unevenness(demand.pieces, rates.threads)
+        if demand.turns:
+            work = in_turns(work, [rates.work(one.what, one.amount, one.size) for one in demand.beside], demand.turns)
         # A kernel's rate from RAM contains the RAM's; what it takes from the caches is its arithmetic.
         far = before.mid + work.mid > FAR * near
         ram_s = max(traffic.mid, work.mid) if far and near < traffic.mid else traffic.mid

@@ -164,6 +164,8 @@ class Rates:
             return self._aten(name, size)
         if kind == "leaf":
             return None
+        if kind == "cuda":
+            return self.speed("cuda/h2d_pinned", size) if name == "d2h_pinned" else None
         at = partial(self.speed, size=size)
         if name.endswith("x2"):
             return self._two_planes(kind, name.removesuffix("x2"), size)

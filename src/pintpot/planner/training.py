@@ -36,6 +36,7 @@ from pintpot.techniques.place.offloaded import Offloaded, num_blocks
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
+from pintpot.techniques.train.deep_optimizer_states import DeepOptimizerStates
 from pintpot.techniques.train.fused_update import FusedUpdate
 from pintpot.techniques.train.recompute import Recompute
 from pintpot.techniques.train.sparse_backward import SparseBackward
@@ -105,7 +106,26 @@ def make_training_plan(question: Question, asked: Asked) -> Plan:
         )
     own = [one for one in fitting if one.way == fitting[0].way]
     best = min(own, key=lambda one: one.cost.total_s.mid)
-    return _plan(question, best, found, smallest)
+    turns, alone = _in_turns(question, asked, best)
+    best = min((best, *turns), key=lambda one: (one.cost.memory_high > memory, one.cost.total_s.mid))
+    return _plan(question, best, (*found, *turns), smallest, alone)
+
+
+def _in_turns(question: Question, asked: Asked, one: Candidate) -> tuple[list[Candidate], tuple[Rejected, ...]]:
+    """The same with updates in turns with a second device; or why there are no turns."""
+    offered = DeepOptimizerStates.offers(question.model, question.machine, question.budget)
+    name = DeepOptimizerStates.__name__
+    if not offered:
+        return [], (Rejected(name, "no second device is known here with which updates could take turns"),)
+    turns = []
+    for step in offered:
+        try:
+            step.check(question.model, one.form)
+        except NotApplicable as error:
+            return [], (Rejected(name, str(error)),)
+        steps = (*one.steps[:-1], step, one.steps[-1])
+        turns.append(_priced(question, asked, one.way, steps, step.promise(one.form)))
+    return turns, ()
 
 
 def _advice(question: Question, asked: Asked) -> str:
@@ -244,11 +264,13 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
     return Candidate(way, steps, form, work, cost)
 
 
-def _plan(question: Question, best: Candidate, found: Sequence[Candidate], smallest: int) -> Plan:
+def _plan(
+    question: Question, best: Candidate, found: Sequence[Candidate], smallest: int, alone: tuple[Rejected, ...]
+) -> Plan:
     rejected = [_rejected(question, best, one) for one in _others(best, found, question.budget.memory_bytes)]
     rejected.sort(key=lambda one: one.total_s or 0.0)
     plan = plan_of(question, best.steps, best.form, best.cost, Degradation(0.0, 0.0))
-    return replace(plan, rejected=tuple(rejected), smallest_bytes=smallest)
+    return replace(plan, rejected=(*rejected, *alone), smallest_bytes=smallest)
 
 
 def _others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterator[Candidate]:

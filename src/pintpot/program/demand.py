@@ -23,7 +23,8 @@ class Demand:
     `lookup_bytes` of them, which are read row by row, and `chosen_bytes`, which are read once data have decided about
     them: for both everything waits. `phases` counts the barriers after which the next op may start. Where data decide
     what is read, it may be `less_bytes` less or `more_bytes` more. `seconds`, low, mid, high, were measured as such on
-    one machine, where no rate says them.
+    one machine, where no rate says them. Meanwhile another device goes through the steps of `beside`, `turns` times;
+    each step of a turn follows the one before it, and those of several turns run side by side.
     """
 
     work: tuple[Work, ...] = ()
@@ -37,3 +38,5 @@ class Demand:
     less_bytes: float = 0.0
     more_bytes: float = 0.0
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    beside: tuple[Work, ...] = ()
+    turns: int = 0

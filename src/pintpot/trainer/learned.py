@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import cos, pi, prod, sqrt
 
 import torch
@@ -15,14 +16,14 @@ from pintpot.contract.form import Form
 from pintpot.contract.resting import record_rows
 from pintpot.contract.routing import LORA_B, ROUTER, ROUTES
 from pintpot.contract.tutor import ALONE, Tutor
+from pintpot.contract.updating import Piece, Updating
 from pintpot.errors import UsageError, need
+from pintpot.kernels.torch.adam import BETAS, Rates
 from pintpot.trainer.moments import Moments, moments_of
 from pintpot.trainer.passing import Passing
 from pintpot.trainer.resting import Resting
 from pintpot.trainer.weights import Weights
 
-BETAS = (0.9, 0.999)
-EPS = 1e-8
 FIRST = {ROUTER: 0.02, ROUTES: 1e-3}
 FIXED = frozenset({"rope_freqs"})
 """What is no weight, but numbers of the architecture."""
@@ -66,6 +67,7 @@ class Learned:
         states: str = "f32",
         tutor: Tutor = ALONE,
         resting: Resting | None = None,
+        updating: Updating | None = None,
     ) -> None:
         self.values = dict(values)
         self.resting = resting
@@ -76,9 +78,11 @@ class Learned:
             self._moments = {name: moments_of(one, states) for name, one in self.values.items()}
             away = () if resting is None else resting.places
             self._moments |= {name: Passing(resting, name, states) for name in away if resting is not None}
+        self._updating = Updating() if updating is None else updating
+        self._updating.begin(self._changed())
 
     @classmethod
-    def adapters(cls, form: Form, seed: int, tutor: Tutor = ALONE) -> Learned:
+    def adapters(cls, form: Form, seed: int, tutor: Tutor = ALONE, updating: Updating | None = None) -> Learned:
         """Fresh adapters: A drawn evenly within 1 / sqrt(K), B zero, so that nothing is changed by them yet.
 
         What routes them is drawn as small as `FIRST` says, so that at first none is preferred.
@@ -91,15 +95,15 @@ class Learned:
                 bound = FIRST.get(f".{name.rpartition('.')[2]}", 1 / sqrt(shape[-1]))
                 if not name.endswith(LORA_B):
                     values[name].uniform_(-bound, bound, generator=draw)
-        return cls(values, _states(form), tutor)
+        return cls(values, _states(form), tutor, updating=updating)
 
     @classmethod
-    def whole(cls, form: Form, weights: Weights, tutor: Tutor = ALONE) -> Learned:
+    def whole(cls, form: Form, weights: Weights, tutor: Tutor = ALONE, updating: Updating | None = None) -> Learned:
         """The weights of a form that learn, in the very memory in which `weights` holds them, or where they rest."""
         how, away = form.training, () if weights.resting is None else weights.resting.places
         learning = (weight for weight in form.weights if weight.role not in FIXED and how and how.changes(weight))
         values = {weight.name: weights.held(weight.name) for weight in learning if weight.name not in away}
-        return cls(values, _states(form), tutor, weights.resting)
+        return cls(values, _states(form), tutor, weights.resting, updating)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All in memory that a start which goes on must have: what learns, its moments, and what the tutor keeps."""
@@ -119,19 +123,19 @@ class Learned:
         Gradients of a matrix may be those of some rows, from `first` on, which begins at a record of moments.
         """
         rate = pace.rate(step, steps)
-        one, two = (1 - beta ** (step + 1) for beta in BETAS)
+        pieces = self._pieces(grads, 1 - rate * pace.weight_decay, first)
+        self._updating.step(pieces, Rates(rate, *(1 - beta ** (step + 1) for beta in BETAS)))
+
+    def _pieces(self, grads: Mapping[str, torch.Tensor], decay: float, first: int) -> Iterator[Piece]:
         for name, grad in grads.items():
             value, moments = self._changing(name, first, len(grad)), self._moments[name]
-            if pace.weight_decay and value.dim() > 1:
-                value.mul_(1 - rate * pace.weight_decay)
+            if decay != 1.0 and value.dim() > 1:
+                value.mul_(decay)
             flat, own = value.view(-1), self._tutor.graded(name, value, grad).reshape(-1)
             before = first * prod(grad.shape[1:])
-            for part in _records(grad):
+            for part in _records(grad, self._updating.piece_values):
                 m, v = moments.read(shifted := slice(before + part.start, before + part.stop))
-                m.lerp_(own[part], 1 - BETAS[0])
-                v.mul_(BETAS[1]).addcmul_(own[part], own[part], value=1 - BETAS[1])
-                flat[part].addcdiv_(m, v.sqrt().div_(sqrt(two)).add_(EPS), value=-rate / one)
-                moments.write(shifted, m, v)
+                yield Piece(flat[part], own[part], m, v, partial(moments.write, shifted, m, v))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -149,8 +153,14 @@ class Learned:
         for first in range(0, place.rows, place.at_once):
             yield self.resting.rows(name, first, min(place.rows, first + place.at_once))
 
+    def _changed(self) -> dict[str, torch.Tensor]:
+        """All in memory that steps change."""
+        moments = (found for name, one in self._moments.items() for found in one.tensors(name).items())
+        return {**self.values, **dict(moments)} if self._moments else {}
+
     def ended(self) -> None:
         """No step is left: what only steps need is given back, so that there is room for writing."""
+        self._updating.end()
         self._moments.clear()
 
     def within(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -163,9 +173,9 @@ class Learned:
         return self.values[name][first : first + rows]
 
 
-def _records(grad: torch.Tensor) -> Iterator[slice]:
-    """The parts of a tensor's values that are updated at a time: whole records of its moments."""
-    size = record_rows(grad.shape[1]) * grad.shape[1] if grad.dim() > 1 else max(1, grad.numel())
+def _records(grad: torch.Tensor, most: int) -> Iterator[slice]:
+    """The parts of a tensor's values that are updated at a time: `most`, or else whole records of its moments."""
+    size = most or (record_rows(grad.shape[1]) * grad.shape[1] if grad.dim() > 1 else max(1, grad.numel()))
     for first in range(0, grad.numel(), size):
         yield slice(first, min(first + size, grad.numel()))
 

@@ -65,7 +65,10 @@ def teach(
         work = training_work_of(plan)
         rests = checkpoints.rests, tile_rows(work)
         weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests, ranks)))
-        learned = Learned.adapters(form, settings.seed, tutors) if how.rank else Learned.whole(form, weights, tutors)
+        if how.rank:
+            learned = Learned.adapters(form, settings.seed, tutors, slots.updating)
+        else:
+            learned = Learned.whole(form, weights, tutors, slots.updating)
         done = checkpoints.load(learned)
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0

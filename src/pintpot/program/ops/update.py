@@ -11,7 +11,7 @@ from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
-PASSES, CALLS = 8.0, 12.0
+PASSES, CALLS, RAM_BYTES = 8.0, 12.0, 28.0
 CODED, CODED_PASSES = "dynamic8", 20.0
 """Where moments are decoded and encoded again: measured beside sums of as many values, 13 ns to 0.85 ns a value."""
 
@@ -36,6 +36,6 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     shape = program.shape(str(op.read("m") or op.read("weight")))
     values, coded = float(prod(shape)), op.get("states") == CODED and len(shape) > 1
-    passes, ram_bytes = (CODED_PASSES, CODED_RAM_BYTES) if coded else (PASSES, 28.0)
+    passes, ram_bytes = (CODED_PASSES, CODED_RAM_BYTES) if coded else (PASSES, RAM_BYTES)
     work = (Work("aten/values", passes * values, round(values)), Work("aten", CALLS))
     return Demand(work, ram_bytes=ram_bytes * values)
