@@ -18,7 +18,7 @@ PASSING = 2
 """Blocks that rest on disk are in memory so many at a time: one is computed, the next one comes."""
 VERSIONS = 2
 """Of what rests on disk: that of the last checkpoint, and that which is learned."""
-DISK_BLOCK = 4096
+DISK_BLOCK, HUGE_PAGE = 4096, 2 << 20
 
 
 @dataclass(frozen=True, slots=True)

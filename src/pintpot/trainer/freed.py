@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Callable
+
+from pintpot.meter.memory import resident_bytes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_KEPT = 32 << 20
@@ -21,3 +24,17 @@ def keep_freed() -> None:
     libc.mallopt(_ARENA_MAX, 1)  # what the reading thread frees is for the others, too
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
+
+
+def kept_below(most_bytes: int) -> Callable[[], None]:
+    """What to call now and then: once more than `most_bytes` are resident, what was freed goes back to the system.
+
+    As tensors begin where they must, pieces that were freed do not fit what is asked for next; more and more is kept.
+    """
+    libc = ctypes.CDLL(None)
+
+    def look() -> None:
+        if resident_bytes() > most_bytes:
+            libc.malloc_trim(0)
+
+    return look

@@ -173,6 +173,11 @@ class Learned:
         return self.values[name][first : first + rows]
 
 
+def are_numbers(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no value is infinite or no number; sums tell in one pass, unless they overflow themselves."""
+    return all(bool(torch.isfinite(one.sum())) or bool(torch.isfinite(one).all()) for one in tensors)
+
+
 def _records(grad: torch.Tensor, most: int) -> Iterator[slice]:
     """The parts of a tensor's values that are updated at a time: `most`, or else whole records of its moments."""
     size = most or (record_rows(grad.shape[1]) * grad.shape[1] if grad.dim() > 1 else max(1, grad.numel()))

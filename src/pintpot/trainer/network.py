@@ -28,7 +28,7 @@ from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
 from pintpot.trainer.head import Head, head_of, tile_rows
-from pintpot.trainer.learned import Learned
+from pintpot.trainer.learned import Learned, are_numbers
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 from pintpot.trainer.weights import Weights
 
@@ -60,8 +60,9 @@ class Network:
         learned: Learned,
         tutor: Tutor = ALONE,
         teacher: Network | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
-        self._tutor, self._teacher = tutor, teacher
+        self._tutor, self._teacher, self._between = tutor, teacher, between
         forward = work.stage("forward").programs[0]
         self.work = work
         self._weights, self._learned, self.ranks = weights, learned, weights.ranks
@@ -129,9 +130,10 @@ class Network:
             grads, after = self._pulled(grads, after, wanted), kept.pop()
             grads, own = self._back(block, memory, after, grads, (sequences, learns))
             own = self.ranks.summed(own, self._shared)
-            if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
+            if not are_numbers(own.values()):
                 raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
             update(own)
+            del own  # before those of the next block come
         self._update_outside(update, head, grads, sequences)
         return float(loss)
 
@@ -175,6 +177,7 @@ class Network:
             adapters = {} if self._changes else self._learned.within(block.learns)
             yield block, {**memory, **adapters, **self._tables}
             self._weights.done(block.name)
+            self._between()
 
     def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         out = torch.empty_like(states)

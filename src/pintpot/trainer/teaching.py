@@ -18,12 +18,13 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
+from pintpot.planner.names import BUFFERS
 from pintpot.planner.plan import Plan
 from pintpot.planner.training import training_work_of
 from pintpot.techniques.place.offloaded import Offloaded
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
-from pintpot.trainer.freed import keep_freed
+from pintpot.trainer.freed import keep_freed, kept_below
 from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
@@ -73,7 +74,8 @@ def teach(
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0
         teacher = _teacher(model, store, plan, opened) if tutors.wants_teacher else None
-        network = Network(model.part("language"), work, form, weights, learned, tutors, teacher)
+        between = kept_below(plan.cost.memory_high - _buffers(plan))
+        network = Network(model.part("language"), work, form, weights, learned, tutors, teacher, between)
         if how.distance:
             take = following(network, learned, task, settings.seed, how.distance)
         else:
@@ -95,6 +97,11 @@ def teach(
         checkpoints.clear()
     ranks.total(torch.zeros(1))  # until all is written
     return tuned
+
+
+def _buffers(plan: Plan) -> int:
+    """What a block takes at most while it is computed."""
+    return sum(holder.high for holder in plan.cost.holders if holder.name == BUFFERS)
 
 
 def _teacher(model: Model, store: Store, plan: Plan, opened: ExitStack) -> Network:
