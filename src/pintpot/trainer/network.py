@@ -12,7 +12,7 @@ Of a vocabulary that learns gradients exist for some rows at a time, last of all
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -182,7 +182,7 @@ class Network:
     def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         out = torch.empty_like(states)
         for rows, batch in self._parts(sequences):
-            own = {**memory, block.x: states[rows]}
+            own, batch = {**memory, block.x: states[rows]}, replace(batch, lent=memory)
             for index, op in enumerate(block.ops):
                 run(op, own, batch)
                 _forget(own, op, block.ops[index + 1 :], block.out)
@@ -202,13 +202,14 @@ class Network:
         # A weight that is expanded for its block learns by the gradient of what it was expanded to.
         keys = {name: name if name in memory else name + FLOATS for name in learns}
         learning = {name: memory[key].detach().requires_grad_() for name, key in keys.items()}
+        lent = {**memory, **{keys[name]: one for name, one in learning.items()}}
         before, found = torch.empty_like(states), dict[str, torch.Tensor]()
         for rows, batch in self._parts(sequences):
             x = states[rows].detach().requires_grad_()
-            own = {**memory, **{keys[name]: one for name, one in learning.items()}, block.x: x}
+            own = {**lent, block.x: x}
             with torch.enable_grad():
                 for op in block.ops:
-                    run(op, own, batch)
+                    run(op, own, replace(batch, lent=lent))
             # What is wanted small beside the loss is a mean over sequences, as the loss is one over words.
             share = torch.tensor(batch.num_sequences / len(sequences))
             beside = [one for name, one in own.items() if name.endswith(BALANCE)]

@@ -1,4 +1,4 @@
-"""What adapters add to a product, in float32: one of them, or for each task its own mean of several."""
+"""What adapters add to a product, in float32: of several for each task its own mean."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ LORA_A, LORA_B, ROUTER, ROUTES = ".lora_a", ".lora_b", ".scores", ".routes"
 """Behind the name of a weight, as `contract.routing` has them."""
 
 
+def alone(name: str, memory: Memory) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """A and B of a weight that has one adapter."""
+    a, b = memory.get(name + LORA_A), memory.get(name + LORA_B)
+    return None if a is None or b is None or name + ROUTES in memory else (a, b)
+
+
 def added(name: str, rows: torch.Tensor, memory: Memory, tasks: torch.Tensor | None) -> torch.Tensor | None:
-    """What the adapters of a weight give for float32 rows [T, K]: [T, N]; None where it has none.
+    """What several adapters of a weight give for float32 rows [T, K]: [T, N]; None where it has no such.
 
     `tasks` [T] are the rows' own, None where there is one.
     """
     a, b, routes = (memory.get(name + end) for end in (LORA_A, LORA_B, ROUTES))
-    if a is None or b is None:
+    if a is None or b is None or routes is None:
         return None
-    if routes is None:
-        return functional.linear(functional.linear(rows, a), b)
     if tasks is None:
         return functional.linear(functional.linear(rows, mean_a(a, routes[0])), mean_b(b, routes[0]))
     out = rows.new_zeros(len(rows), b.shape[1])

@@ -9,14 +9,15 @@ several weights give is not put side by side: it lies in the memory as `OUT.0`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import pi, sqrt
+from dataclasses import dataclass, field
 
 import torch
-from torch.nn import functional
 
 from pintpot.errors import UnsupportedModel, need
-from pintpot.kernels.torch.adapters import added
+from pintpot.kernels.torch.adapters import added, alone
+from pintpot.kernels.torch.attention import Heads, attention
+from pintpot.kernels.torch.products import Beside, products
+from pintpot.kernels.torch.rows import Remake, gated, gated_again, normed, normed_again
 from pintpot.program.spec import Op
 
 Memory = dict[str, torch.Tensor]
@@ -24,7 +25,6 @@ FLOATS = ".floats"
 BALANCE = ".balance"
 """Behind what an op gives: a scalar that is wanted small, beside the loss."""
 MOST_PARTS = 3
-GELU_SLOPE = 2 * sqrt(2 / pi)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Batch:
 
     `positions` [B, S] of the tokens within their examples; `starts` [B, S] where in the sequence each example begins,
     None where each sequence is one example. `scale` is that of the adapters. `tasks` [B S] are those of the rows, None
-    where there is one.
+    where there is one. In `lent` lie the weights of the block, forward and when it is gone back through.
     """
 
     num_sequences: int
@@ -41,6 +41,7 @@ class Batch:
     starts: torch.Tensor | None
     scale: float
     tasks: torch.Tensor | None = None
+    lent: Memory = field(default_factory=dict)
 
 
 Run = Callable[[Op, Memory, Batch], tuple[torch.Tensor, ...]]
@@ -72,57 +73,61 @@ def forget(memory: Memory, name: str) -> None:
 
 def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
     """residual + post_norm(bias + W prologue(x)) of each weight, adapters included: [T, N] each."""
-    rows, names = prologue(op, memory), op.read_all("weight")
-    near = rows.to(memory[names[0]].dtype)
-    made = []
-    for name, bias in zip(names, op.read_all("bias") or (None,) * len(names), strict=True):
-        out, own = functional.linear(near, memory[name]), name.removesuffix(FLOATS)
-        more = added(own, rows.float(), memory, batch.tasks)
-        out = out if more is None else out + (more * batch.scale).to(out.dtype)
-        made.append(out if bias is None else out + memory[bias].to(out.dtype))
+    names = op.read_all("weight")
+    rows, remake = prologue(op, memory, memory[names[0]].dtype)
+    own = [name.removesuffix(FLOATS) for name in names]
+    beside = Beside(batch.lent, names, batch.scale, remake)
+    made = products(rows, beside, [alone(name, memory) for name in own])
+    made = tuple(_more(out, name, rows, memory, batch) for out, name in zip(made, own, strict=True))
+    biases = op.read_all("bias")
+    if biases:
+        made = tuple(out + memory[bias].to(out.dtype) for out, bias in zip(made, biases, strict=True))
     after, residual = op.read("post_norm"), op.read("residual")
     if after is None and residual is None:
-        return tuple(made)
+        return made
     whole = made[0] if len(made) == 1 else torch.cat(made, dim=-1)
     whole = whole if after is None else rms_norm(whole, memory[after], op.get("eps"))
     return (whole if residual is None else whole + memory[residual],)
 
 
-def prologue(op: Op, memory: Memory) -> torch.Tensor:
-    """The rows that meet the weights of a linear op."""
+def _more(out: torch.Tensor, name: str, rows: torch.Tensor, memory: Memory, batch: Batch) -> torch.Tensor:
+    """With what several adapters of a weight add."""
+    more = None if alone(name, memory) else added(name, rows.float(), memory, batch.tasks)
+    return out if more is None else out + (more * batch.scale).to(out.dtype)
+
+
+def prologue(op: Op, memory: Memory, dtype: torch.dtype) -> tuple[torch.Tensor, Remake | None]:
+    """The rows that meet the weights of a linear op, in their dtype, and what makes them again."""
     found, kind = parts(memory, str(op.read("x"))), op.get("prologue", "none")
-    if kind == "rmsnorm":
-        return rms_norm(found[0], memory[str(op.read("norm"))], op.get("eps"))
     if kind == "none":
-        return found[0]
-    gate, up = found
-    return functional.silu(gate) * up if kind == "swiglu" else functional.gelu(gate, approximate="tanh") * up
+        return found[0].to(dtype), None
+    if kind == "rmsnorm":
+        knobs = found[0], memory[str(op.read("norm"))], op.get("eps"), dtype
+        return normed(*knobs), normed_again(*knobs)
+    gate, up = (part.to(dtype) for part in found)
+    return gated(gate, up, kind), gated_again(gate, up, kind)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+    return normed(x, weight, eps, torch.float32)
 
 
 def attend(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
     """Causal attention inside each example: q [T, H hd], k and v [T, KV hd] -> [T, H hd]."""
-    heads, kv_heads, head_dim = op.get("heads"), op.get("kv_heads"), op.get("head_dim")
+    heads, head_dim = op.get("heads"), op.get("head_dim")
     found = parts(memory, str(op.read("qkv")))
     q, k, v = (one.view(batch.num_sequences, -1, one.shape[-1] // head_dim, head_dim) for one in found)
     names = op.read("q_norm"), op.read("k_norm")
     q, k = (
-        one if name is None else rms_norm(one, memory[name], op.get("eps"))
+        one if name is None else normed(one, memory[name], op.get("eps"), one.dtype)
         for one, name in zip((q, k), names, strict=True)
     )
     angles = memory[str(op.read("rope"))][batch.positions]
-    q, k = (rotate(one, angles, op.get("rope", "half")) for one in (q, k))
-    # In bfloat16 the way back is several times as slow where attention is sharp, and less exact.
-    q, k, v = (one.transpose(1, 2).float() for one in (q, k, v))
-    k, v = (one.repeat_interleave(heads // kv_heads, dim=1) for one in (k, v))
-    mask = hidden(batch, op.get("window", 0))
-    out = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=op.get("scale"))
-    return (out.transpose(1, 2).reshape(-1, heads * head_dim),)
+    how = Heads(
+        heads, op.get("kv_heads"), op.get("scale"), angles, op.get("rope", "half"), hidden(batch, op.get("window", 0))
+    )
+    return (attention(q, k, v, how).view(-1, heads * head_dim),)
 
 
 def hidden(batch: Batch, window: int) -> torch.Tensor | None:
@@ -141,19 +146,6 @@ def hidden(batch: Batch, window: int) -> torch.Tensor | None:
         seen = seen & (at >= batch.starts[:, :, None])
     mask = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
     return mask.view(-1, 1, length, length)
-
-
-def rotate(x: torch.Tensor, angles: torch.Tensor, layout: str) -> torch.Tensor:
-    """Rotate pairs of x [B, S, heads, hd] by angles [B, S, rope_dim]; "half" pairs column i with i + dim/2."""
-    half = angles.shape[-1] // 2
-    cos, sin = angles[:, :, None, :half], angles[:, :, None, half:]
-    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
-    if layout == "half":
-        one, two = turned[..., :half], turned[..., half:]
-        return torch.cat((one * cos - two * sin, two * cos + one * sin, rest), dim=-1)
-    one, two = turned[..., 0::2], turned[..., 1::2]
-    both = torch.stack((one * cos - two * sin, two * cos + one * sin), dim=-1)
-    return torch.cat((both.flatten(-2), rest), dim=-1)
 
 
 def mixture(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:

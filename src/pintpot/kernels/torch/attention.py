@@ -1,0 +1,152 @@
+"""Causal attention with a way back, some queries at a time: scores of a tile stay in the caches and are never kept.
+
+Scores and their softmax are computed in float32, all other products in the dtype of what comes in. What lasts until the
+way back are q, k and v as they came; they are turned, and scores computed, once more (FlashAttention, Dao et al. 2022,
+arXiv:2205.14135). B sequences of S tokens, H heads of hd columns, of which KV have keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+SCORES = 1 << 20
+"""Scores of all heads that are computed at a time."""
+LEAST = 16
+
+
+@dataclass(frozen=True)
+class Heads:
+    """`angles` [B, S, rope_dim], cosines and sines by which q and k are turned (`layout`: "half", "interleaved").
+
+    `hidden` [B or 1, 1, S, S] is added to scores; None where everything earlier is seen. `scale` multiplies scores.
+    """
+
+    heads: int
+    kv_heads: int
+    scale: float
+    angles: torch.Tensor
+    layout: str
+    hidden: torch.Tensor | None
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> torch.Tensor:
+    """q [B, S, H, hd], k and v [B, S, KV, hd] -> [B, S, H, hd] in their dtype."""
+    given: torch.Tensor = _Attention.apply(q, k, v, how)  # type: ignore[no-untyped-call]
+    return given
+
+
+def turned(x: torch.Tensor, angles: torch.Tensor, layout: str, back: bool = False) -> torch.Tensor:
+    """Pairs of x [B, S, H, hd] turned by angles [B, S, rope_dim], or `back` again: float32, of the same shape."""
+    half = angles.shape[-1] // 2
+    cos, sin = angles[:, :, None, :half], angles[:, :, None, half:]
+    first, second = _halves(layout, half)
+    values, out = x.float(), x.new_empty(x.shape, dtype=torch.float32)
+    one, two = values[..., first], values[..., second]
+    sin = -sin if back else sin
+    torch.mul(one, cos, out=out[..., first]).addcmul_(two, sin, value=-1)
+    torch.mul(two, cos, out=out[..., second]).addcmul_(one, sin)
+    if x.shape[-1] > 2 * half:
+        out[..., 2 * half :] = values[..., 2 * half :]
+    return out
+
+
+def _halves(layout: str, half: int) -> tuple[slice, slice]:
+    if layout == "half":
+        return slice(0, half), slice(half, 2 * half)
+    return slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+
+
+class _Turned:
+    """q, k and v, turned, each head's rows together: [B KV, H / KV, S, hd] and [B KV, S, hd]."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> None:
+        (self._count, self._length, _, self._columns), self._how, self._dtype = q.shape, how, v.dtype
+        self._groups = how.heads // how.kv_heads
+        self.q = self.apart(turned(q, how.angles, how.layout).mul_(how.scale))
+        self.k = self.apart(turned(k, how.angles, how.layout))[:, 0]
+        self.v = self.apart(v)[:, 0]
+
+    def apart(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, S, n KV, hd] as [B KV, n, S, hd]."""
+        heads = x.transpose(1, 2).contiguous()
+        return heads.view(self._count * self._how.kv_heads, -1, self._length, self._columns)
+
+    def together(self, x: torch.Tensor) -> torch.Tensor:
+        """The other way round."""
+        return x.view(self._count, -1, self._length, self._columns).transpose(1, 2)
+
+    def tiles(self) -> Iterator[tuple[slice, int]]:
+        """Queries that are computed together, and how many keys they see."""
+        size = max(LEAST, SCORES // (self._count * self._how.heads * self._length))
+        size = 1 << (size.bit_length() - 1)
+        for first in range(0, self._length, size):
+            stop = min(first + size, self._length)
+            yield slice(first, stop), stop
+
+    def rows(self, x: torch.Tensor, tile: slice) -> torch.Tensor:
+        """Those of a tile, of all heads that share a key: [B KV, H / KV t, hd]."""
+        return x[:, :, tile].reshape(len(x), -1, self._columns)
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        """The other way round: [B KV, H / KV, t, hd]."""
+        return x.view(len(x), self._groups, -1, x.shape[-1])
+
+    def shares(self, tile: slice, seen: int) -> torch.Tensor:
+        """The softmax of a tile's scores: [B KV, H / KV t, seen]."""
+        scores = self.rows(self.q, tile) @ self.k[:, :seen].transpose(1, 2)
+        hidden, size = self._how.hidden, tile.stop - tile.start
+        if hidden is None:
+            self.heads(scores)[..., tile].add_(torch.full((size, size), -torch.inf).triu_(1))
+        else:
+            apart = scores.view(self._count, -1, size, seen)
+            apart.add_(hidden[:, :, tile, :seen])
+        return scores.softmax(dim=-1)
+
+    def forward(self) -> torch.Tensor:
+        """What every query is given: [B, S, H, hd]."""
+        out = torch.empty_like(self.q, dtype=self._dtype)
+        for tile, seen in self.tiles():
+            out[:, :, tile] = self.heads(self.shares(tile, seen).to(self._dtype) @ self.v[:, :seen])
+        return self.together(out)
+
+    def back(self, grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """From gradients [B, S, H, hd] those of q, k and v, of their shapes and in their dtype."""
+        by_q, by_k, by_v = torch.empty_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.k)
+        wanted = self.apart(grads.to(self._dtype))
+        near_q, near_k = self.q.to(self._dtype), self.k.to(self._dtype)
+        for tile, seen in self.tiles():
+            own, shares = self.rows(wanted, tile), self.shares(tile, seen)
+            _add(by_v[:, :seen], shares.to(self._dtype).transpose(1, 2), own)
+            pulled = (own @ self.v[:, :seen].transpose(1, 2)).float()
+            pulled = torch.ops.aten._softmax_backward_data(pulled, shares, -1, torch.float32).to(self._dtype)
+            by_q[:, :, tile] = self.heads(pulled @ near_k[:, :seen])
+            _add(by_k[:, :seen], pulled.transpose(1, 2), self.rows(near_q, tile))
+        by_q.mul_(self._how.scale)
+        turns = (turned(self.together(one), self._how.angles, self._how.layout, back=True) for one in (by_q, by_k))
+        first, second = (one.to(self._dtype) for one in turns)
+        return first, second, self.together(by_v).to(self._dtype)
+
+
+def _add(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:
+    """`total` += one @ other, whatever their dtype."""
+    if one.dtype == total.dtype:
+        total.baddbmm_(one, other)
+    else:
+        total.add_(one @ other)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> torch.Tensor:
+        ctx.save_for_backward(q, k, v)
+        ctx.how = how
+        return _Turned(q, k, v, how).forward().contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors
+        return *_Turned(q, k, v, ctx.how).back(grads[0]), None

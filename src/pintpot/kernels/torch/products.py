@@ -1,0 +1,120 @@
+"""Products of the same rows with several weights [N, K], and with an adapter beside each that has one.
+
+A product is computed in the dtype of its weights, what adapters add in float32. Going back, a weight that does not
+learn is taken from where it lies then, so that none is held meanwhile; rows are made again where something wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pintpot.kernels.torch.rows import Remake
+
+ROWS = 512
+"""Rows that are multiplied at a time: more of them leave the caches between two products."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The weights by the names under which they are `lent` to a block, and how large adapters are added."""
+
+    lent: Mapping[str, torch.Tensor]
+    names: tuple[str, ...]
+    scale: float
+    remake: Remake | None = None
+
+
+def products(
+    rows: torch.Tensor, beside: Beside, adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None]
+) -> tuple[torch.Tensor, ...]:
+    """rows W^T + scale (rows A^T) B^T of each weight: [T, N] each; A [r, K] and B [N, r], or None."""
+    weights = [beside.lent[name] for name in beside.names]
+    learns = [one if one.requires_grad else None for one in weights]
+    sides = [side for pair in adapters for side in (pair or (None, None))]
+    given: tuple[torch.Tensor, ...] = _Products.apply(rows, beside, *learns, *sides)  # type: ignore[no-untyped-call]
+    return given
+
+
+def times(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """rows [T, K] times weight [K, N]."""
+    if len(rows) <= ROWS:
+        return rows @ weight
+    out = rows.new_empty(len(rows), weight.shape[1])
+    for first in range(0, len(rows), ROWS):
+        torch.mm(rows[first : first + ROWS], weight, out=out[first : first + ROWS])
+    return out
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, beside: Beside, *others: torch.Tensor | None) -> Any:
+        count = len(beside.names)
+        sides, inner = others[count:], []
+        made = [times(rows, beside.lent[name].T) for name in beside.names]
+        exact = rows.float() if any(side is not None for side in sides) else rows
+        for out, a, b in zip(made, sides[::2], sides[1::2], strict=True):
+            if a is not None and b is not None:
+                inner.append(exact @ a.T)
+                out.add_((inner[-1] @ b.T).mul_(beside.scale))
+        keeps = beside.remake is None and any(one is not None for one in others)
+        ctx.save_for_backward(*sides, *inner, *((rows,) if keeps else ()))
+        ctx.beside = beside
+        return tuple(made)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        beside, count = ctx.beside, len(ctx.beside.names)
+        sides, rest = ctx.saved_tensors[: 2 * count], list(ctx.saved_tensors[2 * count :])
+        wanted = ctx.needs_input_grad
+        rows = None
+        if any(wanted[2:]):
+            rows = beside.remake() if beside.remake is not None else rest.pop()
+        back = _Back(beside, rows, wanted[0])
+        learned = [
+            back.weight(name, grad, wanted[2 + at])
+            for at, (name, grad) in enumerate(zip(beside.names, grads, strict=True))
+        ]
+        found: list[torch.Tensor | None] = []
+        for a, b, grad in zip(sides[::2], sides[1::2], grads, strict=True):
+            found += (None, None) if a is None else back.adapter(a, b, grad, rest.pop(0))
+        return (back.total, None, *learned, *found)
+
+
+class _Back:
+    """The way back through the products of some rows; `total` are the gradients of these rows so far."""
+
+    def __init__(self, beside: Beside, rows: torch.Tensor | None, wants_rows: bool) -> None:
+        self._beside, self._rows, self._wants_rows = beside, rows, wants_rows
+        self._exact: torch.Tensor | None = None
+        self.total: torch.Tensor | None = None
+
+    def weight(self, name: str, grad: torch.Tensor | None, learns: bool) -> torch.Tensor | None:
+        """Adds what goes through a weight; its own gradient where it `learns`."""
+        if grad is None:
+            return None
+        if self._wants_rows:
+            weight = self._beside.lent[name]
+            if self.total is None:
+                self.total = times(grad, weight)
+            else:
+                for first in range(0, len(grad), ROWS):
+                    self.total[first : first + ROWS].addmm_(grad[first : first + ROWS], weight)
+        return grad.T @ self._rows if learns and self._rows is not None else None
+
+    def adapter(
+        self, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor | None, inner: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The gradients of A and B; adds what goes through them."""
+        if grad is None or self._rows is None:
+            return None, None
+        if self._exact is None:
+            self._exact = self._rows.float()
+        exact = grad.float()
+        narrow = (exact @ b).mul_(self._beside.scale)
+        if self.total is not None:
+            self.total.add_(narrow @ a)
+        return narrow.T @ self._exact, (exact.T @ inner).mul_(self._beside.scale)

@@ -1,0 +1,97 @@
+"""The rows that meet weights: normed, or gated, or as they are; going back, they are made again from what made them.
+
+Each is one autograd function: it keeps what it began with, which is there anyway, and of its inside nothing.
+T tokens of D columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+Remake = Callable[[], torch.Tensor]
+"""Makes the same rows once more."""
+
+
+def normed(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32 and given in `dtype`."""
+    given: torch.Tensor = _Normed.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
+    return given
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
+    """act(gate) * up [T, D] in their dtype: "swiglu" by SiLU, "geglu" by GELU's tangent form."""
+    given: torch.Tensor = _Gated.apply(gate, up, kind)  # type: ignore[no-untyped-call]
+    return given
+
+
+def normed_again(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> Remake:
+    """What makes such rows without a way back."""
+    return partial(_norm, x.detach(), weight.detach(), eps, dtype)
+
+
+def gated_again(gate: torch.Tensor, up: torch.Tensor, kind: str) -> Remake:
+    """The same of gated rows."""
+    return partial(_gate, gate.detach(), up.detach(), kind)
+
+
+def _roots(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return torch.rsqrt(x.square().mean(dim=-1, keepdim=True).add_(eps))
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    x = x.float()
+    return (x * _roots(x, eps)).mul_(weight).to(dtype)
+
+
+def _gate(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
+    return _acted(gate, kind).mul_(up)
+
+
+def _acted(gate: torch.Tensor, kind: str) -> torch.Tensor:
+    return functional.silu(gate) if kind == "swiglu" else functional.gelu(gate, approximate="tanh")
+
+
+class _Normed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _norm(x, weight, eps, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        values = x.float()
+        root = _roots(values, ctx.eps)
+        values, grad = values * root, grads[0].float()
+        by_weight = None
+        if ctx.needs_input_grad[1]:
+            by_weight = (grad * values).view(-1, len(weight)).sum(dim=0)
+        if not ctx.needs_input_grad[0]:
+            return None, by_weight, None, None
+        grad = grad * weight
+        grad.sub_(values.mul_((grad * values).mean(dim=-1, keepdim=True))).mul_(root)
+        return grad.to(x.dtype), by_weight, None, None
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.kind = kind
+        return _gate(gate, up, kind)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gate, up), (grad,) = ctx.saved_tensors, grads
+        by_act = grad * up
+        if ctx.kind == "swiglu":
+            by_gate = torch.ops.aten.silu_backward(by_act, gate)
+        else:
+            by_gate = torch.ops.aten.gelu_backward(by_act, gate, approximate="tanh")
+        return by_gate, _acted(gate, ctx.kind).mul_(grad), None
