@@ -98,7 +98,7 @@ def loop(arithmetic: str, steps: int, data: Path) -> Case:
     from pintpot.techniques.adapt.low_rank import LowRank
     from pintpot.trainer.learned import BETAS, EPS, Learned
     from pintpot.trainer.packing import Order
-    from pintpot.trainer.tune import read_sequences
+    from pintpot.trainer.reading import read_sequences
 
     torch.set_num_threads(2)
     described = describe(str(smollm2()))

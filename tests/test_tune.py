@@ -19,7 +19,8 @@ from pintpot.errors import DiskTooSmall, Diverged, DoesNotFit, UsageError
 from pintpot.model.read import describe
 from pintpot.model.tokens import Tokenizer, from_folder
 from pintpot.trainer.loop import Event
-from pintpot.trainer.tune import Settings, read_sequences
+from pintpot.trainer.reading import read_sequences
+from pintpot.trainer.tune import Settings
 
 PEFT = Path(sys.prefix) / "data" / "peft"
 COMMAND = [sys.executable, "-m", "pintpot", "tune"]

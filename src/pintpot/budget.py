@@ -8,7 +8,7 @@ from typing import Literal
 from pintpot.errors import UsageError, need
 
 Prefer = Literal["speed", "quality", "memory"]
-RateUnit = Literal["tokens/s", "answers/s", "steps/s"]
+RateUnit = Literal["tokens/s", "answers/s", "steps/s", "pictures/s"]
 DEFAULT_CONTEXT = 2048
 DEFAULT_DEGRADATION = 0.05
 DEFAULT_MEMORY_SHARE = 0.8
@@ -16,17 +16,36 @@ DEFAULT_MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Learning: `steps` of `sequences` of `length` tokens; `held_out` sequences are asked `evaluations` times."""
+    """Learning: `steps` of `sequences` of `length` tokens; `held_out` sequences are asked `evaluations` times.
+
+    Of what sees sequences are pictures, `of` them, each counted as one token.
+    """
 
     length: int = 512
     sequences: int = 4
     steps: int = 100
     held_out: int = 1
     evaluations: int = 2
+    of: Literal["tokens", "pictures"] = "tokens"
 
     def __post_init__(self) -> None:
-        need(self.length >= 2, f"sequences of {self.length} tokens hold no word and its next one", UsageError)
+        words = self.of == "tokens"
+        need(
+            self.length >= 2 if words else self.length == 1,
+            f"sequences of {self.length} tokens hold no word and its next one",
+            UsageError,
+        )
         need(self.sequences >= 1 and self.steps >= 1, "steps, and sequences of a step, are at least one", UsageError)
+
+    @property
+    def unit(self) -> str:
+        """What an answer that is learned is."""
+        return "word" if self.of == "tokens" else "picture"
+
+    @property
+    def units(self) -> str:
+        """Tokens in short, or pictures."""
+        return "tok" if self.of == "tokens" else self.of
 
     @property
     def tokens(self) -> int:
@@ -61,7 +80,9 @@ class Workload:
 
     @property
     def rate_unit(self) -> RateUnit:
-        """What is counted by the second: tokens of a text, steps of a drawing, else answers."""
+        """What is counted by the second: tokens of a text, steps of a drawing, pictures learned, else answers."""
+        if self.train is not None and self.train.of == "pictures":
+            return "pictures/s"
         rates: dict[str, RateUnit] = {"chat": "tokens/s", "train": "tokens/s", "denoise": "steps/s"}
         return rates.get(self.task, "answers/s")
 

@@ -34,7 +34,7 @@ LEARNING = (
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
     click.option("--length", **COUNT, default=256, show_default=True, help="Tokens of a sequence."),
-    click.option("--sequences", **COUNT, default=4, show_default=True, help="Sequences of a step."),
+    click.option("--sequences", **COUNT, help="Sequences of a step, or pictures.  [4, or 16 pictures]"),
     click.option("--rank", **COUNT, default=8, show_default=True, help="Columns of an adapter."),
     click.option(
         "--alpha", type=RATE, metavar="X", default=16.0, show_default=True, help="Adapters count alpha / rank times."
@@ -140,6 +140,9 @@ def tune_command(
 ) -> None:
     """Teach a model the answers of conversations, or texts: DATA has one JSON object a line, with `messages` or `text`.
 
+    A model that tells pictures apart (a folder of transformers, or a recording) learns from lines with `image`, a path
+    beside DATA, and `label`, the name or the number of a class.
+
     The plan comes first: memory by what holds it, time, and why the other ways lost. A start that was ended goes on
     where its last checkpoint is, with the same losses, when the same command is given again. What comes of it has a
     report, tuning.html: the curve of losses, and promised beside measured.
@@ -158,7 +161,7 @@ def tune_command(
     with joined() as ranks, terminal.progress() as progress:
         tuned = pintpot.tune(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),
-            happened=lambda event: _happened(terminal, progress, event, asked), ranks=ranks, **asked,
+            happened=lambda event: _happened(terminal, progress, event), ranks=ranks, **asked,
         )  # fmt: skip
     if ranks.number:
         return
@@ -176,15 +179,15 @@ def _ready(terminal: Terminal, plan: Plan) -> None:
         show_plan(plan, terminal.console(), everything=terminal.verbosity >= VERBOSE)
 
 
-def _happened(terminal: Terminal, progress: Progress, event: Event, asked: dict[str, Any]) -> None:
+def _happened(terminal: Terminal, progress: Progress, event: Event) -> None:
     from pintpot.trainer.loop import Stepped
 
     if isinstance(event, Stepped):
-        rate = asked["sequences"] * asked["length"] / event.seconds
-        done = event.step / event.steps
-        progress(done, f"learning: step {event.step} of {event.steps}, loss {event.loss:.4f}, {rate:.0f} tok/s")
+        done, rate = event.step / event.steps, f"{event.tokens / event.seconds:.0f} {event.unit}/s"
+        progress(done, f"learning: step {event.step} of {event.steps}, loss {event.loss:.4f}, {rate}")
     elif not terminal.as_json:
-        terminal.say(f"after {event.step} steps: loss {event.loss:.4f} on what was held out")
+        right = "" if event.right is None else f", {event.right:.1%} told right,"
+        terminal.say(f"after {event.step} steps: loss {event.loss:.4f}{right} on what was held out")
 
 
 def _show(terminal: Terminal, tuned: Tuned, report: Path) -> None:
@@ -195,9 +198,13 @@ def _show(terminal: Terminal, tuned: Tuned, report: Path) -> None:
     cost, (first, *_, last) = tuned.plan.cost, tuned.asked
     promised = f"{format_seconds(cost.step_s.low)} to {format_seconds(cost.step_s.high)}"
     rows = [
-        ("held out", f"{first[1]:.4f} nats a word before, {last[1]:.4f} after {last[0]} steps"),
+        ("held out", f"{first[1]:.4f} nats a {tuned.train.unit} before, {last[1]:.4f} after {last[0]} steps"),
+        *((("told right", f"{tuned.right[0][1]:.1%} before, {tuned.right[-1][1]:.1%} after"),) if tuned.right else ()),
         ("peak", f"{format_bytes(tuned.peak_bytes)}; promised {format_bytes(cost.memory_high)} at most"),
-        ("each step", f"{format_seconds(tuned.step_s)}, {tuned.tokens_per_s:.0f} tok/s; promised {promised}"),
+        (
+            "each step",
+            f"{format_seconds(tuned.step_s)}, {tuned.tokens_per_s:.0f} {tuned.train.units}/s; promised {promised}",
+        ),
         ("in", str(tuned.folder)),
         ("report", str(report)),
     ]

@@ -18,6 +18,8 @@ MOMENTS = (".m", ".v")
 """Behind the name of what learns: the optimizer's means of gradients and of their squares."""
 SCALES = ".scales"
 """Behind the name of a moment in 8 bits: what multiplies each of its blocks."""
+FIXED = frozenset({"rope_freqs", "running_mean", "running_var"})
+"""Roles of what is no weight, but numbers of the architecture, or counted over examples before."""
 DYNAMIC8, STATE_BLOCK = "dynamic8", 256
 """Moments as one byte a value, of which so many in a row share a float32 scale; those of vectors stay in float32."""
 
@@ -31,6 +33,7 @@ class TrainingForm:
     without one. Where `distance` is not 0 there are no gradients: losses so far from the weights take their place.
     `only` names the weights that learn, or beside which something does; without it these are all.
     `routing` says, where several adapters stand beside a weight, which of them count.
+    `kept`: the inside of every block stays in memory from the way forward to the way back.
     `ranks` processes learn together, and each holds its part of every matrix of a block that is in RAM.
     """
 
@@ -45,6 +48,7 @@ class TrainingForm:
     ranks: int = 1
     only: tuple[str, ...] = ()
     routing: Routing | None = None
+    kept: bool = False
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainingForm:
@@ -75,7 +79,7 @@ class TrainingForm:
     def trained(self, weight: WeightForm) -> dict[str, tuple[int, ...]]:
         """What learns of a weight or beside it: names and shapes."""
         if self.rank == 0:
-            return {weight.name: weight.shape} if self._may(weight.name) else {}
+            return {weight.name: weight.shape} if self.changes(weight) else {}
         if not self.adapts(weight):
             return {}
         rows, columns = weight.shape
@@ -86,7 +90,7 @@ class TrainingForm:
 
     def changes(self, weight: WeightForm) -> bool:
         """Whether the weight itself is another one after a step."""
-        return self.rank == 0 and self._may(weight.name)
+        return self.rank == 0 and weight.role not in FIXED and self._may(weight.name)
 
     def _may(self, name: str) -> bool:
         return not self.only or name in _names(self.only)

@@ -182,6 +182,16 @@ def _program(stage: Mapping[str, Any], config: Mapping[str, Any], lasting: Buffe
     return program
 
 
+def plain_calls(stage: Mapping[str, Any], config: Mapping[str, Any], form: Form) -> tuple[Table[Op], Buffers]:
+    """The calls of a recording, its leaves left to PyTorch, none of which writes upon what another one made.
+
+    Of a weight all values lie in a row; the buffers are those of the recording and what all of its stages share.
+    """
+    recording = _Recording(stage, config)
+    ops = recording.ops(form.left({weight.name for weight in form.weights if weight.is_matrix}))
+    return tidy(ops, Buffers.join(Buffers(_lasting(config)), recording.buffers), upon=False)
+
+
 class _Recording:
     """One recorded stage, turned into buffers and ops."""
 

@@ -137,6 +137,12 @@ def _asked(plan: Plan) -> tuple[Asked, ...]:
 
 
 def _learning(train: Train) -> list[tuple[str, str, str]]:
+    if train.of == "pictures":
+        return [
+            ("each step", f"{train.sequences} pictures", "sequences"),
+            ("steps", str(train.steps), "steps"),
+            ("held out", f"{train.held_out} pictures", "held_out"),
+        ]
     return [
         ("sequences", f"{train.length} tokens", "length"),
         ("each step", f"{train.sequences} sequences", "sequences"),
@@ -150,7 +156,8 @@ def _speed(plan: Plan) -> tuple[SpeedRow, ...]:
     rows = []
     for stage in cost.stages:
         rate = stage.tokens_per_s
-        unit = "tok/s" if plan.budget.workload.task in ("chat", "train") and not sees(stage) else "/s"
+        counted = plan.budget.workload.rate_unit == "tokens/s" and not sees(stage)
+        unit = "tok/s" if counted else "/s"
         rows.append(SpeedRow(stage.name, format_rate(rate.low, unit), format_rate(rate.high, unit), stage.binds))
     ends = {
         "chat": (("first token", cost.first_token_s), ("each token", cost.per_token_s)),

@@ -112,6 +112,7 @@ def learning_holders(
     buffers = sizes["buffers"]
     return (
         *_libraries(question),
+        *_inputs(question),
         _exactly(EXAMPLES, data_bytes),
         *((_between(form, how),) if how is not None and how.ranks > 1 else ()),
         _exactly(WEIGHTS, resident),

@@ -16,11 +16,13 @@ from pintpot.contract.resting import passing
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.formats import encoding
-from pintpot.model.spec import Part
+from pintpot.model.spec import Model, Part
+from pintpot.nets._module_training import classifies, module_work, pictures_at_once
 from pintpot.nets._training import training_work
-from pintpot.planner.assess import plan_of, shortfall_of_memory
+from pintpot.planner.assess import plan_of
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
+from pintpot.planner.passed_over import BESIDE, others, rejected_of
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.planner.question import Question
@@ -38,6 +40,7 @@ from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
 from pintpot.techniques.train.deep_optimizer_states import DeepOptimizerStates
 from pintpot.techniques.train.fused_update import FusedUpdate
+from pintpot.techniques.train.kept import Kept
 from pintpot.techniques.train.recompute import Recompute
 from pintpot.techniques.train.sparse_backward import SparseBackward
 from pintpot.techniques.train.zeroth_order import ZerothOrder
@@ -47,7 +50,6 @@ METHODS = ("lora", "qlora", "full")
 """What can be learned: adapters beside weights as they are, or beside weights in 4 bits; or every weight."""
 ZEROTH = "zeroth"
 """Without gradients: every weight, or adapters where not all weights fit; for who asks."""
-BESIDE = "zeroth beside"
 AUTO = "auto"
 PART = "language"
 STARTING_S = Span(0.5, 2.0, 8.0)
@@ -94,7 +96,7 @@ class Candidate:
 
 def make_training_plan(question: Question, asked: Asked) -> Plan:
     """The fastest way to learn that keeps the budget. Raises DoesNotFit with the smallest budget, UsageError."""
-    need(question.model.language is not None, f"{question.model.name} has no words to learn from", UsageError)
+    learning_part(question.model)
     found = list(_candidates(question, asked))
     smallest = min((one.cost.memory_high for one in found), default=0)
     memory = question.budget.memory_bytes
@@ -143,17 +145,32 @@ def _advice(question: Question, asked: Asked) -> str:
     return f"{told}; --method {ZEROTH} fits, which learns from losses alone, {slow}"
 
 
+def learning_part(model: Model | Plan) -> Part:
+    """The part that learns: the one of words, or the module that tells pictures apart. Raises UsageError for neither.
+
+    Of a plan the same.
+    """
+    found = next((part for part in model.parts if part.name == PART or classifies(part)), None)
+    if found is None:
+        named = model.name if isinstance(model, Model) else model.model_name
+        raise UsageError(f"{named} has no words to learn from, and tells no pictures apart")
+    return found
+
+
 def training_work_of(plan: Plan) -> Work:
     """The work of a plan, as it was priced."""
-    part = next(part for part in plan.parts if part.name == PART)
+    part = learning_part(plan)
     return _work(part, plan.form, plan.budget.workload, plan.steps)
 
 
 def _work(part: Part, form: Form, workload: Workload, steps: Sequence[Step]) -> Work:
     """The stages of learning, and the one in which what was held out is asked."""
-    work, train = training_work(part, form, workload), workload.train or Train()
+    make = training_work if part.name == PART else module_work
+    work, train = make(part, form, workload), workload.train or Train()
     for step in steps:
         work = step.rewrite(work, form)
+    if any(stage.name == "ask" for stage in work.stages):
+        return work
     forward = work.stage("forward")
     program = replace(forward.programs[0], name="ask")
     extent = forward.extents[0][0]
@@ -164,15 +181,20 @@ def _work(part: Part, form: Form, workload: Workload, steps: Sequence[Step]) -> 
 def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     """Every way, in the order of preference where none was asked for."""
     model, source = question.model, source_form(question.model)
-    methods = {"auto": METHODS, ZEROTH: (ZEROTH, BESIDE)}.get(asked.method, (asked.method,))
+    words = model.language is not None
+    methods = {"auto": METHODS if words else ("full",), ZEROTH: (ZEROTH, BESIDE)}.get(asked.method, (asked.method,))
     offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
     drawn = asked.method == ZEROTH
-    at_once = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
+    at_once: list[Step] = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
+    if not words:
+        need(asked.arithmetic != "bf16", f"{model.name} learns in float32", UsageError)
+        counts = sorted(pictures_at_once(learning_part(model)), reverse=True)
+        at_once = [cls(at_once=count) for cls in (Kept, Recompute) for count in counts]
     optimizers = [(step,) for step in offered if step.facet == Facet.OPTIMIZER]
     arithmetic: list[tuple[Step, ...]] = []
     if asked.arithmetic != "bf16":
         arithmetic.append(())
-    if asked.arithmetic != "float32":
+    if asked.arithmetic != "float32" and words:
         arithmetic.append((BrainFloat(),))
     parts = [SparseBackward(learn=asked.learn)] if asked.learn not in ("", AUTO) else []
     parts += [step for step in offered if isinstance(step, SparseBackward)] if asked.learn == AUTO else []
@@ -216,6 +238,7 @@ def _placed(
     # What is watched while it learns stays in RAM, and so does what is shared out, or what no gradient tells how to
     # change.
     stays = bool(asked.also) or (how is not None and (how.ranks > 1 or how.distance > 0))
+    stays = stays or learning_part(question.model).name != PART
 
     def at(resident: int) -> Candidate:
         place = Offloaded(resident=resident, learning=stays)
@@ -246,9 +269,10 @@ def _placed(
 
 
 def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple[Step, ...], form: Form) -> Candidate:
-    part = question.model.part(PART)
+    part = learning_part(question.model)
     work = _work(part, form, question.budget.workload, steps)
-    tile = next(int(op.get("chunk")) for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
+    chunks = (int(op.get("chunk")) for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
+    tile = next(chunks, 0)
     passes = passing(form.weights, form.training, tile)
     ahead = ahead_bytes(form) + passes.values_bytes, passes.moments_bytes
     holders = learning_holders(question, lay_out(work).sizes, form, asked.data_bytes, ahead)
@@ -267,30 +291,7 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
 def _plan(
     question: Question, best: Candidate, found: Sequence[Candidate], smallest: int, alone: tuple[Rejected, ...]
 ) -> Plan:
-    rejected = [_rejected(question, best, one) for one in _others(best, found, question.budget.memory_bytes)]
+    rejected = [rejected_of(question, best, one) for one in others(best, found, question.budget.memory_bytes)]
     rejected.sort(key=lambda one: one.total_s or 0.0)
     plan = plan_of(question, best.steps, best.form, best.cost, Degradation(0.0, 0.0))
     return replace(plan, rejected=(*rejected, *alone), smallest_bytes=smallest)
-
-
-def _others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterator[Candidate]:
-    """Of each other way the better of its places: the one that fits, if one does."""
-    seen: dict[tuple[Step, ...], Candidate] = {}
-    for one in found:
-        seen.setdefault(one.steps[:-1], one)
-    yield from (one for steps, one in seen.items() if steps != best.steps[:-1])
-
-
-def _rejected(question: Question, best: Candidate, other: Candidate) -> Rejected:
-    gained = [str(step) for step in other.steps if step not in best.steps]
-    # What something else takes the place of need not be named.
-    kinds = {step.facet for step in other.steps}
-    lost = [f"no {step.name}" for step in best.steps if step.facet not in kinds]
-    what = ", ".join(gained + lost)
-    short = shortfall_of_memory(other.cost, question.budget.memory_bytes)
-    slower = other.cost.total_s.mid / best.cost.total_s.mid if best.cost.total_s.mid else 1.0
-    reason = short or f"{slower:.2f} times as long"
-    if short is None and other.way != best.way:
-        less = {"qlora": ", and it learns beside rounded weights", BESIDE: ", and adapters alone learn"}
-        reason += less.get(other.way[0], "") + (", and less of it learns" if len(other.way) > len(best.way) else "")
-    return Rejected(what, reason, memory_bytes=other.cost.memory_high, total_s=other.cost.total_s.mid)

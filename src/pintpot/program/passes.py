@@ -7,8 +7,10 @@ values between them, and calls. `fitted` constants are told from benchmarks/tuni
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pintpot.program.demand import Demand, Work
+from pintpot.program.ops import aten
 from pintpot.program.ops.attend import positions_seen
 from pintpot.program.spec import Extent, Op, Program
 
@@ -21,7 +23,9 @@ BACK = 2.0
 ATTENTION_BACK = 2.5
 FAR = 1 << 22
 """Values of a pass as if they came from memory: buffers are many, and each is another one."""
-CALLS = {"embed": 6.0, "linear": 12.0, "attend": 30.0, "mixture": 40.0}
+CALLS = {"embed": 6.0, "linear": 12.0, "attend": 30.0, "mixture": 40.0, "call": 4.0}
+PRODUCTS = ("product", "convolution", "grouped", "attention")
+"""Of the rates of calls those that count multiply-adds."""
 EXPERT_CALLS, EXPERT_VALUES = 25.0, 10.0
 """Of an expert beside that; passes over the values of a token with each of its experts."""
 
@@ -34,13 +38,30 @@ def suffix(program: Program, op: Op) -> str:
 
 def forward(op: Op, program: Program, extent: Extent) -> Demand:
     """One op forward, over all tokens of the extent."""
+    if op.get("of") == "call":
+        return _of_call(op, program, extent, products=1.0, values=1.0)
     return _demand(op, program, extent, products=1.0, values=1.0, attention=1.0)
 
 
 def backward(op: Op, program: Program, extent: Extent) -> Demand:
     """The gradients of one op: of its rows, and of its weights where they learn."""
     products = 2.0 if op.get("trained", False) else 1.0
+    if op.get("of") == "call":
+        ways = op.get("trained", False) + op.get("through", False)
+        return _of_call(op, program, extent, ATTENTION_BACK if "attention" in str(op.get("call")) else ways, BACK)
     return _demand(op, program, extent, products, BACK, ATTENTION_BACK)
+
+
+def _of_call(op: Op, program: Program, extent: Extent, products: float, values: float) -> Demand:
+    """A call of a recording for as many pictures as it takes, so often that all have had their turn."""
+    times, one = float(-(-extent.tokens // max(1, extent.rows))), aten.demand(op, program, extent)
+    moved, work = times * values, list[Work]()
+    for item in one.work:
+        known = item.what.partition("/")[2].removesuffix("_bf16")
+        by = CALLS["call"] * moved if not known else times * products if known in PRODUCTS else moved
+        work.append(replace(item, amount=item.amount * by))
+    return replace(one, work=tuple(work), multiply_adds=times * products * one.multiply_adds,
+                   ram_bytes=moved * one.ram_bytes)  # fmt: skip
 
 
 def _demand(op: Op, program: Program, extent: Extent, products: float, values: float, attention: float) -> Demand:

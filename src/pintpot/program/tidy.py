@@ -25,17 +25,17 @@ _IN_PLACE = frozenset({"native_batch_norm", "_native_batch_norm_legit_no_trainin
 
 
 @lru_cache(maxsize=64)
-def tidy(ops: Table[Op], buffers: Buffers) -> tuple[Table[Op], Buffers]:
+def tidy(ops: Table[Op], buffers: Buffers, upon: bool = True) -> tuple[Table[Op], Buffers]:
     """The ops that matter, over these buffers and some more; `buffers` are all but weights.
 
-    What outlives a replay is written as before.
+    What outlives a replay is written as before. Only where values may lie `upon` those they are made of do they.
     """
     lasting = frozenset(buffer.name for buffer in buffers if buffer.life != "step")
     known = buffers.by_name
     kept = _needed(ops, lasting)
     kept = _padded_within(kept, known)
     kept = _without_copies(kept, known)
-    kept = _in_place(kept, known)
+    kept = _in_place(kept, known) if upon else kept
     kept, fresh = _unwritten(kept, known)
     return Table(kept), Buffers.join(*(buffers.parts or (buffers,)), Buffers(fresh)) if fresh else buffers
 

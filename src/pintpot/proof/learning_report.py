@@ -23,7 +23,10 @@ MOST_NATS = 700.0
 def write_learning_report(tuned: Tuned, path: Path | None = None) -> Path:
     """Write the report, into the folder of what was learned where no other place is named; return where it is."""
     train = tuned.plan.budget.workload.train
-    size = f", {train.sequences} x {train.length} tokens each" if train is not None else ""
+    size = ""
+    if train is not None:
+        each = f"{train.sequences} pictures" if train.of == "pictures" else f"{train.sequences} x {train.length} tokens"
+        size = f", {each} each"
     under = f"{tuned.plan.machine_name}; {len(tuned.losses)} steps{size}"
     title = f"{tuned.plan.model_name}: what was learned"
     return write_report(path or tuned.folder / REPORT, title, list(_sections(tuned)), under)
@@ -34,7 +37,7 @@ def _sections(tuned: Tuned) -> Iterator[Section]:
     promises = _promises(tuned)
     yield KeyFigures(tuple(_figures(tuned, promises)))
     if tuned.losses or tuned.asked:
-        yield Plot("Loss", loss_curve(tuned.losses, tuned.asked), _how(len(tuned.losses)))
+        yield Plot("Loss", loss_curve(tuned.losses, tuned.asked, tuned.train.unit), _how(len(tuned.losses)))
     yield Plot("Promised and measured", promise_bars(promises))
     yield _asked(tuned)
     promised = Stack("promised", tuple((h.name, float(h.high)) for h in cost.holders), float(_budget(tuned)))
@@ -46,7 +49,7 @@ def _sections(tuned: Tuned) -> Iterator[Section]:
         yield Text("Notes", (words,))
 
 
-def loss_curve(losses: Sequence[float], asked: Sequence[tuple[int, float]]) -> str:
+def loss_curve(losses: Sequence[float], asked: Sequence[tuple[int, float]], unit: str = "word") -> str:
     """Training losses by step, their spread where several are one point, and the losses of what was held out."""
     width = -(-len(losses) // MOST_POINTS) or 1
     parts = [(first, losses[first : first + width]) for first in range(0, len(losses), width)]
@@ -58,7 +61,7 @@ def loss_curve(losses: Sequence[float], asked: Sequence[tuple[int, float]]) -> s
     if asked:
         labels = tuple(f"{loss:.3f}" for _, loss in asked)
         drawn.append(Series("held out", tuple((float(step), loss) for step, loss in asked), labels=labels))
-    return line_chart(drawn, Axis("steps taken", "{:.4g}".format), Axis("nats a word", "{:.3g}".format))
+    return line_chart(drawn, Axis("steps taken", "{:.4g}".format), Axis(f"nats a {unit}", "{:.3g}".format))
 
 
 def _how(steps: int) -> str:
@@ -72,13 +75,16 @@ def _figures(tuned: Tuned, promises: Sequence[Promise]) -> Iterator[Figure]:
     if tuned.asked:
         (_, before), (_, after) = tuned.asked[0], tuned.asked[-1]
         held = Verdict(f"{after:.4f} nats", after < before if len(tuned.asked) > 1 else None)
-        yield Figure(
-            "held out, after", held, f"{before:.4f} before; perplexity {_perplexity(before)} to {_perplexity(after)}"
-        )
+        beside = f"; perplexity {_perplexity(before)} to {_perplexity(after)}" if not tuned.right else ""
+        yield Figure("held out, after", held, f"{before:.4f} before{beside}")
+    if tuned.right:
+        (_, first), (_, last) = tuned.right[0], tuned.right[-1]
+        better = last > first if len(tuned.right) > 1 else None
+        yield Figure("told right", Verdict(f"{last:.1%}", better), f"{first:.1%} before")
     for one in promises:
         if one.measured is not None:
             yield Figure(one.label, Verdict(one.form(one.measured), one.holds), f"up to {one.form(one.high)} promised")
-    yield Figure("speed", f"{tuned.tokens_per_s:.0f} tok/s")
+    yield Figure("speed", f"{tuned.tokens_per_s:.0f} {tuned.train.units}/s")
 
 
 def _promises(tuned: Tuned) -> tuple[Promise, ...]:
@@ -102,6 +108,12 @@ def _budget(tuned: Tuned) -> int:
 
 
 def _asked(tuned: Tuned) -> Table:
-    rows = tuple((str(step), f"{loss:.4f}", _perplexity(loss)) for step, loss in tuned.asked)
-    note = "The mean over every word that would be learned, in examples that were held out."
-    return Table("What was held out", ("after steps", "loss, nats a word", "perplexity"), rows, note=note)
+    unit, right = tuned.train.unit, dict(tuned.right)
+    what, told = ("told right", lambda step, loss: f"{right[step]:.1%}") if right else ("perplexity", _words_of)
+    rows = tuple((str(step), f"{loss:.4f}", told(step, loss)) for step, loss in tuned.asked)
+    note = f"The mean over every {unit} that would be learned, in examples that were held out."
+    return Table("What was held out", ("after steps", f"loss, nats a {unit}", what), rows, note=note)
+
+
+def _words_of(_: int, loss: float) -> str:
+    return _perplexity(loss)

@@ -12,7 +12,7 @@ from pintpot.meter.likeness import Likeness
 from pintpot.meter.overlap import Agreed
 from pintpot.units import format_amount, format_bytes, format_span
 
-Unit = Literal["bytes", "seconds", "tokens/s", "answers/s", "steps/s", "nats", "of cosine"]
+Unit = Literal["bytes", "seconds", "tokens/s", "answers/s", "steps/s", "pictures/s", "nats", "of cosine"]
 OF_QUALITY = ("nats", "of cosine")
 Verdict = Literal["held", "not held", "not decided", "not judged"]
 VERSION = 2

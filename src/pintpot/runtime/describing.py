@@ -17,7 +17,7 @@ DIFFUSERS = ("model_index.json", "config.json")
 EXPORTED = ".pt2"
 """How a file of torch.export ends."""
 Progress = Callable[[float, str], None]
-SHAPES = {"context": "tokens", "batch": "batch", "image_size": "image_size", "images": "images"}
+SHAPES = {"context": "tokens", "batch": "batch", "image_size": "image_size", "images": "images", "fewer": "fewer"}
 """What is asked of a plan, and what it is called where a model is recorded for it."""
 
 

@@ -23,17 +23,21 @@ from pintpot.trainer.learned import Learned
 from pintpot.trainer.ranks import ALONE, Ranks
 from pintpot.trainer.tensors import read_tensors, write_tensors
 
-VERSION = 1
+VERSION = 2
 FOLDER, STATE, RESTS = "checkpoint", "state.json", "resting.bin"
 
 
 @dataclass
 class Progressed:
-    """How far it is: steps taken, their losses, and (step, loss) each time what was held out was asked."""
+    """How far it is: steps taken, their losses, and (step, loss) each time what was held out was asked.
+
+    Of pictures also (step, share of them that was told `right`).
+    """
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
     asked: list[tuple[int, float]] = field(default_factory=list)
+    right: list[tuple[int, float]] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -78,8 +82,8 @@ class Checkpoints:
             read_tensors(path, learned.tensors())
             if learned.resting is not None:
                 learned.resting.keep(int(state["version"]))
-            asked = [(int(step), float(loss)) for step, loss in state["asked"]]
-            return Progressed(int(state["step"]), [float(one) for one in state["losses"]], asked)
+            asked, right = ([(int(step), float(one)) for step, one in state[key]] for key in ("asked", "right"))
+            return Progressed(int(state["step"]), [float(one) for one in state["losses"]], asked, right)
         except (OSError, KeyError, ValueError, TypeError, BadInput) as error:
             raise BadFile(f"{path} is no checkpoint of this run ({error}); remove {self._folder}") from error
 
@@ -99,7 +103,8 @@ class Checkpoints:
                 return
             state = {
                 "pintpot_checkpoint": VERSION, "question": self._question, "plan": dict(plan),
-                "step": done.step, "losses": done.losses, "asked": done.asked, "version": version,
+                "step": done.step, "losses": done.losses, "asked": done.asked, "right": done.right,
+                "version": version,
             }  # fmt: skip
             self._write(STATE, lambda path: path.write_text(json.dumps(state), encoding="utf-8"))
             if resting is not None and version is not None:

@@ -57,9 +57,9 @@ def read_examples(path: Path, tokenizer: Tokenizer) -> Examples:
     kind: Kind | None = None
     found: list[Example] = []
     tasks: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         where = f"{path}, line {number}"
-        data = _parsed(line, where)
+        data = parsed(line, where)
         own = _kind(data, where)
         need(kind in (None, own), f"{where}: a {own} among lines of {kind}; one file holds one kind")
         kind = own
@@ -75,7 +75,7 @@ def read_examples(path: Path, tokenizer: Tokenizer) -> Examples:
     return Examples(kind, tuple(found), tuple(tasks))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that hold something, with their numbers."""
     number = 0
     try:
@@ -92,7 +92,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise BadInput(f"{path}, line {number}: not UTF-8 at byte {error.start} of the line") from error
 
 
-def _parsed(line: str, where: str) -> Mapping[str, Any]:
+def parsed(line: str, where: str) -> Mapping[str, Any]:
+    """The object of a line. Raises BadInput."""
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:

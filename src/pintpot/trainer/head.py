@@ -30,5 +30,6 @@ def head_of(work: Work) -> Op:
 
 
 def tile_rows(work: Work) -> int:
-    """Rows of a vocabulary that are computed with at a time."""
-    return int(head_of(work).get("chunk"))
+    """Rows of a vocabulary that are computed with at a time, 0 without one."""
+    found = (op.get("chunk") for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
+    return int(next(found, 0))

@@ -25,8 +25,6 @@ from pintpot.trainer.resting import Resting
 from pintpot.trainer.weights import Weights
 
 FIRST = {ROUTER: 0.02, ROUTES: 1e-3}
-FIXED = frozenset({"rope_freqs"})
-"""What is no weight, but numbers of the architecture."""
 LEAST_RATE = 0.1
 """Of the learning rate, at the end of a cosine."""
 
@@ -101,7 +99,7 @@ class Learned:
     def whole(cls, form: Form, weights: Weights, tutor: Tutor = ALONE, updating: Updating | None = None) -> Learned:
         """The weights of a form that learn, in the very memory in which `weights` holds them, or where they rest."""
         how, away = form.training, () if weights.resting is None else weights.resting.places
-        learning = (weight for weight in form.weights if weight.role not in FIXED and how and how.changes(weight))
+        learning = (weight for weight in form.weights if how and how.changes(weight))
         values = {weight.name: weights.held(weight.name) for weight in learning if weight.name not in away}
         return cls(values, _states(form), tutor, weights.resting, updating)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,19 @@ def _fill(into: Sequences, row: int, parts: Sequence[Example]) -> None:
     into.starts[row, first:] = first
 
 
-def hold_out(sequences: Sequences, seed: int, share: float = HELD_OUT_SHARE) -> tuple[Sequences, Sequences]:
+class Taken(Protocol):
+    """Examples of which some can be taken."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """Some of them, in the order of `rows`."""
+
+
+Some = TypeVar("Some", bound=Taken)
+
+
+def hold_out(sequences: Some, seed: int, share: float = HELD_OUT_SHARE, most: int = MOST_HELD_OUT) -> tuple[Some, Some]:
     """What is learned and what is only asked: a share of the sequences drawn by the seed, one at least.
 
     Raises BadInput for fewer than two sequences.
@@ -117,7 +130,7 @@ def hold_out(sequences: Sequences, seed: int, share: float = HELD_OUT_SHARE) -> 
             "the examples fill a single sequence, and one more is wanted to see what was learned: "
             "give more examples, or shorter sequences"
         )
-    held = min(MOST_HELD_OUT, max(1, round(share * count)))
+    held = min(most, max(1, round(share * count)))
     drawn = np.random.default_rng([seed, 1]).permutation(count)
     return sequences.take(np.sort(drawn[held:])), sequences.take(np.sort(drawn[:held]))
 

@@ -9,21 +9,23 @@ from pathlib import Path
 
 import torch
 
-from pintpot.contract.form import source_form
+from pintpot.contract.form import Form, source_form
 from pintpot.contract.slots import Slots
 from pintpot.contract.training import TrainingForm
-from pintpot.contract.tutor import Tutors
+from pintpot.contract.tutor import Tutor, Tutors
 from pintpot.errors import UsageError, need
 from pintpot.meter.memory import peak_bytes
-from pintpot.model.spec import Model
+from pintpot.model.spec import FAMILY_OF_MODULES, Model, Part
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
 from pintpot.planner.names import BUFFERS
 from pintpot.planner.plan import Plan
-from pintpot.planner.training import training_work_of
+from pintpot.planner.training import learning_part, training_work_of
+from pintpot.program.spec import Work
 from pintpot.techniques.place.offloaded import Offloaded
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
+from pintpot.trainer.classifier import Classifier
 from pintpot.trainer.freed import keep_freed, kept_below
 from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
@@ -35,6 +37,7 @@ from pintpot.trainer.small import flushed
 from pintpot.trainer.tune import Settings, Tuned, write_receipt
 from pintpot.trainer.weights import Weights
 from pintpot.trainer.whole import save_whole
+from pintpot.trainer.whole_module import save_whole_module
 from pintpot.trainer.zeroth import following
 
 
@@ -74,9 +77,8 @@ def teach(
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0
         teacher = _teacher(model, store, plan, opened) if tutors.wants_teacher else None
-        between = kept_below(plan.cost.memory_high - _buffers(plan))
-        network = Network(model.part("language"), work, form, weights, learned, tutors, teacher, between)
-        if how.distance:
+        network = _network(learning_part(model), plan, (work, form), weights, learned, tutors, teacher)
+        if how.distance and isinstance(network, Network):
             take = following(network, learned, task, settings.seed, how.distance)
         else:
             take = descending(network, learned, task, how.fused, tutors)
@@ -91,12 +93,27 @@ def teach(
         _leave(folder if ranks.number == 0 else None, model, how, learned, _resting(learned, weights, tutors), task)
     tokens = (done.step - began) * task.train.tokens * ranks.count
     peak, rate = _most(peak_bytes(), ranks), tokens / max(spent, 1e-9)
-    tuned = Tuned(folder, plan, tuple(done.losses), tuple(done.asked), spent, peak, rate, began)
+    tuned = Tuned(folder, plan, tuple(done.losses), tuple(done.asked), spent, peak, rate, began, tuple(done.right))
     if ranks.number == 0:
         write_receipt(tuned)
         checkpoints.clear()
     ranks.total(torch.zeros(1))  # until all is written
     return tuned
+
+
+def _network(
+    part: Part,
+    plan: Plan,
+    planned: tuple[Work, Form],
+    weights: Weights,
+    learned: Learned,
+    tutor: Tutor,
+    teacher: Network | None,
+) -> Network | Classifier:
+    if part.family == FAMILY_OF_MODULES:
+        return Classifier(part, *planned, weights, learned, tutor)
+    between = kept_below(plan.cost.memory_high - _buffers(plan))
+    return Network(part, *planned, weights, learned, tutor, teacher, between)
 
 
 def _buffers(plan: Plan) -> int:
@@ -125,7 +142,9 @@ def _leave(
     """Write what was learned. Without a folder only the parts of whole weights are given to who writes them."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    if how.rank == 0:
+    if how.rank == 0 and model.language is None and folder is not None:
+        save_whole_module(folder, model, parts)
+    elif how.rank == 0:
         save_whole(folder, model, parts)
     elif folder is not None and how.routing is not None:
         save_routed(folder, model, how, learned.values, task.learns.names)

@@ -15,12 +15,12 @@ from pintpot.errors import BadFile, need
 from pintpot.model.safetensors import parse_safetensors
 from pintpot.model.source import LocalFile
 
-_NAMES = {torch.float32: "F32", torch.uint8: "U8"}
+_NAMES = {torch.float32: "F32", torch.uint8: "U8", torch.int64: "I64"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A float32 or uint8 tensor of a file: `parts` gives its values in order, some rows at a time."""
+    """A float32, uint8 or int64 tensor of a file: `parts` gives its values in order, some rows at a time."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ def write_tensors(
 
 def write_entries(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None) -> None:
     """The same of tensors that are nowhere whole."""
-    ordered = sorted(entries, key=lambda one: (one.dtype != torch.float32, one.name))
+    ordered = sorted(entries, key=lambda one: (-one.dtype.itemsize, one.name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for one in ordered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
@@ -14,18 +14,16 @@ from pintpot.budget import Budget, Train
 from pintpot.contract.training import TrainingForm
 from pintpot.errors import UsageError, need
 from pintpot.planner.plan import Plan
-from pintpot.trainer.freed import give_back
 from pintpot.trainer.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from pintpot.contract.step import Step
     from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
-    from pintpot.trainer.loop import Event, Task
-    from pintpot.trainer.packing import Sequences
+    from pintpot.trainer.loop import Event, Examples, Task
 
 Progress = Callable[[float, str], None]
-LENGTH, SEQUENCES, EVALUATIONS = 256, 4, 3
+LENGTH, SEQUENCES, PICTURES, EVALUATIONS = 256, 4, 16, 3
 LEARNING_RATE, WARMUP_SHARE, MOST_WARMUP = 2e-4, 0.05, 20
 WITHOUT_GRADIENTS = {True: 5e-5, False: 1e-6}
 """The same of adapters, and of every weight, where steps follow losses alone; of the size that MeZO's authors took."""
@@ -60,7 +58,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came of it: the folder, losses of every step, what was held out as (step, loss), and promise and measure."""
+    """What came of it: the folder, losses of every step, what was held out as (step, loss), and promise and measure.
+
+    `right` are (step, share of the pictures that were held out and told right).
+    """
 
     folder: Path
     plan: Plan
@@ -70,6 +71,12 @@ class Tuned:
     peak_bytes: int
     tokens_per_s: float
     began_at: int
+    right: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def train(self) -> Train:
+        """What was asked of learning."""
+        return self.plan.budget.workload.train or Train()
 
     @property
     def step_s(self) -> float:
@@ -87,7 +94,7 @@ def tune(
     steps: int | None = None,
     epochs: float | None = None,
     length: int = LENGTH,
-    sequences: int = SEQUENCES,
+    sequences: int | None = None,
     rank: int = 8,
     alpha: float = 16.0,
     targets: str = "q,v",
@@ -103,40 +110,56 @@ def tune(
 ) -> Tuned:
     """Teach a model the examples of a file; leave adapters that peft reads, or a whole model, in the folder `output`.
 
-    `data` has one JSON object a line, each with `messages` or each with `text`. A step takes `sequences` of `length`
-    tokens; without `steps` or `epochs` every example is seen once. `method` is lora, qlora, full, zeroth (steps from
-    losses alone, very many of them, in the memory of weights as floats and of a way forward) or auto (one of the first
-    three); `arithmetic` is float32, bf16 or auto, the faster one. `adapter` is lora, mixlora (experts of the
-    feed-forward network, of which a token takes some) or mhr (several, whose parts each `task` that lines name mixes in
-    its own way). `learn` names the part that learns (`last:8`, `attention`, `biases`, `norms`, a role, a
-    block; with commas), "auto" the last blocks, as many as fit. `ready` is told the plan before the first step,
-    `happened` of every step. `ranks` (`trainer.ranks.joined`) share out sequences and weights, each has this budget.
-    The same call after a start that was ended goes on with the same losses. Raises BadInput for a line that is wrong,
-    DoesNotFit, Diverged where values are no numbers.
+    `data` has one JSON object a line, each with `messages` or each with `text`; for a model that tells pictures apart
+    each with an `image`, a path beside the file, and its `label`, and every weight learns. A step takes `sequences`
+    (4) of `length` tokens, or so many pictures (16); without `steps` or `epochs` every example is seen once. `method`
+    is lora, qlora, full, zeroth (steps from losses alone, very many of them, in the memory of weights as floats and of
+    a way forward) or auto (one of the first three); `arithmetic` is float32, bf16 or auto, the faster one. `adapter` is
+    lora, mixlora (experts of the feed-forward network, of which a token takes some) or mhr (several, whose parts each
+    `task` that lines name mixes in its own way). `learn` names the part that learns (`last:8`, `attention`, `biases`,
+    `norms`, a role, a block; with commas), "auto" the last blocks, as many as fit. `ready` is told the plan before the
+    first step, `happened` of every step. `ranks` (`trainer.ranks.joined`) share out sequences and weights, each has
+    this budget. The same call after a start that was ended goes on with the same losses. Raises BadInput for a line
+    that is wrong, DoesNotFit, Diverged where values are no numbers.
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
     from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
     from pintpot.trainer.question import budget_of, question_of
+    from pintpot.trainer.reading import read_for
 
     if ranks.number:
         ready = happened = progress = None
-    described = local(shaped(model, {}, progress)[0])
-    _check_kept(described, method)
+    described = local(shaped(model, {"batch": sequences or PICTURES, "fewer": 1}, progress)[0])
+    _check_kept(described, method, settings, ranks)
     folder, path = Path(output), Path(data)
     _check_open(folder)
-    learns, held = read_sequences(described, path, length, settings.seed, progress)
-    wanted = steps or max(1, ceil((epochs or 1.0) * len(learns) / sequences))
-    train = Train(length, ranks.share(sequences, "sequences"), wanted, ceil(len(held) / ranks.count), EVALUATIONS)
+    learns, held = read_for(described, path, length, settings.seed, progress)
+    train = _train(described, (length, sequences), (steps, epochs), (len(learns), len(held)), ranks)
     budget = budget_of(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
     adapters = _adapters((adapter, rank, alpha, targets), settings, len(learns.names))
-    asks = Wanted(
-        method, arithmetic, adapters, learns.num_bytes + held.num_bytes, learn, _beside(settings), ranks.count
-    )
+    num_bytes = learns.num_bytes + held.num_bytes
+    asks = Wanted(method, arithmetic, adapters, num_bytes, learn, _beside(settings), ranks.count)
     ranks.check(asks.learn or asks.also, adapter)
     question = question_of(described, path, asks, (memory, threads), train, settings, ranks)
     return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress), ranks)
+
+
+def _train(
+    model: Model,
+    size: tuple[int, int | None],
+    times: tuple[int | None, float | None],
+    there: tuple[int, int],
+    ranks: Ranks,
+) -> Train:
+    """What is asked of learning: of words sequences of a length, or pictures; `there` are learned and held out."""
+    sees = model.language is None
+    (length, given), (steps, epochs), (count, held) = size, times, there
+    batch = given or (PICTURES if sees else SEQUENCES)
+    wanted = steps or max(1, ceil((epochs or 1.0) * count / batch))
+    train = Train(length, ranks.share(batch, "sequences"), wanted, ceil(held / ranks.count), EVALUATIONS)
+    return replace(train, length=1, of="pictures") if sees else train
 
 
 def _check_open(folder: Path) -> None:
@@ -147,10 +170,16 @@ def _check_open(folder: Path) -> None:
     need(not ended, f"{folder} holds what was learned already; name another folder", UsageError)
 
 
-def _check_kept(model: Model, method: str) -> None:
-    """Raises UnsupportedModel where what a method leaves could not be written."""
+def _check_kept(model: Model, method: str, settings: Settings, ranks: Ranks) -> None:
+    """Raises UnsupportedModel where what a method leaves could not be written, UsageError for what cannot be asked."""
     from pintpot.trainer.adapters import check_adapters
     from pintpot.trainer.whole import check_whole
+
+    if model.language is None:
+        only = method in ("auto", "full") and not settings.sparse and not settings.distill and ranks.count == 1
+        need(only, f"of {model.name}, which has no words, every weight learns, in one process: --method full",
+             UsageError)  # fmt: skip
+        return
 
     if method in ("full", "zeroth"):
         check_whole(model)
@@ -177,34 +206,13 @@ def _adapters(plain: tuple[str, int, float, str], settings: Settings, num_tasks:
     return Chosen(*plain, settings.experts, settings.taken, settings.heads).step(num_tasks)
 
 
-def read_sequences(
-    model: Model, path: Path, length: int, seed: int, progress: Progress | None = None
-) -> tuple[Sequences, Sequences]:
-    """What is learned and what is held out, in sequences of `length` tokens; the tokenizer is gone when it returns."""
-    from pintpot.model.tokens import Tokenizer
-    from pintpot.packer.pack import tokenizer_of
-    from pintpot.trainer.data import read_examples
-    from pintpot.trainer.packing import hold_out, pack_sequences
-
-    need(
-        length <= model.context, f"sequences of {length} tokens, and the model's context is {model.context}", UsageError
-    )
-    if progress is not None:
-        progress(0.0, f"reading {path.name}")
-    examples = read_examples(path, Tokenizer.load(tokenizer_of(model)))
-    packed = pack_sequences(examples, length)
-    del examples
-    give_back()
-    return hold_out(packed, seed)
-
-
 def _run(
     model: Model,
     folder: Path,
     budget: Budget,
     asks: Any,
     question: Mapping[str, Any],
-    data: tuple[Sequences, Sequences],
+    data: tuple[Examples, Examples],
     settings: Settings,
     told: tuple[Callable[[Plan], None] | None, Callable[[Event], None] | None, Progress | None],
     ranks: Ranks,
@@ -239,7 +247,7 @@ def _plan(model: Model, budget: Budget, asks: Any, progress: Progress | None) ->
     return make_training_plan(Question(model, machine, budget, shipped_priors(), torch_bytes=torch_bytes), asks)
 
 
-def task_of(plan: Plan, data: tuple[Sequences, Sequences], settings: Settings, ranks: Ranks) -> Task:
+def task_of(plan: Plan, data: tuple[Examples, Examples], settings: Settings, ranks: Ranks) -> Task:
     """What is learned by a plan, in which order, and how fast."""
     from pintpot.trainer.learned import Pace
     from pintpot.trainer.loop import Task
@@ -274,6 +282,7 @@ def receipt(tuned: Tuned) -> dict[str, Any]:
         },
         "losses": list(tuned.losses),
         "asked": [list(one) for one in tuned.asked],
+        **({"right": [list(one) for one in tuned.right]} if tuned.right else {}),
         "plan": tuned.plan.without_reasons().to_json(),
     }  # fmt: skip
 

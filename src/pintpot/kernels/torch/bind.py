@@ -143,10 +143,10 @@ def _handed_on(first: Callable[[], Any], then: Callable[..., Any], before: list[
 
 def _called(op: Op, memory: Memory) -> tuple[Any, list[Any], dict[str, Any]]:
     """An op's operator, and its arguments."""
-    target = _operator(str(op.get("call")))
+    target = operator_of(str(op.get("call")))
     tensors = [memory.view(name, view) for (_, name), view in zip(op.reads, op.get("views"), strict=True)]
-    args = [_value(item, tensors) for item in json.loads(op.get("args"))]
-    return target, args, {key: _value(item, tensors) for key, item in json.loads(op.get("kwargs")).items()}
+    args = [argument(item, tensors) for item in json.loads(op.get("args"))]
+    return target, args, {key: argument(item, tensors) for key, item in json.loads(op.get("kwargs")).items()}
 
 
 def _told(target: Any, kwargs: Mapping[str, Any], outs: Sequence[torch.Tensor]) -> Callable[..., Any]:
@@ -172,7 +172,7 @@ def _bound(op: Op, memory: Memory) -> Call:
 
 def writes_in_place(op: Op) -> bool:
     """Whether a call writes its results where they are wanted; those of others are computed aside and copied."""
-    return _with_outputs(_operator(str(op.get("call"))), len(op.get("outs"))) is not None
+    return _with_outputs(operator_of(str(op.get("call"))), len(op.get("outs"))) is not None
 
 
 def _moved(out: torch.Tensor, source: torch.Tensor) -> None:
@@ -191,7 +191,7 @@ def _copied(call: Callable[[], Any], outs: Sequence[torch.Tensor]) -> None:
         out.copy_(one)
 
 
-def _operator(call: str) -> Any:
+def operator_of(call: str) -> Any:
     """An operator of ATen by name. Raises BadPack for one that this PyTorch has not."""
     name, _, overload = call.partition(".")
     packet = getattr(torch.ops.aten, name, None)
@@ -218,10 +218,10 @@ def _with_outputs(target: Any, num_outs: int) -> Any:
     return None
 
 
-def _value(item: Any, tensors: Sequence[torch.Tensor]) -> Any:
+def argument(item: Any, tensors: Sequence[torch.Tensor]) -> Any:
     """An argument again from its JSON."""
     if isinstance(item, list):
-        return [_value(one, tensors) for one in item]
+        return [argument(one, tensors) for one in item]
     if isinstance(item, str):
         need(item in _WORDS, f"a recording may not call with {item!r:.40}", BadPack)
     if not isinstance(item, Mapping):

@@ -24,7 +24,7 @@ from pintpot.meter.overlap import Agreed
 About = Mapping[str, Any]
 Arrays = Mapping[str, NDArray[Any]]
 Item = TypeVar("Item")
-SHAPES = ("batch", "image_size", "tokens")
+SHAPES = ("batch", "image_size", "tokens", "fewer")
 """What may be asked about the inputs that a module is recorded for, in the words of `Published.shapes`."""
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +35,22 @@ KEYS: Final = (
 
 def open_picture(source: Path | bytes) -> Picture:
     """A picture as RGB. Raises BadInput for what is none or has over 40 million pixels, 8 million where it was sent."""
+    with _opened(source) as found:
+        from PIL import ImageOps
+
+        return np.asarray(ImageOps.exif_transpose(found).convert("RGB"))
+
+
+def check_picture(path: Path) -> None:
+    """By its header alone: raises BadInput as `open_picture` does."""
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Any]:
     need_pillow()
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     sent = isinstance(source, bytes)
     path, most = "the image" if sent else str(source), MOST_PIXELS_SENT if sent else MOST_PIXELS
@@ -44,7 +59,7 @@ def open_picture(source: Path | bytes) -> Picture:
             width, height = found.size
             size = f"{path} has {width} by {height} pixels"
             need(width * height <= most, f"{size}; at most {most:,} are read", BadInput)
-            return np.asarray(ImageOps.exif_transpose(found).convert("RGB"))
+            yield found
     except UnidentifiedImageError as error:
         raise BadInput(f"{path} is no picture that PIL knows") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -49,15 +49,24 @@ def about(published: Published) -> dict[str, Any] | None:
     channels = int(config.get("num_channels") or 3)
     need(channels == 3, f"{published.architecture} takes pictures of {channels} channels, not of 3", UnsupportedModel)
     batch = shapes.get("batch", 1)
+    fewer = {"narrower": list(_halves(batch))} if shapes.get("fewer") else {}
     return {
         "task": task,
         "labels": _labels(config),
         "batch": batch,
+        **fewer,
         "size": [height, width],
         "pictures": settings,
         "files": [],
         "memory_bytes": MEMORY_BYTES + 3 * _VALUE_BYTES * 3 * height * width * batch,
     }
+
+
+def _halves(batch: int) -> Iterator[dict[str, int]]:
+    """Half as many pictures, and so on to one: as many as may be computed at once while a model learns."""
+    while batch > 1:
+        batch = -(-batch // 2)
+        yield {"batch": batch}
 
 
 def examples(about: About) -> Arrays:
