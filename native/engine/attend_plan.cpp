@@ -8,7 +8,7 @@ namespace pintpot {
 
 namespace {
 
-constexpr int32_t kBlockRows = 128;       // queries times heads that share what they read of the cache
+constexpr int32_t kBlockRows = 256;       // queries times heads that share what they read of the cache
 constexpr int64_t kTasksOfThread = 6;    // about, where keys are split
 constexpr int32_t kHeadsOfThread = 4;    // that keep threads evenly busy without a split
 constexpr size_t kBlocksOfThread = 8;    // likewise with all their heads
@@ -41,10 +41,16 @@ AttendTask AttendPlan::block(const std::vector<Run>& runs, int32_t run, int32_t 
     return {run, first, tokens, 0, segments, segments, 0, -1, 1, keys * tokens};
 }
 
+// Whole pages, where there are some: then rows of the products come in whole panels.
+int32_t AttendPlan::tokens_of_block() const {
+    int32_t most = std::max(1, kBlockRows * shape_.kv_heads / shape_.heads), page = int32_t(kPageTokens);
+    return most > page ? most / page * page : most;
+}
+
 void AttendPlan::cut(const std::vector<Run>& runs) {
     blocks_.clear(), tasks_.clear();
     taken_ = 0, num_splits_ = 0;
-    int32_t most = std::max(1, kBlockRows * shape_.kv_heads / shape_.heads);
+    int32_t most = tokens_of_block();
     int64_t segments = 0;
     for (size_t run = 0; run < runs.size(); ++run)
         for (int32_t first = 0; first < runs[run].num_tokens; first += most) {

@@ -45,6 +45,7 @@ class AttendPlan {
     int64_t row_floats() const { return shape_.heads / shape_.kv_heads * partial_floats(shape_.head_dim); }
     int32_t chunks_of_task() const { return heads_together_ ? 1 : shape_.kv_heads; }
     bool busy_without_heads() const;
+    int32_t tokens_of_block() const;
     void one_head(const KernelTable& kernels, const AttendCall& call, const AttendTask& task, float* partials);
     AttendTask block(const std::vector<Run>& runs, int32_t run, int32_t first, int32_t tokens) const;
     void add(AttendTask whole, int64_t most_segments);

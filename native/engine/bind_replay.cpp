@@ -94,7 +94,7 @@ Gather to_gather(const GatherTuple& given) {
 void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uintptr_t x, uintptr_t out, const std::vector<Weight>& weights,
                 const std::string& prologue, uintptr_t norm, float eps, int64_t rotate, int32_t planes,
                 const std::vector<uintptr_t>& biases, uintptr_t post_norm, uintptr_t residual,
-                const std::optional<GatherTuple>& gather) {
+                const std::optional<GatherTuple>& gather, bool passes_on) {
     LinearRecord record{};
     record.over_rows = over_rows;
     record.selected = selected;
@@ -111,6 +111,7 @@ void add_linear(Builder& self, bool over_rows, bool selected, int64_t rows, uint
     record.post_norm = pointer<const float>(post_norm);
     record.residual = pointer<const float>(residual);
     if (gather) record.gather = to_gather(*gather);
+    record.passes_on = passes_on;
     self.add<Linear>(std::move(record), self.kernels);
 }
 
@@ -241,7 +242,7 @@ void bind_builder(nb::module_& module) {
             nb::arg("given") = 0, nb::arg("num_given") = 0)
         .def("linear", &add_linear, nb::arg("over_rows"), nb::arg("selected"), nb::arg("rows"), nb::arg("x"),
              nb::arg("out"), nb::arg("weights"), nb::arg("prologue"), nb::arg("norm"), nb::arg("eps"), nb::arg("rotate"), nb::arg("planes"), nb::arg("biases"),
-             nb::arg("post_norm"), nb::arg("residual"), nb::arg("gather") = nb::none())
+             nb::arg("post_norm"), nb::arg("residual"), nb::arg("gather") = nb::none(), nb::arg("passes_on") = false)
         .def("route", &add_route, nb::arg("over_rows"), nb::arg("experts"), nb::arg("chosen"), nb::arg("normed"),
              nb::arg("scores"), nb::arg("choice"), nb::arg("shares"))
         .def("experts", &add_experts, nb::arg("over_rows"), nb::arg("experts"), nb::arg("chosen"), nb::arg("gathers"),

@@ -104,7 +104,7 @@ int64_t Linear::begin(Context& context, int phase) {
         finish(*context.kernels, 0, rows);
         return 0;
     }
-    if (!keeps_floats() && !uses_rest_ && !uses_int8_) return 0;
+    if (given_ || (!keeps_floats() && !uses_rest_ && !uses_int8_)) return 0;
     find_apart(context);
     if (int64_t(apart_.size()) != num_apart_) return 0;
     if (rows > kFewTokens) return (rows + rows_at_once() - 1) / rows_at_once();
@@ -115,6 +115,10 @@ int64_t Linear::begin(Context& context, int phase) {
 
 void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
     int64_t rows = count(context), first = chunk * kPanelTokens;
+    if (phase == 1 && gate_ != Prologue::kNone) {
+        multiply_gated(context, many_chunks_[size_t(chunk)]);
+        return;
+    }
     if (phase == 1) {
         multiply(context, chunks(rows)[size_t(chunk)], thread);
         return;
@@ -218,7 +222,8 @@ void Linear::multiply(Context& context, const Chunk& chunk, int thread) const {
     call.k = columns_;
     call.x = as_float ? floats + first_row * columns_ : nullptr;
     call.x_stride = columns_;
-    call.quantized = as_float ? nullptr : region.quantized + first_row * quantized_bytes(columns_, record_.planes);
+    const uint8_t* rounded = given_ ? reinterpret_cast<const uint8_t*>(record_.x) : region.quantized;
+    call.quantized = as_float ? nullptr : rounded + first_row * quantized_bytes(columns_, record_.planes);
     call.num_tokens = rows;
     call.out = record_.out + first_row * width_ + chunk.column;
     call.out_stride = width_;

@@ -22,6 +22,7 @@ struct Cut {
 constexpr Cut kAloneCut = {1 << 20, 1};  // one thread alone waits for nobody
 constexpr Cut kFewTokensCut = {128 << 10, 1};
 constexpr Cut kManyTokensCut = {96 << 10, kTileStrips};
+constexpr Cut kGatedCut = {48 << 10, kTileStrips};  // of gates, with ups as long
 // Where a thread has fewer tiles than this, threads share rows of the input and not strips, as many as pay for reading
 // the weights again.
 constexpr int64_t kFewTiles = 16;
@@ -50,6 +51,7 @@ struct LinearRecord {
     const float* post_norm;            // [width] or null: the RMS norm of what was multiplied, before the residual
     const float* residual;             // [n][width] or null
     float* out;                        // [n][width], width = the sum of rows
+    bool passes_on;                    // nobody but the next op reads out
 };
 
 class Linear final : public Op {
@@ -64,6 +66,9 @@ class Linear final : public Op {
     void work(Context& context, int phase, int64_t chunk, int thread) override;
 
     bool over_rows() const { return record_.over_rows; }
+    // Where `next` gates what this one makes for it, and both multiply in bfloat16: this one puts its sums through the gate while
+    // they are at hand, and leaves the next one's rounded rows where it would have left the sums. The bits are the same.
+    void gate_for(Linear& next, int threads);
     // Without a select the rows with logits are all tokens, or none.
     bool wants_every_row() const { return record_.over_rows && !record_.selected; }
     const std::vector<Weight>& weights() const { return record_.weights; }
@@ -78,6 +83,8 @@ class Linear final : public Op {
         int64_t column;  // of out
         int64_t first_row = 0, num_rows = kMostRows;  // of the input, as far as it has so many
     };
+    bool gates_for(const Linear& next) const;
+    void multiply_gated(Context& context, const Chunk& chunk) const;
     struct Regions {
         float* floats;       // [n][columns], what comes out of prologue and rotation
         float* rest;         // the same with zeros where columns are kept apart
@@ -119,6 +126,8 @@ class Linear final : public Op {
     int64_t num_apart_;
     std::vector<int32_t> apart_;  // the columns kept apart, once a strip has told them
     std::vector<Chunk> few_chunks_, many_chunks_;
+    Prologue gate_ = Prologue::kNone;  // that this one's sums go through
+    bool given_ = false;               // x are rounded rows already
 };
 
 }  // namespace pintpot

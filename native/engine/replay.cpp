@@ -42,6 +42,7 @@ Replay::Replay(std::unique_ptr<OpList> list, const KernelTable& kernels, Pool& p
     context_.keep_waiting_apart = [this] { return !pool_.stopping() && !given_up_.load(std::memory_order_relaxed); };
     bind(memory, scratch, scratch_bytes);
     link_routes();
+    link_gates();
     count_strips();
     seconds_.assign(list_->ops.size(), 0.0);
 }
@@ -126,6 +127,14 @@ void Replay::link_routes() {
         need(route != nullptr, "nobody has chosen the experts of an op");
         need(route->over_rows() == experts->over_rows(), "experts are chosen for the rows that meet them");
         route->feed(experts);
+    }
+}
+
+void Replay::link_gates() {
+    for (size_t i = 0; i + 1 < list_->ops.size(); ++i) {
+        auto* first = dynamic_cast<Linear*>(list_->ops[i].get());
+        auto* next = dynamic_cast<Linear*>(list_->ops[i + 1].get());
+        if (first != nullptr && next != nullptr) first->gate_for(*next, pool_.size());
     }
 }
 

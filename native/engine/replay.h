@@ -65,6 +65,7 @@ class Replay final : Job {
     void bind(const Memory& memory, uint8_t* scratch, size_t scratch_bytes);
     void count_strips();
     void link_routes();
+    void link_gates();
     void begin_pass(const Call& call, int first);
     int64_t next() override;
     void work(int thread, int64_t chunk) override;

@@ -28,6 +28,10 @@ INLINE bool fold_segment(const AttendCall& c, int64_t segment, Block& block) {
 
 INLINE int64_t group_of(const AttendCall& c) { return c.heads / c.cache.kv_heads; }
 INLINE int64_t rows_of(const AttendCall& c) { return c.num_tokens * group_of(c); }
+INLINE int64_t rows_of_block(const AttendCall& c) {
+  const int64_t most = c.cache.head_dim * kManyRows <= kMaxHeadDim * kRows ? kManyRows : kRows;
+  return c.rounded == kRoundedBrain ? most : kRows;
+}
 
 // Rows [first, first + block.num_rows) of the call: where they are, their positions, their queries.
 void prepare(const AttendCall& c, int64_t first, Block& block) {
@@ -62,13 +66,18 @@ INLINE void add_part(float* sum, float before, const float* part, float now, int
   for (int64_t i = 0; i < dim; i += 16)
     store16(sum + i, load16(sum + i) * spread(before) + load16(part + i) * spread(now));
 }
+// The first part, as if it met zeros.
+INLINE void put_part(float* sum, const float* part, int64_t dim) {
+  for (int64_t i = 0; i < dim; i += 16) store16(sum + i, load16(part + i) + spread(0.0f));
+}
 INLINE void divide(float* sum, float mass, int64_t dim) {
-  for (int64_t i = 0; i < dim; i += 16) store16(sum + i, load16(sum + i) / spread(mass));
+  const Pack share = spread(1.0f / mass);
+  for (int64_t i = 0; i < dim; i += 16) store16(sum + i, load16(sum + i) * share);
 }
 
 struct Totals {
-  alignas(64) float maxima[kRows];
-  alignas(64) float masses[kRows];
+  alignas(64) float maxima[kManyRows];
+  alignas(64) float masses[kManyRows];
 };
 void merge_block(int64_t dim, const Block& block, Totals& totals) {
   for (int64_t row = 0; row < block.num_rows; row += 16) {
@@ -81,35 +90,41 @@ void merge_block(int64_t dim, const Block& block, Totals& totals) {
   }
 }
 
+void first_block(int64_t dim, const Block& block, Totals& totals) {
+  for (int64_t row = 0; row < block.num_rows; row += 16)
+    store16(totals.maxima + row, load16(block.maxima + row)), store16(totals.masses + row, load16(block.masses + row));
+  for (int64_t row = 0; row < block.num_rows; ++row) put_part(block.out[row], block.sums + row * block.sums_stride, dim);
+}
+
 void attend_rows(const AttendCall& c) {
-  const int64_t dim = c.cache.head_dim, num_rows = rows_of(c);
+  const int64_t dim = c.cache.head_dim, num_rows = rows_of(c), most = rows_of_block(c);
   alignas(64) float queries[kRows * kMaxHeadDim], sums[kRows * kMaxHeadDim];
   Block block;
   block.queries = queries, block.sums = sums, block.sums_stride = dim;
-  for (int64_t first = 0; first < num_rows; first += kRows) {
-    block.num_rows = num_rows - first < kRows ? num_rows - first : kRows;
+  for (int64_t first = 0; first < num_rows; first += most) {
+    block.num_rows = num_rows - first < most ? num_rows - first : most;
     prepare(c, first, block);
     Totals totals;
-    for (int64_t row = 0; row < block.num_rows; row += 16) {
-      store16(totals.maxima + row, spread(kNone)), store16(block.maxima + row, spread(kNone));
-      store16(totals.masses + row, spread(0.0f)), store16(block.masses + row, spread(0.0f));
-    }
-    for (int64_t row = 0; row < block.num_rows; ++row)
-      for (int64_t d = 0; d < dim; d += 16) store16(block.out[row] + d, spread(0.0f));
+    for (int64_t row = 0; row < block.num_rows; row += 16)
+      store16(block.maxima + row, spread(kNone)), store16(block.masses + row, spread(0.0f));
     const int64_t segments = num_segments(block.positions[block.num_rows - 1] + 1);
-    for (int64_t segment = 0; segment < segments; ++segment)
+    int64_t segment = 0;
+    while (!fold_segment(c, segment++, block)) {
+    }
+    first_block(dim, block, totals);
+    for (; segment < segments; ++segment)
       if (fold_segment(c, segment, block)) merge_block(dim, block, totals);
     for (int64_t row = 0; row < block.num_rows; ++row) divide(block.out[row], totals.masses[row], dim);
   }
 }
 
 void segments_of_rows(const AttendCall& c, int64_t from, int64_t stop, float* partials) {
-  const int64_t dim = c.cache.head_dim, stride = partial_floats(dim), num_rows = rows_of(c);
+  const int64_t dim = c.cache.head_dim, stride = partial_floats(dim), num_rows = rows_of(c), most = rows_of_block(c);
   alignas(64) float queries[kRows * kMaxHeadDim];
   Block block;
   block.queries = queries, block.sums_stride = stride;
-  for (int64_t first = 0; first < num_rows; first += kRows) {
-    block.num_rows = num_rows - first < kRows ? num_rows - first : kRows;
+  for (int64_t first = 0; first < num_rows; first += most) {
+    block.num_rows = num_rows - first < most ? num_rows - first : most;
     prepare(c, first, block);
     for (int64_t segment = from; segment < stop; ++segment) {
       block.sums = partials + (segment * num_rows + first) * stride;

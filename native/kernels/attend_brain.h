@@ -2,19 +2,15 @@
 #pragma once
 #include "attend_segment.h"
 #include "brain_tiles.h"
+#include "transpose.h"
 
 namespace pintpot {
 namespace {
 
-constexpr int64_t kPanels = kRows / kPanelTokens;
-
-INLINE int64_t panels_of(const Block& block) { return (block.num_rows + kPanelTokens - 1) / kPanelTokens; }
-
-// Columns d and on of a row, n of them (a multiple of 32), into its place of a panel, whose next group is `next` bytes on.
+// A row of n columns (a multiple of 32) into its place of a panel.
 INLINE void put_row(const float* from, int64_t n, float factor, uint8_t* to) {
   for (int64_t d = 0; d < n; d += 32, to += kBrainRecord)
-    for (int64_t i = 0; i < 32; i += kWidth)
-      store_lower(to + i * 2, (VI)(brain_bits(load<VF>(from + d + i) * factor) >> 16));
+    for (int64_t i = 0; i < 32; i += 16) put_pack(load16(from + d + i) * spread(factor), to + i * 2);
 }
 
 // Keys of a page and head as two tiles for each group of columns: to[2][dim / 32][kBrainRecord].
@@ -63,36 +59,71 @@ INLINE int64_t pages_seen(const Block& block, const Pages& pages, int64_t row) {
   return n;
 }
 
+// What up to 32 rows need between their two products: small enough to stay in the first cache.
+struct Weighing {
+  alignas(64) float scores[2 * kPanelTokens * kSegmentTokens];
+  alignas(64) uint8_t weights[2 * kSegmentPages * kBrainRecord];  // as panels, `pages.number` groups each
+};
+
+// The largest scores of up to 16 rows; what a row does not see is hidden from what follows.
+INLINE Pack largest_of_panel(const AttendCall& c, const Pages& pages, const Block& block, int64_t row, int64_t rows, float* scores) {
+  const int64_t stop = pages.number * kPageTokens;
+  Pack tops[kPanelTokens];
+  for (int64_t i = 0; i < kPanelTokens; ++i, scores += kSegmentTokens) {
+    tops[i] = spread(kNone);
+    if (i >= rows) continue;
+    if (!all_seen(c, pages, block.positions[row + i])) hide_row(c, pages, block.positions[row + i], scores);
+    for (int64_t j = 0; j < stop; j += 16) tops[i] = max(tops[i], load16(scores + j));
+  }
+  return tree16(tops, Larger());
+}
+// Scores to weights, into their panel; their masses.
+INLINE Pack weigh_panel(const Pages& pages, const float* maxima, int64_t rows, const float* scores, uint8_t* to) {
+  Pack masses[kPanelTokens];
+  for (int64_t i = 0; i < kPanelTokens; ++i, scores += kSegmentTokens, to += 64) {
+    masses[i] = spread(0.0f);
+    const VF from = splat(i >= rows || maxima[i] == kNone ? 0.0f : maxima[i]);
+    for (int64_t page = 0; page < (i < rows ? pages.number : 0); ++page)
+      UNROLL for (int64_t j = 0; j < kPageTokens; j += 16) {
+        const Pack score = load16(scores + page * kPageTokens + j);
+        const Pack weight = each([&](int k) { return rough_exp_of_negative(score.v[k] - from); });
+        put_pack(weight, to + page * kBrainRecord + j * 2);
+        masses[i] = masses[i] + weight;
+      }
+  }
+  return tree16(masses, Sum());
+}
+
 template <int32_t FORMAT>
 void fold_brain(const AttendCall& c, const Pages& pages, Block& block) {
-  alignas(64) uint8_t packed[kSegmentTokens * kMaxHeadDim * 2];
-  alignas(64) uint8_t weights[2 * kSegmentPages * kBrainRecord];
+  alignas(64) uint8_t keys[kSegmentTokens * kMaxHeadDim * 2], values[kSegmentTokens * kMaxHeadDim * 2];
+  Weighing now;
   const int64_t dim = c.cache.head_dim, groups = dim / 32, key_bytes = groups * kBrainRecord;
+  const int64_t value_bytes = pages.number * kBrainRecord;
   Unpacking none = {};
   for (int64_t page = 0; page < pages.number; ++page) {
-    brain_keys<FORMAT>(dim, pages.lines[page], packed + 2 * page * key_bytes);
+    brain_keys<FORMAT>(dim, pages.lines[page], keys + 2 * page * key_bytes);
     ask_for(c.cache, pages.lines[page + 1]);
   }
-  by_panels(block, [&](auto number, int64_t row, int64_t rows) {
-    const int64_t keys = pages_seen(block, pages, row + rows - 1) * kPageTokens;
-    const uint8_t* panel = (const uint8_t*)block.queries + row / kPanelTokens * key_bytes;
-    multiply_columns<decltype(number)::value>({packed, key_bytes, panel, key_bytes, groups, block.scores + row * kSegmentTokens,
-                                               kSegmentTokens, true, &none}, keys, rows);
-  });
-  weigh_rows(c, pages, block);
-  const int64_t value_bytes = pages.number * kBrainRecord;
   for (int64_t page = 0; page < pages.number; ++page) {
     const int64_t n = keys_seen(block, block.num_rows - 1, pages.first_key[page]);
-    brain_values<FORMAT>(dim, pages.lines[pages.number + page], n, value_bytes, packed + page * kBrainRecord);
+    brain_values<FORMAT>(dim, pages.lines[pages.number + page], n, value_bytes, values + page * kBrainRecord);
     ask_for(c.cache, pages.lines[pages.number + page + 1]);
   }
   by_panels(block, [&](auto number, int64_t row, int64_t rows) {
+    constexpr int P = decltype(number)::value;
     const int64_t seen = pages_seen(block, pages, row + rows - 1);
-    for (int64_t i = 0; i < rows; ++i)
-      put_row(block.scores + (row + i) * kSegmentTokens, seen * kPageTokens, 1.0f,
-              weights + i / kPanelTokens * value_bytes + i % kPanelTokens * 64);
-    multiply_columns<decltype(number)::value>({packed, value_bytes, weights, value_bytes, seen, block.sums + row * block.sums_stride,
-                                               block.sums_stride, true, &none}, dim, rows);
+    const uint8_t* queries = (const uint8_t*)block.queries + row / kPanelTokens * key_bytes;
+    multiply_columns<P>({keys, key_bytes, queries, key_bytes, groups, now.scores, kSegmentTokens, true, &none}, seen * kPageTokens, rows);
+    for (int64_t i = 0; i < rows; i += kPanelTokens) {
+      const int64_t left = rows - i < kPanelTokens ? rows - i : kPanelTokens;
+      float* scores = now.scores + i * kSegmentTokens;
+      store16(block.maxima + row + i, largest_of_panel(c, pages, block, row + i, left, scores));
+      store16(block.masses + row + i,
+              weigh_panel(pages, block.maxima + row + i, left, scores, now.weights + i / kPanelTokens * value_bytes));
+    }
+    multiply_columns<P>({values, value_bytes, now.weights, value_bytes, seen, block.sums + row * block.sums_stride, block.sums_stride,
+                         true, &none}, dim, rows);
   });
 }
 

@@ -9,7 +9,8 @@
 namespace pintpot {
 namespace {
 
-constexpr int64_t kRows = 128;  // of a block
+constexpr int64_t kRows = 128;      // of a block
+constexpr int64_t kManyRows = 256;  // where they share pages in bfloat16, and are short
 constexpr int64_t kDirectRows = kWidth == 4 ? 2 : 8;
 constexpr int64_t kSegmentPages = kSegmentTokens / kPageTokens;
 constexpr int64_t kAheadBytes = 16384;  // asked for before it is read
@@ -18,14 +19,14 @@ constexpr float kNone = -__builtin_inff();
 struct Block {
   int64_t num_rows;
   float* queries;                 // [num_rows][head_dim], scaled; rounded ones are halves, twice as far apart
-  alignas(64) float query_scales[kRows];  // of rounded ones
-  float* out[kRows];
+  alignas(64) float query_scales[kManyRows];  // of rounded ones
+  float* out[kManyRows];
   float* sums;                    // [num_rows][sums_stride]
   int64_t sums_stride;
-  int64_t positions[kRows];       // ascending
-  alignas(64) float maxima[kRows];
-  alignas(64) float masses[kRows];
-  alignas(64) float scores[kRows * kSegmentTokens];  // then weights
+  int64_t positions[kManyRows];       // ascending
+  alignas(64) float maxima[kManyRows];
+  alignas(64) float masses[kManyRows];
+  alignas(64) float scores[kRows * kSegmentTokens];  // then weights; not of bfloat16
 };
 
 // The visible pages of a segment, in order: their first keys, and where keys and values lie. Behind them follow the pages
@@ -89,11 +90,13 @@ INLINE bool all_seen(const AttendCall& c, const Pages& pages, int64_t position) 
   if (pages.first_key[pages.number - 1] + kPageTokens - 1 > position) return false;
   return c.window == 0 || pages.first_key[0] > position - c.window;
 }
+INLINE void hide_row(const AttendCall& c, const Pages& pages, int64_t position, float* scores) {
+  for (int64_t i = 0; i < pages.number * kPageTokens; i += 16)
+    store16(scores + i, hide(c, position, pages.first_key[i / kPageTokens] + i % kPageTokens, load16(scores + i)));
+}
 INLINE float largest_score(const AttendCall& c, const Pages& pages, int64_t position, float* scores) {
   const int64_t stop = pages.number * kPageTokens;
-  if (!all_seen(c, pages, position))
-    for (int64_t i = 0; i < stop; i += 16)
-      store16(scores + i, hide(c, position, pages.first_key[i / kPageTokens] + i % kPageTokens, load16(scores + i)));
+  if (!all_seen(c, pages, position)) hide_row(c, pages, position, scores);
   Pack top = load16(scores);
   for (int64_t i = 16; i < stop; i += 16) top = max(top, load16(scores + i));
   return largest(top);

@@ -17,6 +17,11 @@ constexpr int64_t kBrainRecord = kPanelTokens * 64;  // bytes of a group: [16 to
 // Two vectors of columns, rounded, as the pairs that a tile of weights holds.
 INLINE VU brain_pair(VF first, VF second) { return brain_bits(first) >> 16 | (brain_bits(second) & 0xffff0000u); }
 
+// 16 columns of a token, rounded, to their place in a panel.
+INLINE void put_pack(Pack a, uint8_t* to) {
+  UNROLL for (int i = 0; i < kParts; ++i) store_lower(to + i * kWidth * 2, (VI)(brain_bits(a.v[i]) >> 16));
+}
+
 // Strips that are to be expanded, group by group, while others are multiplied.
 struct Unpacking {
   void (*expand)(Unpacking& self);  // the next group

@@ -4,11 +4,12 @@
 
 namespace pintpot {
 
-// One format's kernels. `int8` and `brain` are null for float formats.
+// One format's kernels. `int8`, `brain` and `gated` are null for float formats.
 struct FormatEntry {
   int64_t (*strip_bytes)(int64_t k);
   void (*int8)(const StripsCall& call);
   void (*brain)(const StripsCall& call);
+  void (*gated)(const GatedCall& call);
   void (*float32)(const StripsCall& call);
   // Columns [first, first + n) of one strip, first a multiple of 32, n <= 32, as float32 [column][16].
   void (*expand)(const void* strip, int64_t k, int64_t first, int64_t n, float* to);

@@ -15,7 +15,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 7;
+constexpr int32_t kAbiVersion = 8;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 6;  // whole numbers of what a product of many tokens takes at once: 2 or 3
 constexpr int64_t kGroup = 32;
@@ -84,6 +84,19 @@ struct StripsCall {
   const float* apart;     // [num_tokens][num_apart], what meets them
 };
 
+// The gate of two products on the path of bfloat16, g of `gate` and u of `up` (of as many strips, rows a multiple of 32), rounded
+// as `quantize` would: columns [first_column, + num_rows) of bfloat16 rows of `columns`. What comes out is what `strips`, a gate and
+// `quantize` give one after the other, without the sums ever lying in memory.
+enum Gate : int32_t { kSwiGlu, kGeGlu };
+struct GatedCall {
+  StripsCall gate;        // its `out` is not used; no columns apart
+  const void* up;
+  int32_t kind;           // Gate
+  void* panels;           // num_tokens * quantized_bytes(columns, kBrainRows)
+  int64_t columns;        // a multiple of 32, as first_column is
+  int64_t first_column;
+};
+
 enum Rounded : int32_t { kNotRounded, kRoundedIntegers, kRoundedBrain };  // products of attention
 enum CacheFormat : int32_t { kCacheF16, kCacheSym8c, kCacheF32 };
 
@@ -123,10 +136,10 @@ struct RopeCall {
 // of 128 keys: w = exp(score - the largest visible score), 0 where nothing is visible; its mass is the sum of w over 16
 // lanes (lane = key mod 16, in order) and the tree; its sum o over its keys in order of w * v. Segments are merged in
 // order, from O = 0, M = 0, m = -inf: m' = max(m, the segment's), a = exp(m - m'), b = exp(the segment's - m'),
-// O = O * a + o * b, M = M * a + mass * b. At the end O / M.
+// O = O * a + o * b, M = M * a + mass * b. At the end O * (1 / M).
 //
 // kRoundedBrain: B rounds q * scale, keys, w and values to bfloat16, and both products run over 32 columns, or the 32 keys of a
-// page, as `StripsCall` says of bfloat16; the mass is of w as it was.
+// page, as `StripsCall` says of bfloat16; the mass is of w as it was, e^x within 3e-6 (exp.h).
 // kRoundedIntegers: products run in integers of 13 bits and a sign, R(x) = rint(x * (8191 / m)), worth m * (1 / 8191) each, m the
 // largest magnitude (all 0 where it is under 1e-30): of a query q * scale, of a key, of a value, and, in a segment, of
 // the row w * (what one of the key's value is worth). Products are summed exactly over 32 columns, or the 32 keys of a
@@ -161,6 +174,7 @@ struct KernelTable {
   void (*quantize)(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64_t num_tokens, int64_t first,
                    int64_t last, void* out);
   void (*strips)(const StripsCall* call);
+  void (*gated_strips)(const GatedCall* call);  // of group and superblock formats
   // One row (0-based from the first strip) of packed strips as float32 [k]; the whole strip: [16][k].
   void (*expand_row)(int32_t format, const void* strips, int64_t k, int64_t row, float* out);
   void (*expand_strip)(int32_t format, const void* strip, int64_t k, float* out);

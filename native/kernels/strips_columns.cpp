@@ -11,7 +11,7 @@ void expand_columns(const void* strip, int64_t, int64_t first, int64_t n, float*
 }
 template <class C>
 constexpr FormatEntry column_entry() {
-  return {columns_bytes<C>, nullptr, nullptr, strips_columns<C>, expand_columns<C>};
+  return {columns_bytes<C>, nullptr, nullptr, nullptr, strips_columns<C>, expand_columns<C>};
 }
 
 constexpr int kStripsAtOnce = 4;

@@ -3,6 +3,7 @@
 #include "entry.h"
 #include "strips_brain.h"
 #include "strips_float.h"
+#include "strips_gated.h"
 #include "strips_int8.h"
 
 namespace pintpot {
@@ -14,7 +15,7 @@ void expand_packed(const void* strip, int64_t k, int64_t first, int64_t, float* 
 }
 template <class F>
 constexpr FormatEntry packed_entry() {
-  return {format_strip_bytes<F>, strips_int8<F>, strips_brain<F>, strips_float<F>, expand_packed<F>};
+  return {format_strip_bytes<F>, strips_int8<F>, strips_brain<F>, strips_gated<F>, strips_float<F>, expand_packed<F>};
 }
 
 }  // namespace

@@ -23,6 +23,8 @@ void strips(const StripsCall* call) {
   if (call->num_apart > 0) add_apart(*call, e.strip_bytes(call->k));
 }
 
+void gated_strips(const GatedCall* call) { entry(call->gate.format).gated(*call); }
+
 void expand_row(int32_t format, const void* strips, int64_t k, int64_t row, float* out) {
   alignas(64) float tile[32 * 16];
   const FormatEntry& e = entry(format);
@@ -59,7 +61,7 @@ constexpr const char* kIsa = "portable";
 
 const KernelTable kTable = {
     kAbiVersion, kIsa,
-    strip_bytes, quantize, strips, expand_row, expand_strip,
+    strip_bytes, quantize, strips, gated_strips, expand_row, expand_strip,
     rmsnorm, swiglu, geglu, rotate, add, scale,
     rope_store, attend, attend_segments, attend_merge,
     argmax, exp_sum, kth_largest, mass_threshold, sum_from, pick,

@@ -1,6 +1,6 @@
 // Activations: quantizing, norms, gates, rotations.
 #include "entry.h"
-#include "exp.h"
+#include "gate.h"
 #include "panel.h"
 
 namespace pintpot {
@@ -128,15 +128,10 @@ INLINE void rotate_long(float* x, int64_t size, float factor) {
   }
 }
 
-// g / (1 + exp(-z)) * u with z = opened(g), which has the sign of g.
-template <class F>
-INLINE void gated(const float* gate_up, int64_t n, float* y, F opened) {
+template <class Z>
+INLINE void gate_row(const float* gate_up, int64_t n, float* y, Z opened) {
   map(n, [&](int64_t i, int64_t left) {
-    const Pack gate = load_tail(gate_up + i, left), up = load_tail(gate_up + n + i, left);
-    const Pack z = opened(gate);
-    const Pack e = exp_of_negative(each([&](int j) { return (VF)((VU)z.v[j] | 0x80000000u); }));
-    const Pack above = each([&](int j) { return gate.v[j] < 0.0f ? gate.v[j] * e.v[j] : gate.v[j]; });
-    store_tail(y + i, above / (spread(1.0f) + e) * up, left);
+    store_tail(y + i, gated(load_tail(gate_up + i, left), load_tail(gate_up + n + i, left), opened), left);
   });
 }
 
@@ -162,13 +157,11 @@ void rmsnorm(const float* x, const float* w, int64_t n, float eps, float* y) {
 }
 
 void swiglu(const float* gate_up, int64_t n, float* y) {
-  gated(gate_up, n, y, [](Pack gate) { return gate; });
+  gate_row(gate_up, n, y, SwiGlu());
 }
 
 void geglu(const float* gate_up, int64_t n, float* y) {
-  gated(gate_up, n, y, [](Pack gate) {
-    return gate * (spread(1.59576912f) + spread(0.0713548163f) * (gate * gate));
-  });
+  gate_row(gate_up, n, y, GeGlu());
 }
 
 void rotate(float* x, int64_t n, int64_t size) {

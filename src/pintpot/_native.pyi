@@ -193,6 +193,7 @@ class Builder:
         post_norm: int,
         residual: int,
         gather: tuple[Sequence[int], Sequence[Sequence[int]]] | None = None,
+        passes_on: bool = False,
     ) -> None: ...
     def route(
         self,

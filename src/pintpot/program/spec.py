@@ -6,6 +6,7 @@ arguments of the replay (`Extent`). A buffer's name is one memory across all sta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,6 +132,11 @@ class Program:
     @cached_property
     def by_name(self) -> dict[str, Buffer]:
         return self.buffers.by_name if isinstance(self.buffers, Buffers) else Buffers(self.buffers).by_name
+
+    @cached_property
+    def num_readers(self) -> Counter[str]:
+        """How many ops read each buffer."""
+        return Counter(name for op in self.ops for name in {name for _, name in op.reads})
 
     @cached_property
     def _bounds(self) -> dict[str, int]:

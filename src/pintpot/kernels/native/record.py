@@ -62,6 +62,7 @@ def _linear(builder: Builder, op: Op, program: Program, addresses: Addresses, we
         post_norm=0 if post_norm is None else addresses[post_norm],
         residual=0 if residual is None else addresses[residual],
         gather=None if gather is None else (gather[:4], gather.axes),
+        passes_on=program.by_name[out].life == "step" and program.num_readers[out] == 1,
     )
 
 
