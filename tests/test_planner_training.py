@@ -21,9 +21,10 @@ from pintpot.model.spec import Model
 from pintpot.nets._training import training_work
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.explain import explain
+from pintpot.planner.methods import METHODS
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
-from pintpot.planner.training import METHODS, Asked, make_training_plan, training_work_of
+from pintpot.planner.training import Asked, make_training_plan, training_work_of
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import check, op_module
 from pintpot.program.spec import Extent, Program
@@ -186,8 +187,18 @@ def test_what_cannot_be_asked(model: Model) -> None:
 
 
 def test_what_a_file_has_in_four_bits_is_not_rounded_again(tmp_path: Path) -> None:
-    for name, step in (("q4_1", "AsStored"), ("q8_0", "NormalFloat"), ("f16", "NormalFloat")):
+    for name, step in (("q4_1", "AsStored"), ("q8_0", "Gptq"), ("f16", "Gptq")):
         found = plan(describe(str(write_gguf(tmp_path / f"{name}.gguf", K_QUANT, name))), method="qlora")
         assert any(one.name == step for one in found.steps), (name, found.steps)
         inside = [w for w in found.form.weights if w.is_matrix and "." in w.name]
-        assert {w.format for w in inside} == {"aff4" if name == "q4_1" else "nf4"}
+        assert {w.format for w in inside} == {"aff4"}
+
+
+def test_without_room_to_look_at_what_meets_weights_they_are_rounded_to_nearest(tmp_path: Path) -> None:
+    model = describe(str(write_gguf(tmp_path / "m.gguf", K_QUANT, "f16")))
+    roomy = plan(model, method="qlora")
+    assert held(roomy)["rounding, before learning"] > 0
+    scarce = plan(model, roomy.smallest_bytes, method="qlora")
+    assert "Gptq" not in {one.name for one in scarce.steps}
+    assert {w.format for w in scarce.form.weights if w.is_matrix and "." in w.name} == {"nf4"}
+    assert scarce.cost.memory_high <= roomy.smallest_bytes < roomy.cost.memory_high

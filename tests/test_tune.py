@@ -215,9 +215,31 @@ def test_what_cannot_be_is_refused_by_name(place: Path) -> None:
 
 
 def test_four_bits_learn_too(place: Path) -> None:
-    found = tuned(place, "q", method="qlora", settings=Settings(learning_rate=0.01))
-    assert any(str(step).startswith("NormalFloat") for step in found.plan.steps)
+    short = Settings(learning_rate=0.01, checkpoint=1)
+    found = tuned(place, "q", method="qlora", settings=short)
+    assert any(str(step).startswith("Gptq") for step in found.plan.steps)
     assert found.asked[-1][1] < found.asked[0][1]
+    assert not list((place / "q").glob(".*"))
+
+    class Enough(Exception):
+        """Whoever watches has seen enough."""
+
+    def stop(event: Event) -> None:
+        if event.step == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        tuned(place, "q2", method="qlora", settings=short, happened=stop)
+    (waits,) = (place / "q2").glob(".rounded.*")
+    changed = [path.stat().st_mtime_ns for path in sorted(waits.iterdir())]
+    again: list[list[int]] = []
+    told = tuned(
+        place, "q2", method="qlora", settings=short,
+        happened=lambda event: again.append([path.stat().st_mtime_ns for path in sorted(waits.iterdir())]),
+    )  # fmt: skip
+    assert told.losses == found.losses
+    assert all(one == changed for one in again)
+    assert not waits.exists()
 
 
 def test_every_weight_learns_and_the_folder_is_a_model(place: Path) -> None:

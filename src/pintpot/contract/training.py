@@ -62,6 +62,11 @@ class TrainingForm:
         """How large what an adapter gives is added."""
         return self.alpha / self.rank if self.rank else 0.0
 
+    @property
+    def kept_in(self) -> str:
+        """The format in which what blocks begin with is kept, from the way forward to the way back."""
+        return self.computed_in
+
     def divides(self, weight: WeightForm) -> bool:
         """Whether processes that learn together share out the rows of this weight: of a matrix of a block."""
         return self.ranks > 1 and weight.is_matrix and weight.ram_rows > 0 and "." in weight.name

@@ -120,7 +120,8 @@ class _Making:
                     self.buffers[name] = found
         kept = set() if self.how.distance else {block.x for block in self.back}
         for block in self.blocks:
-            self._put(block.x, ("tokens", self.hidden), "f32", ACTIVATIONS, "session" if block.x in kept else "step")
+            form, life = (self.how.kept_in, "session") if block.x in kept else ("f32", "step")
+            self._put(block.x, ("tokens", self.hidden), form, ACTIVATIONS, life)
         for name in (self.blocks[-1].out, *(() if self.how.distance else (STATES,))):
             self._put(name, ("tokens", self.hidden), "f32", ACTIVATIONS, "session")
         self._put(LABELS, ("tokens",), "int32", "buffers", "session")

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from pintpot.contract.step import Step
 from pintpot.planner.assess import shortfall_of_memory
+from pintpot.planner.methods import BESIDE
 from pintpot.planner.plan import Rejected
 from pintpot.planner.question import Question
 
 if TYPE_CHECKING:
     from pintpot.planner.training import Candidate
-
-BESIDE = "zeroth beside"
-"""The way of steps without gradients in which adapters alone learn."""
 
 
 def others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterator[Candidate]:

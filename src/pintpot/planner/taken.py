@@ -1,4 +1,4 @@
-"""Bytes that learning takes beside the buffers of its work: on disk, and of blocks that are on their way."""
+"""What learning takes beside the buffers of its work: on disk, for blocks on their way, for rounding before it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from math import prod
 
 from pintpot.contract.form import Form
 from pintpot.contract.resting import VERSIONS
+from pintpot.contract.step import Facet, Step
 from pintpot.contract.training import is_plain, stored_bytes
 from pintpot.formats import encoding
-from pintpot.planner.cost import Holder
-from pintpot.planner.names import ADAPTERS, OPTIMIZER
+from pintpot.planner.calibrating import TOKENS, calibrating_s, least_bytes, spacious_bytes
+from pintpot.planner.cost import Holder, Span
+from pintpot.planner.names import ADAPTERS, EXAMPLES, OPTIMIZER, PROCESS, ROUNDING, TOKENIZER, TORCH
+from pintpot.planner.question import Question
+from pintpot.planner.rates import Rates
 
 CHECKPOINT_ROOM = 2.2
 """Of adapters with their moments, on disk: a checkpoint, the next one beside it, and the result."""
@@ -47,3 +51,32 @@ def ahead_bytes(form: Form) -> int:
         read = 0 if weight.packed or weight.ram_rows or how.changes(weight) else stored_bytes(weight) // 4
         blocks[name] = blocks.get(name, 0) + floats + read
     return max(blocks.values(), default=0)
+
+
+def rounding(question: Question, form: Form, steps: Sequence[Step], holders: Sequence[Holder]) -> tuple[Holder, ...]:
+    """Of rounding by what meets weights, in a process beside this one, what both take more than learning will."""
+    gentle, train = _gentle(steps), question.budget.workload.train
+    if not gentle or train is None:
+        return ()
+    here = beside_rounding(holders)
+    lengths = [train.length] * max(1, TOKENS // train.length)
+    spacious = here + spacious_bytes(form, gentle, question.threads, lengths)
+    least = here + least_bytes(form, gentle, question.threads, train.length)
+    learning = sum(one.high for one in holders)
+    # With more room than learning takes anyway it is only faster.
+    wanted = spacious if spacious <= question.budget.memory_bytes else max(least, learning)
+    return (Holder(ROUNDING, 0, wanted - learning),) if wanted > learning else ()
+
+
+def beside_rounding(holders: Sequence[Holder]) -> int:
+    """What this process holds at most while the one beside it rounds."""
+    return sum(one.high for one in holders if one.name in (PROCESS, TORCH, TOKENIZER, EXAMPLES))
+
+
+def rounding_s(form: Form, steps: Sequence[Step], rates: Rates) -> Span:
+    """Seconds that it takes, before the first step."""
+    return calibrating_s(form, _gentle(steps), rates)
+
+
+def _gentle(steps: Sequence[Step]) -> tuple[Step, ...]:
+    return tuple(step for step in steps if step.facet == Facet.ROUNDING)

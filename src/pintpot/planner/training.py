@@ -15,49 +15,39 @@ from pintpot.contract.form import Form, source_form
 from pintpot.contract.resting import passing
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
-from pintpot.formats import encoding
 from pintpot.model.spec import Model, Part
 from pintpot.nets._module_training import classifies, module_work, pictures_at_once
 from pintpot.nets._training import training_work
 from pintpot.planner.assess import plan_of
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
-from pintpot.planner.passed_over import BESIDE, others, rejected_of
+from pintpot.planner.methods import METHODS, ZEROTH, learning, ways_of
+from pintpot.planner.passed_over import others, rejected_of
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
-from pintpot.planner.taken import ahead_bytes, disk_bytes, float_bytes
+from pintpot.planner.taken import ahead_bytes, disk_bytes, float_bytes, rounding, rounding_s
 from pintpot.program.layout import lay_out
 from pintpot.program.spec import Stage, Work
 from pintpot.techniques import classes
-from pintpot.techniques.adapt.every_weight import EveryWeight
 from pintpot.techniques.adapt.low_rank import LowRank
 from pintpot.techniques.parallel.fully_sharded import FullySharded
 from pintpot.techniques.place.offloaded import Offloaded, num_blocks
-from pintpot.techniques.quantize.as_stored import AsStored
-from pintpot.techniques.quantize.normal_float import NormalFloat
 from pintpot.techniques.train.brain_float import BrainFloat
 from pintpot.techniques.train.deep_optimizer_states import DeepOptimizerStates
-from pintpot.techniques.train.fused_update import FusedUpdate
 from pintpot.techniques.train.kept import Kept
 from pintpot.techniques.train.recompute import Recompute
 from pintpot.techniques.train.sparse_backward import SparseBackward
 from pintpot.techniques.train.zeroth_order import ZerothOrder
 from pintpot.units import format_bytes, format_bytes_up
 
-METHODS = ("lora", "qlora", "full")
-"""What can be learned: adapters beside weights as they are, or beside weights in 4 bits; or every weight."""
-ZEROTH = "zeroth"
-"""Without gradients: every weight, or adapters where not all weights fit; for who asks."""
 AUTO = "auto"
 PART = "language"
 STARTING_S = Span(0.5, 2.0, 8.0)
 """What beginning takes beside reading weights: PyTorch, the tokenizer, the examples."""
 COUNTED_WITHIN = 1.2
 """How far what PyTorch does between products is counted off, to either side (benchmarks/tuning.py)."""
-FEW_BITS = 5.0
-"""A value at most, scales included, of files whose blocks count as 4 bits; NF4 takes 4.13."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +172,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     """Every way, in the order of preference where none was asked for."""
     model, source = question.model, source_form(question.model)
     words = model.language is not None
-    methods = {"auto": METHODS if words else ("full",), ZEROTH: (ZEROTH, BESIDE)}.get(asked.method, (asked.method,))
+    methods = ways_of(asked.method if words or asked.method != "auto" else "full", source, asked.processes)
     offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
     drawn = asked.method == ZEROTH
     at_once: list[Step] = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
@@ -202,7 +192,8 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     chosen: list[tuple[SparseBackward, ...]] = [(part,) for part in parts]
     ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
     for method, part in ways:
-        first = (*_learning(method, asked, source), *part)
+        adapters = () if method in ("full", ZEROTH) else (asked.adapters,)
+        first = (*learning(method, source, asked.processes), *adapters, *part)
         way = (method, *(one.learn for one in part))
         for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
             try:
@@ -210,20 +201,6 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
             except NotApplicable as error:
                 if asked.method != "auto":
                     raise UsageError(f"{method}: {error}") from error
-
-
-def _learning(method: str, asked: Asked, source: Form) -> tuple[Step, ...]:
-    """What learns, and how its gradients are met."""
-    first = {"full": (EveryWeight(), FusedUpdate()), ZEROTH: (EveryWeight(),)}
-    return first.get(method, (*((_in_few_bits(source),) if method == "qlora" else ()), asked.adapters))
-
-
-def _in_few_bits(source: Form) -> Step:
-    """Weights in 4 bits: as their file has them where that takes hardly more, for a second rounding would only harm."""
-    inside = [weight for weight in source.weights if weight.is_matrix and "." in weight.name]
-    values = sum(weight.shape[0] * weight.shape[1] for weight in inside)
-    bits = 8 * sum(weight.shape[0] * encoding(weight.source).row_bytes(weight.shape[1]) for weight in inside)
-    return AsStored("blocks") if bits <= FEW_BITS * values else NormalFloat("blocks")
 
 
 def _placed(
@@ -284,7 +261,9 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
     reading = prices.rates.disk(question.model.num_bytes, NO_RING.slot_bytes, NO_RING.in_flight)
     counts = form.weights.num_values.items()
     values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
-    cost = Cost(holders, stages, reading + values + STARTING_S, ZERO, disk_bytes(form, holders))
+    begin = reading + values + STARTING_S + rounding_s(form, steps, prices.rates)
+    holders += rounding(question, form, steps, holders)
+    cost = Cost(holders, stages, begin, ZERO, disk_bytes(form, holders))
     return Candidate(way, steps, form, work, cost)
 
 

@@ -80,6 +80,12 @@ class Learned:
         self._updating.begin(self._changed())
 
     @classmethod
+    def begun(cls, form: Form, weights: Weights, seed: int, tutor: Tutor, updating: Updating | None) -> Learned:
+        """What a form says that learns, before the first step."""
+        beside = form.training is not None and form.training.rank > 0
+        return cls.adapters(form, seed, tutor, updating) if beside else cls.whole(form, weights, tutor, updating)
+
+    @classmethod
     def adapters(cls, form: Form, seed: int, tutor: Tutor = ALONE, updating: Updating | None = None) -> Learned:
         """Fresh adapters: A drawn evenly within 1 / sqrt(K), B zero, so that nothing is changed by them yet.
 

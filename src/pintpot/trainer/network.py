@@ -30,7 +30,7 @@ from pintpot.program.spec import Op, Program, Work
 from pintpot.trainer.head import Head, head_of, tile_rows
 from pintpot.trainer.learned import Learned, are_numbers
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
-from pintpot.trainer.weights import Weights
+from pintpot.trainer.weights import DTYPES, Weights
 
 Update = Callable[..., None]
 """Is told gradients by name; those of some rows of a matrix with the number of the first, as `first`."""
@@ -62,22 +62,19 @@ class Network:
         teacher: Network | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        self._tutor, self._teacher, self._between = tutor, teacher, between
-        forward = work.stage("forward").programs[0]
-        self.work = work
-        self._weights, self._learned, self.ranks = weights, learned, weights.ranks
-        self._how = form.training
+        self._how, self._tutor, self._teacher, self._between = form.training, tutor, teacher, between
+        self.work, forward = work, work.stage("forward").programs[0]
+        self._weights, self._learned, self.ranks, how = weights, learned, weights.ranks, form.training
         self.blocks = tuple(_blocks(forward, form))
         self._embed = forward.ops[0]
         self._head, self._tile_rows = head_of(work), tile_rows(work)
+        self._kept = torch.empty((0, 0, 0), dtype=DTYPES[how.kept_in if how else "f32"])
         factors = weights.tensor("rope_freqs").numpy() if "rope_freqs" in form.weights.names else None
         tables = rope_tables(part.config, forward.bound("context"), factors)
         self._tables = {name: torch.from_numpy(table) for name, table in tables.items()}
-        self._at_once = form.training.at_once if form.training else 1
-        how = form.training
+        self._at_once = how.at_once if how else 1
         self._changes = {weight.name for weight in form.weights if how is not None and how.changes(weight)}
-        shared = {weight.name for weight in form.weights if how is not None and how.divides(weight)}
-        self._shared = shared & self._changes
+        self._shared = {one.name for one in form.weights if one.name in self._changes and how and how.divides(one)}
 
     def losses(self, sequences: Sequences) -> torch.Tensor:
         """The loss in nats of every word of some sequences that would be learned."""
@@ -110,24 +107,24 @@ class Network:
         They go back as far as something learns, which in blocks that are `resting` nothing does. Raises Diverged where
         a loss or a gradient is no number, with the first block in which something is none.
         """
-        kept: list[torch.Tensor] = []
         wanted = [] if self._teacher is None else self._teacher.passed(sequences)
         back = self._back_through(resting)
+        kept = self._room(len(back), sequences.tokens.size)
         with torch.no_grad():
             states = self._embedded(sequences)
             for block, memory in self._passing(self.blocks):
                 if block in back:
-                    kept.append(states)
+                    kept[back.index(block)] = states
                 states = self._through(block, memory, states, sequences)
         loss, grads, head = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
         after = states
         del states
-        for block, memory in self._passing(back[::-1]):
+        for at, (block, memory) in enumerate(self._passing(back[::-1]), 1):
             learns = () if block.name in resting else block.learns
             self._learned.expect(learns)
-            grads, after = self._pulled(grads, after, wanted), kept.pop()
+            grads, after = self._pulled(grads, after, wanted), kept[-at].float()
             grads, own = self._back(block, memory, after, grads, (sequences, learns))
             own = self.ranks.summed(own, self._shared)
             if not are_numbers(own.values()):
@@ -136,6 +133,12 @@ class Network:
             del own  # before those of the next block come
         self._update_outside(update, head, grads, sequences)
         return float(loss)
+
+    def _room(self, count: int, tokens: int) -> torch.Tensor:
+        """Where what `count` blocks begin with is kept [count, T, D]: one piece, so that gaps are nowhere."""
+        if self._kept.shape[0] < count or self._kept.shape[1] < tokens:
+            self._kept = torch.empty((count, tokens, self._norm.shape[0]), dtype=self._kept.dtype)
+        return self._kept[:count, :tokens]
 
     def _back_through(self, resting: frozenset[str]) -> tuple[Block, ...]:
         """The blocks that gradients go back through, in the order of the way forward."""

@@ -32,6 +32,7 @@ from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.ranks import ALONE, Ranks
+from pintpot.trainer.rounding import Progress, rounded
 from pintpot.trainer.routed import save_routed
 from pintpot.trainer.small import flushed
 from pintpot.trainer.tune import Settings, Tuned, write_receipt
@@ -50,14 +51,16 @@ def teach(
     folder: Path,
     happened: Callable[[Event], None] | None = None,
     ranks: Ranks = ALONE,
+    progress: Progress | None = None,
 ) -> Tuned:
     """Take the steps that are left, keep where it is every `settings.checkpoint` of them, and leave the adapters.
 
-    Of several processes the first leaves them.
+    Of several processes the first leaves them. `progress` is told of what comes before the first step.
     """
     how = plan.form.training
     if how is None:
         raise UsageError("this plan is not one of learning")
+    before = rounded(model, plan, folder, task.learns, progress)
     keep_freed()
     torch.set_num_threads(plan.threads)
     slots = Slots()
@@ -67,12 +70,9 @@ def teach(
     with Store(model) as store, ExitStack() as opened:
         opened.enter_context(flushed())
         work = training_work_of(plan)
-        rests = checkpoints.rests, tile_rows(work)
-        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests, ranks)))
-        if how.rank:
-            learned = Learned.adapters(form, settings.seed, tutors, slots.updating)
-        else:
-            learned = Learned.whole(form, weights, tutors, slots.updating)
+        rests, ready = (checkpoints.rests, tile_rows(work)), before.prepared
+        weights = opened.enter_context(closing(Weights(model, store, form, plan.steps, tutors, rests, ranks, ready)))
+        learned = Learned.begun(form, weights, settings.seed, tutors, slots.updating)
         done = checkpoints.load(learned)
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0
@@ -92,11 +92,12 @@ def teach(
         learned.ended()
         _leave(folder if ranks.number == 0 else None, model, how, learned, _resting(learned, weights, tutors), task)
     tokens = (done.step - began) * task.train.tokens * ranks.count
-    peak, rate = _most(peak_bytes(), ranks), tokens / max(spent, 1e-9)
+    peak, rate = _most(max(peak_bytes(), before.peak_bytes), ranks), tokens / max(spent, 1e-9)
     tuned = Tuned(folder, plan, tuple(done.losses), tuple(done.asked), spent, peak, rate, began, tuple(done.right))
     if ranks.number == 0:
         write_receipt(tuned)
         checkpoints.clear()
+        before.remove()
     ranks.total(torch.zeros(1))  # until all is written
     return tuned
 

@@ -232,7 +232,7 @@ def _run(
         told[0](plan)
     ask_room(folder, max(0, plan.cost.pack_bytes - kept_bytes(folder)))
     task = task_of(plan, data, settings, ranks)
-    return teach(model, plan, checkpoints, task, settings, folder, told[1], ranks)
+    return teach(model, plan, checkpoints, task, settings, folder, told[1], ranks, told[2])
 
 
 def _plan(model: Model, budget: Budget, asks: Any, progress: Progress | None) -> Plan:

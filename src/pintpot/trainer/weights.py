@@ -26,6 +26,7 @@ from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.differentiable import FLOATS, Memory
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
+from pintpot.packer.calibrate.prepared import Prepared
 from pintpot.trainer.ranks import ALONE as BY_ITSELF
 from pintpot.trainer.ranks import Ranks
 from pintpot.trainer.resting import Loan, Resting
@@ -41,7 +42,7 @@ class Weights:
 
     Everything that the form keeps in RAM is read when this is made; of matrices that `ranks` share out, their own rows.
     Blocks meet rows as the `tutor` says. What learns on disk rests in the file of `rests`, of what is in no block so
-    many rows in memory at a time. Raises DiskTooSmall.
+    many rows in memory at a time; `prepared` has what was rounded before. Raises DiskTooSmall.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Weights:
         tutor: Tutor = ALONE,
         rests: tuple[Path, int] | None = None,
         ranks: Ranks = BY_ITSELF,
+        prepared: Prepared | None = None,
     ) -> None:
         how = form.training
+        self._prepared = prepared
         self._tutor, self._how, self.ranks = tutor, how, ranks
         self._store, self._forms = store, form.weights.by_name
         self._sources = {w.name: w for part in model.parts for w in part.weights()}
@@ -237,6 +240,8 @@ class Weights:
 
     def _packed(self, weight: WeightForm, strips: slice) -> Bytes:
         """Some of a weight's strips, as its plan promises them."""
+        if self._prepared is not None and weight.name in self._prepared.names:
+            return self._prepared.strips(weight.name, strips.start, strips.stop - strips.start)
         source, columns = self._sources[weight.name], weight.shape[1]
         step = max(STRIP_ROWS, CHUNK_VALUES // columns // STRIP_ROWS * STRIP_ROWS)
         out: Any = np.empty((strips.stop - strips.start, weight.strip_bytes), np.uint8)

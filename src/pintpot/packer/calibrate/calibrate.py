@@ -63,6 +63,19 @@ def preparing(
     An earlier start that was ended is gone on with. Raises UsageError where pictures are wanted and none are among the
     texts, and what reading and rounding the weights raises.
     """
+    with _made(model, plan, folder, texts, told) as prepared:
+        yield prepared
+        shutil.rmtree(prepared.folder)
+
+
+def prepare(model: Model, plan: Plan, folder: Path, texts: Texts | Prompts, told: Told | None = None) -> Path:
+    """The same for who comes later: where they lie, beside `folder`, until that one removes them."""
+    with _made(model, plan, folder, texts, told) as prepared:
+        return prepared.folder
+
+
+@contextmanager
+def _made(model: Model, plan: Plan, folder: Path, texts: Texts | Prompts, told: Told | None) -> Iterator[Prepared]:
     prompts = Prompts.of(texts)
     unseen = "weighing pictures against words takes pictures to look at: `pintpot pack --pictures FOLDER` takes yours"
     need(prompts.pictured or not Chosen.of(plan.form, plan.steps).senses, unseen, UsageError)
@@ -76,7 +89,6 @@ def preparing(
             else:
                 _transform(model, plan, store, prepared, tell)
         yield prepared
-        shutil.rmtree(place)
 
 
 def _forward(model: Model, plan: Plan, store: Store, longest: int, pictured: bool = False) -> Forward:
