@@ -22,6 +22,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "2:4": ("--sparse", "2:4"),
     "2:4, taught": ("--sparse", "2:4", "--distill"),
     "s-ste": ("--sparse", "s-ste"),
+    "s-ste-mvue": ("--sparse", "s-ste-mvue"),
     "s-ste, taught": ("--sparse", "s-ste", "--distill"),
 }
 

@@ -72,6 +72,8 @@ def made(
     form = replace(form, training=how, weights=Forms(resting))
     part = model.part("language")
     work = training_work(part, form, Workload(train=train))
+    for step in steps:
+        work = step.rewrite(work, form)
     with Store(model) as store:
         away = None if rests is None else (rests, tile_rows(work))
         weights = Weights(model, store, form, steps, tutor, away)

@@ -81,9 +81,9 @@ LEARNING = (
     ),
     click.option(
         "--sparse",
-        type=click.Choice(["2:4", "s-ste", "kept"]),
-        help="Of full: two of every four weights are zero from the start, or become so while they learn; or what is "
-        "zero already stays so.",
+        type=click.Choice(["2:4", "s-ste", "s-ste-mvue", "kept"]),
+        help="Of full: two of every four weights are zero from the start, or become so while they learn, be it by "
+        "gradients of which two of four are drawn; or what is zero already stays so.",
     ),
     click.option(
         "--distill",

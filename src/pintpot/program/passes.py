@@ -18,6 +18,8 @@ VALUES_OF = {"rmsnorm": 6.0, "swiglu": 4.0, "geglu": 6.0, "none": 0.0}
 """Passes over the rows that a prologue takes, forward."""
 ROTATING = 10.0
 """The same of positions: norms, turns, transposes and copies of heads."""
+ESTIMATING = 24.0
+"""The same of a gradient's values of which two of four are drawn: magnitudes, chances, their sums, what is kept."""
 BACK = 2.0
 """What a pass over values costs back, over what it costs forward."""
 ATTENTION_BACK = 2.5
@@ -49,7 +51,12 @@ def backward(op: Op, program: Program, extent: Extent) -> Demand:
     if op.get("of") == "call":
         ways = op.get("trained", False) + op.get("through", False)
         return _of_call(op, program, extent, ATTENTION_BACK if "attention" in str(op.get("call")) else ways, BACK)
-    return _demand(op, program, extent, products, BACK, ATTENTION_BACK)
+    found = _demand(op, program, extent, products, BACK, ATTENTION_BACK)
+    if not op.get("estimated", False):
+        return found
+    drawn = float(extent.tokens * sum(program.shape(name)[0] for name in op.read_all("weight")))
+    more = Work("aten/values", ESTIMATING * drawn, FAR)
+    return replace(found, work=(*found.work, more), ram_bytes=found.ram_bytes + 8.0 * ESTIMATING * drawn)
 
 
 def _of_call(op: Op, program: Program, extent: Extent, products: float, values: float) -> Demand:

@@ -37,9 +37,9 @@ class Settings:
     """How it is learned, all but the budget. Without a rate that of the method is taken.
 
     `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. `sparse`:
-    two of four weights become zero ("2:4"), do so while they learn ("s-ste"), or zeros stay ("kept"); `distill` has a
-    model learn what it held before, block by block, as well. Of routed adapters there are `experts`, of which a token
-    takes `taken`, or whose parts, `heads`, each task mixes.
+    two of four weights become zero ("2:4"), do so while they learn ("s-ste"; "s-ste-mvue" by estimates of gradients),
+    or zeros stay ("kept"); `distill` has a model learn what it held before, block by block, as well. Of routed adapters
+    there are `experts`, of which a token takes `taken`, or whose parts, `heads`, each task mixes.
     """
 
     learning_rate: float | None = None
@@ -196,7 +196,8 @@ def _beside(settings: Settings) -> tuple[Step, ...]:
 
     steps: list[Step] = [SlimFit(share=settings.freeze)] if settings.freeze else []
     if settings.sparse:
-        steps.append(SSte() if settings.sparse == "s-ste" else TwoFour(pattern=settings.sparse))
+        soft = settings.sparse.startswith("s-ste")
+        steps.append(SSte(estimated="mvue" in settings.sparse) if soft else TwoFour(pattern=settings.sparse))
     return (*steps, *([SquareHead()] if settings.distill else []))
 
 

@@ -76,7 +76,7 @@ def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
     names = op.read_all("weight")
     rows, remake = prologue(op, memory, memory[names[0]].dtype)
     own = [name.removesuffix(FLOATS) for name in names]
-    beside = Beside(batch.lent, names, batch.scale, remake)
+    beside = Beside(batch.lent, names, batch.scale, remake, op.get("estimated", False))
     made = products(rows, beside, [alone(name, memory) for name in own])
     made = tuple(_more(out, name, rows, memory, batch) for out, name in zip(made, own, strict=True))
     biases = op.read_all("bias")

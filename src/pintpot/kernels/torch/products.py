@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pintpot.kernels.torch.rows import Remake
+from pintpot.kernels.torch.two_four import two_of_four
 
 ROWS = 512
 """Rows that are multiplied at a time: more of them leave the caches between two products."""
@@ -20,12 +21,16 @@ ROWS = 512
 
 @dataclass(frozen=True)
 class Beside:
-    """The weights by the names under which they are `lent` to a block, and how large adapters are added."""
+    """The weights by the names under which they are `lent` to a block, and how large adapters are added.
+
+    Weights learn by gradients of which two of four are drawn where these are `estimated`.
+    """
 
     lent: Mapping[str, torch.Tensor]
     names: tuple[str, ...]
     scale: float
     remake: Remake | None = None
+    estimated: bool = False
 
 
 def products(
@@ -103,7 +108,9 @@ class _Back:
             else:
                 for first in range(0, len(grad), ROWS):
                     self.total[first : first + ROWS].addmm_(grad[first : first + ROWS], weight)
-        return grad.T @ self._rows if learns and self._rows is not None else None
+        if not learns or self._rows is None:
+            return None
+        return (two_of_four(grad) if self._beside.estimated else grad).T @ self._rows
 
     def adapter(
         self, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor | None, inner: torch.Tensor

@@ -28,12 +28,15 @@ class SSte(LearningStep):
     """Dense weights learn by the gradients of sparse ones: `scale` S(w), S(w) = w less the second smallest of four.
 
     The scale is that of the least squared distance from w to what rows meet, one for each matrix, taken once at the
-    start. Gradients of activations are exact here, not the paper's sparse estimates in 8 bits, which need a device
-    that gains by them. What is left at the end is what rows met.
+    start. What is left at the end is what rows met. With `estimated` weights learn by an unbiased 2:4 estimate of their
+    outputs' gradients, as in the paper, and not by these themselves: a tensor core is faster with it, a processor only
+    adds noise. The paper's products in 8-bit floats are left out: no processor here multiplies those, so that they
+    would be expanded first and rounded for nothing.
     """
 
     paper: ClassVar[str] = "S-STE, Hu et al. 2024, arXiv:2409.09099"
     facet: ClassVar[Facet] = Facet.SPARSITY
+    estimated: bool = False
 
     def check(self, model: Model, form: Form) -> None:
         super().check(model, form)
@@ -59,11 +62,20 @@ class SSte(LearningStep):
             met = {name: program.shape(name) for op in own if op.kind == "forward" for name in _weights(op, program)}
             names = {name for name, shape in met.items() if _prunes(name, len(shape), form)}
             ops += (Op("prune", (("weight", name),), (("out", name + PRUNED),)) for name in sorted(names))
-            ops += (_meeting(op, names) for op in own)
+            ops += (self._meeting(op, names) for op in own)
             segments.append(Segment(first, len(ops), segment.slot))
         made = dict.fromkeys(str(op.read("weight")) for op in ops if op.kind == "prune")
         more = tuple(Buffer(name + PRUNED, program.shape(name), "f32", "buffers", "step") for name in made)
         return replace(stage, programs=(_with(program, more, ops, segments),))
+
+    def _meeting(self, op: Op, names: set[str]) -> Op:
+        """As it reads pruned weights, and learns by estimates."""
+        met = [name.removesuffix(".floats") for name in op.read_all("weight")]
+        more = tuple(("pruned", name + PRUNED) for name in met if name in names and op.kind != "update")
+        if not more:
+            return op
+        knobs = (("estimated", True),) if self.estimated and op.get("of") == "linear" else ()
+        return replace(op, reads=(*op.reads, *more), attributes=(*op.attributes, *knobs))
 
     def install(self, slots: Slots) -> None:
         slots.tutors.append(Softened())
@@ -78,12 +90,6 @@ def _weights(op: Op, program: Program) -> Iterator[str]:
         own = name.removesuffix(".floats")
         if own in program.by_name:
             yield own
-
-
-def _meeting(op: Op, names: set[str]) -> Op:
-    met = [name.removesuffix(".floats") for name in op.read_all("weight")]
-    more = tuple(("pruned", name + PRUNED) for name in met if name in names and op.kind != "update")
-    return replace(op, reads=(*op.reads, *more)) if more else op
 
 
 def _prunes(name: str, num_axes: int, form: Form) -> bool:
