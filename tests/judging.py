@@ -8,12 +8,12 @@ u = 2^-24 is what one rounded operation loses at most. No bound depends on a res
 - linear in int8: integer sums are exact. Scales and sums of groups: (K / 32 + 12) u of what the groups add up to, codes
   and minima counted apart since they may cancel, and one u more for each column kept apart. An x within rounding errors
   of the middle between two codes may go either way: one step of its group, or 1/254 of one with two planes.
-- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for SwiGLU,
-  whose exponential is good to 4 u; GeGLU's exponent z loses 6 u of itself, and what it is the exponent of |z| times
-  that. A norm after a product loses the same, and hands on what was lost before, of the value and of the mean that it
-  is divided by. A rotated value is a sum of `size` values over sqrt(size) after log2(size) sums and
-  a product: (log2(size) + 2) u, and what was lost before, of the sum of their sizes over sqrt(size). Bias and
-  residual: 2 u of all that is added.
+- prologues: (K / 32 + 10) u relative for an RMS norm (16 lanes, square root, quotient, two products); 10 u for
+  SwiGLU, whose exponential is good to 4 u; GeGLU's exponent z loses 6 u of itself, and what it is the exponent of |z|
+  times that. Where a gate's values are all rounded to bfloat16 next, they lose 2e-5 before. A norm after a product
+  loses the same, and hands on what was lost before, of the value and of the mean that it is divided by. A rotated
+  value is a sum of `size` values over sqrt(size) after log2(size) sums and a product: (log2(size) + 2) u, and what
+  was lost before, of the sum of their sizes over sqrt(size). Bias and residual: 2 u of all that is added.
 - attend: rotations 4 u of the pair's length, and of a head norm what is said above. A key in the cache was rounded from
   within that of the reference's: f16 and int8 steps are monotonic, so that two ends say what may be there. A value
   meets no arithmetic before it is stored: exactly the reference's. From there on the reference reads native queries and
@@ -40,12 +40,13 @@ from pintpot._native import kernels
 from pintpot.formats import encoding
 from pintpot.kernels import reference
 from pintpot.kernels.reference import attend, linear, sample
-from pintpot.program.ops.linear import FLOAT_FORMATS, PLANES
+from pintpot.program.ops.linear import FLOAT_FORMATS, GATES, PLANES
 from pintpot.program.spec import Op, Program
 
 U = 2.0**-24
 TINY = 1e-28
 """Scales below 1e-30 count as 0, and exponentials below e^-87."""
+ROUGH_GATE = 2e-5
 
 
 class Disagreement(AssertionError):
@@ -103,7 +104,7 @@ def _near(found: NDArray[Any], expected: NDArray[Any], bound: Any, what: str) ->
 
 def _linear_bound(op: Op, program: Program, memory: reference.Memory, values: Values) -> Wide:
     x, planes = linear.prologue(op, memory), PLANES[op.get("activation", "float32")]
-    columns, lost = x.shape[-1], _lost(op, memory)
+    columns, lost = x.shape[-1], _lost(op, memory, _rough(op, program, memory))
     parts = []
     for name in op.read_all("weight"):
         weight = np.abs(memory[name])
@@ -169,10 +170,19 @@ def _normed_bound(op: Op, out: Wide, memory: reference.Memory, lost: Wide) -> Wi
     return np.asarray((handed_on + own) * np.abs(memory[str(op.read("post_norm"))]))
 
 
-def _lost(op: Op, memory: reference.Memory) -> Wide:
+def _rough(op: Op, program: Program, memory: reference.Memory) -> bool:
+    """Whether every value behind a gate is rounded to bfloat16 next."""
+    names = op.read_all("weight")
+    kept = any(program.by_name[name].format in FLOAT_FORMATS or linear.apart(name) in memory for name in names)
+    return op.get("activation") == "bfloat16" and not kept
+
+
+def _lost(op: Op, memory: reference.Memory, rough: bool) -> Wide:
     """What prologue and rotation may have lost of each x [T, K] that meets the weights."""
     size, before = op.get("rotate", 0), np.abs(linear.prologue(replace(op, attributes=_unrotated(op)), memory))
     lost = _lost_before(op, memory, before)
+    if rough and op.get("prologue") in GATES:
+        lost = lost + ROUGH_GATE * before
     if not size:
         return lost
     sums, inside = (x.reshape(-1, size).sum(axis=1, keepdims=True) / size**0.5 for x in (before, lost))

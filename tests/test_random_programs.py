@@ -25,7 +25,20 @@ from pintpot.program.ops.linear import PLANES, PROLOGUES
 
 SEEDS = range(56)
 LEARNING = frozenset(
-    {"forward", "backward", "expand", "cross_entropy", "update", "store", "perturb", "prune", "head_grad", "exchange"}
+    {
+        "forward",
+        "backward",
+        "expand",
+        "cross_entropy",
+        "update",
+        "store",
+        "perturb",
+        "prune",
+        "head_grad",
+        "exchange",
+        "class_loss",
+        "turns",
+    }
 )
 ELSEWHERE = frozenset({"fetch", "aten", "measured", "experts", "route", "give"}) | LEARNING
 """Ops that no random program has: test_adapted_calls.py, test_measured_blocks.py, test_experts.py,

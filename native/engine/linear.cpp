@@ -135,6 +135,8 @@ void Linear::work(Context& context, int phase, int64_t chunk, int thread) {
 void Linear::apply_prologue(const KernelTable& kernels, int64_t row, float* to) const {
     if (record_.prologue == Prologue::kRmsNorm)
         kernels.rmsnorm(record_.x + row * columns_, record_.norm, columns_, record_.eps, to);
+    else if (is_gate(record_.prologue) && rounds_to_brain())
+        kernels.rough_gate(kind_of(record_.prologue), record_.x + row * 2 * columns_, columns_, to);
     else if (record_.prologue == Prologue::kSwiGlu)
         kernels.swiglu(record_.x + row * 2 * columns_, columns_, to);
     else if (record_.prologue == Prologue::kGeGlu)

@@ -34,6 +34,7 @@ constexpr int64_t kMostRows = int64_t(1) << 31;
 
 enum class Prologue { kNone, kRmsNorm, kSwiGlu, kGeGlu };
 inline bool is_gate(Prologue prologue) { return prologue == Prologue::kSwiGlu || prologue == Prologue::kGeGlu; }
+inline Gate kind_of(Prologue gate) { return gate == Prologue::kSwiGlu ? kSwiGlu : kGeGlu; }
 
 struct LinearRecord {
     bool over_rows;  // x and out have one row for each row with logits, not for each token
@@ -83,6 +84,8 @@ class Linear final : public Op {
         int64_t column;  // of out
         int64_t first_row = 0, num_rows = kMostRows;  // of the input, as far as it has so many
     };
+    // Whether all that comes out of the prologue is rounded to bfloat16 next.
+    bool rounds_to_brain() const { return record_.planes == kBrainRows && !uses_floats_ && num_apart_ == 0; }
     bool gates_for(const Linear& next) const;
     void multiply_gated(Context& context, const Chunk& chunk) const;
     struct Regions {

@@ -8,10 +8,9 @@ bool Linear::gates_for(const Linear& next) const {
     const LinearRecord &mine = record_, &theirs = next.record_;
     if (!mine.passes_on || theirs.x != mine.out || !is_gate(theirs.prologue) || theirs.rotate != 0) return false;
     if (mine.over_rows != theirs.over_rows || mine.rows != theirs.rows || mine.weights.size() != 2) return false;
-    if (!mine.biases.empty() || mine.residual != nullptr || mine.post_norm != nullptr || num_apart_ > 0 || next.num_apart_ > 0) return false;
-    bool rounded = mine.planes == kBrainRows && theirs.planes == kBrainRows && !uses_floats_ && !next.uses_floats_;
+    if (!mine.biases.empty() || mine.residual != nullptr || mine.post_norm != nullptr) return false;
     const Weight &gate = mine.weights[0], &up = mine.weights[1];
-    return rounded && gate.rests_whole() && up.rests_whole() && gate.format == up.format && gate.rows == next.columns_ &&
+    return rounds_to_brain() && next.rounds_to_brain() && gate.rests_whole() && up.rests_whole() && gate.format == up.format && gate.rows == next.columns_ &&
            up.rows == next.columns_ && next.columns_ % (2 * kStripRows) == 0;
 }
 
@@ -35,7 +34,7 @@ void Linear::multiply_gated(Context& context, const Chunk& chunk) const {
     call.gate.num_tokens = count(context);
     call.gate.quantized = given_ ? reinterpret_cast<const uint8_t*>(record_.x) : regions(context.shared, count(context)).quantized;
     call.up = up.resident + chunk.first_strip * up.strip_bytes;
-    call.kind = gate_ == Prologue::kSwiGlu ? kSwiGlu : kGeGlu;
+    call.kind = kind_of(gate_);
     call.panels = record_.out;
     call.columns = gate.rows;
     call.first_column = chunk.column;

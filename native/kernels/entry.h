@@ -28,6 +28,7 @@ void quantize(const float* x, int64_t x_stride, int64_t k, int32_t planes, int64
 void rmsnorm(const float* x, const float* w, int64_t n, float eps, float* y);
 void swiglu(const float* gate_up, int64_t n, float* y);
 void geglu(const float* gate_up, int64_t n, float* y);
+void rough_gate(int32_t kind, const float* gate_up, int64_t n, float* y);
 void rotate(float* x, int64_t n, int64_t size);
 void add(const float* x, int64_t n, float* y);
 void scale(const float* x, int64_t n, float factor, float* y);

@@ -85,7 +85,7 @@ struct StripsCall {
 };
 
 // The gate of two products on the path of bfloat16, g of `gate` and u of `up` (of as many strips, rows a multiple of 32), rounded
-// as `quantize` would: columns [first_column, + num_rows) of bfloat16 rows of `columns`. What comes out is what `strips`, a gate and
+// as `quantize` would: columns [first_column, + num_rows) of bfloat16 rows of `columns`. What comes out is what `strips`, `rough_gate` and
 // `quantize` give one after the other, without the sums ever lying in memory.
 enum Gate : int32_t { kSwiGlu, kGeGlu };
 struct GatedCall {
@@ -185,6 +185,8 @@ struct KernelTable {
   void (*swiglu)(const float* gate_up, int64_t n, float* y);
   // The same with z = g * (1.59576912 + 0.0713548163 * g^2) in place of g in the exponent: GELU(g) * u, its tanh form.
   void (*geglu)(const float* gate_up, int64_t n, float* y);
+  // Either (Gate) within 2e-5, for values that are rounded to bfloat16 next (gate.h).
+  void (*rough_gate)(int32_t kind, const float* gate_up, int64_t n, float* y);
   // Each block of `size` values (a power of two, at least 2, that divides n) times the Hadamard matrix of +1 and -1, over
   // its norm: sums a + b and differences a - b of values 1, 2, 4 ... apart, and then one product with float(sqrt(1 / size)).
   void (*rotate)(float* x, int64_t n, int64_t size);

@@ -22,7 +22,7 @@ INLINE void put_gated(const GatedCall& c, const float* sums, int64_t first, int6
   for (int64_t panel = first; panel < first + n; panel += kPanelTokens) {
     const int64_t left = c.gate.num_tokens - panel, width = left < kPanelTokens ? left : kPanelTokens;
     uint8_t* to = (uint8_t*)c.panels + panel * groups * 64 + column / 32 * width * 64 + column % 32 * 2;
-    for (int64_t t = 0; t < width; ++t, sums += 32, to += 64) put_pack(gated(load16(sums), load16(sums + 16), opened), to);
+    for (int64_t t = 0; t < width; ++t, sums += 32, to += 64) put_pack(rough_gated(load16(sums), load16(sums + 16), opened), to);
   }
 }
 

@@ -62,7 +62,7 @@ constexpr const char* kIsa = "portable";
 const KernelTable kTable = {
     kAbiVersion, kIsa,
     strip_bytes, quantize, strips, gated_strips, expand_row, expand_strip,
-    rmsnorm, swiglu, geglu, rotate, add, scale,
+    rmsnorm, swiglu, geglu, rough_gate, rotate, add, scale,
     rope_store, attend, attend_segments, attend_merge,
     argmax, exp_sum, kth_largest, mass_threshold, sum_from, pick,
     crc32c, read_loop, copy_loop, int8_peak, float_peak,

@@ -156,6 +156,16 @@ void rmsnorm(const float* x, const float* w, int64_t n, float eps, float* y) {
   });
 }
 
+void rough_gate(int32_t kind, const float* gate_up, int64_t n, float* y) {
+  const auto rows = [&](auto opened) {
+    map(n, [&](int64_t i, int64_t left) {
+      store_tail(y + i, rough_gated(load_tail(gate_up + i, left), load_tail(gate_up + n + i, left), opened), left);
+    });
+  };
+  if (kind == kSwiGlu) rows(SwiGlu());
+  else rows(GeGlu());
+}
+
 void swiglu(const float* gate_up, int64_t n, float* y) {
   gate_row(gate_up, n, y, SwiGlu());
 }
