@@ -3,10 +3,13 @@
     python benchmarks/tuning.py                             # 50 steps of 4 x 256 tokens, LoRA r=8 on q and v
     python benchmarks/tuning.py --steps 10 --fresh          # speed and memory alone are told sooner
     python benchmarks/tuning.py --kinds bf16 --memory-of-qlora 1GB
+    python benchmarks/tuning.py --kinds bf16 --model-of-qlora FOLDER     # its weights are rounded to 4 bits first
 
 QLoRA learns in the smallest budget that it can, or in the one that is named: what is asked of it is LoRA's perplexity
 on held-out text, within 2%, at less than half of LoRA's peak. The weights are those of the file, which has them in 4
-bits already.
+bits already; a folder of the same model in floats (`pintpot pack FILE --degradation 0 -o packed`, then `pintpot export
+packed --to FOLDER`) shows what rounding by what the examples are costs. Of both kinds, QLoRA in bfloat16 is set beside
+LoRA in float32, too: the model as its values are, where nothing is given up for memory.
 
 The text is prose of the English Wikipedia. Both begin with the same adapters, take the same sequences in the same order
 and step by AdamW at a constant rate. The loop: weights dequantized by the `gguf` package, the network of transformers
@@ -46,30 +49,30 @@ def examples() -> Path:
     return path
 
 
-def command_of(arithmetic: str, steps: int, data: Path, method: str, memory: str) -> list[str]:
+def command_of(arithmetic: str, steps: int, data: Path, method: str, memory: str, model: str = "") -> list[str]:
     """`pintpot tune`, into a folder of its own."""
     folder = OUT / f"tuned-{method}-{arithmetic}-{memory}-{time.time_ns()}"
     return cli(
-        "tune", str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
+        "tune", model or str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
         "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES), "--rank", str(RANK),
         "--alpha", str(ALPHA), "--targets", "q,v", "--arithmetic", arithmetic, "--learning-rate", str(RATE),
         "--schedule", "constant", "--warmup", "0", "--threads", "2", "--json",
     )  # fmt: skip
 
 
-def smallest(arithmetic: str, steps: int, data: Path, method: str) -> str:
+def smallest(arithmetic: str, steps: int, data: Path, method: str, model: str = "") -> str:
     """The smallest budget, as the refusal of one that is too small says it."""
-    refused = subprocess.run(command_of(arithmetic, steps, data, method, "1MB"), stdout=subprocess.PIPE)
+    refused = subprocess.run(command_of(arithmetic, steps, data, method, "1MB", model), stdout=subprocess.PIPE)
     found = re.search(r"needs ([\d.]+) (\wB) at least", refused.stdout.decode())
     if found is None:
         raise RuntimeError(f"{method} was not refused: {refused.stdout[:200]!r}")
     return found[1] + found[2]
 
 
-def ours(arithmetic: str, steps: int, data: Path, method: str, memory: str) -> Case:
+def ours(arithmetic: str, steps: int, data: Path, method: str, memory: str, model: str = "") -> Case:
     """It in a process of its own."""
-    memory = memory or smallest(arithmetic, steps, data, method)
-    command = command_of(arithmetic, steps, data, method, memory)
+    memory = memory or smallest(arithmetic, steps, data, method, model)
+    command = command_of(arithmetic, steps, data, method, memory, model)
     done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     measured, promised = done["measured"], done["promised"]
     return {
@@ -93,10 +96,11 @@ def loop(arithmetic: str, steps: int, data: Path) -> Case:
     from tiny import torch_model_of_gguf
 
     from pintpot.contract.form import source_form
+    from pintpot.kernels.torch.adam import BETAS, EPS
     from pintpot.meter.memory import peak_bytes
     from pintpot.model.read import describe
     from pintpot.techniques.adapt.low_rank import LowRank
-    from pintpot.trainer.learned import BETAS, EPS, Learned
+    from pintpot.trainer.learned import Learned
     from pintpot.trainer.packing import Order
     from pintpot.trainer.reading import read_sequences
 
@@ -163,6 +167,7 @@ def main() -> int:
     options.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options.add_argument("--memory", default="2GB")
     options.add_argument("--memory-of-qlora", default="", help="[the smallest that it can do with]")
+    options.add_argument("--model-of-qlora", default="", help="[the file of SmolLM2]")
     options.add_argument("--loop", choices=KINDS, help="the plain loop alone, for its own process")
     options.add_argument("--data", type=Path)
     given = options.parse_args()
@@ -170,7 +175,7 @@ def main() -> int:
         print(json.dumps(loop(given.loop, given.steps, given.data)))
         return 0
     record = Record("tuning", fresh=given.fresh)
-    data, rows = examples(), []
+    data, rows, all_found = examples(), [], dict[str, dict[str, Any]]()
     for kind in given.kinds:
         found: dict[str, Any] = {
             "transformers": record.case(
@@ -179,10 +184,10 @@ def main() -> int:
         }
         for method in given.methods:
             memory = given.memory_of_qlora if method == "qlora" else given.memory
-            key = f"{method} {kind} {given.steps} {memory or 'smallest'}"
-            found[method] = record.case(
-                key, lambda kind=kind, method=method, memory=memory: ours(kind, given.steps, data, method, memory)
-            )
+            model = given.model_of_qlora if method == "qlora" else ""
+            key = f"{method} {kind} {given.steps} {memory or 'smallest'}{f' {Path(model).name}' if model else ''}"
+            run = kind, given.steps, data, method, memory, model
+            found[method] = record.case(key, lambda run=run: ours(*run))
         for name, case in found.items():
             rows.append((f"{name}, {kind}", f"{case['tokens_per_s']:.0f}", f"{case['peak_bytes'] / 1e6:.0f}"))
         if "lora" in found:
@@ -191,6 +196,9 @@ def main() -> int:
             in_half(record, kind, found["qlora"], found["lora"])
         for method in given.methods:
             kept(record, f"{method} {kind}", found[method])
+        all_found[kind] = found
+    if set(given.methods) == set(METHODS) and set(all_found) == set(KINDS):
+        in_half(record, "bf16 beside float32", all_found["bf16"]["qlora"], all_found["float32"]["lora"])
     record.say()
     record.table(("what", "tokens/s", "peak, MB"), rows)
     return record.finish()
