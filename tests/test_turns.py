@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from learning import drawn_sequences, folder_of, made
 from test_planner_training import TORCH_BYTES
 from tiny import K_QUANT, Tiny, write_gguf
 
 from pintpot.budget import Budget, Train, Workload
+from pintpot.cli import cli
 from pintpot.contract.slots import Slots
 from pintpot.contract.training import TrainingForm
 from pintpot.contract.updating import Updating
@@ -287,3 +289,23 @@ def test_machines_of_the_catalog_have_hosts(model: Model) -> None:
         found = plan(model, machine)
         lost = [one.what for one in found.rejected] + [str(step) for step in found.steps]
         assert any("DeepOptimizerStates(stride=" in one for one in lost)
+
+
+def test_tune_plans_for_a_machine_that_is_not_here_and_learns_nothing(model: Model, tmp_path: Path) -> None:
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps({"text": f"{count} is the number after {count - 1}. " * 20}) + "\n"
+                            for count in range(40)))  # fmt: skip
+    gguf = write_gguf(tmp_path / "m.gguf", K_QUANT, "q8_0")
+    command = ["tune", str(gguf), str(data), "--method", "full", "--length", "32", "--steps", "3", "--json"]
+    done = CliRunner().invoke(cli, [*command, "--machine", "dgx_h100"])
+    assert done.exit_code == 0, done.output
+    found = Plan.from_json(json.loads(done.stdout))
+    assert found.machine_origin == "catalog"
+    assert found.budget.memory_bytes == 200_000_000_000
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl", "m.gguf"}
+    short = CliRunner().invoke(cli, [*command, "--machine", "dgx_h100", "--memory", "900GB"])
+    assert (short.exit_code, "900 GB are more than the 250 GB there" in short.output) == (3, True)
+    card = CliRunner().invoke(cli, [*command, "--machine", "h100"])
+    assert (card.exit_code, "is a card alone" in card.output) == (2, True)
+    nowhere = CliRunner().invoke(cli, command)
+    assert (nowhere.exit_code, "-o names the folder" in nowhere.output) == (2, True)

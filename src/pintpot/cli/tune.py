@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pintpot.cli.options import COUNT, MODEL, SIZE, common, example, with_options
+from pintpot.cli.options import COUNT, MACHINE, MODEL, SIZE, common, example, with_options
 from pintpot.cli.terminal import QUIET, VERBOSE, Terminal
+from pintpot.errors import UsageError, need
 
 if TYPE_CHECKING:
     from pintpot.cli.terminal import Progress
     from pintpot.planner.plan import Plan
     from pintpot.trainer.loop import Event
-    from pintpot.trainer.tune import Tuned
+    from pintpot.trainer.tune import Settings, Tuned
 
 RATE = click.FloatRange(min=0, min_open=True)
 LEARNING = (
     click.option(
-        "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder for what is learned."
+        "-o", "--output", type=click.Path(path_type=Path), help="The folder for what is learned; needed to learn."
     ),
     click.option("--memory", **SIZE, help="All memory of the process, like 800MB or 2GiB.  [80% of what is free]"),
     click.option(
@@ -124,18 +125,20 @@ LEARNING = (
     short_help="Teach a model examples inside a memory budget.",
     epilog=example(
         "pintpot tune model.gguf examples.jsonl --memory 800MB -o learned",
+        "pintpot tune model.gguf examples.jsonl --method full --machine dgx_h100",
         'peft: PeftModel.from_pretrained(model, "learned")',
         "torchrun --nproc-per-node 2 -m pintpot tune model.gguf examples.jsonl -o learned",
     ),
 )
 @MODEL
 @click.argument("data", type=click.Path(path_type=Path))
-@with_options(*LEARNING)
+@with_options(*LEARNING, MACHINE)
 @common
 def tune_command(
     terminal: Terminal,
     model: str,
     data: Path,
+    machine: str | None,
     **asked: Any,
 ) -> None:
     """Teach a model the answers of conversations, or texts: DATA has one JSON object a line, with `messages` or `text`.
@@ -146,6 +149,9 @@ def tune_command(
     The plan comes first: memory by what holds it, time, and why the other ways lost. A start that was ended goes on
     where its last checkpoint is, with the same losses, when the same command is given again. What comes of it has a
     report, tuning.html: the curve of losses, and promised beside measured.
+
+    With `--machine` the plan is that of a machine of the catalog, and nothing is learned. Where a graphics card stands
+    beside the processor, updates may take turns between both.
 
     Under `torchrun`, processes share out the sequences of a step and the rows of the blocks' weights (DTensors of
     torch.distributed); each has the whole budget for itself, and what learns stays in RAM. The vocabulary and what is
@@ -158,6 +164,10 @@ def tune_command(
     from pintpot.trainer.tune import Settings, receipt
 
     settings = Settings(**{field.name: asked.pop(field.name) for field in fields(Settings) if field.name in asked})
+    if machine is not None:
+        _planned(terminal, model, data, machine, settings, asked)
+        return
+    need(asked["output"] is not None, "-o names the folder for what is learned, and is missing", UsageError)
     with joined() as ranks, terminal.progress() as progress:
         tuned = pintpot.tune(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),
@@ -170,6 +180,21 @@ def tune_command(
         terminal.data({**receipt(tuned), "report": report})
     else:
         _show(terminal, tuned, report)
+
+
+def _planned(
+    terminal: Terminal, model: str, data: Path, machine: str, settings: Settings, asked: dict[str, Any]
+) -> None:
+    """What learning would take elsewhere."""
+    from pintpot.trainer.ahead import plan_learning
+
+    asked.pop("output")
+    with terminal.progress() as progress:
+        plan = plan_learning(model, data, machine, settings=settings, progress=progress, **asked)
+    if terminal.as_json:
+        click.echo(plan.dumps())
+    else:
+        _ready(terminal, plan)
 
 
 def _ready(terminal: Terminal, plan: Plan) -> None:

@@ -132,21 +132,21 @@ def tune(
     if ranks.number:
         ready = happened = progress = None
     described = local(shaped(model, {"batch": sequences or PICTURES, "fewer": 1}, progress)[0])
-    _check_kept(described, method, settings, ranks)
+    check_kept(described, method, settings, ranks)
     folder, path = Path(output), Path(data)
     _check_open(folder)
     learns, held = read_for(described, path, length, settings.seed, progress)
-    train = _train(described, (length, sequences), (steps, epochs), (len(learns), len(held)), ranks)
+    train = train_of(described, (length, sequences), (steps, epochs), (len(learns), len(held)), ranks)
     budget = budget_of(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
-    adapters = _adapters((adapter, rank, alpha, targets), settings, len(learns.names))
+    adapters = adapters_of((adapter, rank, alpha, targets), settings, len(learns.names))
     num_bytes = learns.num_bytes + held.num_bytes
-    asks = Wanted(method, arithmetic, adapters, num_bytes, learn, _beside(settings), ranks.count)
+    asks = Wanted(method, arithmetic, adapters, num_bytes, learn, steps_beside(settings), ranks.count)
     ranks.check(asks.learn or asks.also, adapter)
     question = question_of(described, path, asks, (memory, threads), train, settings, ranks)
     return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress), ranks)
 
 
-def _train(
+def train_of(
     model: Model,
     size: tuple[int, int | None],
     times: tuple[int | None, float | None],
@@ -170,7 +170,7 @@ def _check_open(folder: Path) -> None:
     need(not ended, f"{folder} holds what was learned already; name another folder", UsageError)
 
 
-def _check_kept(model: Model, method: str, settings: Settings, ranks: Ranks) -> None:
+def check_kept(model: Model, method: str, settings: Settings, ranks: Ranks) -> None:
     """Raises UnsupportedModel where what a method leaves could not be written, UsageError for what cannot be asked."""
     from pintpot.trainer.adapters import check_adapters
     from pintpot.trainer.whole import check_whole
@@ -187,7 +187,7 @@ def _check_kept(model: Model, method: str, settings: Settings, ranks: Ranks) -> 
         check_adapters(model)
 
 
-def _beside(settings: Settings) -> tuple[Step, ...]:
+def steps_beside(settings: Settings) -> tuple[Step, ...]:
     """The techniques that were asked for beside what learns."""
     from pintpot.techniques.sparsify.s_ste import SSte
     from pintpot.techniques.sparsify.two_four import TwoFour
@@ -201,7 +201,7 @@ def _beside(settings: Settings) -> tuple[Step, ...]:
     return (*steps, *([SquareHead()] if settings.distill else []))
 
 
-def _adapters(plain: tuple[str, int, float, str], settings: Settings, num_tasks: int) -> Step:
+def adapters_of(plain: tuple[str, int, float, str], settings: Settings, num_tasks: int) -> Step:
     from pintpot.trainer.chosen import Chosen
 
     return Chosen(*plain, settings.experts, settings.taken, settings.heads).step(num_tasks)

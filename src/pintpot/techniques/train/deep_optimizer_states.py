@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pintpot.kernels.torch.card import Card
 
 STRIDES = (2, 3, 4, 6, 8)
+CARD = "for the card"
 STAGED, BESIDE_VALUES = "turns.staged", 128 << 20
 """Gradients on their way to the card; and what CUDA takes of a process, in values of four bytes: half a gigabyte, for
 there was no card to measure it with."""
@@ -79,7 +80,7 @@ class DeepOptimizerStates(LearningStep):
         if not any(op.kind == "turns" for op in ops):
             return stage
         sizes = {STAGED: PLACES * TURN_VALUES, "turns.card": BESIDE_VALUES}
-        more = tuple(Buffer(name, (size,), "f32", "buffers", "session") for name, size in sizes.items())
+        more = tuple(Buffer(name, (size,), "f32", CARD, "session") for name, size in sizes.items())
         made = Program(program.name, program.bounds, (*program.buffers, *more), tuple(ops), tuple(segments))
         return replace(stage, programs=(made,))
 
