@@ -141,6 +141,11 @@ def test_what_was_not_taken_has_its_figures_and_its_reason(model: Model) -> None
     assert "checkpoints" in told.packing
 
 
+def test_each_process_has_its_own_checkpoint_on_the_disk(model: Model) -> None:
+    alone, two = (make_training_plan(question(model), Asked("lora", "float32", processes=count)) for count in (1, 2))
+    assert two.cost.pack_bytes == pytest.approx(2 * alone.cost.pack_bytes, rel=0.01)
+
+
 def test_a_plan_survives_json_and_gives_the_same_work(model: Model) -> None:
     for method in METHODS:
         found = plan(model, method=method)

@@ -26,7 +26,8 @@ def disk_bytes(form: Form, holders: Sequence[Holder]) -> int:
     """What a run takes of the disk at most: what learns with its moments in two versions, and what was learned."""
     changed, how = float_bytes(form, changed=True), form.training
     if not changed or how is None:
-        return round(CHECKPOINT_ROOM * sum(one.high for one in holders if one.name in (ADAPTERS, OPTIMIZER)))
+        ranks = 1 if how is None else how.ranks  # each of which writes all adapters
+        return round(CHECKPOINT_ROOM * ranks * sum(one.high for one in holders if one.name in (ADAPTERS, OPTIMIZER)))
     held = [how.own_shape(weight, weight.shape) for weight in form.weights if how.changes(weight)]
     kept = how.ranks * sum(4 * prod(shape) + how.moment_bytes(shape) for shape in held)
     return round(VERSIONS * STATE_SHARE * kept) + changed + float_bytes(form, changed=False)

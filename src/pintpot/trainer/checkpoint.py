@@ -94,7 +94,8 @@ class Checkpoints:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors, resting = learned.tensors(), learned.resting
-        ask_room(self._folder, sum(one.nbytes for one in tensors.values()))
+        # All processes write at once, and about as much.
+        ask_room(self._folder, self._ranks.count * sum(one.nbytes for one in tensors.values()))
         try:
             self._write(self._name(done.step), lambda path: write_tensors(path, tensors))
             version = None if resting is None else resting.flushed()
