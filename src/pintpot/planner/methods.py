@@ -24,20 +24,20 @@ FEW_BITS = 5.0
 """A value at most, scales included, of weights that count as 4 bits."""
 
 
-def ways_of(method: str, source: Form, processes: int) -> tuple[str, ...]:
+def ways_of(method: str, source: Form) -> tuple[str, ...]:
     """The ways in which a method (or "auto") may be carried out, in the order of preference."""
     found = {"auto": METHODS, ZEROTH: (ZEROTH, BESIDE)}.get(method, (method,))
-    both = learning(QLORA, source, processes) != learning(NEAREST, source, processes)
+    both = learning(QLORA, source) != learning(NEAREST, source)
     return tuple(way for one in found for way in ((one, NEAREST) if one == QLORA and both else (one,)))
 
 
-def learning(way: str, source: Form, processes: int) -> tuple[Step, ...]:
+def learning(way: str, source: Form) -> tuple[Step, ...]:
     """The steps of a way, without adapters: those stand beside whatever is left as it is."""
     if way == "full":
         return EveryWeight(), FusedUpdate()
     if way == ZEROTH:
         return (EveryWeight(),)
-    return in_few_bits(source, way == QLORA and processes == 1) if way in (QLORA, NEAREST) else ()
+    return in_few_bits(source, gently=way == QLORA) if way in (QLORA, NEAREST) else ()
 
 
 def in_few_bits(source: Form, gently: bool) -> tuple[Step, ...]:

@@ -172,7 +172,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     """Every way, in the order of preference where none was asked for."""
     model, source = question.model, source_form(question.model)
     words = model.language is not None
-    methods = ways_of(asked.method if words or asked.method != "auto" else "full", source, asked.processes)
+    methods = ways_of(asked.method if words or asked.method != "auto" else "full", source)
     offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
     drawn = asked.method == ZEROTH
     at_once: list[Step] = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
@@ -193,7 +193,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
     for method, part in ways:
         adapters = () if method in ("full", ZEROTH) else (asked.adapters,)
-        first = (*learning(method, source, asked.processes), *adapters, *part)
+        first = (*learning(method, source), *adapters, *part)
         way = (method, *(one.learn for one in part))
         for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
             try:

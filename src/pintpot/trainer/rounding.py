@@ -24,6 +24,7 @@ from pintpot.planner.calibrating import TOKENS
 from pintpot.planner.plan import Plan
 from pintpot.planner.taken import beside_rounding
 from pintpot.trainer.packing import Sequences
+from pintpot.trainer.ranks import ALONE, Ranks
 
 Progress = Callable[[float, str], None]
 NAME = "rounded"
@@ -42,13 +43,18 @@ class Rounded:
             shutil.rmtree(self.prepared.folder)
 
 
-def rounded(model: Model, plan: Plan, folder: Path, learns: object, progress: Progress | None) -> Rounded:
+def rounded(
+    model: Model, plan: Plan, folder: Path, learns: object, progress: Progress | None, ranks: Ranks = ALONE
+) -> Rounded:
     """The weights that steps of a plan round by what meets them, on what is learned; none where none do.
 
-    Raises what rounding raises, and DoesNotFit where the process apart was killed.
+    Of several processes the first has it done, and tells the others where they lie. Raises what rounding raises, and
+    DoesNotFit where the process apart was killed.
     """
     if not isinstance(learns, Sequences) or not any(step.facet == Facet.ROUNDING for step in plan.steps):
         return Rounded()
+    if ranks.number:
+        return Rounded(Prepared(Path(ranks.told(""))))
     folder.mkdir(parents=True, exist_ok=True)
     left = replace(plan.budget, memory_bytes=plan.cost.memory_high - beside_rounding(plan.cost.holders))
     request = {
@@ -56,6 +62,7 @@ def rounded(model: Model, plan: Plan, folder: Path, learns: object, progress: Pr
         "folder": str((folder / NAME).absolute()), "texts": _texts(learns),
     }  # fmt: skip
     done = apart("pintpot.trainer.rounding", request, progress)
+    ranks.told(done["place"])
     return Rounded(Prepared(Path(done["place"])), resident_bytes() + done["peak_bytes"])
 
 

@@ -60,7 +60,7 @@ def teach(
     how = plan.form.training
     if how is None:
         raise UsageError("this plan is not one of learning")
-    before = rounded(model, plan, folder, task.learns, progress)
+    before = rounded(model, plan, folder, task.learns, progress, ranks)
     keep_freed()
     torch.set_num_threads(plan.threads)
     slots = Slots()
