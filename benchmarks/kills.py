@@ -5,12 +5,14 @@
 
 A run that nobody disturbs comes first. The same is then killed (SIGKILL) while it starts, learns, writes a checkpoint,
 or writes what it leaves, and started again each time; where it comes to its end it is compared, and begins anew until
-all kills are done. Losses of every step, what was held out, and all files have to be equal.
+all kills are done. Losses of every step, what was held out, and all files have to be equal. On the way "disk" every
+weight learns in the smallest budget: blocks rest on disk with their means, and are written behind all the time.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,19 +25,25 @@ from bench import OUT, Case, Record, cli, parser, whisper
 from killing import kill, learned_files, moments, told
 from tiny import Tiny, write_hf
 
+from pintpot.errors import PintpotError, need
+from pintpot.trainer.tune import RECEIPT
+
 WAYS = {
     "lora": ("--method", "lora", "--targets", "q,k,v,o,down"),
     "qlora": ("--method", "qlora", "--arithmetic", "bf16"),
     "full": ("--method", "full"),
     "zeroth": ("--method", "zeroth"),
+    "disk": ("--method", "full", "--arithmetic", "float32"),
 }
 MODEL = Tiny(family="qwen2", heads=4, kv_heads=2, layers=4, tied=True)
+WIDE, FEWER = Tiny(family="qwen2", hidden=256, heads=4, kv_heads=2, layers=16, intermediate=1024, tied=True), 5
+"""What rests on disk: blocks that are larger together than those that pass by; a fifth of the steps."""
 
 
-def model_and_data(folder: Path) -> tuple[str, str]:
+def model_and_data(folder: Path, tiny: Tiny) -> tuple[str, str]:
     """A tiny model, and conversations to learn from."""
     model, data = folder / "model", folder / "data.jsonl"
-    write_hf(model, MODEL)
+    write_hf(model, tiny)
     talks = (
         [{"role": "user", "content": f"{n} and 1?"}, {"role": "assistant", "content": f"It is {n + 1}."}]
         for n in range(200)
@@ -44,19 +52,30 @@ def model_and_data(folder: Path) -> tuple[str, str]:
     return str(model), str(data)
 
 
+def smallest(command: list[str]) -> tuple[str, ...]:
+    """The budget that the refusal of a far too small one names."""
+    refused = subprocess.run([*command, "--memory", "1MB"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = re.search(r"needs ([\d.]+) (\wB) at least", refused.stdout)
+    need(found is not None, f"it was not refused: {refused.stdout[:200]!r}", PintpotError)
+    return ("--memory", "".join(found.groups())) if found else ()
+
+
 def survived(way: str, knobs: tuple[str, ...], number: int, steps: int, seed: int) -> Case:
     """Kill one way to learn so many times, and compare."""
     place = OUT / "kills" / way
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    model, data = model_and_data(place)
+    away = way == "disk"
+    model, data = model_and_data(place, WIDE if away else MODEL)
+    asked = ("--steps", str(steps // FEWER if away else steps), "--length", "48", "--checkpoint", "1", "--threads", "1")
+    room = smallest(cli("tune", model, data, "-o", str(place / "none"), *knobs, *asked)) if away else ()
 
     def command(folder: Path) -> list[str]:
-        asked = ("--steps", str(steps), "--length", "48", "--checkpoint", "1", "--threads", "1", "-q")
-        return cli("tune", model, data, "-o", str(folder), *knobs, *asked)
+        return cli("tune", model, data, "-o", str(folder), *knobs, *asked, *room, "-q")
 
     subprocess.run(command(place / "whole"), check=True, stdout=subprocess.DEVNULL)
     due, facts = learned_files(place / "whole"), told(place / "whole")
+    passed = json.loads((place / "whole" / RECEIPT).read_text())["promised"]["step_disk_bytes"]
     left, seen, torn, wrong, ends = moments(number, seed), Counter[str](), 0, list[str](), 0
     folder = place / "killed"
 
@@ -78,7 +97,7 @@ def survived(way: str, knobs: tuple[str, ...], number: int, steps: int, seed: in
         whisper(f"  {moment.kind}, {moment.after_s:.2f} s: dead at step {found.step} {' '.join(found.torn)}")
     subprocess.run(command(folder), check=True, stdout=subprocess.DEVNULL)
     compare()
-    return {"kills": dict(seen), "torn": torn, "ends": ends + 1, "wrong": wrong, "steps": steps}
+    return {"kills": dict(seen), "torn": torn, "ends": ends + 1, "wrong": wrong, "passed": passed}
 
 
 def main() -> int:
@@ -94,6 +113,10 @@ def main() -> int:
         found = record.case(key, lambda way=way: survived(way, WAYS[way], given.kills, given.steps, given.seed))
         kinds = ", ".join(f"{count} {kind}" for kind, count in found["kills"].items())
         record.say(f"{way}: killed {kinds}; {found['torn']} left a file that was not whole; {found['ends']} ends")
+        if way == "disk":
+            read, written = found["passed"]
+            moved = f"{read / 1e6:.0f} and {written / 1e6:.0f}"
+            record.verdict("disk: MB read and written a step", moved, "more than none", min(read, written) > 0)
         differ = ", ".join(dict.fromkeys(found["wrong"])) or "nothing"
         record.verdict(f"{way}, {given.kills} kills: what differs", differ, "nothing", not found["wrong"])
     return record.finish()
