@@ -96,8 +96,9 @@ def test_every_weight_learns_in_bfloat16_too(folder: Path) -> None:
         near.network.learn(sequences, gathering(grads))
         exact.network.learn(sequences, gathering(wanted))
     for name, grad in grads.items():
-        assert grad.dtype == torch.float32
-        assert float((grad - wanted[name]).norm() / wanted[name].norm()) < 0.05, name
+        # Of sequences that all pass at once gradients stay as products gave them.
+        assert grad.dtype == (torch.float32 if grad.dim() == 1 or "." not in name else torch.bfloat16), name
+        assert float((grad.float() - wanted[name]).norm() / wanted[name].norm()) < 0.05, name
 
 
 def test_examples_that_share_a_sequence_do_not_see_each_other(folder: Path) -> None:

@@ -12,8 +12,9 @@ from pintpot.contract.weights import WeightForm
 RECORD_VALUES, RECORD_UNIT = 1 << 18, 1024
 """Values that are updated at a time, and read and written where their moments rest on disk: about so many in whole
 rows, and a multiple of the second, which is whole blocks of moments in 8 bits and of the disk."""
-RECORDS_AHEAD = 12
-"""Moments that rest on disk are in memory for so many of these at a time."""
+RECORDS_AHEAD = 12, 40
+"""Moments that rest on disk are in memory for as many of these at a time as a block has, but for so many at least and
+at most: the more, the more of them is read and written while gradients are computed."""
 PASSING = 2
 """Blocks that rest on disk are in memory so many at a time: one is computed, the next one comes."""
 VERSIONS = 2
@@ -23,11 +24,12 @@ DISK_BLOCK, HUGE_PAGE = 4096, 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """Bytes in memory of what passes by: the largest block, rows of a matrix that is in none, and a record."""
+    """Bytes in memory of what passes by: the largest block, rows of a matrix that is in none, and so many records."""
 
     block_bytes: int = 0
     tile_bytes: int = 0
     record_bytes: int = 0
+    records: int = 0
 
     @property
     def values_bytes(self) -> int:
@@ -35,12 +37,12 @@ class Passing:
 
     @property
     def moments_bytes(self) -> int:
-        return RECORDS_AHEAD * self.record_bytes
+        return self.records * self.record_bytes
 
 
 def passing(weights: Iterable[WeightForm], how: TrainingForm | None, tile_rows: int) -> Passing:
     """Of a form's weights, where `tile_rows` of a vocabulary are computed with at a time."""
-    blocks: dict[str, int] = {}
+    blocks, records = dict[str, int](), dict[str, int]()
     tile = record = 0
     for weight in weights:
         if how is None or not rests_on_disk(weight, how):
@@ -50,9 +52,12 @@ def passing(weights: Iterable[WeightForm], how: TrainingForm | None, tile_rows: 
         if "." in weight.name:
             name = block_of(weight.name)
             blocks[name] = blocks.get(name, 0) + whole_blocks(4 * rows * columns)
+            records[name] = records.get(name, 0) + -(-rows // record_rows(columns))
         else:  # wherever they begin
             tile = max(tile, whole_blocks(4 * min(rows, tile_rows) * columns) + DISK_BLOCK)
-    return Passing(max(blocks.values(), default=0), tile, record)
+    least, most = RECORDS_AHEAD
+    ahead = max(least, min(most, max(records.values(), default=0))) if record else 0
+    return Passing(max(blocks.values(), default=0), tile, record, ahead)
 
 
 def rests_on_disk(weight: WeightForm, how: TrainingForm | None) -> bool:

@@ -10,6 +10,8 @@ from pintpot.meter.memory import resident_bytes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_KEPT = 32 << 20
+_WORTHWHILE = 16 << 20
+"""What is given back is found again page by page, which takes time; less is not looked for."""
 
 
 def give_back() -> None:
@@ -31,10 +33,14 @@ def kept_below(most_bytes: int) -> Callable[[], None]:
 
     As tensors begin where they must, pieces that were freed do not fit what is asked for next; more and more is kept.
     """
-    libc = ctypes.CDLL(None)
+    from pintpot.kernels.torch import room
+
+    libc, after = ctypes.CDLL(None), [0]
 
     def look() -> None:
-        if resident_bytes() > most_bytes:
+        room.give_back(resident_bytes() - most_bytes)
+        if resident_bytes() > max(most_bytes, after[0] + _WORTHWHILE):
             libc.malloc_trim(0)
+            after[0] = resident_bytes()
 
     return look

@@ -19,6 +19,7 @@ from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.contract.updating import Piece, Updating
 from pintpot.errors import UsageError, need
 from pintpot.kernels.torch.adam import BETAS, Rates
+from pintpot.kernels.torch.room import copied
 from pintpot.trainer.moments import Moments, moments_of
 from pintpot.trainer.passing import Passing
 from pintpot.trainer.resting import Resting
@@ -139,7 +140,7 @@ class Learned:
             before = first * prod(grad.shape[1:])
             for part in _records(grad, self._updating.piece_values):
                 m, v = moments.read(shifted := slice(before + part.start, before + part.stop))
-                yield Piece(flat[part], own[part], m, v, partial(moments.write, shifted, m, v))
+                yield Piece(flat[part], own[part].float(), m, v, partial(moments.write, shifted, m, v))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -175,6 +176,15 @@ class Learned:
         if self.resting is not None and name in self.resting:
             return self.resting.changing(name, first, rows)
         return self.values[name][first : first + rows]
+
+
+def add_grads(found: dict[str, torch.Tensor], made: Iterable[tuple[str, torch.Tensor]], whole: bool) -> None:
+    """Gradients of some sequences join those found so far, in float32; those of a whole step stay as they came."""
+    for name, grad in made:
+        if name in found:
+            found[name].add_(grad)
+        else:
+            found[name] = grad if whole else copied(grad, torch.float32)
 
 
 def are_numbers(tensors: Iterable[torch.Tensor]) -> bool:

@@ -24,11 +24,12 @@ from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.differentiable import BALANCE, FLOATS, Batch, Memory, forget, rms_norm, run
 from pintpot.kernels.torch.loss import cross_entropy, head_grad
+from pintpot.kernels.torch.room import room
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
 from pintpot.trainer.head import Head, head_of, tile_rows
-from pintpot.trainer.learned import Learned, are_numbers
+from pintpot.trainer.learned import Learned, add_grads, are_numbers
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 from pintpot.trainer.weights import DTYPES, Weights
 
@@ -183,7 +184,7 @@ class Network:
             self._between()
 
     def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        out = torch.empty_like(states)
+        out = room(tuple(states.shape))
         for rows, batch in self._parts(sequences):
             own, batch = {**memory, block.x: states[rows]}, replace(batch, lent=memory)
             for index, op in enumerate(block.ops):
@@ -206,7 +207,7 @@ class Network:
         keys = {name: name if name in memory else name + FLOATS for name in learns}
         learning = {name: memory[key].detach().requires_grad_() for name, key in keys.items()}
         lent = {**memory, **{keys[name]: one for name, one in learning.items()}}
-        before, found = torch.empty_like(states), dict[str, torch.Tensor]()
+        before, found = room(tuple(states.shape)), dict[str, torch.Tensor]()
         for rows, batch in self._parts(sequences):
             x = states[rows].detach().requires_grad_()
             own = {**lent, block.x: x}
@@ -214,13 +215,12 @@ class Network:
                 for op in block.ops:
                     run(op, own, replace(batch, lent=lent))
             # What is wanted small beside the loss is a mean over sequences, as the loss is one over words.
-            share = torch.tensor(batch.num_sequences / len(sequences))
             beside = [one for name, one in own.items() if name.endswith(BALANCE)]
-            ways = (grads[rows], *(share for _ in beside))
+            ways = (grads[rows], *(torch.tensor(batch.num_sequences / len(sequences)) for _ in beside))
             made = torch.autograd.grad((own[block.out], *beside), (x, *learning.values()), ways)
             before[rows] = made[0]
-            for name, grad in zip(learning, made[1:], strict=True):
-                found[name] = found[name].add_(grad) if name in found else grad.float()
+            alone = batch.num_sequences == len(sequences) * self.ranks.count
+            add_grads(found, zip(learning, made[1:], strict=True), alone)
         return before, found
 
     def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, Head]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from mmap import MADV_HUGEPAGE, mmap
 from queue import Queue
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from pintpot.contract.form import Form
 from pintpot.contract.resting import HUGE_PAGE, record_bytes, record_rows, resting_bytes, rests_on_disk, whole_blocks
 from pintpot.errors import DoesNotFit
+from pintpot.kernels.torch.room import large_pages
 from pintpot.stream.border import native_errors
 
 
@@ -67,11 +66,7 @@ def aligned_memory(num_bytes: int) -> torch.Tensor:
     """
     large = num_bytes >= HUGE_PAGE
     with native_errors(f"{num_bytes} bytes of memory", DoesNotFit):
-        region = mmap(-1, num_bytes + HUGE_PAGE * large)
-        if large:
-            with suppress(OSError):  # a kernel without them
-                region.madvise(MADV_HUGEPAGE)
-        whole = np.frombuffer(region, np.uint8)
+        whole = np.frombuffer(large_pages(num_bytes + HUGE_PAGE * large), np.uint8)
     first = -whole.ctypes.data % HUGE_PAGE if large else 0
     return torch.from_numpy(whole[first : first + num_bytes]).zero_()
 

@@ -20,7 +20,7 @@ from threading import Event
 import torch
 
 from pintpot.contract.form import Form
-from pintpot.contract.resting import DISK_BLOCK, PASSING, RECORDS_AHEAD, VERSIONS, passing, record_bytes, whole_blocks
+from pintpot.contract.resting import DISK_BLOCK, PASSING, VERSIONS, passing, record_bytes, whole_blocks
 from pintpot.errors import Interrupted, PintpotError
 from pintpot.stream.regions import Regions
 from pintpot.trainer.places import aligned_memory, bytes_of, places_of, pool_of
@@ -57,7 +57,7 @@ class Resting:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = Regions(path, VERSIONS * self._version_bytes)
         self._blocks, self._tiles = pool_of(PASSING, sizes.block_bytes), pool_of(PASSING, sizes.tile_bytes)
-        self._records = pool_of(RECORDS_AHEAD, sizes.record_bytes)
+        self._records = pool_of(sizes.records, sizes.record_bytes)
         self.kept: int | None = None
         self._newest: dict[str, int | None] = dict.fromkeys(self.places)
         self._loans: dict[str, Loan] = {}
@@ -216,7 +216,9 @@ class Resting:
         used = whole_blocks(before + 4 * count)
         found = memory[before : before + 4 * count].view(torch.float32).view(stop - first, place.columns)
         if slot is None:
-            found.copy_(self._source(name, first, stop))
+            for at in range(first, stop, place.at_once):
+                some = found[at - first : at - first + place.at_once]
+                some.copy_(self._source(name, at, at + len(some)))
             return found, used
         offset = slot * self._version_bytes + place.values_at + start - before
         self._file.read(offset, bytes_of(memory[:used]))

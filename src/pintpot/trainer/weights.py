@@ -24,6 +24,7 @@ from pintpot.contract.weights import STRIP_ROWS, WeightForm
 from pintpot.formats.source import decode
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.differentiable import FLOATS, Memory
+from pintpot.kernels.torch.room import copied
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.calibrate.prepared import Prepared
@@ -159,7 +160,7 @@ class Weights:
             resting.hand(loan)
             if first + chunk < num_rows:
                 coming = begin(first + chunk)
-            yield first, loan.tensors[name].to(dtype)
+            yield first, copied(loan.tensors[name], dtype)
             resting.back(loan)
 
     def _begin(self, weights: Iterable[str]) -> Future[tuple[Memory, Loan | None]]:
@@ -174,7 +175,7 @@ class Weights:
                 continue
             plain = is_plain(self._forms[name], self._how)
             lent = None if loan is None else loan.tensors.get(name)
-            value = self.tensor(name) if lent is None else lent.to(DTYPES[self._computed_in])
+            value = self.tensor(name) if lent is None else copied(lent, DTYPES[self._computed_in])
             found[name if plain else name + FLOATS] = value
         return found, loan
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pintpot.kernels.torch.room import copied, room
+
 Rows = Callable[[], Iterable[tuple[int, torch.Tensor]]]
 """Gives (first row, rows [n, D]) of the head in order, each time it is called."""
 
@@ -33,7 +35,7 @@ def cross_entropy(states: torch.Tensor, targets: torch.Tensor, head: Rows, backw
     pulled = torch.zeros_like(states) if backward else None
     grown = torch.zeros_like(states) if backward else None
     for first, rows in head():
-        logits = (states.to(rows.dtype) @ rows.T).float()
+        logits = _logits(states, rows)
         here = ((targets >= first) & (targets < first + len(rows))).nonzero().flatten()
         own[here] = logits[here, targets[here] - first]
         new = torch.maximum(peak, logits.amax(dim=1))
@@ -42,7 +44,7 @@ def cross_entropy(states: torch.Tensor, targets: torch.Tensor, head: Rows, backw
         mass.mul_(shrunk).add_(logits.sum(dim=1))
         peak = new
         if pulled is not None and grown is not None:
-            grown.mul_(shrunk[:, None]).add_((logits.to(rows.dtype) @ rows).float())
+            grown.mul_(shrunk[:, None]).add_((copied(logits, rows.dtype) @ rows).float())
             pulled[here] = rows[targets[here] - first].float()
     log_z = peak + mass.log()
     grads = None if pulled is None or grown is None else grown.div_(mass[:, None]).sub_(pulled)
@@ -53,8 +55,16 @@ def head_grad(
     states: torch.Tensor, targets: torch.Tensor, first: int, rows: torch.Tensor, log_z: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Gradients [n, D] of `scale` times the sum of the losses by the head's rows [n, D] from `first` on."""
-    shares = (states.to(rows.dtype) @ rows.T).float()
+    shares = _logits(states, rows)
     shares.sub_(log_z[:, None]).exp_()
     here = ((targets >= first) & (targets < first + len(rows))).nonzero().flatten()
     shares[here, targets[here] - first] -= 1
-    return (shares.T.to(rows.dtype) @ states.to(rows.dtype)).float().mul_(scale)
+    found = room(tuple(rows.shape), rows.dtype)
+    torch.mm(copied(shares, rows.dtype).T, states.to(rows.dtype), out=found)
+    return copied(found, torch.float32).mul_(scale)
+
+
+def _logits(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Float32 [T, n]."""
+    met = room((len(states), len(rows)), rows.dtype)
+    return copied(torch.mm(states.to(rows.dtype), rows.T, out=met), torch.float32)

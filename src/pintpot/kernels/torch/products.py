@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pintpot.kernels.torch.room import room
 from pintpot.kernels.torch.rows import Remake
 from pintpot.kernels.torch.two_four import two_of_four
 
@@ -46,9 +47,7 @@ def products(
 
 def times(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """rows [T, K] times weight [K, N]."""
-    if len(rows) <= ROWS:
-        return rows @ weight
-    out = rows.new_empty(len(rows), weight.shape[1])
+    out = room((len(rows), weight.shape[1]), rows.dtype)
     for first in range(0, len(rows), ROWS):
         torch.mm(rows[first : first + ROWS], weight, out=out[first : first + ROWS])
     return out
@@ -110,7 +109,8 @@ class _Back:
                     self.total[first : first + ROWS].addmm_(grad[first : first + ROWS], weight)
         if not learns or self._rows is None:
             return None
-        return (two_of_four(grad) if self._beside.estimated else grad).T @ self._rows
+        grad = two_of_four(grad) if self._beside.estimated else grad
+        return torch.mm(grad.T, self._rows, out=room((grad.shape[1], self._rows.shape[1]), grad.dtype))
 
     def adapter(
         self, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor | None, inner: torch.Tensor

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
+
+from pintpot.kernels.torch.room import room
 
 Remake = Callable[[], torch.Tensor]
 """Makes the same rows once more."""
@@ -45,7 +46,7 @@ def _roots(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
     x = x.float()
-    return (x * _roots(x, eps)).mul_(weight).to(dtype)
+    return torch.mul(x, _roots(x, eps), out=_like(x)).mul_(weight).to(dtype)
 
 
 def _gate(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
@@ -53,7 +54,16 @@ def _gate(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def _acted(gate: torch.Tensor, kind: str) -> torch.Tensor:
-    return functional.silu(gate) if kind == "swiglu" else functional.gelu(gate, approximate="tanh")
+    out = _like(gate)
+    if kind == "swiglu":
+        torch.ops.aten.silu.out(gate, out=out)
+    else:
+        torch.ops.aten.gelu.out(gate, approximate="tanh", out=out)
+    return out
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    return room(tuple(x.shape), x.dtype)
 
 
 class _Normed(torch.autograd.Function):
@@ -89,9 +99,9 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gate, up), (grad,) = ctx.saved_tensors, grads
-        by_act = grad * up
+        by_act, by_gate = torch.mul(grad, up, out=_like(up)), _like(gate)
         if ctx.kind == "swiglu":
-            by_gate = torch.ops.aten.silu_backward(by_act, gate)
+            torch.ops.aten.silu_backward.grad_input(by_act, gate, grad_input=by_gate)
         else:
-            by_gate = torch.ops.aten.gelu_backward(by_act, gate, approximate="tanh")
+            torch.ops.aten.gelu_backward.grad_input(by_act, gate, approximate="tanh", grad_input=by_gate)
         return by_gate, _acted(gate, ctx.kind).mul_(grad), None
