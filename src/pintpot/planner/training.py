@@ -129,7 +129,8 @@ def _advice(question: Question, asked: Asked) -> str:
     part = next((one.way[1] for one in parts if one.cost.memory_high <= memory), "")
     told = f"; --learn {part} fits, with which that part of the model learns and nothing else" if part else ""
     others = _candidates(question, replace(asked, method=ZEROTH, learn=""))
-    if asked.also or not any(one.cost.memory_high <= memory for one in others):
+    words = question.model.language is not None
+    if asked.also or not words or not any(one.cost.memory_high <= memory for one in others):
         return told
     slow = "but takes far more steps to learn as much (its authors took 20,000 to 100,000)"
     return f"{told}; --method {ZEROTH} fits, which learns from losses alone, {slow}"
