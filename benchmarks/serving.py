@@ -9,7 +9,8 @@ what matters is the time between tokens of the short ones, which may grow by wha
 more; beside it the same clients with short prompts alone. Each client asks `--requests` times, one after the other.
 Servers take turns, round by round. Before anything is timed, answers of many clients are compared with those of one.
 llama.cpp's server is that of the wheel `xllamacpp`, with a slot for each client; OpenVINO has no server, and its
-pipeline is called in its own process. `--alone` leaves both out.
+pipeline is called in its own process, beside Pintpot's engine likewise: the ratio that is wanted of OpenVINO is of
+these two, and the one with HTTP on our side alone is told, too. `--alone` leaves both peers out.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pintpot.model.tokens import Tokenizer, from_gguf
 CONTEXT, OUT_TOKENS = 2560, 64
 CHECKED = 8
 SHORT, LONG, SYSTEM, OWN, LONGEST = 48, 512, 500, 30, 2000
+DIRECT = "Pintpot, no HTTP"
 SHORT_ALONE = "Pintpot, short ones alone"
 CHUNK_S: list[float] = []
 """The longest chunk of each round of Pintpot's."""
@@ -127,9 +129,25 @@ def by_http(server: Any, asked: Any, num_clients: int, wanted: list[dict[str, An
 def by_openvino(asked: Any, num_clients: int, wanted: list[dict[str, Any]]) -> tuple[list[Heard], float]:
     """One round of OpenVINO's pipeline."""
     python, env = _peers()
-    given = {"prompts": [body["prompt"] for body in wanted], "outputs": [OUT_TOKENS] * len(wanted)}
-    warm = {"prompts": given["prompts"][:2], "outputs": [2, 2], "clients": 1}
     command = [python, str(PEERS / "serving_openvino.py"), str(smollm2()), str(asked.threads), "1"]
+    return _by_lines(command, env, num_clients, wanted)
+
+
+def directly(asked: Any, num_clients: int, wanted: list[dict[str, Any]]) -> tuple[list[Heard], float]:
+    """One round of Pintpot's engine as its server drives it."""
+    script = str(ROOT / "benchmarks" / "serving_direct.py")
+    numbers = [str(CONTEXT), str(num_clients), str(asked.threads)]
+    command = [sys.executable, script, str(smollm2()), asked.memory, *numbers]
+    return _by_lines(command, None, num_clients, wanted)
+
+
+def _by_lines(
+    command: list[str], env: dict[str, str] | None, num_clients: int, wanted: list[dict[str, Any]]
+) -> tuple[list[Heard], float]:
+    """A process that answers what a line asks for: a short round to warm up, and the one that counts."""
+    never = [int(token) for token in wanted[0]["logit_bias"]]
+    given = {"prompts": [body["prompt"] for body in wanted], "outputs": [OUT_TOKENS] * len(wanted), "never": never}
+    warm = {"prompts": given["prompts"][:2], "outputs": [2, 2], "never": never, "clients": 1}
     lines = "".join(json.dumps(one) + "\n" for one in (warm, given | {"clients": num_clients}))
     done = subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, env=env, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -141,8 +159,9 @@ def measure(mix: str, num_clients: int, asked: Any) -> Case:
     """All servers in turn."""
     contenders = {"Pintpot": partial(by_http, pintpot_server)}
     if not asked.alone:
-        contenders |= {"llama.cpp": partial(by_http, llama_server), "OpenVINO": by_openvino}
-    ends = list(Tokenizer.load(from_gguf(open_gguf(smollm2()))).eos_ids)
+        contenders |= {"llama.cpp": partial(by_http, llama_server), "OpenVINO": by_openvino, DIRECT: directly}
+    tokenizer = Tokenizer.load(from_gguf(open_gguf(smollm2())))
+    ends = list(tokenizer.eos_ids)
     number = max(CHECKED, asked.requests * num_clients)
     wanted = bodies("", prompts(mix, number), ends)
     alone, _ = by_http(pintpot_server, asked, num_clients, wanted[:CHECKED])
@@ -154,8 +173,9 @@ def measure(mix: str, num_clients: int, asked: Any) -> Case:
             failed = [one.error for one in heard if one.status != 200 or one.num_tokens != OUT_TOKENS]
             need(not failed, f"{name}: {len(failed)} answers failed: {failed[:1]}", PintpotError)
             found[name].append(_sample(mix, heard, seconds))
-            if name == "Pintpot":
-                same = [one.text == other.text for one, other in zip(heard, alone, strict=False)]
+            if name in ("Pintpot", DIRECT):
+                words = [one.text if name == "Pintpot" else tokenizer.decode(json.loads(one.text)) for one in heard]
+                same = [one == other.text for one, other in zip(words, alone, strict=False)]
                 need(all(same), f"{same.count(False)} of {len(same)} answers differ from those alone", PintpotError)
     if mix == "long":
         short = bodies("", prompts("short", number), ends)
@@ -197,10 +217,10 @@ def show(record: Record, cases: dict[str, Case]) -> None:
             more = statistics.median(by_name["Pintpot"]) - statistics.median(by_name[SHORT_ALONE])
             most, what = case["chunk_s"], f"{key}: p99 between words grows by, ms"
             record.verdict(what, f"{1e3 * more:.0f}", f"at most a chunk's {1e3 * most:.0f}", more <= most)
-        for name, wanted in (("llama.cpp", 4.0), ("OpenVINO", 1.8)):
+        for ours, name, wanted in (("Pintpot", "llama.cpp", 4.0), (DIRECT, "OpenVINO", 1.8)):
             if name in speeds and key.startswith("mixed, 16 "):
-                ratio = speeds["Pintpot"] / speeds[name]
-                record.verdict(f"{key}: beside {name}", f"{ratio:.2f}", f"{wanted}", ratio >= wanted)
+                ratio = speeds[ours] / speeds[name]
+                record.verdict(f"{key}: {ours} beside {name}", f"{ratio:.2f}", f"{wanted}", ratio >= wanted)
     columns = ("case", "server", "tok/s", "first ms", "p99", "between ms", "p99")
     record.table(columns, rows, left=2)
 
