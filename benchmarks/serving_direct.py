@@ -18,11 +18,14 @@ from pintpot.hosting import open_serving
 from pintpot.packer.apart import apart
 from pintpot.runtime.request import Request, Sampling
 from pintpot.runtime.service import Service
+from pintpot.server.admit import SERVER_BYTES
+from pintpot.units import parse_bytes
 
 
 def main(model: str, memory: str, context: str, batch: str, threads: str) -> None:
     """Answer every line of standard input."""
-    asked = {"memory": memory, "context": int(context), "batch": int(batch), "threads": int(threads)}
+    within = parse_bytes(memory) - SERVER_BYTES  # the pack is the server's
+    asked = {"memory": within, "context": int(context), "batch": int(batch), "threads": int(threads)}
     folder = Path(apart("pintpot.hosting.ahead", {"model": model, "asked": asked})["folder"])
     with open_serving(folder, threads=int(threads)) as serving:
         for line in sys.stdin:
