@@ -145,6 +145,15 @@ def test_a_batch_shares_the_weights(batch: int) -> None:
     assert held == batch * held_alone
 
 
+def test_where_others_wait_no_chunk_is_long() -> None:
+    model, machine = described(), null_machine()
+    alone, shared = (
+        PrefillChunk.offers(model, machine, Budget(1 << 40, Workload(context=1024, batch=batch))) for batch in (1, 2)
+    )
+    assert [step.tokens for step in alone if isinstance(step, PrefillChunk)][:2] == [512, 256]
+    assert [step.tokens for step in shared if isinstance(step, PrefillChunk)][:2] == [256, 128]
+
+
 @pytest.mark.parametrize(("prompt", "chunk", "batch"), [(128, 512, 4), (100, 64, 5), (7, 16, 9), (300, 128, 3)])
 def test_prompts_share_chunks_as_the_scheduler_lets_them(prompt: int, chunk: int, batch: int) -> None:
     """Chunk by chunk as a scheduler without a device gives them, against what is priced."""
