@@ -81,6 +81,13 @@ LEARNING = (
         help="Of the blocks, those whose weights moved least are frozen for ten steps, and looked at again.  [none]",
     ),
     click.option(
+        "--filter",
+        type=click.IntRange(min=0),
+        metavar="R",
+        default=0,
+        help="Convolutions that learn go back by the means of R x R places of their gradients.  [not so]",
+    ),
+    click.option(
         "--sparse",
         type=click.Choice(["2:4", "s-ste", "s-ste-mvue", "kept"]),
         help="Of full: two of every four weights are zero from the start, or become so while they learn, be it by "

@@ -53,6 +53,7 @@ class Facet(IntEnum):
     BATCHING = 25
     PLACE = 26
     PARALLEL = 27
+    FILTERING = 28
 
 
 TRANSFORMS = frozenset({Facet.TRANSFORM, Facet.ORDER})
@@ -126,6 +127,10 @@ class Step:
     def promise(self, form: Form) -> Form:
         """The form after this step."""
         return form
+
+    def told(self, work: Work) -> tuple[str, ...]:
+        """What whoever reads a plan ought to know of this step in it."""
+        return ()
 
     def rewrite(self, work: Work, form: Form) -> Work:
         """The work after this step."""

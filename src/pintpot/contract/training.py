@@ -33,7 +33,8 @@ class TrainingForm:
     without one. Where `distance` is not 0 there are no gradients: losses so far from the weights take their place.
     `only` names the weights that learn, or beside which something does; without it these are all.
     `routing` says, where several adapters stand beside a weight, which of them count.
-    `kept`: the inside of every block stays in memory from the way forward to the way back.
+    `kept`: the inside of every block stays in memory from the way forward to the way back. Where `patch` is not 0
+    convolutions go back by means of so many by so many places.
     `ranks` processes learn together, and each holds its part of every matrix of a block that is in RAM.
     """
 
@@ -49,6 +50,7 @@ class TrainingForm:
     only: tuple[str, ...] = ()
     routing: Routing | None = None
     kept: bool = False
+    patch: int = 0
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainingForm:

@@ -9,8 +9,6 @@ there is one block. `at_once` pictures go through a block together, the shapes f
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import takewhile
 from math import prod
 from typing import Any
 
@@ -20,34 +18,13 @@ from pintpot.contract.training import TrainingForm
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
 from pintpot.nets._decoder_blocks import Pass
+from pintpot.nets._module_blocks import apart, called, cuts, ends, keeps
 from pintpot.nets._training import ACTIVATIONS, GRADIENTS, GRADS, LABELS, OPTIMIZER
-from pintpot.nets.adapted import buffer_name, leaves, plain_calls, recordings
+from pintpot.nets.adapted import buffer_name, plain_calls, recordings
 from pintpot.program.blocks import BlockOps
-from pintpot.program.calls import meaning
+from pintpot.program.filtering import filtered, marked
 from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
 
-KEEPS_NOTHING = frozenset(
-    [
-        "add",
-        "sub",
-        "rsub",
-        "neg",
-        "clone",
-        "_to_copy",
-        "copy",
-        "cat",
-        "constant_pad_nd",
-        "mean",
-        "sum",
-        "roll",
-        "flip",
-        "repeat",
-    ]
-)
-"""Calls whose way back needs none of the values that they read or made, by the name of the operator."""
-KEEPS_RESULT = frozenset(["relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "_softmax", "_log_softmax"])
-"""Those that need what they made alone; others need what they read, and attention both."""
-KEEPS_BOTH = frozenset({"_scaled_dot_product_flash_attention_for_cpu", "native_layer_norm", "native_group_norm"})
 TASK = "classify"
 
 
@@ -84,21 +61,22 @@ class _Making:
         ops, buffers = plain_calls(recording, part.config, form)
         known = {buffer.name: buffer for buffer in buffers}
         stage = str(recording["name"])
-        x, answers = (buffer_name(stage, view) for view in _ends(recording))
-        self.ops, names, more = _apart(ops, known)
+        x, answers = (buffer_name(stage, view) for view in ends(recording))
+        self.ops, names, more = apart(ops, known)
         self.answers = names.get(answers, answers)
         known |= more
         self.sizes = {name: prod(map(int, one.shape)) for name, one in known.items()}
         self.buffers = {name: one for name, one in known.items() if one.holder == "tables"}
         self.tables = frozenset(self.buffers)
         self.x = x
+        self.ops = marked(self.ops, how.patch, self.sizes, keeps) if how.patch else self.ops
         self.blocks = self._cut()
         first = next((at for at, one in enumerate(self.blocks) if self._trained(one.weights)), len(self.blocks) - 1)
         self.back = self.blocks[first:]
 
     def _cut(self) -> list[BlockOps]:
         """The blocks that take least: what they begin with of all pictures, and the inside of the largest."""
-        places = list(_cuts(self.ops, self.x, set(self.weights) | self.tables))
+        places = list(cuts(self.ops, self.x, set(self.weights) | self.tables))
         inside = [sum(self.sizes[name] for name in self._kept(op)) for op in self.ops]
         total, least, best = sum(inside), float("inf"), [len(self.ops)]
         limit = total
@@ -124,16 +102,29 @@ class _Making:
             later = {name for op in self.ops[stop:] for _, name in op.reads} | {self.answers}
             out = next(name for op in reversed(ops) for _, name in op.writes if name in later)
             taken = {one.name for one in found}
-            found.append(BlockOps(_called(weights, first, taken), ops, weights, x, out))
+            found.append(BlockOps(called(weights, first, taken), ops, weights, x, out))
             first, x = stop, out
         return found
 
+    def _instead(self, op: Op) -> str:
+        """Where convolutions are filtered, what a call keeps in place of what it read or made; "" for nothing."""
+        out = op.writes[0][1] if op.writes else ""
+        found = filtered(op, self.how.patch) if op.get("sums") else None
+        if found is not None:
+            self.sizes[f"{out}.sums"] = found.kept
+            return f"{out}.sums"
+        if op.get("signs"):
+            self.sizes[f"{out}.signs"] = -(-self.sizes[out] // 4)
+            return f"{out}.signs"
+        return ""
+
     def _kept(self, op: Op) -> Iterator[str]:
         """What the way back needs of a call, beside weights."""
-        call = str(op.get("call")).partition(".")[0]
-        read = () if call in KEEPS_NOTHING | KEEPS_RESULT else op.reads
-        made = op.writes if call in KEEPS_RESULT | KEEPS_BOTH else op.writes[1:]
-        for _, name in (*read, *made):
+        instead = self._instead(op)
+        if instead:
+            yield instead
+            return
+        for name in keeps(op):
             if name not in self.weights and name not in self.tables:
                 yield name
 
@@ -144,14 +135,14 @@ class _Making:
         self._states()
         forward, backward, update, ask = Pass([], []), Pass([], []), Pass([], []), Pass([], [])
         for block in self.blocks:
-            ask.add(block.name, (self._call("forward", op) for op in block.ops))
+            ask.add(block.name, (self._call(op) for op in block.ops))
         ask.add("head", [self._loss(backward=False)])
         for block in self.blocks[:-1]:
-            forward.add(block.name, (self._call("forward", op) for op in block.ops))
+            forward.add(block.name, (self._call(op) for op in block.ops))
         for block in reversed(self.back):
             loss = [self._loss(backward=True)] if block is self.blocks[-1] else []
             ends = self._updates(block.weights) if self.how.fused else ()
-            again = (self._call("forward", op) for op in block.ops)
+            again = (self._again(op) for op in block.ops)
             backward.add(block.name, again, loss, self._backward(block), ends)
         if not self.how.fused:
             update.add("update", self._updates(tuple(self.weights)))
@@ -197,8 +188,18 @@ class _Making:
         self.buffers[name] = Buffer(name, shape, kind, held, life)  # type: ignore[arg-type]
         return name
 
-    def _call(self, kind: str, op: Op, *more: tuple[str, str]) -> Op:
-        return Op(kind, (*op.reads, *more), op.writes, (*op.attributes, ("of", "call")))
+    def _call(self, op: Op) -> Op:
+        return Op("forward", op.reads, op.writes, (*op.attributes, ("of", "call")))
+
+    def _again(self, op: Op) -> Op:
+        """A call whose way back follows."""
+        found = filtered(op, self.how.patch) if op.get("filtered") else None
+        more = (("passed", found.passed),) if found is not None else ()
+        kept = [("kept", self._put_inside(name)) for name in [self._instead(op)] if name]
+        return Op("forward", op.reads, (*op.writes, *kept), (*op.attributes, ("of", "call"), *more))
+
+    def _put_inside(self, name: str) -> str:
+        return name if name in self.buffers else self._put(name, (self.sizes[name],), "f32", "buffers", "step")
 
     def _backward(self, block: BlockOps) -> Iterator[Op]:
         """Each call the other way round: of what it read, and of its weights that learn."""
@@ -211,7 +212,9 @@ class _Making:
             through = [name for name in dict.fromkeys(rest) if begins or name != block.x]
             learns = self._trained(own)
             writes = [("grad", self._grad(name)) for name in through] + [("grad", name + GRADS) for name in learns]
-            knobs = (*op.attributes, ("of", "call"), ("trained", bool(learns)), ("through", bool(through)))
+            found = filtered(op, self.how.patch) if op.get("filtered") else None
+            left = (("left", found.share),) if found is not None else ()
+            knobs = (*op.attributes, ("of", "call"), ("trained", bool(learns)), ("through", bool(through)), *left)
             weights = [("weight", name) for name in own]
             if writes:
                 yield Op("backward", (*given, *kept, *weights), tuple(writes), knobs)
@@ -235,59 +238,3 @@ class _Making:
                 moments = tuple((moment.removeprefix(own).lstrip("."), moment) for moment in found)
                 reads = (("weight", own), ("grad", own + GRADS), *moments)
                 yield Op("update", reads, (("out", own),), (("states", self.how.states),))
-
-
-def _ends(recording: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The pictures, and what is made of them."""
-    outputs = list(leaves(recording["outputs"]))
-    one = len(recording["inputs"]) == 1 and len(outputs) == 1 and len(outputs[0]["sizes"]) == 2
-    need(one, "a classifier that learns takes pictures, and gives a number for each class", UnsupportedModel)
-    return recording["inputs"][0], outputs[0]
-
-
-def _apart(ops: Sequence[Op], known: Mapping[str, Buffer]) -> tuple[list[Op], dict[str, str], dict[str, Buffer]]:
-    """The calls with memory of its own for each result, its names at the end, and buffers that were not there before.
-
-    Raises UnsupportedModel for what is changed in part.
-    """
-    names, found, fresh = dict[str, str](), list[Op](), dict[str, Buffer]()
-    written: set[str] = set()
-    for number, op in enumerate(ops):
-        knobs, reads = dict(op.attributes), tuple((role, names.get(name, name)) for role, name in op.reads)
-        if not op.get("outs"):
-            call, view = str(op.get("call")), op.get("views")[0]
-            plain = call.partition(".")[0].removesuffix("_")
-            name = op.writes[0][1]
-            whole = prod(view[1]) == prod(map(int, known[name].shape)) and meaning(plain) is not None
-            need(whole and name == op.reads[0][1], f"{call} changes a part of memory, and nobody here goes back "
-                 "through that yet", UnsupportedModel)  # fmt: skip
-            knobs["outs"] = (view,)
-        writes = []
-        for role, name in op.writes:
-            own = f"{name}/{number}" if name in written else name
-            if own != name:
-                names[name] = own
-                fresh[own] = replace(known[name], name=own)
-            written.add(name)
-            writes.append((role, own))
-        found.append(replace(op, reads=reads, writes=tuple(writes), attributes=tuple(knobs.items())))
-    return found, names, fresh
-
-
-def _cuts(ops: Sequence[Op], x: str, lasting: Collection[str]) -> Iterator[tuple[int, str]]:
-    """Places between two calls where a single buffer is all that goes on, and which."""
-    last = {name: at for at, op in enumerate(ops) for _, name in op.reads}
-    there = {x}
-    for at, op in enumerate(ops[:-1]):
-        there |= {name for _, name in op.writes}
-        there = {name for name in there if last.get(name, -1) > at and name not in lasting}
-        if len(there) == 1:
-            yield at + 1, next(iter(there))
-
-
-def _called(weights: Sequence[str], first: int, taken: Collection[str]) -> str:
-    """A block by what the names of its weights have in common, or by its first one."""
-    words = [name.split(".")[:-1] for name in weights]
-    shared = takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))
-    name = ".".join(each[0] for each in shared) or (".".join(words[0]) if words else "calls")
-    return name if name not in taken else f"{name}.from {first}"

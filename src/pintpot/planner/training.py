@@ -274,4 +274,5 @@ def _plan(
     rejected = [rejected_of(question, best, one) for one in others(best, found, question.budget.memory_bytes)]
     rejected.sort(key=lambda one: one.total_s or 0.0)
     plan = plan_of(question, best.steps, best.form, best.cost, Degradation(0.0, 0.0))
-    return replace(plan, rejected=(*rejected, *alone), smallest_bytes=smallest)
+    notes = (*plan.notes, *(note for step in best.steps for note in step.told(best.work)))
+    return replace(plan, notes=notes, rejected=(*rejected, *alone), smallest_bytes=smallest)

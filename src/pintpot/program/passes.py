@@ -41,7 +41,7 @@ def suffix(program: Program, op: Op) -> str:
 def forward(op: Op, program: Program, extent: Extent) -> Demand:
     """One op forward, over all tokens of the extent."""
     if op.get("of") == "call":
-        return _of_call(op, program, extent, products=1.0, values=1.0)
+        return _of_call(op, program, extent, products=1.0, values=1.0, passed=float(op.get("passed", 0.0)))
     return _demand(op, program, extent, products=1.0, values=1.0, attention=1.0)
 
 
@@ -50,7 +50,8 @@ def backward(op: Op, program: Program, extent: Extent) -> Demand:
     products = 2.0 if op.get("trained", False) else 1.0
     if op.get("of") == "call":
         ways = op.get("trained", False) + op.get("through", False)
-        return _of_call(op, program, extent, ATTENTION_BACK if "attention" in str(op.get("call")) else ways, BACK)
+        back = ATTENTION_BACK if "attention" in str(op.get("call")) else ways * float(op.get("left", 1.0))
+        return _of_call(op, program, extent, back, BACK)
     found = _demand(op, program, extent, products, BACK, ATTENTION_BACK)
     if not op.get("estimated", False):
         return found
@@ -59,14 +60,18 @@ def backward(op: Op, program: Program, extent: Extent) -> Demand:
     return replace(found, work=(*found.work, more), ram_bytes=found.ram_bytes + 8.0 * ESTIMATING * drawn)
 
 
-def _of_call(op: Op, program: Program, extent: Extent, products: float, values: float) -> Demand:
-    """A call of a recording for as many pictures as it takes, so often that all have had their turn."""
+def _of_call(op: Op, program: Program, extent: Extent, products: float, values: float, passed: float = 0.0) -> Demand:
+    """A call of a recording for as many pictures as it takes, so often that all have had their turn.
+
+    It goes over so many values more as have `passed`.
+    """
     times, one = float(-(-extent.tokens // max(1, extent.rows))), aten.demand(op, program, extent)
     moved, work = times * values, list[Work]()
     for item in one.work:
         known = item.what.partition("/")[2].removesuffix("_bf16")
         by = CALLS["call"] * moved if not known else times * products if known in PRODUCTS else moved
         work.append(replace(item, amount=item.amount * by))
+    work += [Work("aten/values", passed * times, FAR)] if passed else []
     return replace(one, work=tuple(work), multiply_adds=times * products * one.multiply_adds,
                    ram_bytes=moved * one.ram_bytes)  # fmt: skip
 

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from pintpot.contract.form import Form
 from pintpot.contract.training import block_of
-from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.going import Call, Memory, Targets, call_of, constants
 from pintpot.model.spec import Part
@@ -57,11 +56,10 @@ class Classifier:
         form: Form,
         weights: Weights,
         learned: Learned,
-        tutor: Tutor = ALONE,
         targets: Targets | None = None,
     ) -> None:
         self.work, self.ranks = work, weights.ranks
-        self._weights, self._learned, self._tutor = weights, learned, tutor
+        self._weights, self._learned = weights, learned
         self._at_once = form.training.at_once if form.training else 1
         self._tables = {constant_name(name): one for name, one in constants(part.config).items()}
         self.blocks = tuple(_blocks(work, form, targets))

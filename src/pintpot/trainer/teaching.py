@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from pintpot.contract.form import Form, source_form
+from pintpot.contract.form import source_form
 from pintpot.contract.slots import Slots
 from pintpot.contract.training import TrainingForm
-from pintpot.contract.tutor import Tutor, Tutors
+from pintpot.contract.tutor import Tutors
 from pintpot.errors import UsageError, need
 from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import FAMILY_OF_MODULES, Model, Part
@@ -77,7 +77,7 @@ def teach(
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0
         teacher = _teacher(model, store, plan, opened) if tutors.wants_teacher else None
-        network = _network(learning_part(model), plan, (work, form), weights, learned, tutors, teacher)
+        network = _network(learning_part(model), plan, work, weights, learned, slots, teacher)
         if how.distance and isinstance(network, Network):
             take = following(network, learned, task, settings.seed, how.distance)
         else:
@@ -105,16 +105,16 @@ def teach(
 def _network(
     part: Part,
     plan: Plan,
-    planned: tuple[Work, Form],
+    work: Work,
     weights: Weights,
     learned: Learned,
-    tutor: Tutor,
+    slots: Slots,
     teacher: Network | None,
 ) -> Network | Classifier:
     if part.family == FAMILY_OF_MODULES:
-        return Classifier(part, *planned, weights, learned, tutor)
+        return Classifier(part, work, plan.form, weights, learned, slots.calls)
     between = kept_below(plan.cost.memory_high - _buffers(plan))
-    return Network(part, *planned, weights, learned, tutor, teacher, between)
+    return Network(part, work, plan.form, weights, learned, Tutors(slots.tutors), teacher, between)
 
 
 def _buffers(plan: Plan) -> int:

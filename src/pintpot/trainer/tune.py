@@ -38,8 +38,9 @@ class Settings:
 
     `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. `sparse`:
     two of four weights become zero ("2:4"), do so while they learn ("s-ste"; "s-ste-mvue" by estimates of gradients),
-    or zeros stay ("kept"); `distill` has a model learn what it held before, block by block, as well. Of routed adapters
-    there are `experts`, of which a token takes `taken`, or whose parts, `heads`, each task mixes.
+    or zeros stay ("kept"); `distill` has a model learn what it held before, block by block, as well; convolutions go
+    back by means of `filter` x `filter` places. Of routed adapters there are `experts`, of which a token takes
+    `taken`, or whose parts, `heads`, each task mixes.
     """
 
     learning_rate: float | None = None
@@ -54,6 +55,7 @@ class Settings:
     heads: int = 4
     sparse: str | None = None
     distill: bool = False
+    filter: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,12 @@ def steps_beside(settings: Settings) -> tuple[Step, ...]:
     """The techniques that were asked for beside what learns."""
     from pintpot.techniques.sparsify.s_ste import SSte
     from pintpot.techniques.sparsify.two_four import TwoFour
+    from pintpot.techniques.train.gradient_filter import GradientFilter
     from pintpot.techniques.train.slim_fit import SlimFit
     from pintpot.techniques.train.square_head import SquareHead
 
     steps: list[Step] = [SlimFit(share=settings.freeze)] if settings.freeze else []
+    steps += [GradientFilter(patch=settings.filter)] if settings.filter else []
     if settings.sparse:
         soft = settings.sparse.startswith("s-ste")
         steps.append(SSte(estimated="mvue" in settings.sparse) if soft else TwoFour(pattern=settings.sparse))

@@ -45,8 +45,12 @@ class Call:
             memory[name] = lay(one)
 
 
-Targets = Mapping[str, Callable[[Op], Callable[..., Any]]]
-"""What takes the place of an operator, by its name with overload; told the op, whose attributes may say how."""
+def _nobody(op: Op) -> None:
+    """An operator stays."""
+
+
+Targets = Mapping[str, Callable[[Op], Callable[..., Any] | None]]
+"""What takes the place of an operator, by its name with overload; told the op, for which there may be none."""
 
 
 def call_of(op: Op, targets: Targets | None = None) -> Call:
@@ -54,8 +58,8 @@ def call_of(op: Op, targets: Targets | None = None) -> Call:
     call = str(op.get("call"))
     name, _, overload = call.partition(".")
     call = f"{name.removesuffix('_')}.{overload}"
-    chosen = (targets or {}).get(call)
-    target = operator_of(call) if chosen is None else chosen(op)
+    chosen = (targets or {}).get(call, _nobody)(op)
+    target = operator_of(call) if chosen is None else chosen
     views, outs = op.get("views"), op.get("outs")
     looks = tuple((name, looked(view)) for (_, name), view in zip(op.reads, views, strict=True))
     lays = tuple((name, laid(view)) for (_, name), view in zip(op.writes, outs, strict=True))

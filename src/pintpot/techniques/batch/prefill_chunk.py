@@ -17,8 +17,8 @@ from pintpot.model.spec import Model
 
 WIDTHS = (512, 256, 128, 64, 32, 16)
 MOST_BESIDE_OTHERS = 256
-"""While a chunk is read nobody else's answer goes on. With 16 clients 512 tokens brought no more words a second (LOG.md),
-and the longest waits between two of them grew by half."""
+"""While a chunk is read no other answer goes on. With 16 clients 512 tokens brought no more words a second, and the
+longest waits between two of them grew by half (LOG.md)."""
 
 
 @dataclass(frozen=True)
