@@ -280,7 +280,7 @@ def pictures(drawer: Path) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def artist(drawer: Path, pictures: list[np.ndarray]) -> Iterator[Server]:
-    with served(drawer) as one:
+    with served(drawer, answer_s=1e9) as one:  # none is refused for what this machine was measured to take
         yield one
         assert one.serving.service.wait_idle(30)
 
@@ -322,16 +322,25 @@ def test_a_client_that_leaves_is_not_drawn_for(artist: Server) -> None:
     with socket.create_connection(("127.0.0.1", artist.port)) as connection:
         head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        waited_for(lambda: artist.serving.service.running_and_waiting() == (1, 0))
+        waited_for(lambda: artist.serving.service.running_and_waiting() == (1, 0), connection)
     assert artist.serving.service.wait_idle(20)
     assert artist.serving.service.counts.ended["cancelled"] == 1
 
 
-def waited_for(holds: Callable[[], bool]) -> None:
+def waited_for(holds: Callable[[], bool], asked_on: socket.socket | None = None) -> None:
+    """Until it holds, or for 30 seconds: then what came back on the connection says why."""
     until = time.monotonic() + 30
     while not holds():
-        assert time.monotonic() < until
+        assert time.monotonic() < until, asked_on and answered(asked_on)
         time.sleep(0.01)
+
+
+def answered(connection: socket.socket) -> bytes:
+    connection.setblocking(False)
+    try:
+        return connection.recv(4096)
+    except BlockingIOError:
+        return b"nothing"
 
 
 def test_too_many_wait_and_late_ones_are_ended(drawer: Path) -> None:
