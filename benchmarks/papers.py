@@ -8,7 +8,7 @@ Rows come from the registry of techniques, so a new one appears by itself, as "n
 it. Each that changes values is packed twice, with it and without it (`trials.py` says what without means), and both are
 compared with the float model; the speed is that of decoding, both packs taking turns. Then plans are made for several
 budgets, and the document says in how many of them a technique was chosen, or why not. Everything found is kept in
-out/papers.json: a start that was stopped goes on.
+out/papers.json: a start that was stopped goes on. Rows of which nothing is kept stay as the document has them.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def main() -> int:
     if not asked.only_write:
         for kind in asked.models:
             _measure(record, kind, asked)
-    DOCUMENT.write_text(page(record.cases, MODELS), encoding="utf-8")
+    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    DOCUMENT.write_text(page(record.cases, MODELS, before), encoding="utf-8")
     record.say(f"{DOCUMENT.relative_to(ROOT)} is written")
     return record.finish()
 

@@ -29,6 +29,7 @@ its norms folded and its channels turned by a random orthogonal matrix, which al
 turns random pairs of channels by random angles, so that a channel that stood out still does.
 """
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
+_MEASURED = re.compile(r"^Measured: (?!nothing)(.+)\.$", re.MULTILINE)
 
 REMARKS = {
     "IntegerVit": "none is offered it: integers take 1.3 of the time of float vectors for softmax and 2.4 for GELU "
@@ -56,19 +57,20 @@ REMARKS = {
 """Of techniques for modules and for learning, which the runs of this page do not ask about."""
 
 
-def page(cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str]) -> str:
-    """The whole document."""
-    rows = [row for name, cls in classes().items() for row in rows_of(name, cls, cases, models)]
+def page(cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str], before: str = "") -> str:
+    """The whole document. Of techniques that `cases` tell nothing about, the page `before` keeps its rows."""
+    rows = [row for name, cls in classes().items() for row in _rows_of(name, cls, cases, models, before)]
     lines = [_line(COLUMNS), _line("---" for _ in COLUMNS), *map(_line, rows)]
-    marks = sorted({case["mark"] for key, case in cases.items() if key.startswith("trial: ")})
-    measured = "; ".join(f"{mark}" for mark in marks) or "nothing"
+    marks = {case["mark"] for key, case in cases.items() if key.startswith("trial: ")}
+    kept = {mark for line in _MEASURED.findall(before) for mark in line.split("; ")}
+    measured = "; ".join(sorted(marks | kept)) or "nothing"
     return HEAD.format(**models) + f"\nMeasured: {measured}.\n\n" + "\n".join(lines) + "\n"
 
 
-def rows_of(
-    name: str, cls: type[Step], cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str]
+def _rows_of(
+    name: str, cls: type[Step], cases: Mapping[str, Mapping[str, Any]], models: Mapping[str, str], before: str
 ) -> Iterable[tuple[str, ...]]:
-    """Every trial of a technique; one row where there is none."""
+    """Every trial of a technique; where there is none, what the page said before, or one row."""
     known = (f"`{name}`", paper(cls), f"`{cls.__module__.replace('.', '/')}.py`")
     trials = [case for key, case in cases.items() if key.startswith("trial: ") and case["technique"] == name]
     # Of a trial that was measured more than once, over more or fewer tokens, the last one counts.
@@ -81,10 +83,19 @@ def rows_of(
             *known, tried, f"{after['bits']:.2f}", _nats(before), _nats(after), f"{after['mean'] / before['mean']:.2f}",
             "not measured" if speed is None else f"{speed['ratio']['middle']:.2f}", _plans(name, case["model"], cases),
         )  # fmt: skip
-    if not found:
-        plans = "; ".join(_plans(name, model, cases) for model in models if f"plans: {model}" in cases)
-        plans = REMARKS.get(name, plans)
-        yield (*known, "not measured", "", "", "", "", "", plans)
+    if found:
+        return
+    plans = "; ".join(_plans(name, model, cases) for model in models if f"plans: {model}" in cases)
+    plans = REMARKS.get(name, plans)
+    kept = [] if plans else [row[len(known) :] for row in rows(before) if row[0] == known[0]]
+    for rest in kept or [["not measured", "", "", "", "", "", plans]]:
+        yield (*known, *rest)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a page's rows."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
 
 
 def paper(cls: type[Step]) -> str:

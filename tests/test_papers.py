@@ -35,11 +35,6 @@ WITHOUT_TRIAL = {
 """What others are compared with, what rounds nothing, what needs a table, a module or pictures, and what learns."""
 
 
-def rows(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith("| `")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
 def document() -> str:
     return (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
@@ -60,13 +55,13 @@ def made(benchmarks: Any) -> list[Any]:
     return list(benchmarks["trials"].trials(described(tied=False), [question]))
 
 
-def test_every_technique_has_a_row() -> None:
-    named = {row[0].strip("` ") for row in rows(document())}
+def test_every_technique_has_a_row(benchmarks: Any) -> None:
+    named = {row[0].strip("` ") for row in benchmarks["papers_page"].rows(document())}
     assert named == set(classes()), "run `python benchmarks/papers.py` (--only-write: without measuring anything)"
 
 
-def test_a_row_says_where_its_technique_is_from() -> None:
-    for row in rows(document()):
+def test_a_row_says_where_its_technique_is_from(benchmarks: Any) -> None:
+    for row in benchmarks["papers_page"].rows(document()):
         cls = classes()[row[0].strip("` ")]
         assert row[2] == f"`{cls.__module__.replace('.', '/')}.py`"
         for number in re.findall(r"\d{4}\.\d{5}", cls.paper):
@@ -95,10 +90,10 @@ def test_a_measured_trial_becomes_a_row(benchmarks: Any) -> None:
         "trial: dense, Gptq": case | {"computed": False, "without": side, "with": side | {"mean": 0.25}},
         "plans: dense": {"Gptq": {"chosen": 3, "of": 10, "why": ""}, "Awq": {"chosen": 0, "of": 10, "why": "slower"}},
     }
-    found = {
-        row[0].strip("` "): row
-        for row in rows(benchmarks["papers_page"].page(cases, {"dense": "dense", "pairs": "pairs"}))
-    }
+    page, models = benchmarks["papers_page"], {"dense": "dense", "pairs": "pairs"}
+    text = page.page(cases, models)
+    found = {row[0].strip("` "): row for row in page.rows(text)}
     assert found["Gptq"][3:] == ["as it is; dense", "4.50", "0.5 (0.4 to 0.6)", "0.25 (0.4 to 0.6)", "0.50",
                                  "not measured", "in 3 of 10"]  # fmt: skip
     assert found["Awq"][-1] == "in none of 10: slower"
+    assert page.page({}, models, text) == text, "what nothing is kept of stays on the page"
