@@ -91,7 +91,7 @@ def main() -> int:
                 [one / other for one, other in zip(found["int8"], found["bfloat16"], strict=True)], n=4
             )
             speeds = [f"{prompt / statistics.median(found[rows]):.0f}" for rows in ROWS]
-            table.append((name, prompt, *speeds, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"))
+            table.append((name, str(prompt), *speeds, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"))
             if tiles:
                 record.verdict(f"{name}, {prompt} tokens", f"{ratio:.2f}", f"{WANTED}", ratio >= WANTED)
     record.table(("model", "prompt", *(f"{rows}, tokens/s" for rows in ROWS), "ratio", "quarters"), table)

@@ -304,7 +304,7 @@ def test_tune_plans_for_a_machine_that_is_not_here_and_learns_nothing(model: Mod
     assert found.budget.memory_bytes == 200_000_000_000
     assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl", "m.gguf"}
     short = CliRunner().invoke(cli, [*command, "--machine", "dgx_h100", "--memory", "900GB"])
-    assert (short.exit_code, "900 GB are more than the 250 GB there" in short.output) == (3, True)
+    assert (short.exit_code, "900 GB is more than the 250 GB there" in short.output) == (3, True)
     card = CliRunner().invoke(cli, [*command, "--machine", "h100"])
     assert (card.exit_code, "is a card alone" in card.output) == (2, True)
     nowhere = CliRunner().invoke(cli, command)

@@ -224,8 +224,7 @@ void Linear::multiply(Context& context, const Chunk& chunk, int thread) const {
     call.k = columns_;
     call.x = as_float ? floats + first_row * columns_ : nullptr;
     call.x_stride = columns_;
-    const uint8_t* rounded = given_ ? reinterpret_cast<const uint8_t*>(record_.x) : region.quantized;
-    call.quantized = as_float ? nullptr : rounded + first_row * quantized_bytes(columns_, record_.planes);
+    call.quantized = as_float ? nullptr : rounded(region) + first_row * quantized_bytes(columns_, record_.planes);
     call.num_tokens = rows;
     call.out = record_.out + first_row * width_ + chunk.column;
     call.out_stride = width_;

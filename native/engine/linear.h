@@ -67,8 +67,9 @@ class Linear final : public Op {
     void work(Context& context, int phase, int64_t chunk, int thread) override;
 
     bool over_rows() const { return record_.over_rows; }
-    // Where `next` gates what this one makes for it, and both multiply in bfloat16: this one puts its sums through the gate while
-    // they are at hand, and leaves the next one's rounded rows where it would have left the sums. The bits are the same.
+    // Where `next` gates what this one makes for it, and both multiply in bfloat16: this one puts its sums through the
+    // gate while they are at hand, and leaves the next one's rounded rows where it would have left the sums. The bits
+    // are the same.
     void gate_for(Linear& next, int threads);
     // Without a select the rows with logits are all tokens, or none.
     bool wants_every_row() const { return record_.over_rows && !record_.selected; }
@@ -108,6 +109,10 @@ class Linear final : public Op {
     bool keeps_floats() const { return uses_floats_ && prepares(); }
     bool changes_rows() const { return prepares() || num_apart_ > 0; }
     Regions regions(uint8_t* shared, int64_t rows) const;
+    // The rows that weights meet in integers or bfloat16.
+    const uint8_t* rounded(const Regions& region) const {
+        return given_ ? reinterpret_cast<const uint8_t*>(record_.x) : region.quantized;
+    }
     int64_t rows_at_once() const {
         return kPanelTokens * std::max<int64_t>(1, kPreparedValues / (kPanelTokens * columns_));
     }

@@ -3,15 +3,17 @@
 
 namespace pintpot {
 
-// A gate and an up of one format that rest in memory, nothing added to them, and of the next one nothing but the gate before rounding.
+// A gate and an up of one format that rest in memory, nothing added to them, and of the next one nothing but the gate
+// before rounding.
 bool Linear::gates_for(const Linear& next) const {
     const LinearRecord &mine = record_, &theirs = next.record_;
     if (!mine.passes_on || theirs.x != mine.out || !is_gate(theirs.prologue) || theirs.rotate != 0) return false;
     if (mine.over_rows != theirs.over_rows || mine.rows != theirs.rows || mine.weights.size() != 2) return false;
     if (!mine.biases.empty() || mine.residual != nullptr || mine.post_norm != nullptr) return false;
     const Weight &gate = mine.weights[0], &up = mine.weights[1];
-    return rounds_to_brain() && next.rounds_to_brain() && gate.rests_whole() && up.rests_whole() && gate.format == up.format && gate.rows == next.columns_ &&
-           up.rows == next.columns_ && next.columns_ % (2 * kStripRows) == 0;
+    return rounds_to_brain() && next.rounds_to_brain() && gate.rests_whole() && up.rests_whole() &&
+           gate.format == up.format && gate.rows == next.columns_ && up.rows == next.columns_ &&
+           next.columns_ % (2 * kStripRows) == 0;
 }
 
 void Linear::gate_for(Linear& next, int threads) {
@@ -32,7 +34,7 @@ void Linear::multiply_gated(Context& context, const Chunk& chunk) const {
     call.gate.num_strips = chunk.num_strips;
     call.gate.k = columns_;
     call.gate.num_tokens = count(context);
-    call.gate.quantized = given_ ? reinterpret_cast<const uint8_t*>(record_.x) : regions(context.shared, count(context)).quantized;
+    call.gate.quantized = rounded(regions(context.shared, count(context)));
     call.up = up.resident + chunk.first_strip * up.strip_bytes;
     call.kind = kind_of(gate_);
     call.panels = record_.out;

@@ -1,14 +1,14 @@
 // The arithmetic of Pintpot: the table of kernels that every instruction set's shared object exports.
 //
 // libpintpot_portable.so, libpintpot_avx2.so, libpintpot_avxvnni.so (AVX2 with the byte products of VNNI),
-// libpintpot_avx512.so and libpintpot_amx.so (AVX-512 with tiles for many tokens) are one source with different flags; each exports one C function, `pintpot_kernels()`. Kernels
-// allocate nothing, start no threads, throw nothing, and use at most 256 KiB of stack. They check no arguments: the
-// caller does. Pointers may be unaligned except where stated.
+// libpintpot_avx512.so and libpintpot_amx.so (AVX-512 with tiles for many tokens) are one source with different flags;
+// each exports one C function, `pintpot_kernels()`. Kernels allocate nothing, start no threads, throw nothing, and use
+// at most 512 KiB of stack. They check no arguments: the caller does. Pointers may be unaligned except where stated.
 //
 // One result everywhere. The same inputs give the same bits on every instruction set and for every split of strips,
-// tokens and segments: integer sums are exact, float code has no fused multiply-add, a float reduction along an axis
-// runs over 16 virtual lanes (lane = index mod 16, in order within a lane) and then the tree lane i + lane i+8, i+4,
-// i+2, i+1; products of weights and activations follow the order written at `strips`.
+// tokens and segments: integer sums are exact, float code has no fused multiply-add but where the path of bfloat16 says
+// so, a float reduction along an axis runs over 16 virtual lanes (lane = index mod 16, in order within a lane) and then
+// the tree lane i + lane i+8, i+4, i+2, i+1; products of weights and activations follow the order written at `strips`.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -39,8 +39,8 @@ constexpr const char* kFormatNames[kNumFormats] = {"f32",  "f16",  "bf16", "sym8
 
 // Bytes of one strip of k columns (docs/layout.md), as the kernels step through them.
 constexpr int32_t kBrainRows = 3;  // where a number of int8 planes is asked: rows of bfloat16
-// Bytes of one quantized token: ceil(k/32) * (48, 80 in two planes, 64 in bfloat16). A run of n tokens takes n times that, and the
-// part of tokens [first, n) of a run begins at first * bytes where first is a multiple of kPanelTokens.
+// Bytes of one quantized token: ceil(k/32) * (48, 80 in two planes, 64 in bfloat16). A run of n tokens takes n times
+// that, and the part of tokens [first, n) of a run begins at first * bytes where first is a multiple of kPanelTokens.
 constexpr int64_t quantized_bytes(int64_t k, int32_t planes) {
   return (k + kGroup - 1) / kGroup * (planes == kBrainRows ? 64 : planes == 2 ? 80 : 48);
 }

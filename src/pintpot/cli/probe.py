@@ -14,10 +14,9 @@ from pintpot.cli.terminal import VERBOSE, Terminal
 if TYPE_CHECKING:
     from pintpot.machine.spec import Machine, Rate
 
-_MANY = ("attend_many", "attend_rounded", "attend_brain")
 # What a rate counts, by how its name begins; the first that fits.
 _UNITS = (
-    *((f"{kind}/", " multiply-adds/s") for kind in _MANY),
+    ("attend_", " multiply-adds/s"),
     ("read", "B/s"), ("copy", "B/s"), ("disk", "B/s"), ("disk_write", "B/s"), ("lookup", "B/s"),
     ("attend/", "B/s"),
     ("cuda/matmul/", " multiply-adds/s"), ("cuda/", "B/s"), ("matvec/", " weights/s"), ("matmul/", " multiply-adds/s"),
@@ -104,5 +103,5 @@ def _size(rate: Rate) -> str:
 
     if not rate.size:
         return ""
-    in_rows = rate.what.startswith(("matmul/", *(f"{kind}/" for kind in _MANY), "cuda/matmul/"))
+    in_rows = rate.what.startswith(("matmul/", "attend_", "cuda/matmul/"))
     return f"{rate.size:,} rows" if in_rows else format_bytes(rate.size)

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.budget import Budget, Workload
-from pintpot.errors import DoesNotFit, UsageError, need
+from pintpot.errors import UsageError, need
+from pintpot.trainer.question import memory_within
 from pintpot.trainer.ranks import ALONE
 from pintpot.trainer.tune import PICTURES, Progress, Settings, adapters_of, check_kept, steps_beside, train_of
-from pintpot.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from pintpot.planner.plan import Plan
 
 PLAIN = Settings()
-SHARE = 0.8
-"""Of a machine's memory, where nothing was asked for."""
 
 
 def plan_learning(
@@ -63,8 +61,7 @@ def plan_learning(
 
 def _budget(given: dict[str, Any], room: int) -> Budget:
     memory = given.get("memory")
-    num_bytes = int(SHARE * room) if memory is None else parse_bytes(memory)
-    need(num_bytes <= room, f"{format_bytes(num_bytes)} are more than the {format_bytes(room)} there", DoesNotFit)
+    num_bytes = memory_within(memory, room, "there")
     keys = [key for key in ("length", "steps", "sequences", "threads") if given.get(key) is not None]
     keys += ["memory_bytes"] * (memory is not None)
     return Budget(num_bytes, threads=given.get("threads"), chosen=tuple(sorted(keys)))

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pintpot.budget import Budget, Train, Workload
+from pintpot.budget import DEFAULT_MEMORY_SHARE, Budget, Train, Workload
 from pintpot.errors import DoesNotFit, need
 from pintpot.trainer.ranks import Ranks, started_together
 from pintpot.units import format_bytes, parse_bytes
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
     from pintpot.planner.training import Asked
     from pintpot.trainer.tune import Settings
 
-DEFAULT_SHARE = 0.8
-
 
 def budget_of(memory: str | int | None, threads: int | None, train: Train, chosen: Mapping[str, Any]) -> Budget:
     """What was asked of memory and threads, a share of what is free where nothing was. Raises DoesNotFit."""
     from pintpot.meter.memory import attainable_bytes
 
     here = started_together()[2]
-    room = attainable_bytes() // here
-    num_bytes = int(room * DEFAULT_SHARE) if memory is None else parse_bytes(memory)
-    over = (
-        f"a budget of {format_bytes(num_bytes)} is more than the {format_bytes(room)} that are free here; ask for less"
-    )
-    need(num_bytes <= room, over, DoesNotFit)
+    num_bytes = memory_within(memory, attainable_bytes() // here, "that are free here; ask for less")
     keys = [key for key, value in chosen.items() if value is not None]
     keys += ["memory_bytes"] * (memory is not None) + ["threads"] * (threads is not None)
     workload = Workload(task="train", train=train)
     if threads is None and here > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // here)
     return Budget(num_bytes, workload, threads=threads, chosen=tuple(sorted(keys)))
+
+
+def memory_within(memory: str | int | None, room: int, where: str) -> int:
+    """The bytes that were asked for, the usual share of `room` where none were. Raises DoesNotFit for more."""
+    num_bytes = int(room * DEFAULT_MEMORY_SHARE) if memory is None else parse_bytes(memory)
+    over = f"a budget of {format_bytes(num_bytes)} is more than the {format_bytes(room)} {where}"
+    need(num_bytes <= room, over, DoesNotFit)
+    return num_bytes
 
 
 def question_of(

@@ -28,7 +28,6 @@ LEARNING_RATE, WARMUP_SHARE, MOST_WARMUP = 2e-4, 0.05, 20
 WITHOUT_GRADIENTS = {True: 5e-5, False: 1e-6}
 """The same of adapters, and of every weight, where steps follow losses alone; of the size that MeZO's authors took."""
 CHECKPOINT_STEPS = 25
-DEFAULT_SHARE = 0.8
 RECEIPT = "tuning.json"
 
 

@@ -20,6 +20,7 @@ LEAST_BYTES = 1 << 20
 LARGER = 1.5
 """So many times as large at most is a piece that is taken for something."""
 _waiting: list[mmap] = []
+"""Appended to without the lock: a tensor may end within `_found`, whose thread holds it, and appending is one step."""
 _lock = Lock()
 
 
