@@ -6,36 +6,22 @@ follows at once. Pictures go through a block some at a time, before the next blo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
 from pintpot.contract.form import Form
-from pintpot.contract.training import block_of
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.going import Call, Memory, Targets, call_of, constants
 from pintpot.model.spec import Part
 from pintpot.nets.adapted import constant_name
 from pintpot.program.spec import Work
-from pintpot.trainer.learned import Learned
-from pintpot.trainer.network import Update
+from pintpot.trainer.blocks import Block, Inside, Passage, Update, through
+from pintpot.trainer.learned import Learned, add_grads
 from pintpot.trainer.pictures import NO_LABEL, Pictures
 from pintpot.trainer.weights import Weights
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block's calls, the names of its weights and of what learns in it, and what it begins and ends with."""
-
-    name: str
-    calls: tuple[Call, ...]
-    weights: tuple[str, ...]
-    learns: tuple[str, ...]
-    x: str
-    out: str
 
 
 @dataclass(frozen=True)
@@ -59,10 +45,11 @@ class Classifier:
         targets: Targets | None = None,
     ) -> None:
         self.work, self.ranks = work, weights.ranks
-        self._weights, self._learned = weights, learned
         self._at_once = form.training.at_once if form.training else 1
-        self._tables = {constant_name(name): one for name, one in constants(part.config).items()}
-        self.blocks = tuple(_blocks(work, form, targets))
+        tables = {constant_name(name): one for name, one in constants(part.config).items()}
+        blocks = tuple(_blocks(work, form, targets))
+        self._passage = Passage(blocks, (weights, learned), lambda _: tables)
+        self.blocks = self._passage.blocks
 
     def losses(self, pictures: Pictures) -> torch.Tensor:
         """[2, n]: the loss in nats of every picture, and 1 where its label has the largest number."""
@@ -70,8 +57,8 @@ class Classifier:
         with torch.no_grad():
             parts = list(self._parts(pictures))
             states = [values for values, _ in parts]
-            for block, memory in self._passing(self.blocks):
-                states = [self._through(block, memory, one) for one in states]
+            for block, memory in self._passage.passing(self.blocks):
+                states = [through(block, memory, one, _run) for one in states]
             for logits, (_, some) in zip(states, parts, strict=True):
                 rows, labels = self._rows(logits, some)[: some.count], some.labels[: some.count]
                 right = (rows.argmax(dim=1) == labels).float()
@@ -84,97 +71,45 @@ class Classifier:
         Of layers that are `resting` nothing learns. Raises Diverged where a loss or a gradient is no number.
         """
         parts = list(self._parts(pictures))
-        states, kept, back = [values for values, _ in parts], list[list[torch.Tensor]](), self._back(resting)
+        back = self._passage.back_through(resting) or self.blocks[-1:]
+        states, kept = [values for values, _ in parts], list[list[torch.Tensor]]()
         with torch.no_grad():
-            for block, memory in self._passing(self.blocks[:-1]):
+            for block, memory in self._passage.passing(self.blocks[:-1]):
                 if block in back:
                     kept.append(states)
-                states = [self._through(block, memory, one) for one in states]
+                states = [through(block, memory, one, _run) for one in states]
         kept.append(states)
         scale = 1 / float(self.ranks.total(torch.tensor(float(len(pictures)))))
-        grads: list[torch.Tensor] = []
-        total = torch.zeros(())
-        for block, memory in self._passing(back[::-1]):
-            learns = tuple(name for name in block.learns if block_of(name) not in resting)
-            self._learned.expect(learns)
+        grads, total = list[torch.Tensor](), torch.zeros(())
+
+        def go(block: Block[Call], memory: Memory, learns: tuple[str, ...]) -> dict[str, torch.Tensor]:
+            nonlocal grads
             own, passed = dict[str, torch.Tensor](), list[torch.Tensor]()
-            begins = kept.pop()
-            for at, x in enumerate(begins):
-                some = parts[at][1] if block is self.blocks[-1] else None
-                loss, grad = self._both_ways(block, memory, x, some or grads[at], (learns, block is not back[0], scale),
-                                             own)  # fmt: skip
-                total += loss
-                passed.append(grad)
-            if block is self.blocks[-1] and not torch.isfinite(total):
+            for at, x in enumerate(kept.pop()):
+                inside = Inside(block, memory, x, _run, (learns, block is not back[0]))
+                if block is self.blocks[-1]:
+                    loss, way = self._loss(inside.out, parts[at][1], scale)
+                    total.add_(loss)
+                else:
+                    way = grads[at]
+                before, made = inside.back(memory, way)
+                passed += [] if before is None else [before]
+                add_grads(own, made.items(), whole=True)
+            if not torch.isfinite(total):
                 raise Diverged(f"the loss is {float(total)}")
-            own = self.ranks.summed(own, set())
-            if not all(bool(torch.isfinite(grad).all()) for grad in own.values()):
-                raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
-            update(own)
             grads = passed
+            return own
+
+        self._passage.back(back, resting, update, go)
         return float(self.ranks.total(total))
 
-    def _both_ways(
-        self,
-        block: Block,
-        memory: Memory,
-        x: torch.Tensor,
-        along: Some | torch.Tensor,
-        asked: tuple[Sequence[str], bool, float],
-        found: dict[str, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss, 0 but for the last block, and the gradient of what a block began with, where that is wanted.
-
-        `along` is the gradient of what the block gives, or of the last one the labels; `found` grows by gradients.
-        """
-        learns, through, scale = asked
-        learning = {name: memory[name].detach().requires_grad_() for name in learns}
-        begin = x.detach().requires_grad_(through)
-        own = {**memory, **learning, block.x: begin}
+    def _loss(self, logits: torch.Tensor, some: Some, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of losses, `scale` times as large, and its gradient by the logits."""
+        given = logits.detach().requires_grad_()
         with torch.enable_grad():
-            self._run(block, own)
-            out, loss, way = own[block.out], torch.zeros(()), torch.ones(())
-            if isinstance(along, Some):
-                rows = self._rows(out, along)
-                out = functional.cross_entropy(rows, along.labels, ignore_index=NO_LABEL, reduction="sum") * scale
-                loss = out.detach()
-            else:
-                way = along
-        del own
-        wanted = (*([begin] if through else ()), *learning.values())
-        made = torch.autograd.grad(out, wanted, way, allow_unused=True) if wanted else ()
-        for name, grad in zip(learning, made[1:] if through else made, strict=True):
-            # What a classifier has and does not use has none.
-            one = torch.zeros_like(memory[name]) if grad is None else grad
-            found[name] = found[name].add_(one) if name in found else one
-        return loss, made[0] if through and made[0] is not None else torch.zeros_like(x)
-
-    def _back(self, resting: frozenset[str]) -> tuple[Block, ...]:
-        """The blocks that gradients go back through, in the order of the way forward; the last one at least."""
-        learning = (
-            at for at, block in enumerate(self.blocks) if any(block_of(one) not in resting for one in block.learns)
-        )
-        return self.blocks[next(learning, len(self.blocks) - 1) :]
-
-    def _passing(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Memory]]:
-        for block, following in pairwise((*blocks, None)):
-            if block is not None:
-                coming = None if following is None else (following.name, following.weights)
-                yield block, {**self._weights.block(block.name, block.weights, coming), **self._tables}
-                self._weights.done(block.name)
-
-    def _through(self, block: Block, memory: Memory, x: torch.Tensor) -> torch.Tensor:
-        own = {**memory, block.x: x}
-        self._run(block, own, forget=True)
-        return own[block.out]
-
-    def _run(self, block: Block, memory: Memory, forget: bool = False) -> None:
-        last = {name: at for at, call in enumerate(block.calls) for name, _ in call.looks}
-        for at, call in enumerate(block.calls):
-            call.run(memory)
-            for name in {name for name, _ in (*call.looks, *call.lays)} if forget else ():
-                if last.get(name, -1) <= at and name != block.out:
-                    memory.pop(name, None)
+            rows = self._rows(given, some)
+            loss = functional.cross_entropy(rows, some.labels, ignore_index=NO_LABEL, reduction="sum") * scale
+        return loss.detach(), torch.autograd.grad(loss, given)[0]
 
     def _rows(self, logits: torch.Tensor, some: Some) -> torch.Tensor:
         return logits.view(len(some.labels), -1)
@@ -191,7 +126,11 @@ class Classifier:
             yield own.reshape(-1), Some(filled, len(some))
 
 
-def _blocks(work: Work, form: Form, targets: Targets | None) -> Iterator[Block]:
+def _run(call: Call, memory: Memory, lent: Memory) -> None:
+    call.run(memory)
+
+
+def _blocks(work: Work, form: Form, targets: Targets | None) -> Iterator[Block[Call]]:
     """The blocks of a classifier, from the segments of what is asked of it."""
     program, how, known = work.stage("ask").programs[0], form.training, form.weights.by_name
     x = str(program.ops[0].reads[0][1])

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pintpot.budget import Train
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
+from pintpot.trainer.blocks import Update
 from pintpot.trainer.checkpoint import Progressed
 from pintpot.trainer.learned import Learned, Pace
-from pintpot.trainer.network import Update
 from pintpot.trainer.packing import Order
 from pintpot.trainer.ranks import Ranks
 

@@ -12,7 +12,7 @@ Of a vocabulary that learns gradients exist for some rows at a time, last of all
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -22,31 +22,17 @@ from pintpot.contract.form import Form
 from pintpot.contract.routing import BESIDE
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
-from pintpot.kernels.torch.differentiable import BALANCE, FLOATS, Batch, Memory, forget, rms_norm, run
+from pintpot.kernels.torch.differentiable import Batch, Memory, rms_norm, run
 from pintpot.kernels.torch.loss import cross_entropy, head_grad
 from pintpot.kernels.torch.room import room
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
+from pintpot.trainer.blocks import Block, Inside, Passage, Run, Update, through
 from pintpot.trainer.head import Head, head_of, tile_rows
-from pintpot.trainer.learned import Learned, add_grads, are_numbers
+from pintpot.trainer.learned import Learned, add_grads
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 from pintpot.trainer.weights import DTYPES, Weights
-
-Update = Callable[..., None]
-"""Is told gradients by name; those of some rows of a matrix with the number of the first, as `first`."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block's ops, the names of its weights and of what learns in it, and the states it begins and ends with."""
-
-    name: str
-    ops: tuple[Op, ...]
-    weights: tuple[str, ...]
-    learns: tuple[str, ...]
-    x: str
-    out: str
 
 
 class Network:
@@ -63,10 +49,9 @@ class Network:
         teacher: Network | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        self._how, self._tutor, self._teacher, self._between = form.training, tutor, teacher, between
+        self._how, self._tutor, self._teacher = form.training, tutor, teacher
         self.work, forward = work, work.stage("forward").programs[0]
         self._weights, self._learned, self.ranks, how = weights, learned, weights.ranks, form.training
-        self.blocks = tuple(_blocks(forward, form))
         self._embed = forward.ops[0]
         self._head, self._tile_rows = head_of(work), tile_rows(work)
         self._kept = torch.empty((0, 0, 0), dtype=DTYPES[how.kept_in if how else "f32"])
@@ -76,12 +61,15 @@ class Network:
         self._at_once = how.at_once if how else 1
         self._changes = {weight.name for weight in form.weights if how is not None and how.changes(weight)}
         self._shared = {one.name for one in form.weights if one.name in self._changes and how and how.divides(one)}
+        held = weights, learned
+        self._passage = Passage(tuple(_blocks(forward, form)), held, self._beside, self._shared, between)
+        self.blocks = self._passage.blocks
 
     def losses(self, sequences: Sequences) -> torch.Tensor:
         """The loss in nats of every word of some sequences that would be learned."""
         with torch.no_grad():
             states = self._embedded(sequences)
-            for block, memory in self._passing(self.blocks):
+            for block, memory in self._passage.passing(self.blocks):
                 states = self._through(block, memory, states, sequences)
             rows, targets = _asked(sequences)
             met = rms_norm(states[rows], self._norm, self._head.get("eps"))
@@ -92,7 +80,7 @@ class Network:
         found = []
         with torch.no_grad():
             states = self._embedded(sequences)
-            for block, memory in self._passing(self.blocks):
+            for block, memory in self._passage.passing(self.blocks):
                 states = self._through(block, memory, states, sequences)
                 found.append(states)
         return found
@@ -113,7 +101,7 @@ class Network:
         kept = self._room(len(back), sequences.tokens.size)
         with torch.no_grad():
             states = self._embedded(sequences)
-            for block, memory in self._passing(self.blocks):
+            for block, memory in self._passage.passing(self.blocks):
                 if block in back:
                     kept[back.index(block)] = states
                 states = self._through(block, memory, states, sequences)
@@ -122,16 +110,14 @@ class Network:
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
         after = states
         del states
-        for at, (block, memory) in enumerate(self._passing(back[::-1]), 1):
-            learns = () if block.name in resting else block.learns
-            self._learned.expect(learns)
-            grads, after = self._pulled(grads, after, wanted), kept[-at].float()
+
+        def go(block: Block[Op], memory: Memory, learns: tuple[str, ...]) -> dict[str, torch.Tensor]:
+            nonlocal grads, after
+            grads, after = self._pulled(grads, after, wanted), kept[back.index(block)].float()
             grads, own = self._back(block, memory, after, grads, (sequences, learns))
-            own = self.ranks.summed(own, self._shared)
-            if not are_numbers(own.values()):
-                raise Diverged(f"gradients are no numbers from {block.name} on, counted from the end")
-            update(own)
-            del own  # before those of the next block come
+            return own
+
+        self._passage.back(back, resting, update, go)
         self._update_outside(update, head, grads, sequences)
         return float(loss)
 
@@ -141,12 +127,9 @@ class Network:
             self._kept = torch.empty((count, tokens, self._norm.shape[0]), dtype=self._kept.dtype)
         return self._kept[:count, :tokens]
 
-    def _back_through(self, resting: frozenset[str]) -> tuple[Block, ...]:
+    def _back_through(self, resting: frozenset[str]) -> tuple[Block[Op], ...]:
         """The blocks that gradients go back through, in the order of the way forward."""
-        if self._embed.read("weight") in self._changes:
-            return self.blocks
-        learning = (at for at, block in enumerate(self.blocks) if block.learns and block.name not in resting)
-        return self.blocks[next(learning, len(self.blocks)) :]
+        return self.blocks if self._embed.read("weight") in self._changes else self._passage.back_through(resting)
 
     def _update_outside(self, update: Update, head: Head, grads: torch.Tensor, sequences: Sequences) -> None:
         """What learns in no block: rows of the head, of what is looked up (often the same), and the last norm."""
@@ -172,30 +155,19 @@ class Network:
         found = self._weights.looked_up(str(self._embed.read("weight")), tokens)
         return found * float(self._embed.get("scale", 1.0))
 
-    def _passing(self, blocks: Sequence[Block]) -> Iterator[tuple[Block, Memory]]:
-        """Blocks with their weights, adapters and tables; the next block's weights come meanwhile."""
-        for index, block in enumerate(blocks):
-            following = blocks[index + 1] if index + 1 < len(blocks) else None
-            coming = None if following is None else (following.name, following.weights)
-            memory = self._weights.block(block.name, block.weights, coming)
-            adapters = {} if self._changes else self._learned.within(block.learns)
-            yield block, {**memory, **adapters, **self._tables}
-            self._weights.done(block.name)
-            self._between()
+    def _beside(self, block: Block[Op]) -> Memory:
+        adapters = {} if self._changes else self._learned.within(block.learns)
+        return {**adapters, **self._tables}
 
-    def _through(self, block: Block, memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+    def _through(self, block: Block[Op], memory: Memory, states: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         out = room(tuple(states.shape))
         for rows, batch in self._parts(sequences):
-            own, batch = {**memory, block.x: states[rows]}, replace(batch, lent=memory)
-            for index, op in enumerate(block.ops):
-                run(op, own, batch)
-                _forget(own, op, block.ops[index + 1 :], block.out)
-            out[rows] = own[block.out]
+            out[rows] = through(block, memory, states[rows], _running(batch))
         return out
 
     def _back(
         self,
-        block: Block,
+        block: Block[Op],
         memory: Memory,
         states: torch.Tensor,
         grads: torch.Tensor,
@@ -203,24 +175,14 @@ class Network:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Gradients of what a block began with, and of what learns in it: of these sequences, by these names."""
         sequences, learns = taught
-        # A weight that is expanded for its block learns by the gradient of what it was expanded to.
-        keys = {name: name if name in memory else name + FLOATS for name in learns}
-        learning = {name: memory[key].detach().requires_grad_() for name, key in keys.items()}
-        lent = {**memory, **{keys[name]: one for name, one in learning.items()}}
         before, found = room(tuple(states.shape)), dict[str, torch.Tensor]()
         for rows, batch in self._parts(sequences):
-            x = states[rows].detach().requires_grad_()
-            own = {**lent, block.x: x}
-            with torch.enable_grad():
-                for op in block.ops:
-                    run(op, own, replace(batch, lent=lent))
-            # What is wanted small beside the loss is a mean over sequences, as the loss is one over words.
-            beside = [one for name, one in own.items() if name.endswith(BALANCE)]
-            ways = (grads[rows], *(torch.tensor(batch.num_sequences / len(sequences)) for _ in beside))
-            made = torch.autograd.grad((own[block.out], *beside), (x, *learning.values()), ways)
-            before[rows] = made[0]
+            inside = Inside(block, memory, states[rows], _running(batch), (learns, True))
+            passed, made = inside.back(memory, grads[rows], batch.num_sequences / len(sequences))
+            if passed is not None:
+                before[rows] = passed
             alone = batch.num_sequences == len(sequences) * self.ranks.count
-            add_grads(found, zip(learning, made[1:], strict=True), alone)
+            add_grads(found, made.items(), alone)
         return before, found
 
     def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, Head]:
@@ -278,15 +240,11 @@ def _asked(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
     return rows, targets[rows]
 
 
-def _forget(memory: Memory, op: Op, later: Sequence[Op], out: str) -> None:
-    """Drop what an op has read for the last time."""
-    wanted = {name for other in later for _, name in other.reads} | {out}
-    for role, name in (*op.reads, *op.writes):
-        if name not in wanted and role not in ("rope",):
-            forget(memory, name)
+def _running(batch: Batch) -> Run[Op]:
+    return lambda op, memory, lent: run(op, memory, replace(batch, lent=lent))
 
 
-def _blocks(program: Program, form: Form) -> Iterator[Block]:
+def _blocks(program: Program, form: Form) -> Iterator[Block[Op]]:
     """The blocks of a forward program, from its segments."""
     known = form.weights.by_name
     for before, segment in pairwise(program.segments):
@@ -297,4 +255,5 @@ def _blocks(program: Program, form: Form) -> Iterator[Block]:
         weights = tuple(name for name in reads if name in known)
         how = form.training
         changing = tuple(name for name in weights if how is not None and how.changes(known[name]))
-        yield Block(str(segment.slot), ops, weights, changing or adapters, x, str(ops[-1].write("out")))
+        out = str(ops[-1].write("out"))
+        yield Block(str(segment.slot), ops, weights, changing or adapters, x, out, lends=True)

@@ -7,7 +7,7 @@ arXiv:2205.14135). B sequences of S tokens, H heads of hd columns, of which KV h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ LEAST = 16
 class Heads:
     """`angles` [B, S, rope_dim], cosines and sines by which q and k are turned (`layout`: "half", "interleaved").
 
-    `hidden` [B or 1, 1, S, S] is added to scores; None where everything earlier is seen. `scale` multiplies scores.
+    `hidden` makes what is added to scores, [B or 1, 1, S, S], or None where everything earlier is seen. `scale`
+    multiplies scores.
     """
 
     heads: int
@@ -30,7 +31,7 @@ class Heads:
     scale: float
     angles: torch.Tensor
     layout: str
-    hidden: torch.Tensor | None
+    hidden: Callable[[], torch.Tensor | None]
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> torch.Tensor:
@@ -65,7 +66,7 @@ class _Turned:
 
     def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> None:
         (self._count, self._length, _, self._columns), self._how, self._dtype = q.shape, how, v.dtype
-        self._groups = how.heads // how.kv_heads
+        self._groups, self._hidden = how.heads // how.kv_heads, how.hidden()
         self.q = self.apart(turned(q, how.angles, how.layout).mul_(how.scale))
         self.k = self.apart(turned(k, how.angles, how.layout))[:, 0]
         self.v = self.apart(v)[:, 0]
@@ -98,7 +99,7 @@ class _Turned:
     def shares(self, tile: slice, seen: int) -> torch.Tensor:
         """The softmax of a tile's scores: [B KV, H / KV t, seen]."""
         scores = self.rows(self.q, tile) @ self.k[:, :seen].transpose(1, 2)
-        hidden, size = self._how.hidden, tile.stop - tile.start
+        hidden, size = self._hidden, tile.stop - tile.start
         if hidden is None:
             self.heads(scores)[..., tile].add_(torch.full((size, size), -torch.inf).triu_(1))
         else:

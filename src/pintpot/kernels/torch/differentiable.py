@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -77,7 +78,8 @@ def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
     rows, remake = prologue(op, memory, memory[names[0]].dtype)
     own = [name.removesuffix(FLOATS) for name in names]
     beside = Beside(batch.lent, names, batch.scale, remake, op.get("estimated", False))
-    made = products(rows, beside, [alone(name, memory) for name in own])
+    learns = [memory[name] if memory[name].requires_grad else None for name in names]
+    made = products(rows, beside, learns, [alone(name, memory) for name in own])
     made = tuple(_more(out, name, rows, memory, batch) for out, name in zip(made, own, strict=True))
     biases = op.read_all("bias")
     if biases:
@@ -125,7 +127,12 @@ def attend(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
     )
     angles = memory[str(op.read("rope"))][batch.positions]
     how = Heads(
-        heads, op.get("kv_heads"), op.get("scale"), angles, op.get("rope", "half"), hidden(batch, op.get("window", 0))
+        heads,
+        op.get("kv_heads"),
+        op.get("scale"),
+        angles,
+        op.get("rope", "half"),
+        partial(hidden, batch, op.get("window", 0)),
     )
     return (attention(q, k, v, how).view(-1, heads * head_dim),)
 

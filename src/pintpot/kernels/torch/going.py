@@ -34,6 +34,14 @@ class Call:
     looks: tuple[tuple[str, Look], ...]
     lays: tuple[tuple[str, Look], ...]
 
+    @property
+    def reads(self) -> tuple[tuple[str, str], ...]:
+        return self.op.reads
+
+    @property
+    def writes(self) -> tuple[tuple[str, str], ...]:
+        return self.op.writes
+
     def run(self, memory: Memory) -> None:
         """Over a memory that has what it reads, and gains what it writes."""
         given = [look(memory[name].reshape(-1)) for name, look in self.looks]

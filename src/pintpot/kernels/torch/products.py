@@ -7,7 +7,7 @@ learn is taken from where it lies then, so that none is held meanwhile; rows are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,11 +35,15 @@ class Beside:
 
 
 def products(
-    rows: torch.Tensor, beside: Beside, adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None]
+    rows: torch.Tensor,
+    beside: Beside,
+    learns: Sequence[torch.Tensor | None],
+    adapters: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
 ) -> tuple[torch.Tensor, ...]:
-    """rows W^T + scale (rows A^T) B^T of each weight: [T, N] each; A [r, K] and B [N, r], or None."""
-    weights = [beside.lent[name] for name in beside.names]
-    learns = [one if one.requires_grad else None for one in weights]
+    """rows W^T + scale (rows A^T) B^T of each weight: [T, N] each; A [r, K] and B [N, r], or None.
+
+    What stands for a weight that `learns` is given its gradient, and need not hold its values.
+    """
     sides = [side for pair in adapters for side in (pair or (None, None))]
     given: tuple[torch.Tensor, ...] = _Products.apply(rows, beside, *learns, *sides)  # type: ignore[no-untyped-call]
     return given
@@ -64,9 +68,13 @@ class _Products(torch.autograd.Function):
             if a is not None and b is not None:
                 inner.append(exact @ a.T)
                 out.add_((inner[-1] @ b.T).mul_(beside.scale))
-        keeps = beside.remake is None and any(one is not None for one in others)
-        ctx.save_for_backward(*sides, *inner, *((rows,) if keeps else ()))
-        ctx.beside = beside
+        kept: tuple[torch.Tensor, ...] = ()
+        if any(one is not None for one in others):
+            kept = (rows,) if beside.remake is None else beside.remake.tensors
+        ctx.save_for_backward(*sides, *inner, *kept)
+        # What the rows were made of is not held here a second time.
+        ctx.make = None if beside.remake is None else beside.remake.make
+        ctx.beside, ctx.num_inner = replace(beside, remake=None), len(inner)
         return tuple(made)
 
     @staticmethod
@@ -74,9 +82,9 @@ class _Products(torch.autograd.Function):
         beside, count = ctx.beside, len(ctx.beside.names)
         sides, rest = ctx.saved_tensors[: 2 * count], list(ctx.saved_tensors[2 * count :])
         wanted = ctx.needs_input_grad
-        rows = None
+        kept, rows = rest[ctx.num_inner :], None
         if any(wanted[2:]):
-            rows = beside.remake() if beside.remake is not None else rest.pop()
+            rows = kept[0] if ctx.make is None else ctx.make(*kept)
         back = _Back(beside, rows, wanted[0])
         learned = [
             back.weight(name, grad, wanted[2 + at])

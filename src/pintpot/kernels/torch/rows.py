@@ -7,6 +7,7 @@ T tokens of D columns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,13 @@ import torch
 
 from pintpot.kernels.torch.room import room
 
-Remake = Callable[[], torch.Tensor]
-"""Makes the same rows once more."""
+
+@dataclass(frozen=True)
+class Remake:
+    """`make` gives the same rows once more of the same `tensors`."""
+
+    make: Callable[..., torch.Tensor]
+    tensors: tuple[torch.Tensor, ...]
 
 
 def normed(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
@@ -32,12 +38,12 @@ def gated(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
 
 def normed_again(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> Remake:
     """What makes such rows without a way back."""
-    return partial(_norm, x.detach(), weight.detach(), eps, dtype)
+    return Remake(partial(_norm, eps=eps, dtype=dtype), (x.detach(), weight.detach()))
 
 
 def gated_again(gate: torch.Tensor, up: torch.Tensor, kind: str) -> Remake:
     """The same of gated rows."""
-    return partial(_gate, gate.detach(), up.detach(), kind)
+    return Remake(partial(_gate, kind=kind), (gate.detach(), up.detach()))
 
 
 def _roots(x: torch.Tensor, eps: float) -> torch.Tensor:
