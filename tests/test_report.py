@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from pintpot.errors import BadInput
 from pintpot.proof import html, scale, svg, tables
-from pintpot.units import format_bytes
+from pintpot.proof.proof import Row
+from pintpot.proof.report import between
+from pintpot.units import format_bytes, format_span
 
 HOSTILE = "<script>alert('1')</script> & \"quotes\" ]]> ✓"
 MB = 10**6
@@ -287,3 +290,10 @@ def test_a_promise_on_one_line() -> None:
     assert bar.index("├") < bar.index("●") < bar.index("┤")
     assert tables.promise_bar(50, 75, 90).index("●") > tables.promise_bar(50, 75, 90).index("┤")
     assert "●" not in tables.promise_bar(50, 75, None)
+
+
+def test_what_has_no_end_is_told_so() -> None:
+    row = Row("degradation", "nats", 0.0, inf, 0.01, low=0.002, high=inf)
+    assert between(row, 0.0, inf) == "0.0000 nats or more"
+    assert between(row, 0.002, 0.01) == "0.0020 nats to 0.0100 nats"
+    assert format_span(0.1, inf, "nats") == "0.1 nats or more"

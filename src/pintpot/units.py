@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import inf
 
 from pintpot.errors import UsageError
 
@@ -73,8 +74,10 @@ def format_rate(per_second: float, unit: str) -> str:
 
 
 def format_span(low: float, high: float, unit: str) -> str:
-    """A promise from low to high, the unit once where both have the same."""
+    """A promise from low to high, the unit once where both have the same; without an end, how much at least."""
     first, last = format_amount(low, unit), format_amount(high, unit)
+    if high == inf:
+        return f"{first} or more"
     if first == last:
         return last
     same = first.split()[-1] == last.split()[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 from pintpot.meter.agreement import Agreement, Interval
@@ -63,7 +64,8 @@ def _figure(row: Row) -> Figure:
     if row.holds is not None:
         value = Verdict(amount(row, row.measured), row.holds)
     share = row.share_of_limit
-    note = f"{share:.0%} of the limit" if share is not None else f"up to {amount(row, row.promised_high)} promised"
+    promised = f"{between(row, row.promised_low, row.promised_high)} promised"
+    note = promised if share is None else f"{share:.0%} of the limit"
     return Figure(row.what, value, note)
 
 
@@ -79,16 +81,21 @@ def _promise(row: Row) -> Promise:
     )
 
 
+def between(row: Row, low: float, high: float | None) -> str:
+    """What lies between two values of a row; without an end, how much at least."""
+    return f"{amount(row, low)} or more" if high == inf else f"{amount(row, low)} to {amount(row, high)}"
+
+
 def _rows_table(proof: Proof) -> Table:
     rows = []
     for row in proof.rows:
         share = row.share_of_limit
-        spread = "" if row.low is None else f"{amount(row, row.low)} to {amount(row, row.high)}"
+        spread = "" if row.low is None else between(row, row.low, row.high)
         verdict = Verdict(row.verdict, row.holds)
         rows.append(
             (
                 row.what,
-                f"{amount(row, row.promised_low)} to {amount(row, row.promised_high)}",
+                between(row, row.promised_low, row.promised_high),
                 amount(row, row.measured),
                 spread,
                 "" if share is None else f"{share:.0%}",
@@ -179,7 +186,7 @@ def _agreements(proof: Proof) -> list[Section]:
 
 
 def _small(found: Interval) -> str:
-    return f"{found.mean:.2e} ({found.low:.2e} to {found.high:.2e})"
+    return _interval(found, ".2e")
 
 
 def _steps(proof: Proof) -> list[Section]:
@@ -206,14 +213,15 @@ def _steps(proof: Proof) -> list[Section]:
     return [Table("Quality, step by step", columns, rows, note=note)]
 
 
-def _interval(found: Interval) -> str:
-    return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
+def _interval(found: Interval, form: str = ".4f") -> str:
+    if found.high == inf:
+        return f"{found.mean:{form}} (too little text for an interval)"
+    return f"{found.mean:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
 def _agreed(found: Agreement) -> Iterator[tuple[str, str]]:
-    kl = found.kl
     yield "words, in texts", f"{found.num_tokens} in {found.num_sequences}"
-    yield "KL divergence, mean (95% interval)", f"{kl.mean:.4f} nats ({kl.low:.4f} to {kl.high:.4f})"
+    yield "KL divergence in nats, mean (95% interval)", _interval(found.kl)
     yield "KL divergence, 99th percentile", f"{found.kl_p99:.4f} nats"
     yield "KL divergence, largest", f"{found.kl_max:.4f} nats"
     yield "same likeliest word", f"{found.top1:.2%}"
