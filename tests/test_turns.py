@@ -97,14 +97,14 @@ def updated(updating: Updating | None, shapes: dict[str, tuple[int, ...]]) -> di
 
 @pytest.mark.parametrize("stride", [2, 3, 5])
 def test_the_bits_are_the_same_wherever_a_step_was_taken(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InTurns, "piece_values", 1000)
+    monkeypatch.setattr(InTurns, "piece_values", 1024)
     shapes = {"norm": (37,), "wide": (33, 129), "tall": (701, 3), "small": (5, 5)}
     log: list[str] = []
     plain, turns = updated(None, shapes), updated(InTurns(stride, lambda: Beside(log)), shapes)
     assert plain.keys() == turns.keys()
     for name, one in plain.items():
         assert torch.equal(one, turns[name]), name
-    sizes = [37, *[1000] * 4, 257, *[1000] * 2, 103, 25]
+    sizes = [37, *[1024] * 4, 161, *[1024] * 2, 55, 25]
     given = [f"give {size}" for number, size in enumerate(sizes) if number % stride == 0]
     assert log == ["hold", *[*given, "wait"] * 3]
 
@@ -123,7 +123,7 @@ def test_what_the_processor_does_lies_between_what_it_gives(monkeypatch: pytest.
 
 
 def test_blocks_learn_the_same_with_updates_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InTurns, "piece_values", 500)
+    monkeypatch.setattr(InTurns, "piece_values", 512)
     folder, sequences = folder_of(TINY, tmp_path), drawn_sequences(3, 40, TINY.vocab)
 
     def learn(updating: Updating | None) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pintpot.kernels.torch.adam import Rates
 
 RECORD = 0
-"""As the size of a piece: a record of moments, see `contract.resting`."""
+"""As the size of a piece: a record of moments, see `contract.resting`. Any other is whole vectors, a multiple of 16:
+a piece's last values are not rounded as those in vectors are."""
 
 
 @dataclass(frozen=True, slots=True)

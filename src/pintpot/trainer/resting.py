@@ -4,7 +4,8 @@ ZeRO-Infinity, Rajbhandari et al. 2021, arXiv:2104.07857. Values are lent to who
 a time; moments come and go in records, as many ahead as there is memory for. What changed is written behind, by a
 thread of its own, and always into the version that the last checkpoint does not name: that one stays as it is until the
 next checkpoint names the other. So a checkpoint copies nothing, and a start that is ended at any moment leaves a whole
-one. What was never written is as the model's own files have it, and its moments are zero.
+one. What was never written is as the model's own files have it, is decoded once and then written behind as well; its
+moments are zero.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Resting:
         self._records = pool_of(sizes.records, sizes.record_bytes)
         self.kept: int | None = None
         self._newest: dict[str, int | None] = dict.fromkeys(self.places)
+        self._newest_moments: dict[str, int | None] = dict.fromkeys(self.places)
         self._loans: dict[str, Loan] = {}
         self._changed: set[str] = set()
         self._coming: deque[tuple[str, int, Future[torch.Tensor]]] = deque()
@@ -99,21 +101,24 @@ class Resting:
         return loan.tensors[name][first - loan.first : first - loan.first + rows]
 
     def back(self, loan: Loan) -> None:
-        """Take a loan back; what was changed is written behind. Raises what went wrong while writing."""
+        """Take a loan back; what was changed, or decoded, is written behind. Raises what went wrong while writing."""
         self._raise()
-        changed = [name for name in loan.tensors if name in self._changed]
+        changed = self._changed.intersection(loan.tensors)
+        new = [name for name in loan.tensors if name in changed or self._newest[name] is None]
+        self._changed -= changed
         for name in loan.tensors:
             self._loans.pop(name, None)
-            self._changed.discard(name)
-        if not changed:
+        if not new:
             loan.pool.put(loan.memory)
             return
         slot = self.working
-        written = self._writer.submit(self._write_values, changed, loan, slot)
-        for name in changed:
+        written = self._writer.submit(self._write_values, new, loan, slot)
+        for name in new:
             self._writing[name, VALUES] = written
             if loan.first + len(loan.tensors[name]) == self.places[name].rows:
                 self._newest[name] = slot
+                if name in changed:
+                    self._newest_moments[name] = slot
 
     def expect(self, names: Iterable[str]) -> None:
         """Moments of these are wanted soon, one record after the other."""
@@ -183,6 +188,7 @@ class Resting:
         """A checkpoint names this version: it stays as it is, and everything is read from it."""
         self.kept = version
         self._newest = dict.fromkeys(self.places, version)
+        self._newest_moments = dict.fromkeys(self.places, version)
 
     def stop(self) -> None:
         """Nobody waits for memory from now on."""
@@ -238,7 +244,7 @@ class Resting:
         self._try(write, loan.pool, loan.memory)
 
     def _read_record(self, name: str, index: int) -> torch.Tensor:
-        record, slot = self._free(self._records), self._newest[name]
+        record, slot = self._free(self._records), self._newest_moments[name]
         written = self._writing.get((name, index))
         if written is not None:
             written.result()

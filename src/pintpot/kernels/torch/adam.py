@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from functools import cache
+from math import inf, sqrt
 
 import torch
 
@@ -22,6 +23,14 @@ class Rates:
 
 def adam(value: torch.Tensor, grad: torch.Tensor, m: torch.Tensor, v: torch.Tensor, rates: Rates) -> None:
     """In place, on float32 [n] each: values, and the means of gradients and of their squares."""
-    m.lerp_(grad, 1 - BETAS[0])
-    v.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-    value.addcdiv_(m, v.sqrt().div_(sqrt(rates.second)).add_(EPS), value=-rates.rate / rates.first)
+    # Beyond all steps nothing is too small any more; by what it is now, the rate and what is added to roots make up.
+    root = sqrt(rates.second)
+    torch._fused_adamw_(
+        [value], [grad], [m], [v], [], [_beyond(value.device)], lr=rates.rate * root / rates.first,
+        beta1=BETAS[0], beta2=BETAS[1], weight_decay=0.0, eps=EPS * root, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+@cache
+def _beyond(device: torch.device) -> torch.Tensor:
+    return torch.tensor(inf, device=device)
