@@ -53,6 +53,17 @@ def tuned(at: Path, out: str, **more: Any) -> pintpot.Tuned:
     return pintpot.tune(at / model, at / "d.jsonl", output=at / out, **{**short, **more})
 
 
+WATCHED = """
+import sys, pintpot, pintpot.trainer.planned as module
+made = module.planned
+def planned(*asked):
+    made(*asked)
+    sys.exit("torch" in sys.modules)
+module.planned = planned
+pintpot.tune(sys.argv[1], sys.argv[2], output=sys.argv[3])
+"""
+
+
 @pytest.fixture(scope="module")
 def whole(place: Path) -> dict[str, Any]:
     """A run that nobody disturbs."""
@@ -71,6 +82,11 @@ def test_it_learns_and_says_what_was_promised(place: Path, whole: dict[str, Any]
     assert sorted(path.name for path in (place / "whole").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "tuning.html", "tuning.json",
     ]  # fmt: skip
+
+
+def test_plans_are_weighed_elsewhere_before_pytorch_is_here(place: Path) -> None:
+    command = [sys.executable, "-c", WATCHED, str(place / "m"), str(place / "d.jsonl"), str(place / "planned")]
+    assert subprocess.run(command).returncode == 0
 
 
 def test_a_finished_folder_is_not_begun_again(place: Path, whole: dict[str, Any]) -> None:

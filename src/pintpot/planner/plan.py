@@ -134,10 +134,7 @@ class Plan:
         need(version == VERSION, f"this plan has format {version!r:.60}, this pintpot reads {VERSION}; {remedy}")
         try:
             fields = {key: value for key, value in data.items() if key != "pintpot_plan"}
-            budget = dict(fields["budget"])
-            budget["workload"] = _workload(budget["workload"])
-            budget["chosen"] = tuple(budget["chosen"])
-            fields["budget"] = Budget(**budget)
+            fields["budget"] = budget_from_json(fields["budget"])
             fields["parts"] = tuple(Part(**part) for part in fields["parts"])
             fields["steps"] = tuple(step_from_json(step, classes()) for step in fields["steps"])
             fields["form"] = _form(fields["form"])
@@ -153,6 +150,11 @@ class Plan:
     def without_reasons(self) -> Plan:
         """The plan alone, as a pack keeps it."""
         return replace(self, rejected=(), advice=())
+
+
+def budget_from_json(data: Mapping[str, Any]) -> Budget:
+    """The budget whose `asdict` became JSON."""
+    return Budget(**{**data, "workload": _workload(data["workload"]), "chosen": tuple(data["chosen"])})
 
 
 def _rejected_json(item: Rejected) -> dict[str, Any]:

@@ -80,7 +80,6 @@ class Candidate:
     way: tuple[str, ...]
     steps: tuple[Step, ...]
     form: Form
-    work: Work
     cost: Cost
 
 
@@ -265,7 +264,7 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
     begin = reading + values + STARTING_S + rounding_s(form, steps, prices.rates)
     holders += rounding(question, form, steps, holders)
     cost = Cost(holders, stages, begin, ZERO, disk_bytes(form, holders))
-    return Candidate(way, steps, form, work, cost)
+    return Candidate(way, steps, form, cost)
 
 
 def _plan(
@@ -274,5 +273,6 @@ def _plan(
     rejected = [rejected_of(question, best, one) for one in others(best, found, question.budget.memory_bytes)]
     rejected.sort(key=lambda one: one.total_s or 0.0)
     plan = plan_of(question, best.steps, best.form, best.cost, Degradation(0.0, 0.0))
-    notes = (*plan.notes, *(note for step in best.steps for note in step.told(best.work)))
+    work = training_work_of(plan)
+    notes = (*plan.notes, *(note for step in best.steps for note in step.told(work)))
     return replace(plan, notes=notes, rejected=(*rejected, *alone), smallest_bytes=smallest)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pintpot.contract.training import LORA_A, LORA_B, TrainingForm
 from pintpot.errors import UnsupportedModel, need
 from pintpot.model.names import hf_name
 from pintpot.model.spec import Model
-from pintpot.trainer.tensors import write_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, VALUES = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -32,6 +32,8 @@ def check_adapters(model: Model) -> None:
 
 def save_adapters(folder: Path, model: Model, how: TrainingForm, values: Mapping[str, torch.Tensor]) -> None:
     """Both files. Rows of q and k stand as transformers wants them, however the model's own file has them."""
+    from pintpot.trainer.tensors import write_tensors
+
     config = model.part("language").config
     names = {name_of(name, str(config["model_type"])): name for name in values}
     tensors = {theirs: values[ours] for theirs, ours in names.items()}

@@ -3,7 +3,8 @@
 What rests on disk anyway is not written again: the record names its version (`trainer.resting`).
 
 The order of the examples follows from the seed and the step, and no other random number is drawn while learning; so a
-start that was ended, however that was, goes on with the very losses it would have had.
+start that was ended, however that was, goes on with the very losses it would have had. Whoever looks for a checkpoint
+needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.meter.disk import ask_room
-from pintpot.trainer.learned import Learned
 from pintpot.trainer.ranks import ALONE, Ranks
-from pintpot.trainer.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from pintpot.trainer.learned import Learned
 
 VERSION = 2
 FOLDER, STATE, RESTS = "checkpoint", "state.json", "resting.bin"
@@ -74,6 +74,8 @@ class Checkpoints:
 
     def load(self, learned: Learned) -> Progressed:
         """Puts what was learned back, and says how far it is. Raises BadFile for a damaged file."""
+        from pintpot.trainer.tensors import read_tensors
+
         state = self._state()
         if state is None:
             return Progressed()
@@ -92,6 +94,10 @@ class Checkpoints:
 
         Raises DiskTooSmall before anything is written that would not fit.
         """
+        import torch
+
+        from pintpot.trainer.tensors import write_tensors
+
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors, resting = learned.tensors(), learned.resting
         # All processes write at once, and about as much.

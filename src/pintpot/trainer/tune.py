@@ -18,7 +18,6 @@ from pintpot.trainer.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from pintpot.contract.step import Step
-    from pintpot.machine.spec import Machine
     from pintpot.model.spec import Model
     from pintpot.trainer.loop import Event, Examples, Task
 
@@ -223,32 +222,22 @@ def _run(
 ) -> Tuned:
     from pintpot.meter.disk import ask_room
     from pintpot.trainer.checkpoint import Checkpoints, kept_bytes
-    from pintpot.trainer.teaching import teach
+    from pintpot.trainer.planned import planned
 
     checkpoints = Checkpoints(folder, question, ranks)
     kept = checkpoints.plan()
     if kept is None and ranks.number == 0:
-        plan = _plan(model, budget, asks, told[2])
+        plan = planned(model, budget, asks, told[2])
         ranks.told(json.dumps(plan.to_json()))
     else:
         plan = Plan.from_json(kept if kept is not None else json.loads(ranks.told("")))
     if told[0] is not None:
         told[0](plan)
     ask_room(folder, max(0, plan.cost.pack_bytes - kept_bytes(folder)))
+    from pintpot.trainer.teaching import teach
+
     task = task_of(plan, data, settings, ranks)
     return teach(model, plan, checkpoints, task, settings, folder, told[1], ranks, told[2])
-
-
-def _plan(model: Model, budget: Budget, asks: Any, progress: Progress | None) -> Plan:
-    from pintpot.machine.aten import with_torch
-    from pintpot.machine.here import this_machine
-    from pintpot.planner.degradation import shipped_priors
-    from pintpot.planner.question import Question
-    from pintpot.planner.training import make_training_plan
-
-    machine: Machine
-    machine, torch_bytes = with_torch(this_machine(progress=progress), True)
-    return make_training_plan(Question(model, machine, budget, shipped_priors(), torch_bytes=torch_bytes), asks)
 
 
 def task_of(plan: Plan, data: tuple[Examples, Examples], settings: Settings, ranks: Ranks) -> Task:

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pintpot.model.names import hf_name, plus_of
 from pintpot.model.spec import Model
@@ -15,7 +14,9 @@ from pintpot.packer.export.beside import write_beside
 from pintpot.packer.export.config import hf_config
 from pintpot.packer.pack import tokenizer_of
 from pintpot.trainer.adapters import in_halves
-from pintpot.trainer.tensors import Entry, write_entries
+
+if TYPE_CHECKING:
+    import torch
 
 VALUES = "model.safetensors"
 
@@ -31,6 +32,10 @@ def save_whole(folder: Path | None, model: Model, parts: Callable[[str], Iterato
     A weight is asked for its `parts`, rows in their order, when its turn has come to be written, and once; without a
     folder only asked for.
     """
+    import torch
+
+    from pintpot.trainer.tensors import Entry, write_entries
+
     part = model.part("language")
     config, family = part.config, str(part.config["model_type"])
     plus = plus_of(family)
