@@ -10,6 +10,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,16 +121,31 @@ def room(path: str) -> str:
 def imports(file: Path, top: Path) -> Iterator[tuple[int, str]]:
     """Line and dotted name of all that a Python file imports, anywhere in it; `top` is the folder above its package."""
     package = file.relative_to(top).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for line, level, module, name in _read(file)[1]:
+        base = package[: len(package) - level + 1] if level else ()
+        yield line, ".".join([*base, *([module] if module else []), name])
+
+
+@cache
+def _read(file: Path) -> tuple[str, tuple[tuple[int, int, str, str], ...]]:
+    """A Python file, parsed once: its docstring; line, level, module and name of all that it imports."""
+    parsed, found = ast.parse(file.read_text(encoding="utf-8"), filename=str(file)), []
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, 0, "", alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            source = ".".join([*base, *([node.module] if node.module else [])])
-            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            found += [(node.lineno, node.level, node.module or "", alias.name) for alias in node.names]
+        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
             constants = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
-            yield from ((node.lineno, value) for value in constants if isinstance(value, str))
+            found += [(node.lineno, 0, "", value) for value in constants if isinstance(value, str)]
+    return ast.get_docstring(parsed) or "", tuple(found)
+
+
+def _called(node: ast.Call) -> str:
+    """The last name of what is called, "" where it has none."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
 
 
 def uses(path: str, files: set[str]) -> set[str]:
@@ -166,11 +182,11 @@ def first_sentence(path: str) -> str:
     """What a file says of itself first: the docstring or the first comment; "?" where it says nothing."""
     if path in AROUND or path in MUTE:
         return AROUND.get(path) or MUTE[path]
-    text = (ROOT / path).read_text(encoding="utf-8")
     header = Path(path).with_suffix(".h")
     if path.endswith((".py", ".pyi")):
-        text = ast.get_docstring(ast.parse(text)) or ""
+        text = _read(ROOT / path)[0]
     else:
+        text = (ROOT / path).read_text(encoding="utf-8")
         mark = r"//+|/\*+|\*+" if Path(path).suffix in CPP else r"#+|<!--|/\*+"
         comment = re.match(rf"(?:#![^\n]*\n)?((?:\s*(?:{mark})(?: [^\n]*)?\n)+)", text)
         text = re.sub(rf"(?m)^\s*(?:{mark}) ?|\s*(?:-->|\*/)$", "", comment[1]) if comment else ""
@@ -181,6 +197,7 @@ def first_sentence(path: str) -> str:
     return re.sub(r"^[A-Z]{3,}: ", "", sentence) or "?"
 
 
+@cache
 def render() -> str:
     """MAP.md as the tree has it."""
     text, files = HEAD, source_files()
