@@ -65,8 +65,22 @@ def test_memory_by_what_holds_it(model: Model) -> None:
     assert full["optimizer states"] == pytest.approx(8 * values, rel=0.01)
     # Of the last norm alone gradients wait.
     assert full["gradients"] == 4 * K_QUANT.hidden
-    # What each block begins with, what the last one leaves, and the gradients of that.
-    assert lora["kept activations"] == 4 * TRAIN.tokens * K_QUANT.hidden * 6
+    # What each block begins with, what the last one leaves, and the gradients of that; and inside each of four blocks
+    # what two A's give, q, k and v, what the second norm meets, gate and up.
+    inside = 2 * 8 + 256 + 2 * 128 + 256 + 2 * 512
+    assert lora["kept activations"] == 4 * TRAIN.tokens * (K_QUANT.hidden * 6 + 4 * inside)
+
+
+def test_what_stays_is_not_computed_again(model: Model) -> None:
+    most = plan(model)
+    least = plan(model, most.smallest_bytes + 500_000)
+    again = [
+        sum(op.kind == "forward" for op in training_work_of(one).stage("backward").programs[0].ops)
+        for one in (most, least)
+    ]
+    assert "stays=4" in str(most.steps)
+    assert again[0] == 0 < again[1]
+    assert most.cost.step_s.mid < least.cost.step_s.mid
 
 
 def test_less_memory_keeps_fewer_blocks_and_takes_longer(model: Model) -> None:

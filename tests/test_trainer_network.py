@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from learning import HOW, Adapted, drawn_sequences, folder_of, gathering, made
 from tiny import FAMILIES, K_QUANT, Tiny, torch_model, write_gguf
 
-from pintpot.budget import Train
+from pintpot.budget import Train, Workload
 from pintpot.contract.form import source_form
 from pintpot.contract.training import TrainingForm
 from pintpot.errors import Diverged, UnsupportedModel
@@ -23,8 +24,11 @@ from pintpot.kernels.torch.loss import cross_entropy, head_grad
 from pintpot.model.names import hf_name
 from pintpot.model.read import describe
 from pintpot.model.store import Store
+from pintpot.nets._training import training_work
+from pintpot.program.spec import Op
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.normal_float import NormalFloat
+from pintpot.trainer.inside import Inside
 from pintpot.trainer.learned import Learned, Pace
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 from pintpot.trainer.weights import Weights
@@ -122,6 +126,47 @@ def test_how_many_sequences_are_computed_at_once_changes_nothing(folder: Path) -
             found.append(grads)
     for grads in found[1:]:
         assert all(torch.allclose(grad, found[0][name], rtol=1e-3, atol=1e-6) for name, grad in grads.items())
+
+
+@pytest.mark.parametrize("floats", ["f32", "bf16"])
+def test_what_stays_changes_no_bit(folder: Path, floats: str) -> None:
+    """Adapters and every weight, held or lent for a block at a time: blocks are not computed again, and that is all."""
+    sequences = drawn_sequences(3, 40, 384)
+    ways = [replace(HOW, computed_in=floats), TrainingForm(at_once=3, fused=True, computed_in=floats)]
+    for how, held in ((how, held) for how in ways for held in (True, False) if held or how.rank):
+        found = []
+        for stays in (0, 1, 2, 9):
+            with made(folder, replace(how, stays=stays), TRAIN, held=held) as ours:
+                grads: dict[str, torch.Tensor] = {}
+                loss = ours.network.learn(sequences, gathering(grads))
+                found.append((loss, grads))
+        for loss, grads in found[1:]:
+            assert loss == found[0][0]
+            assert grads.keys() == found[0][1].keys()
+            assert all(torch.equal(grad, found[0][1][name]) for name, grad in grads.items())
+
+
+@pytest.mark.parametrize("tiny", DENSE, ids=[f"{tiny.family}-{tiny.seed}" for tiny in DENSE])
+@pytest.mark.parametrize("how", [HOW, TrainingForm(fused=True)], ids=["adapters", "all"])
+def test_what_stays_is_what_was_promised(tmp_path: Path, tiny: Tiny, how: TrainingForm) -> None:
+    at = folder_of(tiny, tmp_path)
+    roles = ("o", "down") if tiny.family == "phi3" else HOW.roles
+    sequences, held = drawn_sequences(3, 40, tiny.vocab), list[int]()
+    how = replace(how, roles=roles if how.rank else (), computed_in="bf16", at_once=2, stays=1)
+    with made(at, how, TRAIN) as ours, pytest.MonkeyPatch.context() as patch:
+        rest = Inside.rest
+
+        def resting(inside: Inside[Op]) -> torch.Tensor:
+            out = rest(inside)
+            held.append(sum(one.nbytes for one in inside.tensors))
+            return out
+
+        patch.setattr(Inside, "rest", resting)
+        ours.network.learn(sequences, gathering({}))
+        work = training_work(ours.model.part("language"), ours.form, Workload(train=TRAIN))
+        forward = work.stage("forward").programs[0]
+    promised = [prod(forward.shape(name)) for op in forward.ops for role, name in op.writes if role == "saved"]
+    assert sum(held) == sum(promised)
 
 
 @pytest.mark.parametrize("source", ["q4_1", "q8_0", "f16"])

@@ -34,7 +34,8 @@ class TrainingForm:
     `only` names the weights that learn, or beside which something does; without it these are all.
     `routing` says, where several adapters stand beside a weight, which of them count.
     `kept`: the inside of every block stays in memory from the way forward to the way back. Where `patch` is not 0
-    convolutions go back by means of so many by so many places.
+    convolutions go back by means of so many by so many places. Of the last blocks that are gone back through the
+    inside of so many `stays`; others are computed again.
     `ranks` processes learn together, and each holds its part of every matrix of a block that is in RAM.
     """
 
@@ -51,6 +52,7 @@ class TrainingForm:
     routing: Routing | None = None
     kept: bool = False
     patch: int = 0
+    stays: int = 0
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainingForm:

@@ -21,6 +21,7 @@ from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
 from pintpot.nets._decoder_blocks import Pass, decoder_blocks
 from pintpot.nets._mixing import mixed
+from pintpot.nets._saved import saved_values, staying_bytes
 from pintpot.program.blocks import BlockOps
 from pintpot.program.spec import Buffer, Extent, Lane, Op, Program, Stage, Work
 
@@ -29,8 +30,6 @@ LOSS_BYTES = 8 << 20
 LEAST_CHUNK = 256
 WITHOUT_GRADIENTS = ("forward", "loss", "forward again", "loss again", "update")
 """The stages of a step that has no gradients: a loss on either side of what learns."""
-MIXED_VALUES = 6
-"""Values of its inside that autograd keeps of a token with an expert: both sides, the gate's slope, what they give."""
 STATES, GRADS, LABELS, MET = "states.grad", ".grad", "targets", "head.met"
 ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS = "adapters", "gradients", "optimizer", "activations"
 
@@ -57,6 +56,7 @@ class _Making:
         self.buffers: dict[str, Buffer] = {}
         self.hidden = self.program.shape(self.blocks[0].x)[-1]
         self.back = self._back_through()
+        self.staying = self.back[max(0, len(self.back) - how.stays) :]
 
     def _back_through(self) -> list[BlockOps]:
         """The blocks that gradients go back through, in the order of the way forward."""
@@ -74,7 +74,7 @@ class _Making:
         forward = Pass([], [])
         forward.add("embed", [Op("forward", self.embed.reads, self.embed.writes, knobs)])
         for block in self.blocks:
-            forward.add(block.name, self._arriving(block, moments=False), self._forward(block, saved=False))
+            forward.add(block.name, self._arriving(block, moments=False), self._forward(block, again=False))
         return self._without_gradients(forward) if self.how.distance else self._with_gradients(forward)
 
     def _without_gradients(self, forward: Pass) -> Work:
@@ -91,8 +91,8 @@ class _Making:
         backward.add("head", self._loss())
         for block in reversed(self.back):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
-            again = self._arriving(block, moments=True), self._forward(block, saved=True)
-            backward.add(block.name, *again, self._backward(block), *ends)
+            again = () if block in self.staying else self._forward(block, again=True)
+            backward.add(block.name, self._arriving(block, moments=True), again, self._backward(block), *ends)
         stages = [self._stage("forward", forward), self._stage("backward", backward)]
         update = Pass([], [])
         waiting = () if self.how.fused else (name for block in self.blocks for name in block.weights)
@@ -194,38 +194,38 @@ class _Making:
         several = (("adapters", routing.count),) if adapted and routing is not None and routing.kind == HEADS else ()
         return (*op.attributes, *own, *several, ("trained", self._changes(op.read_all("weight"))))
 
-    def _forward(self, block: BlockOps, saved: bool) -> Iterator[Op]:
+    def _forward(self, block: BlockOps, again: bool) -> Iterator[Op]:
+        """A block's ops: as they pass, or with what their way back needs, which follows, or for which it stays."""
         for op in block.ops:
             out = str(op.write("out"))
             writes = [("out", out)]
             if out != block.out:
                 width = self.program.shape(out)[-1]
                 self._put(out, ("rows", width), "f32", "buffers", "step")
-            if saved:
-                name = f"{block.name}.{op.kind}.{out}.saved"
-                writes.append(("saved", self._put(name, ("rows", self._saved(op)), "f32", "buffers", "step")))
+            if again or block in self.staying:
+                writes += self._saved(op, block)
             yield Op("forward", self._wired(op), tuple(writes), self._knobs(op))
 
-    def _saved(self, op: Op) -> int:
-        """Values for each row that autograd keeps of an op beside its input and output."""
-        half = self.how.computed_in == "bf16"
-        if op.kind == "attend":
-            width = op.get("head_dim") * (op.get("heads") + 2 * op.get("kv_heads"))
-            computed = 4 * op.get("heads") * op.get("head_dim")
-            return 2 * int(width) + int(computed) // (1 + half)
-        outputs, inputs = self.weights.by_name[op.read_all("weight")[0]].shape
-        if op.kind == "mixture":
-            each = MIXED_VALUES * op.get("chosen") + 4 + half
-            return int(inputs * (2 + half) + outputs * each)
-        normed = {"rmsnorm": 2, "swiglu": 2, "geglu": 3}.get(str(op.get("prologue", "none")), 0)
-        return int(inputs * (normed + (1 if half else 0)))
+    def _saved(self, op: Op, block: BlockOps) -> list[tuple[str, str]]:
+        """The buffer of what the way back needs of an op: for as long as a block is computed, or all the way."""
+        if block not in self.staying:
+            return [("saved", self._passing(op, block))]
+        each, name = staying_bytes(op, block, self.weights, self.how), f"{block.name}.{op.write('out')}.stays"
+        return [("saved", self._put(name, ("tokens", each), "uint8", ACTIVATIONS, "session"))] if each else []
+
+    def _passing(self, op: Op, block: BlockOps) -> str:
+        shape = "rows", saved_values(op, self.weights, self.how)
+        return self._put(f"{block.name}.{op.kind}.{op.write('out')}.saved", shape, "f32", "buffers", "step")
 
     def _backward(self, block: BlockOps) -> Iterator[Op]:
         for op in reversed(block.ops):
             out, x = str(op.write("out")), str(op.read("x") or op.read("qkv"))
-            saved = f"{block.name}.{op.kind}.{out}.saved"
-            reads = [*self._wired(op), ("saved", saved), ("grad", STATES if out == block.out else self._grad(out))]
+            # Of a block that stays nothing is there but what was saved.
+            gone = {one.write("out") for one in block.ops if block in self.staying}
+            wired = [(role, name) for role, name in self._wired(op) if name not in gone]
+            reads = [*wired, *self._saved(op, block), ("grad", STATES if out == block.out else self._grad(out))]
             writes = [("grad", STATES if x == block.x else self._grad(x))]
+            writes += [("passing", self._passing(op, block))] if block in self.staying else []
             for name in op.read_all("weight"):
                 writes += [("grad", own + GRADS) for own in self.how.trained(self.weights.by_name[name])]
             yield Op("backward", tuple(reads), tuple(writes), self._knobs(op))

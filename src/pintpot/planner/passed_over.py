@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from pintpot.contract.step import Step
 from pintpot.planner.assess import shortfall_of_memory
+from pintpot.planner.candidate import Candidate
 from pintpot.planner.methods import BESIDE
 from pintpot.planner.plan import Rejected
 from pintpot.planner.question import Question
-
-if TYPE_CHECKING:
-    from pintpot.planner.training import Candidate
 
 
 def others(best: Candidate, found: Sequence[Candidate], memory: int) -> Iterator[Candidate]:

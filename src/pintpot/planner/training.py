@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 from pintpot.budget import Train, Workload
@@ -19,8 +20,10 @@ from pintpot.model.spec import Model, Part
 from pintpot.nets._module_training import classifies, module_work, pictures_at_once
 from pintpot.nets._training import training_work
 from pintpot.planner.assess import plan_of
+from pintpot.planner.candidate import Candidate
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
+from pintpot.planner.keeping import staying
 from pintpot.planner.methods import METHODS, ZEROTH, learning, ways_of
 from pintpot.planner.passed_over import others, rejected_of
 from pintpot.planner.plan import Degradation, Plan, Rejected
@@ -71,16 +74,6 @@ class Asked:
         need(self.method in ways, f"no method {self.method!r}; there are {', '.join(ways)}", UsageError)
         kinds = ("auto", "float32", "bf16")
         need(self.arithmetic in kinds, f"no arithmetic {self.arithmetic!r}; {', '.join(kinds)}", UsageError)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to learn, priced. Of equal `way` they teach the same, some faster and some in less memory."""
-
-    way: tuple[str, ...]
-    steps: tuple[Step, ...]
-    form: Form
-    cost: Cost
 
 
 def make_training_plan(question: Question, asked: Asked) -> Plan:
@@ -224,6 +217,7 @@ def _placed(
 
     memory, whole = question.budget.memory_bytes, at(most)
     if stays and float_bytes(form, changed=False) == 0:
+        yield from staying(whole, partial(_priced, question, asked, way), source, memory)
         yield whole
         return
     best = least = at(0)
@@ -239,6 +233,8 @@ def _placed(
                 low, best = middle, tried
             else:
                 high = middle - 1
+    if best.cost.memory_high <= memory:
+        yield from staying(best, partial(_priced, question, asked, way), source, memory)
     if best is not least:
         yield best
     # The least that this choice can do with, be it for the refusal.

@@ -18,7 +18,8 @@ from pintpot.kernels.torch.going import Call, Memory, Targets, call_of, constant
 from pintpot.model.spec import Part
 from pintpot.nets.adapted import constant_name
 from pintpot.program.spec import Work
-from pintpot.trainer.blocks import Block, Inside, Passage, Update, through
+from pintpot.trainer.blocks import Passage, Update
+from pintpot.trainer.inside import Block, Inside, through
 from pintpot.trainer.learned import Learned, add_grads
 from pintpot.trainer.pictures import NO_LABEL, Pictures
 from pintpot.trainer.weights import Weights

@@ -11,7 +11,7 @@ Of a vocabulary that learns gradients exist for some rows at a time, last of all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -28,8 +28,9 @@ from pintpot.kernels.torch.room import room
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
-from pintpot.trainer.blocks import Block, Inside, Passage, Run, Update, through
+from pintpot.trainer.blocks import Passage, Update, learning_in
 from pintpot.trainer.head import Head, head_of, tile_rows
+from pintpot.trainer.inside import Block, Inside, Run, through
 from pintpot.trainer.learned import Learned, add_grads
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 from pintpot.trainer.weights import DTYPES, Weights
@@ -87,7 +88,7 @@ class Network:
 
     def _pulled(self, grads: torch.Tensor, after: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:
         """Gradients of the states after a block, with what the tutor adds; `wanted` loses its last ones."""
-        more = self._tutor.pulled(after, wanted.pop()) if wanted else None
+        more = self._tutor.pulled(after.float(), wanted.pop()) if wanted else None
         return grads if more is None else more.add_(grads)
 
     def learn(self, sequences: Sequences, update: Update, resting: frozenset[str] = frozenset()) -> float:
@@ -98,13 +99,24 @@ class Network:
         """
         wanted = [] if self._teacher is None else self._teacher.passed(sequences)
         back = self._back_through(resting)
-        kept = self._room(len(back), sequences.tokens.size)
+        # Below the last of them nobody wants gradients, unless what is looked up learns.
+        last = None if self._embed.read("weight") in self._changes or not back else back[0]
+        again = back[: max(0, len(back) - (self._how.stays if self._how else 0))]
+        kept, insides = self._room(len(back), sequences.tokens.size), dict[str, list[Inside[Op]]]()
         with torch.no_grad():
             states = self._embedded(sequences)
             for block, memory in self._passage.passing(self.blocks):
                 if block in back:
-                    kept[back.index(block)] = states
-                states = self._through(block, memory, states, sequences)
+                    begun = kept[back.index(block)]
+                    begun.copy_(states)
+                    if begun.dtype != states.dtype:
+                        states.copy_(begun)  # so that whoever computes it again begins with the same
+                if block in back and block not in again:
+                    learns = learning_in(block, resting)
+                    found = list(self._insides(block, memory, begun, sequences, (learns, block is not last), True))
+                    states, insides[block.name] = _joined([inside.rest() for inside in found]), found
+                else:
+                    states = self._through(block, memory, states, sequences)
         loss, grads, head = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
@@ -113,8 +125,10 @@ class Network:
 
         def go(block: Block[Op], memory: Memory, learns: tuple[str, ...]) -> dict[str, torch.Tensor]:
             nonlocal grads, after
-            grads, after = self._pulled(grads, after, wanted), kept[back.index(block)].float()
-            grads, own = self._back(block, memory, after, grads, (sequences, learns))
+            grads, after = self._pulled(grads, after, wanted), kept[back.index(block)]
+            asked = learns, block is not last
+            found = insides.pop(block.name, None) or self._insides(block, memory, after, sequences, asked)
+            grads, own = self._back(memory, grads, found)
             return own
 
         self._passage.back(back, resting, update, go)
@@ -166,24 +180,31 @@ class Network:
         return out
 
     def _back(
+        self, memory: Memory, grads: torch.Tensor, insides: Iterable[Inside[Op]]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Gradients of what a block began with, and of what learns in it."""
+        before, found, first = room(tuple(grads.shape)), dict[str, torch.Tensor](), 0
+        for inside in insides:
+            rows = slice(first, first := first + inside.num_rows)
+            share = inside.num_rows / len(grads)
+            passed, made = inside.back(memory, grads[rows], share)
+            if passed is not None:
+                before[rows] = passed
+            add_grads(found, made.items(), share == self.ranks.count)
+        return before, found
+
+    def _insides(
         self,
         block: Block[Op],
         memory: Memory,
         states: torch.Tensor,
-        grads: torch.Tensor,
-        taught: tuple[Sequences, tuple[str, ...]],
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Gradients of what a block began with, and of what learns in it: of these sequences, by these names."""
-        sequences, learns = taught
-        before, found = room(tuple(states.shape)), dict[str, torch.Tensor]()
+        sequences: Sequences,
+        asked: tuple[Sequence[str], bool],
+        stays: bool = False,
+    ) -> Iterator[Inside[Op]]:
+        """The inside of a block, some sequences at a time; `asked` and `stays` as `Inside` has them."""
         for rows, batch in self._parts(sequences):
-            inside = Inside(block, memory, states[rows], _running(batch), (learns, True))
-            passed, made = inside.back(memory, grads[rows], batch.num_sequences / len(sequences))
-            if passed is not None:
-                before[rows] = passed
-            alone = batch.num_sequences == len(sequences) * self.ranks.count
-            add_grads(found, made.items(), alone)
-        return before, found
+            yield Inside(block, memory, states[rows], _running(batch), asked, stays)
 
     def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, Head]:
         """The mean loss, its gradients by the states after the last block, and what those of the head are made of."""
@@ -231,6 +252,10 @@ class Network:
             if not bool(torch.isfinite(after).all()):
                 return f"{block} is the first that gave a value which is no number"
         return "every block gave numbers, so it is the head"
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _asked(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:

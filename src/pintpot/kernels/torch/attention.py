@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from pintpot.kernels.torch.room import copied, room
+
 SCORES = 1 << 20
 """Scores of all heads that are computed at a time."""
 LEAST = 16
@@ -20,7 +22,7 @@ LEAST = 16
 
 @dataclass(frozen=True)
 class Heads:
-    """`angles` [B, S, rope_dim], cosines and sines by which q and k are turned (`layout`: "half", "interleaved").
+    """`angles` makes [B, S, rope_dim], cosines and sines by which q and k are turned (`layout`: "half", "interleaved").
 
     `hidden` makes what is added to scores, [B or 1, 1, S, S], or None where everything earlier is seen. `scale`
     multiplies scores.
@@ -29,7 +31,7 @@ class Heads:
     heads: int
     kv_heads: int
     scale: float
-    angles: torch.Tensor
+    angles: Callable[[], torch.Tensor]
     layout: str
     hidden: Callable[[], torch.Tensor | None]
 
@@ -45,7 +47,7 @@ def turned(x: torch.Tensor, angles: torch.Tensor, layout: str, back: bool = Fals
     half = angles.shape[-1] // 2
     cos, sin = angles[:, :, None, :half], angles[:, :, None, half:]
     first, second = _halves(layout, half)
-    values, out = x.float(), x.new_empty(x.shape, dtype=torch.float32)
+    values, out = copied(x, torch.float32), room(tuple(x.shape))
     one, two = values[..., first], values[..., second]
     sin = -sin if back else sin
     torch.mul(one, cos, out=out[..., first]).addcmul_(two, sin, value=-1)
@@ -67,13 +69,15 @@ class _Turned:
     def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> None:
         (self._count, self._length, _, self._columns), self._how, self._dtype = q.shape, how, v.dtype
         self._groups, self._hidden = how.heads // how.kv_heads, how.hidden()
-        self.q = self.apart(turned(q, how.angles, how.layout).mul_(how.scale))
-        self.k = self.apart(turned(k, how.angles, how.layout))[:, 0]
+        self._angles = how.angles()
+        self.q = self.apart(turned(q, self._angles, how.layout).mul_(how.scale))
+        self.k = self.apart(turned(k, self._angles, how.layout))[:, 0]
         self.v = self.apart(v)[:, 0]
 
     def apart(self, x: torch.Tensor) -> torch.Tensor:
         """[B, S, n KV, hd] as [B KV, n, S, hd]."""
-        heads = x.transpose(1, 2).contiguous()
+        heads = x.transpose(1, 2)
+        heads = room(tuple(heads.shape), x.dtype).copy_(heads)
         return heads.view(self._count * self._how.kv_heads, -1, self._length, self._columns)
 
     def together(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,16 +113,16 @@ class _Turned:
 
     def forward(self) -> torch.Tensor:
         """What every query is given: [B, S, H, hd]."""
-        out = torch.empty_like(self.q, dtype=self._dtype)
+        out = room(tuple(self.q.shape), self._dtype)
         for tile, seen in self.tiles():
             out[:, :, tile] = self.heads(self.shares(tile, seen).to(self._dtype) @ self.v[:, :seen])
         return self.together(out)
 
     def back(self, grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From gradients [B, S, H, hd] those of q, k and v, of their shapes and in their dtype."""
-        by_q, by_k, by_v = torch.empty_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.k)
-        wanted = self.apart(grads.to(self._dtype))
-        near_q, near_k = self.q.to(self._dtype), self.k.to(self._dtype)
+        by_q, by_k, by_v = room(tuple(self.q.shape)), torch.zeros_like(self.k), torch.zeros_like(self.k)
+        wanted = self.apart(copied(grads, self._dtype))
+        near_q, near_k = copied(self.q, self._dtype), copied(self.k, self._dtype)
         for tile, seen in self.tiles():
             own, shares = self.rows(wanted, tile), self.shares(tile, seen)
             _add(by_v[:, :seen], shares.to(self._dtype).transpose(1, 2), own)
@@ -127,8 +131,8 @@ class _Turned:
             by_q[:, :, tile] = self.heads(pulled @ near_k[:, :seen])
             _add(by_k[:, :seen], pulled.transpose(1, 2), self.rows(near_q, tile))
         by_q.mul_(self._how.scale)
-        turns = (turned(self.together(one), self._how.angles, self._how.layout, back=True) for one in (by_q, by_k))
-        first, second = (one.to(self._dtype) for one in turns)
+        turns = (turned(self.together(one), self._angles, self._how.layout, back=True) for one in (by_q, by_k))
+        first, second = (copied(one, self._dtype) for one in turns)
         return first, second, self.together(by_v).to(self._dtype)
 
 
@@ -145,7 +149,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.how = how
-        return _Turned(q, k, v, how).forward().contiguous()
+        given = _Turned(q, k, v, how).forward()
+        return room(tuple(given.shape), given.dtype).copy_(given)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -18,7 +18,7 @@ from pintpot.errors import UnsupportedModel, need
 from pintpot.kernels.torch.adapters import added, alone
 from pintpot.kernels.torch.attention import Heads, attention
 from pintpot.kernels.torch.products import Beside, products
-from pintpot.kernels.torch.rows import Remake, gated, gated_again, normed, normed_again
+from pintpot.kernels.torch.rows import Remake, gated, gated_again, joined, normed, normed_again
 from pintpot.program.spec import Op
 
 Memory = dict[str, torch.Tensor]
@@ -89,7 +89,7 @@ def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
         return made
     whole = made[0] if len(made) == 1 else torch.cat(made, dim=-1)
     whole = whole if after is None else rms_norm(whole, memory[after], op.get("eps"))
-    return (whole if residual is None else whole + memory[residual],)
+    return (whole if residual is None else joined(whole, memory[residual]),)
 
 
 def _more(out: torch.Tensor, name: str, rows: torch.Tensor, memory: Memory, batch: Batch) -> torch.Tensor:
@@ -125,7 +125,7 @@ def attend(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
         one if name is None else normed(one, memory[name], op.get("eps"), one.dtype)
         for one, name in zip((q, k), names, strict=True)
     )
-    angles = memory[str(op.read("rope"))][batch.positions]
+    angles = partial(_rows, memory[str(op.read("rope"))], batch.positions)
     how = Heads(
         heads,
         op.get("kv_heads"),
@@ -135,6 +135,10 @@ def attend(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
         partial(hidden, batch, op.get("window", 0)),
     )
     return (attention(q, k, v, how).view(-1, heads * head_dim),)
+
+
+def _rows(table: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    return table[at]
 
 
 def hidden(batch: Batch, window: int) -> torch.Tensor | None:

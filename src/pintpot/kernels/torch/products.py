@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pintpot.kernels.torch.room import room
+from pintpot.kernels.torch.room import copied, room
 from pintpot.kernels.torch.rows import Remake
 from pintpot.kernels.torch.two_four import two_of_four
 
@@ -63,11 +63,11 @@ class _Products(torch.autograd.Function):
         count = len(beside.names)
         sides, inner = others[count:], []
         made = [times(rows, beside.lent[name].T) for name in beside.names]
-        exact = rows.float() if any(side is not None for side in sides) else rows
+        exact = copied(rows, torch.float32) if any(side is not None for side in sides) else rows
         for out, a, b in zip(made, sides[::2], sides[1::2], strict=True):
             if a is not None and b is not None:
-                inner.append(exact @ a.T)
-                out.add_((inner[-1] @ b.T).mul_(beside.scale))
+                inner.append(times(exact, a.T))
+                out.add_(times(inner[-1], b.T).mul_(beside.scale))
         kept: tuple[torch.Tensor, ...] = ()
         if any(one is not None for one in others):
             kept = (rows,) if beside.remake is None else beside.remake.tensors
@@ -80,7 +80,8 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         beside, count = ctx.beside, len(ctx.beside.names)
-        sides, rest = ctx.saved_tensors[: 2 * count], list(ctx.saved_tensors[2 * count :])
+        saved = ctx.saved_tensors
+        sides, rest = saved[: 2 * count], list(saved[2 * count :])
         wanted = ctx.needs_input_grad
         kept, rows = rest[ctx.num_inner :], None
         if any(wanted[2:]):
@@ -127,9 +128,9 @@ class _Back:
         if grad is None or self._rows is None:
             return None, None
         if self._exact is None:
-            self._exact = self._rows.float()
-        exact = grad.float()
-        narrow = (exact @ b).mul_(self._beside.scale)
+            self._exact = copied(self._rows, torch.float32)
+        exact = copied(grad, torch.float32)
+        narrow = times(exact, b).mul_(self._beside.scale)
         if self.total is not None:
-            self.total.add_(narrow @ a)
+            self.total.add_(times(narrow, a))
         return narrow.T @ self._exact, (exact.T @ inner).mul_(self._beside.scale)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pintpot.kernels.torch.room import room
+from pintpot.kernels.torch.room import copied, room
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ def gated(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     return given
 
 
+def joined(made: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """What was made of states [T, D], in whatever dtype, added to them."""
+    given: torch.Tensor = _Joined.apply(made, states)  # type: ignore[no-untyped-call]
+    return given
+
+
 def normed_again(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> Remake:
     """What makes such rows without a way back."""
     return Remake(partial(_norm, eps=eps, dtype=dtype), (x.detach(), weight.detach()))
@@ -51,8 +57,8 @@ def _roots(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
-    x = x.float()
-    return torch.mul(x, _roots(x, eps), out=_like(x)).mul_(weight).to(dtype)
+    x = copied(x, torch.float32)
+    return copied(torch.mul(x, _roots(x, eps), out=_like(x)).mul_(weight), dtype)
 
 
 def _gate(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
@@ -82,17 +88,29 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        values = x.float()
+        values = copied(x, torch.float32)
         root = _roots(values, ctx.eps)
-        values, grad = values * root, grads[0].float()
+        values, grad = torch.mul(values, root, out=_like(values)), copied(grads[0], torch.float32)
         by_weight = None
         if ctx.needs_input_grad[1]:
-            by_weight = (grad * values).view(-1, len(weight)).sum(dim=0)
+            by_weight = torch.mul(grad, values, out=_like(grad)).view(-1, len(weight)).sum(dim=0)
         if not ctx.needs_input_grad[0]:
             return None, by_weight, None, None
-        grad = grad * weight
-        grad.sub_(values.mul_((grad * values).mean(dim=-1, keepdim=True))).mul_(root)
-        return grad.to(x.dtype), by_weight, None, None
+        grad = torch.mul(grad, weight, out=_like(grad))
+        means = torch.mul(grad, values, out=_like(grad)).mean(dim=-1, keepdim=True)
+        grad.sub_(values.mul_(means)).mul_(root)
+        return copied(grad, x.dtype), by_weight, None, None
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, made: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        ctx.dtype = made.dtype
+        return torch.add(states, made, out=_like(states))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return copied(grads[0], ctx.dtype), grads[0]
 
 
 class _Gated(torch.autograd.Function):
