@@ -6,7 +6,11 @@
 A run that nobody disturbs comes first. The same is then killed (SIGKILL) while it starts, learns, writes a checkpoint,
 or writes what it leaves, and started again each time; where it comes to its end it is compared, and begins anew until
 all kills are done. Losses of every step, what was held out, and all files have to be equal. On the way "disk" every
-weight learns in the smallest budget: blocks rest on disk with their means, and are written behind all the time.
+weight learns in the smallest budget: blocks rest on disk with their means, and are written behind all the time. On
+the way "together" two processes learn under `torchrun`: killed are all, one of them, or the starter, in turn.
+
+Starts that are killed are forks of one process that has imported everything, or most of the time would go into that;
+the run that nobody disturbs and the last start of each way are processes of their own.
 """
 
 from __future__ import annotations
@@ -22,19 +26,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from bench import OUT, Case, Record, cli, parser, whisper
-from killing import kill, learned_files, moments, told
+from forking import Forks
+from killing import Run, Together, kill, learned_files, moments, told
 from tiny import Tiny, write_hf
 
 from pintpot.errors import PintpotError, need
-from pintpot.trainer.tune import RECEIPT
+from pintpot.proof.learning_report import REPORT
+from pintpot.trainer.receipt import RECEIPT
 
 WAYS = {
     "lora": ("--method", "lora", "--targets", "q,k,v,o,down"),
     "qlora": ("--method", "qlora", "--arithmetic", "bf16"),
     "full": ("--method", "full"),
     "zeroth": ("--method", "zeroth"),
+    "together": ("--method", "full", "--arithmetic", "float32"),
     "disk": ("--method", "full", "--arithmetic", "float32"),
 }
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WHOM = ("all", "one", "starter")
 MODEL = Tiny(family="qwen2", heads=4, kv_heads=2, layers=4, tied=True)
 WIDE, FEWER = Tiny(family="qwen2", hidden=256, heads=4, kv_heads=2, layers=16, intermediate=1024, tied=True), 5
 """What rests on disk: blocks that are larger together than those that pass by; a fifth of the steps."""
@@ -60,18 +69,27 @@ def smallest(command: list[str]) -> tuple[str, ...]:
     return ("--memory", "".join(found.groups())) if found else ()
 
 
-def survived(way: str, knobs: tuple[str, ...], number: int, steps: int, seed: int) -> Case:
+def survived(forks: Forks, way: str, number: int, steps: int, seed: int) -> Case:
     """Kill one way to learn so many times, and compare."""
     place = OUT / "kills" / way
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    away = way == "disk"
+    away, knobs = way == "disk", WAYS[way]
     model, data = model_and_data(place, WIDE if away else MODEL)
-    asked = ("--steps", str(steps // FEWER if away else steps), "--length", "48", "--checkpoint", "1", "--threads", "1")
+    steps = steps // FEWER if away else steps
+    asked = ("--steps", str(steps), "--length", "48", "--checkpoint", "1", "--threads", "1")
     room = smallest(cli("tune", model, data, "-o", str(place / "none"), *knobs, *asked)) if away else ()
 
+    def arguments(folder: Path) -> list[str]:
+        return ["tune", model, data, "-o", str(folder), *knobs, *asked, *room, "-q"]
+
     def command(folder: Path) -> list[str]:
-        return cli("tune", model, data, "-o", str(folder), *knobs, *asked, *room, "-q")
+        return [*(TORCHRUN if way == "together" else [sys.executable]), "-m", "pintpot", *arguments(folder)]
+
+    def begin() -> Run:
+        if way == "together":
+            return Together(command(folder), WHOM[len(left) % len(WHOM)])
+        return forks.start(*arguments(folder))
 
     subprocess.run(command(place / "whole"), check=True, stdout=subprocess.DEVNULL)
     due, facts = learned_files(place / "whole"), told(place / "whole")
@@ -83,11 +101,13 @@ def survived(way: str, knobs: tuple[str, ...], number: int, steps: int, seed: in
         wrong.extend(name for name in due if learned_files(folder).get(name) != due[name])
         wrong.extend(name for name in learned_files(folder) if name not in due)
         wrong.extend(key for key, value in facts.items() if told(folder)[key] != value)
+        wrong.extend([] if (folder / REPORT).exists() else [REPORT])
         shutil.rmtree(folder)
 
     while left:
-        found = kill(command(folder), folder, left[0])
-        if found is None:
+        found = kill(begin, folder, left[0], steps)
+        if found is None or (found.step < 0 and (folder / RECEIPT).exists()):
+            # By itself, or killed when it had said all and was about to go.
             ends += 1
             compare()
             continue
@@ -100,6 +120,18 @@ def survived(way: str, knobs: tuple[str, ...], number: int, steps: int, seed: in
     return {"kills": dict(seen), "torn": torn, "ends": ends + 1, "wrong": wrong, "passed": passed}
 
 
+def judge(record: Record, way: str, number: int, found: Case) -> None:
+    """What came of one way, as soon as it is there."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found["kills"].items())
+    record.say(f"{way}: killed {kinds}; {found['torn']} left a file that was not whole; {found['ends']} ends")
+    if way == "disk":
+        read, written = found["passed"]
+        moved = f"{read / 1e6:.0f} and {written / 1e6:.0f}"
+        record.verdict("disk: MB read and written a step", moved, "more than none", min(read, written) > 0)
+    differ = ", ".join(dict.fromkeys(found["wrong"])) or "nothing"
+    record.verdict(f"{way}, {number} kills: what differs", differ, "nothing", not found["wrong"])
+
+
 def main() -> int:
     options = parser(__doc__)
     options.add_argument("--kills", type=int, default=20)
@@ -108,17 +140,11 @@ def main() -> int:
     options.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
     given = options.parse_args()
     record = Record("kills", fresh=given.fresh)
-    for way in given.ways:
-        key = f"{way} {given.kills} {given.steps} {given.seed}"
-        found = record.case(key, lambda way=way: survived(way, WAYS[way], given.kills, given.steps, given.seed))
-        kinds = ", ".join(f"{count} {kind}" for kind, count in found["kills"].items())
-        record.say(f"{way}: killed {kinds}; {found['torn']} left a file that was not whole; {found['ends']} ends")
-        if way == "disk":
-            read, written = found["passed"]
-            moved = f"{read / 1e6:.0f} and {written / 1e6:.0f}"
-            record.verdict("disk: MB read and written a step", moved, "more than none", min(read, written) > 0)
-        differ = ", ".join(dict.fromkeys(found["wrong"])) or "nothing"
-        record.verdict(f"{way}, {given.kills} kills: what differs", differ, "nothing", not found["wrong"])
+    with Forks() as forks:
+        for way in given.ways:
+            key = f"{way} {given.kills} {given.steps} {given.seed}"
+            found = record.case(key, lambda way=way: survived(forks, way, given.kills, given.steps, given.seed))
+            judge(record, way, given.kills, found)
     return record.finish()
 
 

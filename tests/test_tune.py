@@ -15,9 +15,10 @@ import torch
 from tiny import Tiny, torch_model, torch_model_of_gguf, write_gguf, write_hf
 
 import pintpot
-from pintpot.errors import DiskTooSmall, Diverged, DoesNotFit, UsageError
+from pintpot.errors import DiskTooSmall, Diverged, DoesNotFit, InUse, UsageError
 from pintpot.model.read import describe
 from pintpot.model.tokens import Tokenizer, from_folder
+from pintpot.trainer.checkpoint import held
 from pintpot.trainer.loop import Event
 from pintpot.trainer.reading import read_sequences
 from pintpot.trainer.tune import Settings
@@ -198,14 +199,22 @@ def test_a_disk_that_fills_up_meanwhile_is_seen_before_a_checkpoint_is_cut_short
     assert tuned(place, "filled", settings=Settings(checkpoint=2)).began_at == 2
 
 
+def test_one_process_learns_into_a_folder_at_a_time(place: Path) -> None:
+    with held(place / "held"), pytest.raises(InUse, match="in use by another process"):
+        tuned(place, "held")
+    assert not (place / "held").exists()
+
+
 def test_an_end_without_a_receipt_comes_again(
     place: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended after the receipt, before the checkpoint was gone: the same command ends it."""
+    """Ended after the receipt, before the checkpoint was gone: the same command ends it, and tells it again."""
+    told: list[pintpot.Tuned] = []
     with monkeypatch.context() as patched:
         patched.setattr("pintpot.trainer.teaching.Checkpoints.clear", lambda self: None)
-        first = tuned(place, "twice", settings=Settings(learning_rate=0.01))
-    again = tuned(place, "twice", settings=Settings(learning_rate=0.01))
+        first = tuned(place, "twice", settings=Settings(learning_rate=0.01), left=told.append)
+    again = tuned(place, "twice", settings=Settings(learning_rate=0.01), left=told.append)
+    assert told == [first, again]
     assert (again.began_at, again.losses, again.asked) == (6, first.losses, first.asked)
     assert again.tokens_per_s == 0
     assert not (place / "twice" / "checkpoint").exists()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killing import Moment, Together, kill, learned_files
 from safetensors.numpy import load_file
 from tiny import Tiny, write_hf
 
@@ -26,12 +28,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return at
 
 
-def started(at: Path, out: str, *more: str, count: int) -> subprocess.CompletedProcess[str]:
+def command_of(at: Path, out: str, *more: str, count: int) -> list[str]:
     begin = [*TORCHRUN, "-m", "pintpot"] if count == 2 else [sys.executable, "-m", "pintpot"]
-    command = [*begin, "tune", str(at / "m"), str(at / "d.jsonl"), "-o", str(at / out), *SHORT, *more, "--json"]
-    return subprocess.run(command, capture_output=True, text=True)
+    return [*begin, "tune", str(at / "m"), str(at / "d.jsonl"), "-o", str(at / out), *SHORT, *more, "--json"]
 
 
+def started(at: Path, out: str, *more: str, count: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command_of(at, out, *more, count=count), capture_output=True, text=True)
+
+
+@cache
 def learned(at: Path, out: str, *more: str, count: int) -> dict[str, Any]:
     done = started(at, out, *more, count=count)
     assert done.returncode == 0, done.stderr
@@ -52,6 +58,17 @@ def test_two_processes_learn_what_one_does(place: Path, method: str, file: str) 
     )
     assert any("FullySharded" in str(step) for step in two["plan"]["steps"])
     assert two["measured"]["peak_bytes"] <= two["promised"]["memory_bytes"][1]
+
+
+def test_both_processes_are_killed_and_a_second_start_changes_no_bit(place: Path) -> None:
+    more, folder = ("--method", "full"), place / "killed"
+    whole, command = learned(place, "full2", *more, count=2), command_of(place, "killed", *more, count=2)
+    found = kill(partial(Together, [*command, "--checkpoint", "1"]), folder, Moment("learning", 0.01, 0.5), steps=6)
+    assert found is not None, "it ended before it could be killed"
+    again = learned(place, "killed", *more, "--checkpoint", "1", count=2)
+    assert again["measured"]["began_at_step"] == found.step >= 3
+    assert (again["losses"], again["asked"]) == (whole["losses"], whole["asked"])
+    assert learned_files(folder) == learned_files(place / "full2")
 
 
 def test_what_cannot_be_is_said_once_and_ends_all(place: Path) -> None:

@@ -166,9 +166,10 @@ def tune_command(
     refused there.
     """
     import pintpot
-    from pintpot.proof.learning_report import write_learning_report
+    from pintpot.proof.learning_report import REPORT, write_learning_report
     from pintpot.trainer.ranks import joined
-    from pintpot.trainer.tune import Settings, receipt
+    from pintpot.trainer.receipt import receipt
+    from pintpot.trainer.tune import Settings
 
     settings = Settings(**{field.name: asked.pop(field.name) for field in fields(Settings) if field.name in asked})
     if machine is not None:
@@ -178,11 +179,12 @@ def tune_command(
     with joined() as ranks, terminal.progress() as progress:
         tuned = pintpot.tune(
             model, data, settings=settings, progress=progress, ready=lambda plan: _ready(terminal, plan),
-            happened=lambda event: _happened(terminal, progress, event), ranks=ranks, **asked,
+            happened=lambda event: _happened(terminal, progress, event), left=write_learning_report, ranks=ranks,
+            **asked,
         )  # fmt: skip
     if ranks.number:
         return
-    report = write_learning_report(tuned)
+    report = tuned.folder / REPORT
     if terminal.as_json:
         terminal.data({**receipt(tuned), "report": report})
     else:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pintpot.errors import BadFile, BadInput, UsageError, need
 from pintpot.meter.disk import ask_room
+from pintpot.packer.locks import alone
 from pintpot.trainer.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -155,6 +157,27 @@ class Checkpoints:
         known = isinstance(state, dict) and state.get("pintpot_checkpoint") == VERSION and "plan" in state
         need(known, f"{path} is no checkpoint that this version reads; remove {self._folder}", BadFile)
         return dict(state)
+
+
+@contextmanager
+def held(folder: Path, ranks: Ranks = ALONE) -> Iterator[None]:
+    """Nobody else learns into a folder meanwhile; it is made, and gone again where nothing came into it.
+
+    Of several processes the first holds it. Raises InUse while somebody else does, BadInput where it cannot be made.
+    """
+    if ranks.number:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be made: {error.strerror}") from error
+    with alone(folder):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def begun(folder: Path) -> bool:

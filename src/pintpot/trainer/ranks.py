@@ -11,7 +11,10 @@ those on a GPU by NCCL.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 _ENDED = "pintpot/ended"
+_PR_SET_PDEATHSIG = 1
 
 
 class Ranks(ABC):
@@ -144,8 +148,8 @@ class Together(Ranks):
 def joined() -> Iterator[Ranks]:
     """The processes of this run, for as long as they work together.
 
-    Where one of them fails it raises its error, and all others EndedElsewhere. Raises UsageError where PyTorch has no
-    torch.distributed.
+    Where one of them fails it raises its error, and all others EndedElsewhere. Where whoever started them is gone, all
+    are: nobody learns on behind somebody who starts again. Raises UsageError where PyTorch has no torch.distributed.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -157,6 +161,7 @@ def joined() -> Iterator[Ranks]:
     need(dist.is_available(), "this PyTorch was built without torch.distributed; start one process", UsageError)
     from torch.distributed.device_mesh import init_device_mesh
 
+    _end_with_starter()
     fast = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if fast else "gloo")
     store = dist.distributed_c10d._get_default_store()
@@ -168,6 +173,12 @@ def joined() -> Iterator[Ranks]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_starter() -> None:
+    """Have this process killed where `torchrun` ends before it, however that is; on systems that can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _is_first(store: Store) -> bool:

@@ -29,13 +29,14 @@ from pintpot.trainer.classifier import Classifier
 from pintpot.trainer.freed import keep_freed, kept_below
 from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
-from pintpot.trainer.loop import Event, Stepped, Task, descending, learn
+from pintpot.trainer.loop import Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.ranks import ALONE, Ranks
-from pintpot.trainer.rounding import Progress, rounded
+from pintpot.trainer.receipt import write_receipt
+from pintpot.trainer.rounding import rounded
 from pintpot.trainer.routed import save_routed
 from pintpot.trainer.small import flushed
-from pintpot.trainer.tune import Settings, Tuned, write_receipt
+from pintpot.trainer.tune import NOBODY, Settings, Told, Tuned
 from pintpot.trainer.weights import Weights
 from pintpot.trainer.whole import save_whole
 from pintpot.trainer.whole_module import save_whole_module
@@ -49,18 +50,17 @@ def teach(
     task: Task,
     settings: Settings,
     folder: Path,
-    happened: Callable[[Event], None] | None = None,
+    told: Told = NOBODY,
     ranks: Ranks = ALONE,
-    progress: Progress | None = None,
 ) -> Tuned:
     """Take the steps that are left, keep where it is every `settings.checkpoint` of them, and leave the adapters.
 
-    Of several processes the first leaves them. `progress` is told of what comes before the first step.
+    Of several processes the first leaves them. The checkpoint goes last: a run that is ended before is ended again.
     """
     how = plan.form.training
     if how is None:
         raise UsageError("this plan is not one of learning")
-    before = rounded(model, plan, folder, task.learns, progress, ranks)
+    before = rounded(model, plan, folder, task.learns, told.progress, ranks)
     keep_freed()
     torch.set_num_threads(plan.threads)
     slots = Slots()
@@ -87,8 +87,8 @@ def teach(
                 spent += event.seconds
                 if event.step % settings.checkpoint == 0 or event.step == task.train.steps:
                     checkpoints.save(learned, done, plan.without_reasons().to_json())
-            if happened is not None:
-                happened(event)
+            if told.happened is not None:
+                told.happened(event)
         learned.ended()
         _leave(folder if ranks.number == 0 else None, model, how, learned, _resting(learned, weights, tutors), task)
     tokens = (done.step - began) * task.train.tokens * ranks.count
@@ -96,6 +96,8 @@ def teach(
     tuned = Tuned(folder, plan, tuple(done.losses), tuple(done.asked), spent, peak, rate, began, tuple(done.right))
     if ranks.number == 0:
         write_receipt(tuned)
+        if told.left is not None:
+            told.left(tuned)
         checkpoints.clear()
         before.remove()
     ranks.total(torch.zeros(1))  # until all is written

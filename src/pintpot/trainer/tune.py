@@ -15,6 +15,7 @@ from pintpot.contract.training import TrainingForm
 from pintpot.errors import UsageError, need
 from pintpot.planner.plan import Plan
 from pintpot.trainer.ranks import ALONE, Ranks
+from pintpot.trainer.receipt import RECEIPT
 
 if TYPE_CHECKING:
     from pintpot.contract.step import Step
@@ -27,7 +28,6 @@ LEARNING_RATE, WARMUP_SHARE, MOST_WARMUP = 2e-4, 0.05, 20
 WITHOUT_GRADIENTS = {True: 5e-5, False: 1e-6}
 """The same of adapters, and of every weight, where steps follow losses alone; of the size that MeZO's authors took."""
 CHECKPOINT_STEPS = 25
-RECEIPT = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,19 @@ class Tuned:
         return self.seconds / max(1, len(self.losses) - self.began_at)
 
 
+@dataclass(frozen=True)
+class Told:
+    """Who is told what: the plan, before the first step; every step; what came of it; and progress before that."""
+
+    ready: Callable[[Plan], None] | None = None
+    happened: Callable[[Event], None] | None = None
+    left: Callable[[Tuned], object] | None = None
+    progress: Progress | None = None
+
+
+NOBODY = Told()
+
+
 def tune(
     model: str | Path,
     data: str | Path,
@@ -105,6 +118,7 @@ def tune(
     settings: Settings = Settings(),
     ready: Callable[[Plan], None] | None = None,
     happened: Callable[[Event], None] | None = None,
+    left: Callable[[Tuned], object] | None = None,
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
 ) -> Tuned:
@@ -113,14 +127,14 @@ def tune(
     `data` has one JSON object a line, each with `messages` or each with `text`; for a model that tells pictures apart
     each with an `image`, a path beside the file, and its `label`, and every weight learns. A step takes `sequences`
     (4) of `length` tokens, or so many pictures (16); without `steps` or `epochs` every example is seen once. `method`
-    is lora, qlora, full, zeroth (steps from losses alone, very many of them, in the memory of weights as floats and of
-    a way forward) or auto (one of the first three); `arithmetic` is float32, bf16 or auto, the faster one. `adapter` is
+    is lora, qlora, full, zeroth (very many steps, from losses alone, in the memory of weights as floats and of a way
+    forward) or auto (one of the first three); `arithmetic` is float32, bf16 or auto, the faster one. `adapter` is
     lora, mixlora (experts of the feed-forward network, of which a token takes some) or mhr (several, whose parts each
     `task` that lines name mixes in its own way). `learn` names the part that learns (`last:8`, `attention`, `biases`,
     `norms`, a role, a block; with commas), "auto" the last blocks, as many as fit. `ready` is told the plan before the
-    first step, `happened` of every step. `ranks` (`trainer.ranks.joined`) share out sequences and weights, each has
-    this budget. The same call after a start that was ended goes on with the same losses. Raises BadInput for a line
-    that is wrong, DoesNotFit, Diverged where values are no numbers.
+    first step, `happened` of every step, `left` what came of it, before the checkpoint goes. `ranks`
+    (`trainer.ranks.joined`) share out sequences and weights, each has this budget. The same call goes on where a start
+    was ended, with the same losses. Raises BadInput, DoesNotFit, InUse while others learn there, Diverged.
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
@@ -130,20 +144,19 @@ def tune(
     from pintpot.trainer.reading import read_for
 
     if ranks.number:
-        ready = happened = progress = None
+        ready = happened = left = progress = None
     described = local(shaped(model, {"batch": sequences or PICTURES, "fewer": 1}, progress)[0])
     check_kept(described, method, settings, ranks)
-    folder, path = Path(output), Path(data)
-    _check_open(folder)
-    learns, held = read_for(described, path, length, settings.seed, progress)
+    folder, path = _open(Path(output)), Path(data)
+    read = learns, held = read_for(described, path, length, settings.seed, progress)
     train = train_of(described, (length, sequences), (steps, epochs), (len(learns), len(held)), ranks)
     budget = budget_of(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
     adapters = adapters_of((adapter, rank, alpha, targets), settings, len(learns.names))
-    num_bytes = learns.num_bytes + held.num_bytes
-    asks = Wanted(method, arithmetic, adapters, num_bytes, learn, steps_beside(settings), ranks.count)
+    size, beside = learns.num_bytes + held.num_bytes, steps_beside(settings)
+    asks = Wanted(method, arithmetic, adapters, size, learn, beside, ranks.count)
     ranks.check(asks.learn or asks.also, adapter)
     question = question_of(described, path, asks, (memory, threads), train, settings, ranks)
-    return _run(described, folder, budget, asks, question, (learns, held), settings, (ready, happened, progress), ranks)
+    return _run(described, folder, budget, asks, question, read, settings, Told(ready, happened, left, progress), ranks)
 
 
 def train_of(
@@ -162,12 +175,13 @@ def train_of(
     return replace(train, length=1, of="pictures") if sees else train
 
 
-def _check_open(folder: Path) -> None:
-    """Raises UsageError for a finished folder; one that was ended behind its receipt, checkpoint there, ends again."""
+def _open(folder: Path) -> Path:
+    """The folder. Raises UsageError for a finished folder; one ended behind its receipt, with a checkpoint, is open."""
     from pintpot.trainer.checkpoint import begun
 
     ended = (folder / RECEIPT).exists() and not begun(folder)
     need(not ended, f"{folder} holds what was learned already; name another folder", UsageError)
+    return folder
 
 
 def check_kept(model: Model, method: str, settings: Settings, ranks: Ranks) -> None:
@@ -217,27 +231,30 @@ def _run(
     question: Mapping[str, Any],
     data: tuple[Examples, Examples],
     settings: Settings,
-    told: tuple[Callable[[Plan], None] | None, Callable[[Event], None] | None, Progress | None],
+    told: Told,
     ranks: Ranks,
 ) -> Tuned:
     from pintpot.meter.disk import ask_room
-    from pintpot.trainer.checkpoint import Checkpoints, kept_bytes
+    from pintpot.trainer.checkpoint import Checkpoints, held, kept_bytes
     from pintpot.trainer.planned import planned
 
     checkpoints = Checkpoints(folder, question, ranks)
     kept = checkpoints.plan()
     if kept is None and ranks.number == 0:
-        plan = planned(model, budget, asks, told[2])
+        plan = planned(model, budget, asks, told.progress)
         ranks.told(json.dumps(plan.to_json()))
     else:
         plan = Plan.from_json(kept if kept is not None else json.loads(ranks.told("")))
-    if told[0] is not None:
-        told[0](plan)
+    if told.ready is not None:
+        told.ready(plan)
     ask_room(folder, max(0, plan.cost.pack_bytes - kept_bytes(folder)))
     from pintpot.trainer.teaching import teach
 
     task = task_of(plan, data, settings, ranks)
-    return teach(model, plan, checkpoints, task, settings, folder, told[1], ranks, told[2])
+    with held(folder, ranks):
+        if ranks.number == 0:
+            _open(folder)  # whoever held it before may have ended meanwhile
+        return teach(model, plan, checkpoints, task, settings, folder, told, ranks)
 
 
 def task_of(plan: Plan, data: tuple[Examples, Examples], settings: Settings, ranks: Ranks) -> Task:
@@ -256,33 +273,3 @@ def task_of(plan: Plan, data: tuple[Examples, Examples], settings: Settings, ran
     pace = Pace(rate, settings.weight_decay, warmup, settings.schedule)
     order = Order(len(data[0]), made.sequences, settings.seed, ranks.number, ranks.count)
     return Task(made, pace, data[0], data[1], order)
-
-
-def receipt(tuned: Tuned) -> dict[str, Any]:
-    """What a run leaves about itself: promised beside measured, every loss, and the plan."""
-    cost = tuned.plan.cost
-    return {
-        "pintpot_tuning": 1,
-        "promised": {
-            "memory_bytes": [cost.memory_low, cost.memory_high],
-            "step_s": [cost.step_s.low, cost.step_s.high],
-            "total_s": [cost.total_s.low, cost.total_s.high],
-            "step_disk_bytes": list(cost.step_disk_bytes),
-        },
-        "measured": {
-            "peak_bytes": tuned.peak_bytes, "step_s": tuned.step_s, "seconds": tuned.seconds,
-            "tokens_per_s": tuned.tokens_per_s, "began_at_step": tuned.began_at,
-        },
-        "losses": list(tuned.losses),
-        "asked": [list(one) for one in tuned.asked],
-        **({"right": [list(one) for one in tuned.right]} if tuned.right else {}),
-        "plan": tuned.plan.without_reasons().to_json(),
-    }  # fmt: skip
-
-
-def write_receipt(tuned: Tuned) -> None:
-    """The receipt in the folder, in one step."""
-    path = tuned.folder / RECEIPT
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(receipt(tuned), indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)

@@ -43,8 +43,8 @@ class SparseBackward(LearningStep):
         for part in self.learn.split(","):
             known = "last:N, attention, biases, norms, blocks, a role like q, a block like layers.3, a weight"
             need(bool(_named(part, form)), f"no weight of the model is {part!r}; name {known}", NotApplicable)
-        how = form.training
-        some = how is not None and any(replace(how, only=self.names(form)).trained(weight) for weight in form.weights)
+        how = self.promise(form).training
+        some = how is not None and any(how.trained(weight) for weight in form.weights)
         need(some, f"beside nothing of {self.learn!r} there is an adapter that could learn", NotApplicable)
 
     def names(self, form: Form) -> tuple[str, ...]:
@@ -69,15 +69,16 @@ class SparseBackward(LearningStep):
 
 def _named(part: str, form: Form) -> set[str]:
     """The weights that every side of a part names."""
-    return set[str].intersection(*({w.name for w in form.weights if _is(side, w, form)} for side in part.split("/")))
+    return set[str].intersection(*(_side(side, form) for side in part.split("/")))
 
 
-def _is(side: str, weight: WeightForm, form: Form) -> bool:
+def _side(side: str, form: Form) -> set[str]:
     if side.startswith(LAST):
         number = side.removeprefix(LAST)
         need(number.isdigit() and int(number) > 0, f"{side!r} is no number of blocks, as in last:8", NotApplicable)
-        blocks = list(dict.fromkeys(block_of(one.name) for one in form.weights if "." in one.name))
-        return "." in weight.name and block_of(weight.name) in blocks[-int(number) :]
+        inside = {weight.name: block_of(weight.name) for weight in form.weights if "." in weight.name}
+        last = set(list(dict.fromkeys(inside.values()))[-int(number) :])
+        return {name for name, block in inside.items() if block in last}
     if side in SORTS:
-        return SORTS[side](weight)
-    return side in (weight.name, block_of(weight.name), weight.role)
+        return {weight.name for weight in form.weights if SORTS[side](weight)}
+    return {weight.name for weight in form.weights if side in (weight.name, block_of(weight.name), weight.role)}
