@@ -40,6 +40,7 @@ from pintpot.planner.training import Asked, make_training_plan, training_work_of
 from pintpot.planner.turns import in_turns
 from pintpot.program.ops import check
 from pintpot.program.ops.turns import demand
+from pintpot.program.ops.update import PASSES
 from pintpot.program.spec import Extent
 from pintpot.program.turns import PLACES, TURN_VALUES, is_elsewhere, shared_out
 from pintpot.techniques.train import deep_optimizer_states
@@ -201,10 +202,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return describe(str(write_gguf(tmp_path_factory.mktemp("turns") / "m.gguf", replace(K_QUANT, layers=4), "q8_0")))
 
 
+SLOW = 27.0
+
+
 def with_card(h2d: float = 25e9, d2h: float = 20e9, ram: float = 20e9) -> Machine:
-    """The null machine, with passes over values that take three times as long as RAM does, and a card."""
+    """The null machine with passes over values that are slow beside its RAM, and a card."""
     null = null_machine(ram_bw=ram)
-    speeds = {"cuda/read": 1e12, "cuda/h2d_pinned": h2d, "cuda/d2h_pinned": d2h, "aten/values": ram / 10, "aten": 1e12}
+    speeds = {
+        "cuda/read": 1e12,
+        "cuda/h2d_pinned": h2d,
+        "cuda/d2h_pinned": d2h,
+        "aten/values": ram / SLOW,
+        "aten": 1e12,
+    }
     rates = tuple(Rate(what, speed, speed, speed) for what, speed in speeds.items())
     card = Device("card", "cuda", 8_000_000_000, 1, ())
     return replace(null, devices=(*null.devices, card), rates=null.rates + rates)
@@ -248,7 +258,7 @@ def test_seconds_of_the_update_are_those_of_both_sides_and_the_copies(model: Mod
     asked = demand(op, program, Extent(256, 256, 4))
     each = values / (here + there)
     assert (asked.turns, asked.ram_bytes) == (there, 28 * values + 8 * each * there)
-    own = (8 * here + there) * each / 2e9
+    own = (PASSES * here + there) * each / (20e9 / SLOW)
     turn = (16 * each / 25e9, 28 * each / 1e12, 12 * each / 20e9)
     by_hand = max(own, (there - 1) * max(*turn, own / there) + sum(turn), asked.ram_bytes / 20e9)
     found = Prices(Speeds(machine, 2, 1 << 30))._price(asked, "compute").seconds.mid

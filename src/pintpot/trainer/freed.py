@@ -20,6 +20,15 @@ def give_back() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
+def give_back_all() -> None:
+    """The same, and tensors' memory that waits to be used again."""
+    from pintpot.kernels.torch import room
+
+    gc.collect()
+    room.give_back(room.waiting_bytes())
+    give_back()
+
+
 def keep_freed() -> None:
     """From now on what is freed is used again, not mapped anew: a step's buffers come and go all the time."""
     libc = ctypes.CDLL(None)
@@ -28,18 +37,21 @@ def keep_freed() -> None:
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
 
 
-def kept_below(most_bytes: int) -> Callable[[], None]:
-    """What to call now and then: once more than `most_bytes` are resident, what was freed goes back to the system.
+def kept_below(most_bytes: int, block_bytes: int, alike: bool = False) -> Callable[[], None]:
+    """What to call between blocks: what was freed goes back to the system where the next one would pass `most_bytes`.
 
     As tensors begin where they must, pieces that were freed do not fit what is asked for next; more and more is kept.
+    A block takes `block_bytes`; where blocks are `alike`, those that wait to be used again are among these.
     """
     from pintpot.kernels.torch import room
 
     libc, after = ctypes.CDLL(None), [0]
 
     def look() -> None:
-        room.give_back(resident_bytes() - most_bytes)
-        if resident_bytes() > max(most_bytes, after[0] + _WORTHWHILE):
+        again = min(block_bytes, room.waiting_bytes()) if alike else 0
+        most = most_bytes - block_bytes + again
+        room.give_back(resident_bytes() - most)
+        if resident_bytes() > max(most, after[0] + _WORTHWHILE):
             libc.malloc_trim(0)
             after[0] = resident_bytes()
 

@@ -17,21 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event
+from typing import Any
 
 import torch
 
 from pintpot.contract.form import Form
 from pintpot.contract.resting import DISK_BLOCK, PASSING, VERSIONS, passing, record_bytes, whole_blocks
 from pintpot.errors import Interrupted, PintpotError
+from pintpot.kernels.torch.threads import compute_alone
 from pintpot.stream.regions import Regions
 from pintpot.trainer.places import aligned_memory, bytes_of, places_of, pool_of
 
 Source = Callable[[str, int, int], torch.Tensor]
 """Rows [first, stop) of a weight in float32, as the model's own files have them."""
+Came = Callable[[str, torch.Tensor], None]
+IN_FLIGHT = 2
+"""Reads of values, reads of moments and writes that are on their way at once, of each: between two of its own a thread
+waits for the processor, and the disk for it."""
 LOOKING = 4
 """Rows that are looked up at a time."""
 VALUES = -1
-"""In the place of a record's number."""
+"""In the place of a record's number, less the first row."""
 _LOOK_S = 0.2
 
 
@@ -66,28 +72,35 @@ class Resting:
         self._changed: set[str] = set()
         self._coming: deque[tuple[str, int, Future[torch.Tensor]]] = deque()
         self._writing: dict[tuple[str, int], Future[None]] = {}
-        self._reader = ThreadPoolExecutor(1, "moments ahead")
-        self._writer = ThreadPoolExecutor(1, "written behind")
+        self._lender = ThreadPoolExecutor(IN_FLIGHT, "values ahead", compute_alone)
+        self._reader = ThreadPoolExecutor(IN_FLIGHT, "moments ahead")
+        self._writer = ThreadPoolExecutor(IN_FLIGHT, "written behind")
         self._broken: PintpotError | None = None
         self._closing = Event()
 
     def __contains__(self, name: str) -> bool:
         return name in self.places
 
-    def lend(self, names: Sequence[str], first: int = 0, stop: int | None = None) -> Loan:
-        """Read whole matrices of a block, or rows [first, stop) of a single one; waits for memory."""
+    def lend(
+        self, names: Sequence[str], first: int = 0, stop: int | None = None, came: Came = lambda name, values: None
+    ) -> Loan:
+        """Read whole matrices of a block, or rows [first, stop) of a single one; waits for memory.
+
+        `came` is told of each as soon as it is there, while the next one is read.
+        """
         whole = stop is None
         pool = self._blocks if whole else self._tiles
         memory = self._free(pool)
-        at, tensors = 0, dict[str, torch.Tensor]()
+        at, coming = 0, dict[str, Future[torch.Tensor]]()
         for name in names:
-            rows = (first, stop or self.places[name].rows)
+            last = stop or self.places[name].rows
             written = self._writing.get((name, VALUES)) if whole else None
-            if written is not None:
-                written.result()
-            found, used = self._values(name, *rows, memory[at:])
-            tensors[name] = found
-            at += used
+            coming[name] = self._lender.submit(self._once, written, name, first, last, memory[at:])
+            at += self._taken(name, first, last)
+        tensors = dict[str, torch.Tensor]()
+        for name, one in coming.items():
+            tensors[name] = one.result()
+            came(name, tensors[name])
         return Loan(tensors, memory, pool, first)
 
     def hand(self, loan: Loan) -> None:
@@ -114,7 +127,7 @@ class Resting:
         slot = self.working
         written = self._writer.submit(self._write_values, new, loan, slot)
         for name in new:
-            self._writing[name, VALUES] = written
+            self._writing[name, VALUES - loan.first] = written
             if loan.first + len(loan.tensors[name]) == self.places[name].rows:
                 self._newest[name] = slot
                 if name in changed:
@@ -158,7 +171,7 @@ class Resting:
         def some(start: int) -> None:
             memory = aligned_memory(whole_blocks(place.row_bytes) + DISK_BLOCK)
             for index in range(start, len(rows), LOOKING):
-                out[index] = self._values(name, rows[index], rows[index] + 1, memory)[0]
+                out[index] = self._values(name, rows[index], rows[index] + 1, memory)
 
         with ThreadPoolExecutor(LOOKING, "looked up") as pool:
             list(pool.map(some, range(LOOKING)))
@@ -168,7 +181,7 @@ class Resting:
         """Rows as they are now, a copy; for who goes over everything once learning has ended."""
         self.settle()
         memory = aligned_memory(whole_blocks((stop - first) * self.places[name].row_bytes) + DISK_BLOCK)
-        return self._values(name, first, stop, memory)[0]
+        return self._values(name, first, stop, memory)
 
     def settle(self) -> None:
         """Wait until everything that was given back is written. Raises what went wrong while writing."""
@@ -197,6 +210,7 @@ class Resting:
     def close(self) -> None:
         """End all reading and writing."""
         self.stop()
+        self._lender.shutdown(cancel_futures=True)
         self._reader.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
         self._file.close()
@@ -214,21 +228,31 @@ class Resting:
                 self._raise()
         raise Interrupted("learning ended")
 
-    def _values(self, name: str, first: int, stop: int, memory: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Rows in some bytes of memory, float32 [n, K], and how many whole blocks of it they take."""
+    def _once(self, written: Future[None] | None, name: str, *where: Any) -> torch.Tensor:
+        """Rows, once that is written."""
+        if written is not None:
+            written.result()
+        return self._values(name, *where)
+
+    def _taken(self, name: str, first: int, stop: int) -> int:
+        """Bytes of memory that rows take, in whole blocks."""
+        row_bytes = self.places[name].row_bytes
+        return whole_blocks(first * row_bytes % DISK_BLOCK + (stop - first) * row_bytes)
+
+    def _values(self, name: str, first: int, stop: int, memory: torch.Tensor) -> torch.Tensor:
+        """Rows in some bytes of memory, float32 [n, K]."""
         place, slot = self.places[name], self._newest[name]
         start, count = first * place.row_bytes, (stop - first) * place.columns
         before = start % DISK_BLOCK
-        used = whole_blocks(before + 4 * count)
         found = memory[before : before + 4 * count].view(torch.float32).view(stop - first, place.columns)
         if slot is None:
             for at in range(first, stop, place.at_once):
                 some = found[at - first : at - first + place.at_once]
                 some.copy_(self._source(name, at, at + len(some)))
-            return found, used
+            return found
         offset = slot * self._version_bytes + place.values_at + start - before
-        self._file.read(offset, bytes_of(memory[:used]))
-        return found, used
+        self._file.read(offset, bytes_of(memory[: self._taken(name, first, stop)]))
+        return found
 
     def _write_values(self, names: Sequence[str], loan: Loan, slot: int) -> None:
         def write() -> None:

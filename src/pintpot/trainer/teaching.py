@@ -26,7 +26,7 @@ from pintpot.techniques.place.offloaded import Offloaded
 from pintpot.trainer.adapters import save_adapters
 from pintpot.trainer.checkpoint import Checkpoints, flush
 from pintpot.trainer.classifier import Classifier
-from pintpot.trainer.freed import keep_freed, kept_below
+from pintpot.trainer.freed import give_back_all, keep_freed, kept_below
 from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.loop import Stepped, Task, descending, learn
@@ -90,6 +90,7 @@ def teach(
             if told.happened is not None:
                 told.happened(event)
         learned.ended()
+        give_back_all()
         _leave(folder if ranks.number == 0 else None, model, how, learned, _resting(learned, weights, tutors), task)
     tokens = (done.step - began) * task.train.tokens * ranks.count
     peak, rate = _most(max(peak_bytes(), before.peak_bytes), ranks), tokens / max(spent, 1e-9)
@@ -115,7 +116,7 @@ def _network(
 ) -> Network | Classifier:
     if part.family == FAMILY_OF_MODULES:
         return Classifier(part, work, plan.form, weights, learned, slots.calls)
-    between = kept_below(plan.cost.memory_high - _buffers(plan))
+    between = kept_below(plan.cost.memory_high, _buffers(plan), alike=weights.resting is not None)
     return Network(part, work, plan.form, weights, learned, Tutors(slots.tutors), teacher, between)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pintpot.formats.source import decode
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.differentiable import FLOATS, Memory
 from pintpot.kernels.torch.room import copied
+from pintpot.kernels.torch.threads import compute_alone
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.calibrate.prepared import Prepared
@@ -60,14 +62,16 @@ class Weights:
         how = form.training
         self._prepared = prepared
         self._tutor, self._how, self.ranks = tutor, how, ranks
-        self._store, self._forms = store, form.weights.by_name
+        self._store, self._forms, self._reading = store, form.weights.by_name, Lock()
         self._sources = {w.name: w for part in model.parts for w in part.weights()}
         self._steps = tuple(steps)
         self._computed_in = "f32" if how is None else how.computed_in
         self._held: dict[str, torch.Tensor] = {}
         self._strips: dict[str, Bytes] = {}
         self._parts: dict[str, torch.Tensor] = {}
-        self._reader = ThreadPoolExecutor(1, "weights")
+        # What these compute is little, and a second set of OpenMP's threads would hinder the first.
+        self._reader = ThreadPoolExecutor(1, "weights", compute_alone)
+        self._converter = ThreadPoolExecutor(1, "converted", compute_alone)
         self._ahead: dict[str, Future[tuple[Memory, Loan | None]]] = {}
         self._loans: dict[str, Loan] = {}
         for weight in form.weights:
@@ -81,6 +85,7 @@ class Weights:
         if self.resting is not None:
             self.resting.stop()
         self._reader.shutdown(cancel_futures=True)
+        self._converter.shutdown(cancel_futures=True)
         if self.resting is not None:
             self.resting.close()
 
@@ -168,14 +173,18 @@ class Weights:
 
     def _expanded(self, weights: tuple[str, ...]) -> tuple[Memory, Loan | None]:
         away = [] if self.resting is None else [name for name in weights if name in self.resting]
-        loan = self.resting.lend(away) if self.resting is not None and away else None
+        made, dtype = dict[str, Future[torch.Tensor]](), DTYPES[self._computed_in]
+
+        def came(name: str, values: torch.Tensor) -> None:
+            made[name] = self._converter.submit(copied, values, dtype)
+
+        loan = self.resting.lend(away, came=came) if self.resting is not None and away else None
         found = {}
         for name in weights:
             if name in self._parts:
                 continue
             plain = is_plain(self._forms[name], self._how)
-            lent = None if loan is None else loan.tensors.get(name)
-            value = self.tensor(name) if lent is None else copied(lent, DTYPES[self._computed_in])
+            value = made[name].result() if name in made else self.tensor(name)
             found[name if plain else name + FLOATS] = value
         return found, loan
 
@@ -237,7 +246,9 @@ class Weights:
             found = unpack(strips, weight.format, (to_strip - from_strip) * STRIP_ROWS, columns)
             return found[first - from_strip * STRIP_ROWS : stop - from_strip * STRIP_ROWS]
         source = self._sources[weight.name]
-        return decode(self._store.read(source, first, stop - first), source.dtype, columns)
+        with self._reading:
+            raw = self._store.read(source, first, stop - first)
+        return decode(raw, source.dtype, columns)
 
     def _packed(self, weight: WeightForm, strips: slice) -> Bytes:
         """Some of a weight's strips, as its plan promises them."""

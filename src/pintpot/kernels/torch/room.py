@@ -42,6 +42,12 @@ def copied(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return room(tuple(values.shape), dtype).copy_(values)
 
 
+def waiting_bytes() -> int:
+    """What waits to be used again."""
+    with _lock:
+        return sum(map(len, _waiting))
+
+
 def give_back(num_bytes: int) -> None:
     """So much of what waits to be used again, if it is so much, goes back to the system; what waited longest first."""
     with _lock:

@@ -11,9 +11,9 @@ from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
-PASSES, CALLS, RAM_BYTES = 8.0, 12.0, 28.0
-CODED, CODED_PASSES = "dynamic8", 40.0
-"""Where moments are decoded and encoded again: beside sums of as many values 12 to 0.3 ns a value, on two threads."""
+PASSES, CALLS, RAM_BYTES = 3.0, 4.0, 28.0
+CODED, CODED_PASSES = "dynamic8", 35.0
+"""Where moments are decoded and encoded again: beside sums of as many values 10 to 0.3 ns a value, on two threads."""
 
 CODED_RAM_BYTES = 36.0
 """Of a value: weight, gradient and codes take 16; copies of a chunk in float32 do not all stay in the caches."""
