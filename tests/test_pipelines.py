@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import known_home
 from diffusers import DiTPipeline
 from PIL import Image
 from pipelines import MB, dit_folder, flux_folder, pixart_folder, sd_folder, staged
@@ -25,8 +26,9 @@ ASKED = {"class_labels": [3, 7], "num_inference_steps": 3, "output_type": "pt"}
 
 @pytest.fixture(scope="module", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    place = known_home(tmp_path_factory.mktemp("pipelines-home"), torch=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PINTPOT_HOME", str(tmp_path_factory.mktemp("pipelines-home")))
+        patch.setenv("PINTPOT_HOME", str(place))
         yield
 
 

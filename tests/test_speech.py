@@ -131,9 +131,10 @@ def test_packed_and_streamed_whispers_agree_with_the_unpacked(model: Model, tmp_
     }
     found = {}
     for name, steps in ways.items():
-        with opened(model, tmp_path / name, *steps) as session:
+        with opened(model, tmp_path / name, *steps, threads=2 if name == "streamed" else 1) as session:
             run = Running(session)
-            SPEECH.compute(about, run, batch)
+            if name == "packed":
+                SPEECH.compute(about, run, batch)  # what the first left behind changes nothing
             found[name] = SPEECH.compute(about, run, batch)
     assert np.array_equal(found["packed"]["logits"], found["streamed"]["logits"])
     judged = SPEECH.judged(about, batch, found["packed"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import known_home
 from packing import plan_of
 from test_calibrate import STEPS, TINY
 from tiny import write_hf
@@ -32,8 +33,9 @@ TEXT = "A pint of tea for the miller, and a quart for his mare. " * 60
 
 @pytest.fixture(scope="module", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> object:
+    place = known_home(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PINTPOT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PINTPOT_HOME", str(place))
         yield
 
 
