@@ -60,6 +60,8 @@ SEQUENCE_BYTES = 4096
 LEARNING_BYTES, LEARNING_SHARE = 90_000_000, 0.5
 """While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and so
 many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
+PASSING_SHARE = 0.25
+"""The same share where blocks rest on disk: one takes the memory of another (benchmarks/tuning_large.py)."""
 
 BETWEEN_BYTES, COPIES_BETWEEN = 60_000_000, 3
 """Processes that learn together: torch.distributed and what it imports; a matrix on its way, in pieces and whole."""
@@ -108,6 +110,7 @@ def learning_holders(
     `ahead` are the bytes of weights that pass by, and of moments that do.
     """
     ahead_bytes, moments_bytes = ahead
+    share = PASSING_SHARE if moments_bytes else LEARNING_SHARE
     how = form.training
     resident = sum(held_bytes(weight, how) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
     buffers = sizes["buffers"]
@@ -125,7 +128,7 @@ def learning_holders(
         _exactly(ACTIVATIONS, sizes.get("activations", 0)),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),
-        Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(LEARNING_SHARE * buffers)),
+        Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(share * buffers)),
     )
 
 

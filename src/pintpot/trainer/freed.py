@@ -13,6 +13,9 @@ _LARGEST_KEPT = 32 << 20
 _WORTHWHILE = 16 << 20
 """What is given back is found again page by page, which takes time; less is not looked for."""
 
+FITS = 0.9
+"""Of what waits to be used again between blocks that are alike, what the next one surely uses."""
+
 
 def give_back() -> None:
     """What was freed goes back to the system."""
@@ -48,8 +51,8 @@ def kept_below(most_bytes: int, block_bytes: int, alike: bool = False) -> Callab
     libc, after = ctypes.CDLL(None), [0]
 
     def look() -> None:
-        again = min(block_bytes, room.waiting_bytes()) if alike else 0
-        most = most_bytes - block_bytes + again
+        again = FITS * min(block_bytes, room.waiting_bytes()) if alike else 0
+        most = most_bytes - block_bytes + int(again)
         room.give_back(resident_bytes() - most)
         if resident_bytes() > max(most, after[0] + _WORTHWHILE):
             libc.malloc_trim(0)
