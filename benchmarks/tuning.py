@@ -8,8 +8,9 @@
 QLoRA learns in the smallest budget that it can, or in the one that is named: what is asked of it is LoRA's perplexity
 on held-out text, within 2%, at less than half of LoRA's peak. The weights are those of the file, which has them in 4
 bits already; a folder of the same model in floats (`pintpot pack FILE --degradation 0 -o packed`, then `pintpot export
-packed --to FOLDER`) shows what rounding by what the examples are costs. Of both kinds, QLoRA in bfloat16 is set beside
-LoRA in float32, too: the model as its values are, where nothing is given up for memory.
+packed --to FOLDER`, or `python benchmarks/off_grid.py`, whose weights lie on no grid at all) shows what rounding by
+what the examples are costs, with codes of 4 bits or of `--bits-of-qlora`. Of both kinds, QLoRA in bfloat16 is set
+beside LoRA in float32, too: the model as its values are, where nothing is given up for memory.
 
 The text is prose of the English Wikipedia. Both begin with the same adapters, take the same sequences in the same order
 and step by AdamW at a constant rate. The loop: weights dequantized by the `gguf` package, the network of transformers
@@ -40,6 +41,9 @@ FASTER, SMALLER = 1.2, 0.5
 WITHIN, HALF = 1.02, 0.5
 """QLoRA's perplexity over LoRA's on held-out text, and its peak."""
 KINDS, METHODS = ("float32", "bf16"), ("lora", "qlora")
+Of = tuple[str, int]
+"""A model, the file of SmolLM2 where none is named, and the bits to which qlora rounds it if it has more."""
+OWN: Of = ("", 4)
 
 
 def examples() -> Path:
@@ -49,30 +53,30 @@ def examples() -> Path:
     return path
 
 
-def command_of(arithmetic: str, steps: int, data: Path, method: str, memory: str, model: str = "") -> list[str]:
+def command_of(arithmetic: str, steps: int, data: Path, method: str, memory: str, of: Of = OWN) -> list[str]:
     """`pintpot tune`, into a folder of its own."""
     folder = OUT / f"tuned-{method}-{arithmetic}-{memory}-{time.time_ns()}"
     return cli(
-        "tune", model or str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
-        "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES), "--rank", str(RANK),
-        "--alpha", str(ALPHA), "--targets", "q,v", "--arithmetic", arithmetic, "--learning-rate", str(RATE),
-        "--schedule", "constant", "--warmup", "0", "--threads", "2", "--json",
+        "tune", of[0] or str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
+        "--bits", str(of[1]), "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES),
+        "--rank", str(RANK), "--alpha", str(ALPHA), "--targets", "q,v", "--arithmetic", arithmetic,
+        "--learning-rate", str(RATE), "--schedule", "constant", "--warmup", "0", "--threads", "2", "--json",
     )  # fmt: skip
 
 
-def smallest(arithmetic: str, steps: int, data: Path, method: str, model: str = "") -> str:
+def smallest(arithmetic: str, steps: int, data: Path, method: str, of: Of = OWN) -> str:
     """The smallest budget, as the refusal of one that is too small says it."""
-    refused = subprocess.run(command_of(arithmetic, steps, data, method, "1MB", model), stdout=subprocess.PIPE)
+    refused = subprocess.run(command_of(arithmetic, steps, data, method, "1MB", of), stdout=subprocess.PIPE)
     found = re.search(r"needs ([\d.]+) (\wB) at least", refused.stdout.decode())
     if found is None:
         raise RuntimeError(f"{method} was not refused: {refused.stdout[:200]!r}")
     return found[1] + found[2]
 
 
-def ours(arithmetic: str, steps: int, data: Path, method: str, memory: str, model: str = "") -> Case:
+def ours(arithmetic: str, steps: int, data: Path, method: str, memory: str, of: Of = OWN) -> Case:
     """It in a process of its own."""
-    memory = memory or smallest(arithmetic, steps, data, method, model)
-    command = command_of(arithmetic, steps, data, method, memory, model)
+    memory = memory or smallest(arithmetic, steps, data, method, of)
+    command = command_of(arithmetic, steps, data, method, memory, of)
     done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     measured, promised = done["measured"], done["promised"]
     return {
@@ -168,6 +172,7 @@ def main() -> int:
     options.add_argument("--memory", default="2GB")
     options.add_argument("--memory-of-qlora", default="", help="[the smallest that it can do with]")
     options.add_argument("--model-of-qlora", default="", help="[the file of SmolLM2]")
+    options.add_argument("--bits-of-qlora", type=int, default=4, help="to which a model of more bits is rounded")
     options.add_argument("--loop", choices=KINDS, help="the plain loop alone, for its own process")
     options.add_argument("--data", type=Path)
     given = options.parse_args()
@@ -184,9 +189,10 @@ def main() -> int:
         }
         for method in given.methods:
             memory = given.memory_of_qlora if method == "qlora" else given.memory
-            model = given.model_of_qlora if method == "qlora" else ""
-            key = f"{method} {kind} {given.steps} {memory or 'smallest'}{f' {Path(model).name}' if model else ''}"
-            run = kind, given.steps, data, method, memory, model
+            of = (given.model_of_qlora, given.bits_of_qlora) if method == "qlora" else OWN
+            rounded = f" {Path(of[0]).name} {of[1]} bits" if of != OWN else ""
+            key = f"{method} {kind} {given.steps} {memory or 'smallest'}{rounded}"
+            run = kind, given.steps, data, method, memory, of
             found[method] = record.case(key, lambda run=run: ours(*run))
         for name, case in found.items():
             rows.append((f"{name}, {kind}", f"{case['tokens_per_s']:.0f}", f"{case['peak_bytes'] / 1e6:.0f}"))

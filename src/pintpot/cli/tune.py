@@ -32,6 +32,14 @@ LEARNING = (
         help="Adapters beside weights as they are, or beside weights in 4 bits (a file's own where it has such); every "
         "weight; or, of losses alone, without memory for gradients and in very many steps, every weight or adapters.",
     ),
+    click.option(
+        "--bits",
+        type=click.Choice(["4", "5", "6", "8"]),
+        default="4",
+        show_default=True,
+        callback=lambda _, __, value: int(value),
+        help="Of a weight's code beside which qlora learns: each bit more errs a quarter of what was erred before.",
+    ),
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
     click.option("--length", **COUNT, default=256, show_default=True, help="Tokens of a sequence."),

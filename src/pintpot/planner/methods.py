@@ -20,34 +20,41 @@ ZEROTH = "zeroth"
 BESIDE = "zeroth beside"
 NEAREST = "qlora to nearest"
 """Where there is no room to look at what meets weights before they are rounded: NF4, as in QLoRA's paper."""
-FEW_BITS = 5.0
-"""A value at most, scales included, of weights that count as 4 bits."""
+BITS = 4
+"""Of a code beside which adapters learn, where no other number was asked for."""
+WIDTHS = (4, 5, 6, 8)
+SCALES_BITS = 1.0
+"""A value at most, of scales and minima beside the codes: a file whose weights take no more is left as it is."""
 
 
-def ways_of(method: str, source: Form) -> tuple[str, ...]:
+def ways_of(method: str, source: Form, bits: int = BITS) -> tuple[str, ...]:
     """The ways in which a method (or "auto") may be carried out, in the order of preference."""
     found = {"auto": METHODS, ZEROTH: (ZEROTH, BESIDE)}.get(method, (method,))
-    both = learning(QLORA, source) != learning(NEAREST, source)
+    both = learning(QLORA, source, bits) != learning(NEAREST, source, bits)
     return tuple(way for one in found for way in ((one, NEAREST) if one == QLORA and both else (one,)))
 
 
-def learning(way: str, source: Form) -> tuple[Step, ...]:
+def learning(way: str, source: Form, bits: int = BITS) -> tuple[Step, ...]:
     """The steps of a way, without adapters: those stand beside whatever is left as it is."""
     if way == "full":
         return EveryWeight(), FusedUpdate()
     if way == ZEROTH:
         return (EveryWeight(),)
-    return in_few_bits(source, gently=way == QLORA) if way in (QLORA, NEAREST) else ()
+    return in_few_bits(source, bits, gently=way == QLORA) if way in (QLORA, NEAREST) else ()
 
 
-def in_few_bits(source: Form, gently: bool) -> tuple[Step, ...]:
-    """Weights in 4 bits: as their file has them where that takes hardly more, for a second rounding would only harm.
+def in_few_bits(source: Form, bits: int, gently: bool) -> tuple[Step, ...]:
+    """Weights in so many bits a code: as their file has them where that takes hardly more.
 
-    What is rounded is rounded `gently`, by what meets it, with a minimum for each group, where that can be known.
+    A second rounding would only harm. What is rounded is rounded `gently`, by what meets it, where that can be known,
+    with a minimum for each group, which 8 bits need not.
     """
     inside = [weight for weight in source.weights if weight.is_matrix and "." in weight.name]
     values = sum(weight.shape[0] * weight.shape[1] for weight in inside)
-    bits = 8 * sum(weight.shape[0] * encoding(weight.source).row_bytes(weight.shape[1]) for weight in inside)
-    if bits <= FEW_BITS * values:
+    num_bytes = sum(weight.shape[0] * encoding(weight.source).row_bytes(weight.shape[1]) for weight in inside)
+    if 8 * num_bytes <= (bits + SCALES_BITS) * values:
         return (AsStored("blocks"),)
-    return (RoundToNearest("blocks", 4, minimum=True), Gptq("blocks")) if gently else (NormalFloat("blocks"),)
+    nearest = RoundToNearest("blocks", bits, minimum=bits < 8)
+    if gently:
+        return nearest, Gptq("blocks")
+    return (NormalFloat("blocks") if bits == BITS else nearest,)

@@ -24,7 +24,7 @@ from pintpot.planner.candidate import Candidate
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
 from pintpot.planner.keeping import staying
-from pintpot.planner.methods import METHODS, ZEROTH, learning, ways_of
+from pintpot.planner.methods import BITS, METHODS, WIDTHS, ZEROTH, learning, ways_of
 from pintpot.planner.passed_over import others, rejected_of
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
@@ -58,7 +58,8 @@ class Asked:
     """What was asked beside the budget: the method, the adapters' knobs, and the arithmetic (auto: whichever is best).
 
     `data_bytes` are what the examples hold. `learn` says which part learns as `SparseBackward` does, "auto" for as many
-    of the last blocks as fit; `also` are techniques beside that, `processes` how many learn together.
+    of the last blocks as fit; `also` are techniques beside that, `processes` how many learn together. Weights beside
+    which qlora learns have `bits` bits a code.
     """
 
     method: str = "auto"
@@ -68,12 +69,15 @@ class Asked:
     learn: str = ""
     also: tuple[Step, ...] = ()
     processes: int = 1
+    bits: int = BITS
 
     def __post_init__(self) -> None:
         ways = ("auto", *METHODS, ZEROTH)
         need(self.method in ways, f"no method {self.method!r}; there are {', '.join(ways)}", UsageError)
         kinds = ("auto", "float32", "bf16")
         need(self.arithmetic in kinds, f"no arithmetic {self.arithmetic!r}; {', '.join(kinds)}", UsageError)
+        widths = ", ".join(map(str, WIDTHS))
+        need(self.bits in WIDTHS, f"adapters learn beside weights in {widths} bits, not in {self.bits}", UsageError)
 
 
 def make_training_plan(question: Question, asked: Asked) -> Plan:
@@ -165,7 +169,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     """Every way, in the order of preference where none was asked for."""
     model, source = question.model, source_form(question.model)
     words = model.language is not None
-    methods = ways_of(asked.method if words or asked.method != "auto" else "full", source)
+    methods = ways_of(asked.method if words or asked.method != "auto" else "full", source, asked.bits)
     offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
     drawn = asked.method == ZEROTH
     at_once: list[Step] = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
@@ -186,7 +190,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
     for method, part in ways:
         adapters = () if method in ("full", ZEROTH) else (asked.adapters,)
-        first = (*learning(method, source), *adapters, *part)
+        first = (*learning(method, source, asked.bits), *adapters, *part)
         way = (method, *(one.learn for one in part))
         for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
             try:

@@ -51,7 +51,10 @@ def plan_learning(
     budget = _budget(given, there.cpu.memory_bytes)
     plain = (given.get("adapter", "lora"), given.get("rank", 8), given.get("alpha", 16.0), given.get("targets", "q,v"))
     adapters, num_bytes = adapters_of(plain, settings, len(learns.names)), learns.num_bytes + held.num_bytes
-    asks = Asked(given["method"], given["arithmetic"], adapters, num_bytes, given["learn"], steps_beside(settings))
+    asks = Asked(
+        given["method"], given["arithmetic"], adapters, num_bytes, given["learn"], steps_beside(settings),
+        bits=settings.bits,
+    )  # fmt: skip
     question = Question(
         described, there, replace(budget, workload=Workload(task="train", train=train)), shipped_priors(),
         torch_bytes=module_process_bytes(True),

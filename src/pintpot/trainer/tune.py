@@ -37,8 +37,9 @@ class Settings:
     `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. `sparse`:
     two of four weights become zero ("2:4"), do so while they learn ("s-ste"; "s-ste-mvue" by estimates of gradients),
     or zeros stay ("kept"); `distill` has a model learn what it held before, block by block, as well; convolutions go
-    back by means of `filter` x `filter` places. Of routed adapters there are `experts`, of which a token takes
-    `taken`, or whose parts, `heads`, each task mixes.
+    back by means of `filter` x `filter` places. Weights beside which qlora learns have
+    `bits` bits a code. Of routed adapters there are `experts`, of which a token takes `taken`, or whose parts, `heads`,
+    each task mixes.
     """
 
     learning_rate: float | None = None
@@ -54,6 +55,7 @@ class Settings:
     sparse: str | None = None
     distill: bool = False
     filter: int = 0
+    bits: int = 4
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def tune(
     budget = budget_of(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
     adapters = adapters_of((adapter, rank, alpha, targets), settings, len(learns.names))
     size, beside = learns.num_bytes + held.num_bytes, steps_beside(settings)
-    asks = Wanted(method, arithmetic, adapters, size, learn, beside, ranks.count)
+    asks = Wanted(method, arithmetic, adapters, size, learn, beside, ranks.count, settings.bits)
     ranks.check(asks.learn or asks.also, adapter)
     question = question_of(described, path, asks, (memory, threads), train, settings, ranks)
     return _run(described, folder, budget, asks, question, read, settings, Told(ready, happened, left, progress), ranks)
