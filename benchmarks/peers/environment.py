@@ -18,7 +18,7 @@ _WHEELS = (
     "xllamacpp==2026.10.11549", "openvino==2026.4.1", "openvino-genai==2026.4.1.0", "accelerate==1.15.0",
     "transformers==5.23.0", "numpy==2.4.6", "safetensors==0.8.0", "sentencepiece==0.2.3", "tokenizers==0.23.3",
 )  # fmt: skip
-_ALONE = ("airllm==4.0.0", "diskcache==5.6.3")
+_ALONE = ("airllm==4.0.0", "diskcache==5.6.3", "peft==0.21.2", "bitsandbytes==0.50.2")
 """Installed without what they ask for: all that is used of them is in the list above."""
 _NATIVE = "llama-cpp-python==0.3.36"
 _BUILD = "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"

@@ -62,6 +62,8 @@ LEARNING_BYTES, LEARNING_SHARE = 90_000_000, 0.5
 many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
 PASSING_SHARE = 0.25
 """The same share where blocks rest on disk: one takes the memory of another (benchmarks/tuning_large.py)."""
+STAYING_SHARE = 0.1
+"""Where the inside of blocks stays: what lies idle between what stays, of all that is kept."""
 
 BETWEEN_BYTES, COPIES_BETWEEN = 60_000_000, 3
 """Processes that learn together: torch.distributed and what it imports; a matrix on its way, in pieces and whole."""
@@ -113,7 +115,7 @@ def learning_holders(
     share = PASSING_SHARE if moments_bytes else LEARNING_SHARE
     how = form.training
     resident = sum(held_bytes(weight, how) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
-    buffers = sizes["buffers"]
+    buffers, idle = sizes["buffers"], STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
     return (
         *_libraries(question),
         *_inputs(question),
@@ -128,7 +130,7 @@ def learning_holders(
         _exactly(ACTIVATIONS, sizes.get("activations", 0)),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),
-        Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(share * buffers)),
+        Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(share * buffers + idle)),
     )
 
 
