@@ -38,7 +38,7 @@ LEARNING = (
         default="4",
         show_default=True,
         callback=lambda _, __, value: int(value),
-        help="Of a weight's code beside which qlora learns: each bit more errs a quarter of what was erred before.",
+        help="Of a weight's code beside which qlora learns: more take more memory, and lie nearer to the model.",
     ),
     click.option("--steps", **COUNT, help="Steps to take.  [each example once]"),
     click.option("--epochs", type=RATE, metavar="N", help="How often each example is seen.  [1]"),
