@@ -6,7 +6,9 @@
 A few steps tell how long one takes; then as many are taken as fill the minutes, from the beginning, at the rates that
 `pintpot tune` takes by itself (2e-4 with gradients; without them 1e-6, or what --rate-of-zeroth says), held constant.
 Text, sequences and their order are those of `tuning.py`. Seconds are those of steps alone: plans, reading and asking
-are told by no method's clock. Steps without gradients say little each, and their authors took 20,000 to 100,000.
+are told by no method's clock. Where the machine is quiet for a short while only, --only-first asks there for the
+seconds of a step, and a second start takes the steps beside other work: what they reach is the same. Steps without
+gradients say little each, and their authors took 20,000 to 100,000.
 """
 
 from __future__ import annotations
@@ -46,11 +48,16 @@ def taught(model: str, data: Path, method: str, steps: int, memory: str, rate: s
     }  # fmt: skip
 
 
+def first_of(record: Record, key: str, run: tuple[str, Path, str, str, str]) -> Case:
+    """A few steps, for their seconds."""
+    model, data, method, memory, rate = run
+    return record.case(f"{key}, {FIRST_STEPS} steps", lambda: taught(model, data, method, FIRST_STEPS, memory, rate))
+
+
 def filling(record: Record, key: str, seconds: float, run: tuple[str, Path, str, str, str]) -> Case:
     """A run of as many steps as fill the seconds."""
     model, data, method, memory, rate = run
-    first = record.case(f"{key}, {FIRST_STEPS} steps", lambda: taught(model, data, method, FIRST_STEPS, memory, rate))
-    steps = max(1, round(seconds / first["step_s"]))
+    steps = max(1, round(seconds / first_of(record, key, run)["step_s"]))
     return record.case(f"{key}, {seconds:.0f} s", lambda: taught(model, data, method, steps, memory, rate))
 
 
@@ -61,13 +68,18 @@ def main() -> int:
     options.add_argument("--memory", default="2GB")
     options.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options.add_argument("--rate-of-zeroth", default="")
+    options.add_argument("--only-first", action="store_true", help="say how long steps take, and end: others take them")
     given = options.parse_args()
     record, data, rows = Record("equal_time", fresh=given.fresh), examples(), []
     seconds, most = 60 * given.minutes, parse_bytes(given.memory)
     for method in given.methods:
         rate = given.rate_of_zeroth if method == "zeroth" else ""
         run = given.model or str(smollm2()), data, method, given.memory, rate
-        found = filling(record, f"{method} {given.memory} {rate or 'own rate'} {Path(run[0]).name}", seconds, run)
+        key = f"{method} {given.memory} {rate or 'own rate'} {Path(run[0]).name}"
+        if given.only_first:
+            record.say(f"{method}: {first_of(record, key, run)['step_s']:.2f} s a step")
+            continue
+        found = filling(record, key, seconds, run)
         (_, before), *_, (_, after) = found["asked"]
         apart, peak = abs(found["seconds"] - seconds) / seconds, found["peak_bytes"]
         record.verdict(f"{method}: seconds", f"{found['seconds']:.0f}", f"{seconds:.0f} within {OFF:.0%}", apart <= OFF)
