@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import known_home
 from tiny import DEFAULT, write_gguf
 
 import pintpot
@@ -29,9 +28,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A shelf that other tests put nothing on, and a machine that was measured once."""
-    place = known_home(tmp_path_factory.mktemp("cli-home"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PINTPOT_HOME", str(place))
+        patch.setenv("PINTPOT_HOME", str(tmp_path_factory.mktemp("cli-home")))
+        pintpot.probe(quick=True)
         yield
 
 
