@@ -87,7 +87,7 @@ def test_tokens_beyond_whole_fours_are_as_they_were() -> None:
 
 
 def product(x: torch.Tensor, w: torch.Tensor, estimate: bool) -> torch.Tensor:
-    return products(x, Beside({"w": w}, ("w",), 1.0, estimated=estimate), [None])[0]
+    return products(x, Beside({"w": w}, ("w",), 1.0, estimated=estimate), [w], [None])[0]
 
 
 def test_rows_have_exact_gradients_and_weights_estimated_ones_drawn_alike() -> None:

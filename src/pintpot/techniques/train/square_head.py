@@ -64,7 +64,9 @@ class SquareHead(LearningStep):
 def _taught(program: Program, form: Form) -> Program:
     """A forward program whose weights come for their block alone, and whose states have names of their own."""
     buffers = {one.name: one for one in program.buffers}
-    states = {name for name, one in buffers.items() if one.shape[0] == "tokens" and len(one.shape) == 2}
+    saved = {name for op in program.ops for role, name in op.writes if role == "saved"}
+    rows = {name for name, one in buffers.items() if one.shape[0] == "tokens" and len(one.shape) == 2}
+    states = rows - saved  # nothing goes back through a teacher
     for name in sorted(states):
         buffers[TAUGHT + name] = Buffer(TAUGHT + name, buffers[name].shape, "f32", "activations", "session")
     ops: list[Op] = []
@@ -111,7 +113,7 @@ def _renamed(op: Op, states: set[str], matrices: set[str]) -> Op:
         return TAUGHT + _own(name) if name in states or _own(name) in matrices else name
 
     reads = tuple((role, told(name)) for role, name in op.reads if role not in ("adapter", "pruned"))
-    return replace(op, reads=reads, writes=tuple((role, told(name)) for role, name in op.writes))
+    return replace(op, reads=reads, writes=tuple((role, told(name)) for role, name in op.writes if role != "saved"))
 
 
 def _own(name: str) -> str:
