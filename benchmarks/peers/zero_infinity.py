@@ -32,7 +32,7 @@ SHAPE = Tiny(
     family="qwen2", hidden=512, heads=8, kv_heads=8, head_dim=64, layers=16, intermediate=2048, tied=True,
 )  # fmt: skip
 APART = 0.001
-"""How far losses may lie apart, of themselves, as in `tuning.py`."""
+"""How far losses may lie apart, of themselves."""
 PASSING, BUFFERS = 2_000_000, 24
 """Weights that are read ahead, and matrices that have room in memory, of 7 in each block."""
 
