@@ -3,10 +3,11 @@
     python benchmarks/peers/zero_infinity.py --sources deepspeed-0.19.8.tar.gz [--steps 6] [--memory 600MB] [--fresh]
 
 A drawn model of 67 million weights, 4 x 128 tokens, AdamW at a constant rate, float32: the same weights, sequences and
-order. DeepSpeed keeps parameters and both moments on "nvme", a folder beside ours. Its sources come by `pip download
---no-deps --no-binary :all: --no-build-isolation deepspeed==0.19.8`; they are unpacked, and the four operations that it
-needs are compiled here (see `zero_infinity_ops.py`), once. Peaks are those of whole processes; what DeepSpeed's has
-before it opens the model is told beside it.
+order, and no gradient clipped (left to itself DeepSpeed clips them to a norm of 1). DeepSpeed keeps parameters and both
+moments on "nvme", a folder beside ours. Its sources come by `pip download --no-deps --no-binary :all:
+--no-build-isolation deepspeed==0.19.8`; they are unpacked, and the four operations that it needs are compiled here (see
+`zero_infinity_ops.py`), once. Peaks are those of whole processes; what DeepSpeed's has before it opens the model is told
+beside it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def settings(away: Path) -> dict[str, object]:
     disk = {"device": "nvme", "nvme_path": str(away), "pin_memory": False}
     largest = SHAPE.hidden * SHAPE.intermediate
     return {
-        "train_micro_batch_size_per_gpu": SEQUENCES,
+        "train_micro_batch_size_per_gpu": SEQUENCES, "gradient_clipping": 0.0,
         "optimizer": {"type": "AdamW", "params": {"lr": RATE, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}},
         "aio": {"block_size": 1 << 20, "queue_depth": 8, "single_submit": False, "overlap_events": True},
         "zero_optimization": {
