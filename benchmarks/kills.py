@@ -7,10 +7,12 @@ A run that nobody disturbs comes first. The same is then killed (SIGKILL) while 
 or writes what it leaves, and started again each time; where it comes to its end it is compared, and begins anew until
 all kills are done. Losses of every step, what was held out, and all files have to be equal. On the way "disk" every
 weight learns in the smallest budget: blocks rest on disk with their means, and are written behind all the time. On
-the way "together" two processes learn under `torchrun`: killed are all, one of them, or the starter, in turn.
+the way "together" two processes learn under `torchrun`: killed are all, one of them, or the starter, in turn. These two
+ways take a fifth of the steps.
 
-Starts that are killed are forks of one process that has imported everything, or most of the time would go into that;
-the run that nobody disturbs and the last start of each way are processes of their own.
+Starts that are killed are forks of one process that has imported everything, or most of the time would go into that
+(of `torchrun` PyTorch's own agent is forked, and forks again); the run that nobody disturbs and the last start of each
+way are processes of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from bench import OUT, Case, Record, cli, parser, whisper
 from forking import Forks
-from killing import Run, Together, kill, learned_files, moments, told
+from killing import KINDS, Run, Together, kill, learned_files, moments, told
 from tiny import Tiny, write_hf
 
 from pintpot.errors import PintpotError, need
@@ -45,8 +47,10 @@ WAYS = {
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WHOM = ("all", "one", "starter")
 MODEL = Tiny(family="qwen2", heads=4, kv_heads=2, layers=4, tied=True)
-WIDE, FEWER = Tiny(family="qwen2", hidden=256, heads=4, kv_heads=2, layers=16, intermediate=1024, tied=True), 5
-"""What rests on disk: blocks that are larger together than those that pass by; a fifth of the steps."""
+WIDE = Tiny(family="qwen2", hidden=256, heads=4, kv_heads=2, layers=16, intermediate=1024, tied=True)
+"""What rests on disk: blocks that are larger together than those that pass by."""
+LONG, FEWER = ("disk", "together"), 5
+"""Whose steps take long, and which part of the steps they take."""
 
 
 def model_and_data(folder: Path, tiny: Tiny) -> tuple[str, str]:
@@ -76,7 +80,7 @@ def survived(forks: Forks, way: str, number: int, steps: int, seed: int) -> Case
     place.mkdir(parents=True)
     away, knobs = way == "disk", WAYS[way]
     model, data = model_and_data(place, WIDE if away else MODEL)
-    steps = steps // FEWER if away else steps
+    steps = steps // FEWER if way in LONG else steps
     asked = ("--steps", str(steps), "--length", "48", "--checkpoint", "1", "--threads", "1")
     room = smallest(cli("tune", model, data, "-o", str(place / "none"), *knobs, *asked)) if away else ()
 
@@ -88,7 +92,8 @@ def survived(forks: Forks, way: str, number: int, steps: int, seed: int) -> Case
 
     def begin() -> Run:
         if way == "together":
-            return Together(command(folder), WHOM[len(left) % len(WHOM)])
+            whom = WHOM[(len(left) + len(left) // len(KINDS)) % len(WHOM)]
+            return Together(forks.start(*arguments(folder), together=2), whom)
         return forks.start(*arguments(folder))
 
     subprocess.run(command(place / "whole"), check=True, stdout=subprocess.DEVNULL)

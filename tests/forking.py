@@ -6,12 +6,14 @@
         assert begun.wait() == -signal.SIGKILL
 
 What a start shares with the next one is imported code, and nothing that a run computed: the server never runs one.
+With `together=2` a start is what `torchrun` would be, PyTorch's own agent, and those that learn are its forks.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -19,12 +21,14 @@ import subprocess
 import sys
 from types import TracebackType
 from typing import NoReturn, Self
+from uuid import uuid4
 
 IMPORTED = (
-    "jinja2.sandbox", "numpy.random", "rich.live", "rich.table", "torch", "torch.fx.experimental.symbolic_shapes",
-    "pintpot.cli.tune", "pintpot.cli.plan_view", "pintpot.cli.progress", "pintpot.machine.aten", "pintpot.machine.here",
-    "pintpot.planner.training", "pintpot.proof.learning_report", "pintpot.runtime.describing",
-    "pintpot.trainer.question", "pintpot.trainer.reading", "pintpot.trainer.teaching",
+    "jinja2.sandbox", "numpy.random", "rich.live", "rich.table", "torch", "torch.distributed.launcher.api",
+    "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes", "pintpot.cli.tune", "pintpot.cli.plan_view",
+    "pintpot.cli.progress", "pintpot.machine.aten", "pintpot.machine.here", "pintpot.planner.training",
+    "pintpot.proof.learning_report", "pintpot.runtime.describing", "pintpot.trainer.question",
+    "pintpot.trainer.reading", "pintpot.trainer.teaching",
 )  # fmt: skip
 """What a run that learns imports, or nearly all of it; the rest each start imports for itself."""
 
@@ -69,12 +73,12 @@ class Forks:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._server.communicate()
 
-    def start(self, *arguments: str) -> Forked:
-        """`pintpot` with these arguments."""
+    def start(self, *arguments: str, together: int = 1) -> Forked:
+        """`pintpot` with these arguments, in so many processes that learn together."""
         asked, answers = self._server.stdin, self._server.stdout
         assert asked
         assert answers
-        asked.write(json.dumps(arguments).encode() + b"\n")
+        asked.write(json.dumps([together, arguments]).encode() + b"\n")
         return Forked(self._server, int(answers.readline()))
 
 
@@ -83,24 +87,45 @@ def serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     for line in sys.stdin:
-        arguments = json.loads(line)
+        together, arguments = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            become(arguments)
+            become(arguments) if together == 1 else launch(arguments, together)
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def launch(arguments: list[str], count: int) -> NoReturn:
+    """This process starts so many that are `pintpot`, as `torchrun --standalone` does, and waits for them."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    _say_nothing()
+    logging.disable()  # of those that are killed
+    alone = {"run_id": str(uuid4()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0}
+    config = LaunchConfig(1, 1, count, start_method="fork", **alone)
+    try:
+        elastic_launch(config, become)(arguments)
+    except ChildFailedError as error:
+        raise SystemExit(1) from error
+    raise SystemExit(0)
 
 
 def become(arguments: list[str]) -> NoReturn:
     """This process is `pintpot` from now on."""
     from pintpot.cli import cli
 
+    _say_nothing()
+    cli.main(arguments, prog_name="pintpot")
+    raise SystemExit(0)
+
+
+def _say_nothing() -> None:
+    """Standard output and input lead nowhere: the server's own are pipes to whoever asks it."""
     for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
         nowhere = os.open(os.devnull, flags)
         os.dup2(nowhere, number)
         os.close(nowhere)
-    cli.main(arguments, prog_name="pintpot")
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,23 @@ def started(command: Sequence[str]) -> Run:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-class Together:
-    """Processes that `torchrun` starts; killed are all, "one" of those that learn, or the "starter" alone."""
+class Starter(Protocol):
+    """`torchrun`, or what does as it does."""
 
-    def __init__(self, command: Sequence[str], whom: str = "all") -> None:
-        self._begun, self._whom = subprocess.Popen(command, stdout=subprocess.DEVNULL), whom
+    pid: int
+
+    def poll(self) -> int | None:
+        """How it ended, None while it lives."""
+
+    def wait(self) -> int:
+        """How it ended, once it has."""
+
+
+class Together:
+    """Processes that a starter started; killed are all, "one" of those that learn, or the "starter" alone."""
+
+    def __init__(self, begun: Starter, whom: str = "all") -> None:
+        self._begun, self._whom = begun, whom
         self._killed: list[int] = []
 
     def poll(self) -> int | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ import pytest
 from killing import Moment, Together, kill, learned_files
 from safetensors.numpy import load_file
 from tiny import Tiny, write_hf
+
+from pintpot.errors import EndedElsewhere
+from pintpot.trainer import ranks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SHORT = ("--length", "32", "--steps", "6", "--threads", "1", "--learning-rate", "0.003", "--arithmetic", "float32")
@@ -63,7 +68,8 @@ def test_two_processes_learn_what_one_does(place: Path, method: str, file: str) 
 def test_both_processes_are_killed_and_a_second_start_changes_no_bit(place: Path) -> None:
     more, folder = ("--method", "full"), place / "killed"
     whole, command = learned(place, "full2", *more, count=2), command_of(place, "killed", *more, count=2)
-    found = kill(partial(Together, [*command, "--checkpoint", "1"]), folder, Moment("learning", 0.01, 0.5), steps=6)
+    begin = partial(subprocess.Popen, [*command, "--checkpoint", "1"], stdout=subprocess.DEVNULL)
+    found = kill(lambda: Together(begin()), folder, Moment("learning", 0.01, 0.5), steps=6)
     assert found is not None, "it ended before it could be killed"
     again = learned(place, "killed", *more, "--checkpoint", "1", count=2)
     assert again["measured"]["began_at_step"] == found.step >= 3
@@ -83,3 +89,15 @@ def test_what_cannot_be_is_said_once_and_ends_all(place: Path) -> None:
         assert why in done.stderr
         assert json.loads(done.stdout)["error"]["exit_code"] == 2
     assert not (place / "none").exists()
+
+
+def test_what_is_started_behind_a_dead_starter_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    left = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in {**left, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "sys", SimpleNamespace(platform="another"))  # or pytest would end with its own starter
+    with pytest.raises(EndedElsewhere, match="what started this process has ended"), ranks.joined():
+        pass

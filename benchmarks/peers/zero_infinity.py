@@ -6,8 +6,8 @@ A drawn model of 67 million weights, 4 x 128 tokens, AdamW at a constant rate, f
 order, and no gradient clipped (left to itself DeepSpeed clips them to a norm of 1). DeepSpeed keeps parameters and both
 moments on "nvme", a folder beside ours. Its sources come by `pip download --no-deps --no-binary :all:
 --no-build-isolation deepspeed==0.19.8`; they are unpacked, and the four operations that it needs are compiled here (see
-`zero_infinity_ops.py`), once. Peaks are those of whole processes; what DeepSpeed's has before it opens the model is told
-beside it.
+`zero_infinity_ops.py`), once. Peaks are those of whole processes; what DeepSpeed's has before it opens the model is
+told beside it.
 """
 
 from __future__ import annotations

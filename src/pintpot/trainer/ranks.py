@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _ENDED = "pintpot/ended"
 _PR_SET_PDEATHSIG = 1
+_PATIENCE_S = 60.0
 
 
 class Ranks(ABC):
@@ -176,9 +178,19 @@ def joined() -> Iterator[Ranks]:
 
 
 def _end_with_starter() -> None:
-    """Have this process killed where `torchrun` ends before it, however that is; on systems that can."""
+    """Have this process killed where `torchrun` ends before it, however that is; on systems that can.
+
+    Raises EndedElsewhere where it has ended already, which the store that it held tells: nobody answers there, and a
+    process group would ask for half an hour.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        try:
+            socket.create_connection(place, _PATIENCE_S).close()
+        except ConnectionRefusedError as error:
+            raise EndedElsewhere("what started this process has ended") from error
 
 
 def _is_first(store: Store) -> bool:
