@@ -2,6 +2,7 @@
 
     python benchmarks/off_grid.py                               # out/models/smollm2-off-grid-f32, from SmolLM2's Q4_1
     python benchmarks/off_grid.py --mixing pairs --dtype bf16   # outlying channels stay, 2 bytes a value
+    python benchmarks/off_grid.py --mixing pairs --gains kept   # and norms have their gains: nearest to a trained model
     python benchmarks/off_grid.py MODEL --out FOLDER
 
 Weights that were rounded once round again without loss, so a low-bit file cannot show what rounding costs. Here the
@@ -9,7 +10,9 @@ gains of the norms go into the matrices that follow, the residual stream is turn
 the values of each key-value head against the columns of the output projection (as in QuaRot, Ashkboos et al. 2024,
 arXiv:2404.00456). `dense` turns the stream by a random orthogonal matrix, which also spreads outlying channels evenly
 and so flatters plain rounding; `pairs` turns random pairs of channels by random angles, and a channel that stood out
-still does. Everything is computed in float64 and rounded once.
+still does. `--gains kept` gives each norm the gains of the channels that were turned together: columns then differ as
+little as in a trained model, and rounding errs as much as in trained ones (LOG.md). Everything is computed in float64
+and rounded once.
 
 The final norm's gain leaves the output head and the embedding different: a tied head is tied no longer, which costs
 as many bytes again as the embedding takes. At the end logits of both models, on real text and in float32, are compared
@@ -49,6 +52,7 @@ from pintpot.units import format_bytes
 Floats = NDArray[np.float64]
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 MIXINGS = ("dense", "pairs")
+GAINS = ("folded", "kept")
 LARGEST_DIFFERENCE = 1e-4
 """Of two models' logits in float32, relative to the largest logit."""
 _TEXT_TOKENS = 128
@@ -81,12 +85,14 @@ class Turned:
     """The weights of a model after turning, by canonical name and some rows at a time.
 
     `stream` [D, D] and `values` [layer, key-value head, head_dim, head_dim] are orthogonal; x becomes x @ matrix.
+    Where `gains` are kept, norms have those of the channels that were turned into each, as root mean squares.
     """
 
     model: Model
     store: Store
     stream: Floats
     values: Floats
+    gains: str = "folded"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -96,7 +102,7 @@ class Turned:
         """Float64 rows in order; a vector is one row."""
         layer, role = (int(name.split(".")[1]), name.rsplit(".", 1)[1]) if name.startswith("layers.") else (-1, name)
         if role in ("attn_norm", "ffn_norm", "norm"):
-            yield np.ones((1, self.config["hidden_size"]))
+            yield self._gain(name)
         elif role in ("embed", "head"):
             yield from self._vocabulary(role)
         elif role in ("q_norm", "k_norm"):
@@ -109,17 +115,19 @@ class Turned:
     def _vocabulary(self, role: str) -> Iterator[Floats]:
         """The embedding writes the stream, the head reads it."""
         source = "embed" if role == "head" and self.model.ties else role
-        gain = self._read("norm") if role == "head" else np.ones(1)
+        head = role == "head"
+        gain, over = (self._read("norm"), self._gain("norm")) if head else (np.ones(1), np.ones(1))
         for first in range(0, self.config["vocab_size"], _ROWS):
             count = min(_ROWS, self.config["vocab_size"] - first)
-            yield (self._read(source, first, count) * gain) @ self.stream
+            yield (self._read(source, first, count) * gain) @ self.stream / over
 
     def _reader(self, name: str, layer: int, role: str) -> Floats:
         matrix = self._read(name)
         if role.endswith("_bias"):
             matrix = matrix.T
         else:
-            matrix = (matrix * self._read(f"layers.{layer}.{_NORM_OF[role]}")) @ self.stream
+            norm = f"layers.{layer}.{_NORM_OF[role]}"
+            matrix = (matrix * self._read(norm)) @ self.stream / self._gain(norm)
         kind = role.removesuffix("_bias")
         if kind in ("q", "k"):
             matrix = self._halves(matrix)
@@ -127,6 +135,12 @@ class Turned:
             heads = matrix.reshape(self.config["num_key_value_heads"], self.config["head_dim"], -1)
             matrix = (self.values[layer].transpose(0, 2, 1) @ heads).reshape(matrix.shape)
         return matrix.T if role.endswith("_bias") else matrix
+
+    def _gain(self, norm: str) -> Floats:
+        """What the turned norm multiplies each channel with, [1, D]."""
+        if self.gains == "folded":
+            return np.ones((1, self.config["hidden_size"]))
+        return np.sqrt(self._read(norm).reshape(1, -1) ** 2 @ self.stream**2)
 
     def _writer(self, name: str, layer: int, role: str) -> Floats:
         matrix = self._read(name)
@@ -196,7 +210,9 @@ def entries(turned: Turned, dtype: str) -> list[Entry]:
     return [Entry(hf_name(n), shapes[n], dtype, chunks(n)) for n in [*names, "norm", "head"] if n in shapes]
 
 
-def turn(model: Model, folder: Path, *, dtype: str = "f32", mixing: str = "dense", seed: int = 0) -> Path:
+def turn(
+    model: Model, folder: Path, *, dtype: str = "f32", mixing: str = "dense", gains: str = "folded", seed: int = 0
+) -> Path:
     """Write the turned model as a Hugging Face folder and return its path.
 
     Raises UnsupportedModel for what the family's config.json cannot say.
@@ -220,7 +236,7 @@ def turn(model: Model, folder: Path, *, dtype: str = "f32", mixing: str = "dense
     source = from_gguf(open_gguf(Path(model.source.path))) if gguf else from_folder(Path(model.source.path))
     source.save(part)
     with Store(model) as store:
-        turned = Turned(model, store, stream, np.reshape(drawn, (layers, kv_heads, head_dim, head_dim)))
+        turned = Turned(model, store, stream, np.reshape(drawn, (layers, kv_heads, head_dim, head_dim)), gains)
         write_safetensors(part, entries(turned, dtype), lambda _: None)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
@@ -247,6 +263,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", help="a GGUF file or a folder (default: SmolLM2-135M-Instruct, Q4_1)")
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="of the result's weights")
     parser.add_argument("--mixing", choices=MIXINGS, default="dense", help="how channels are turned into each other")
+    parser.add_argument("--gains", choices=GAINS, default="folded", help="of norms: into the matrices, or still there")
     parser.add_argument("--out", type=Path, help="the folder to write (default: below out/models)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=2, help=f"how many texts of {_TEXT_TOKENS} tokens are compared")
@@ -254,9 +271,10 @@ def main() -> int:
     try:
         model = describe(options.model or str(smollm2()))
         name = "smollm2" if options.model is None else Path(options.model).stem
+        told = "" if options.gains == "folded" else "-gains"
         kind = "off-grid" if options.mixing == "dense" else "off-grid-pairs"
-        folder = options.out or OUT / "models" / f"{name}-{kind}-{options.dtype}"
-        turn(model, folder, dtype=options.dtype, mixing=options.mixing, seed=options.seed)
+        folder = options.out or OUT / "models" / f"{name}-{kind}{told}-{options.dtype}"
+        turn(model, folder, dtype=options.dtype, mixing=options.mixing, gains=options.gains, seed=options.seed)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         head = rounded(np.zeros(1), options.dtype).nbytes * model.part("language").config["vocab_size"]
         head *= model.part("language").config["hidden_size"]

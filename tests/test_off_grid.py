@@ -42,6 +42,18 @@ def test_logits_stay(off_grid: Any, tiny: Tiny, mixing: str, tmp_path: Path) -> 
     assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
 
 
+def test_gains_stay_in_their_norms_where_they_are_kept(off_grid: Any, tmp_path: Path) -> None:
+    model = describe(str(write_hf(tmp_path / "model", DEFAULT)))
+    folder = off_grid.turn(model, tmp_path / "turned", mixing="pairs", gains="kept")
+    one, other = (off_grid.logits(m, TEXTS) for m in (model, describe(str(folder))))
+    assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
+    with Store(model) as store:
+        before = store.vector("layers.0.attn_norm")
+    after = matrix(folder, "layers.0.attn_norm")
+    assert np.square(after).sum() == pytest.approx(np.square(before).sum(), rel=1e-5)
+    assert not np.allclose(after, 1)
+
+
 def test_a_low_bit_file_with_rotated_pairs_leaves_its_grid(off_grid: Any, tmp_path: Path) -> None:
     """A GGUF llama has its rotary pairs side by side; 32 values of a Q4_0 block take 16 levels."""
     model = describe(str(write_gguf(tmp_path / "model.gguf", DEFAULT, "q4_0")))

@@ -21,9 +21,10 @@ from pintpot.model.spec import Model
 from pintpot.nets._training import training_work
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.explain import explain
-from pintpot.planner.methods import METHODS
+from pintpot.planner.methods import METHODS, wants_table
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
+from pintpot.planner.sensitivity import Sensitivities
 from pintpot.planner.training import Asked, make_training_plan, training_work_of
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import check, op_module
@@ -234,3 +235,34 @@ def test_without_room_to_look_at_what_meets_weights_they_are_rounded_to_nearest(
     assert "Gptq" not in {one.name for one in scarce.steps}
     assert {w.format for w in scarce.form.weights if w.is_matrix and "." in w.name} == {"nf4"}
     assert scarce.cost.memory_high <= roomy.smallest_bytes < roomy.cost.memory_high
+
+
+def test_bits_are_dealt_out_where_it_is_known_what_each_weight_loses(tmp_path: Path) -> None:
+    model = describe(str(write_gguf(tmp_path / "m.gguf", replace(K_QUANT, layers=4), "f16")))
+    inside = [w.name for w in source_form(model).weights if w.is_matrix and "." in w.name]
+    formats = {"nf4_32": 1.0, "aff4": 0.9, "sym5": 0.3, "sym6": 0.08, "sym8": 0.004, "sym3": 4.0}
+
+    def table(names: list[str]) -> Sensitivities:
+        nats = {name: 1.0 if name.startswith("layers.2.") else 0.01 for name in names}
+        return Sensitivities(
+            64, {name: {kept: (0.0, n * x) for kept, x in formats.items()} for name, n in nats.items()}
+        )
+
+    asked = question(model)
+    alike = make_training_plan(asked, Asked("qlora"))
+    found = make_training_plan(replace(asked, sensitivities=table(inside)), Asked("qlora"))
+    assert wants_table(alike.steps)
+    assert not wants_table(found.steps)
+    kept = {w.name: w for w in found.form.weights if w.name in inside}
+    bits = {name: 8 * w.num_bytes / (w.shape[0] * w.shape[1]) for name, w in kept.items()}
+    assert min(bits[n] for n in inside if n.startswith("layers.2.")) > max(bits[n] for n in inside if ".1." in n)
+    assert min(bits.values()) > 4, "fewer than four bits a code"
+    values = sum(w.shape[0] * w.shape[1] for w in kept.values())
+    assert 4.5 * values < 8 * sum(w.num_bytes for w in kept.values()) <= 5.0 * values
+    assert held(found)["weights in RAM"] <= held(alike)["weights in RAM"]
+    assert Plan.from_json(json.loads(json.dumps(found.to_json()))).form == found.form
+    # Whoever lacks a weight knows nothing of the sum; 8 bits lose so little that there is nothing to deal out.
+    assert make_training_plan(replace(asked, sensitivities=table(inside[1:])), Asked("qlora")).steps == alike.steps
+    eight = make_training_plan(replace(asked, sensitivities=table(inside)), Asked("qlora", bits=8))
+    assert {eight.form.weights.by_name[name].format for name in inside} == {"sym8"}
+    assert not wants_table(eight.steps)

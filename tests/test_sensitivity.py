@@ -15,7 +15,7 @@ from tiny import Tiny, write_gguf, write_hf
 
 import pintpot
 from pintpot.cli import cli
-from pintpot.errors import BadInput
+from pintpot.errors import BadInput, DoesNotFit
 from pintpot.machine.null import null_machine
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
@@ -26,6 +26,7 @@ from pintpot.packer.calibrate.fisher import add_squares, losses, rounded, worth_
 from pintpot.packer.calibrate.forward import Forward
 from pintpot.packer.calibrate.scale import Check, fitted
 from pintpot.packer.calibrate.sensitivity import measure_sensitivities
+from pintpot.packer.calibrate.together import groups
 from pintpot.packer.calibrate.vocabulary import Drawn, divergence, draw, to_states
 from pintpot.planner.sensitivity import recall_sensitivities, table_key
 
@@ -202,12 +203,16 @@ def test_a_start_that_was_ended_is_gone_on_with_and_gives_the_same(
             assert again.weights[name][kept] == pytest.approx(span, rel=1e-2)
 
 
-def test_groups_of_texts_give_what_all_together_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_texts_give_what_all_together_give(tmp_path: Path) -> None:
     model = describe(str(write_hf(tmp_path / "model", Tiny(layers=1))))
     own = [*texts(3, 24), *texts(2, 17)]
     one = measure_sensitivities(model, own, folder=tmp_path / "one")
-    monkeypatch.setattr(sensitivity, "_tokens_together", lambda model, longest: 30)
-    many = measure_sensitivities(model, own, folder=tmp_path / "many")
+    with pytest.raises(DoesNotFit, match="measuring what each weight loses takes") as raised:
+        measure_sensitivities(model, own, folder=tmp_path / "none", memory_bytes=1_000_000)
+    least = raised.value.smallest_bytes
+    assert len(list(groups(model, own))) == 1
+    assert len(list(groups(model, own, least))) == 5
+    many = measure_sensitivities(model, own, folder=tmp_path / "many", memory_bytes=least)
     for name, found in one.weights.items():
         for kept, span in found.items():
             assert many.weights[name][kept] == pytest.approx(span, rel=1e-2)

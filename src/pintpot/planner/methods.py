@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from pintpot.contract.form import Form
 from pintpot.contract.step import Step
 from pintpot.formats import encoding
+from pintpot.planner.few_bits import dealt_out
+from pintpot.planner.sensitivity import Sensitivities
 from pintpot.techniques.adapt.every_weight import EveryWeight
 from pintpot.techniques.quantize.as_stored import AsStored
 from pintpot.techniques.quantize.gptq import Gptq
@@ -27,34 +32,56 @@ SCALES_BITS = 1.0
 """A value at most, of scales and minima beside the codes: a file whose weights take no more is left as it is."""
 
 
-def ways_of(method: str, source: Form, bits: int = BITS) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class FewBits:
+    """What qlora makes of a model `source`: codes of so many `bits`, dealt out by its `table` where there is one."""
+
+    source: Form
+    bits: int = BITS
+    table: Sensitivities | None = None
+
+    def steps(self, gently: bool) -> tuple[Step, ...]:
+        """Weights in so many bits a code: as their file has them where that takes hardly more.
+
+        A second rounding would only harm. What is rounded is rounded `gently`, by what meets it, where that can be
+        known: each matrix in a format of its own where a table says what it loses, else with a minimum for each group,
+        which 8 bits need not. Either way takes as many bytes.
+        """
+        inside = [weight for weight in self.source.weights if weight.is_matrix and "." in weight.name]
+        values = sum(weight.shape[0] * weight.shape[1] for weight in inside)
+        num_bytes = sum(weight.shape[0] * encoding(weight.source).row_bytes(weight.shape[1]) for weight in inside)
+        if 8 * num_bytes <= (self.bits + SCALES_BITS) * values:
+            return (AsStored("blocks"),)
+        nearest = RoundToNearest("blocks", self.bits, minimum=self.bits < max(WIDTHS))
+        if gently:
+            return self._dealt_out() or nearest, Gptq("blocks")
+        return (NormalFloat("blocks") if self.bits == BITS else nearest,)
+
+    def _dealt_out(self) -> Step | None:
+        """8 bits lose so little that there is nothing to deal out."""
+        if self.table is None or self.bits == max(WIDTHS):
+            return None
+        return dealt_out(self.source, self.table, self.bits + SCALES_BITS)
+
+
+def ways_of(method: str, few: FewBits) -> tuple[str, ...]:
     """The ways in which a method (or "auto") may be carried out, in the order of preference."""
     found = {"auto": METHODS, ZEROTH: (ZEROTH, BESIDE)}.get(method, (method,))
-    both = learning(QLORA, source, bits) != learning(NEAREST, source, bits)
+    both = QLORA in found and learning(QLORA, few) != learning(NEAREST, few)
     return tuple(way for one in found for way in ((one, NEAREST) if one == QLORA and both else (one,)))
 
 
-def learning(way: str, source: Form, bits: int = BITS) -> tuple[Step, ...]:
+def learning(way: str, few: FewBits) -> tuple[Step, ...]:
     """The steps of a way, without adapters: those stand beside whatever is left as it is."""
     if way == "full":
         return EveryWeight(), FusedUpdate()
     if way == ZEROTH:
         return (EveryWeight(),)
-    return in_few_bits(source, bits, gently=way == QLORA) if way in (QLORA, NEAREST) else ()
+    return few.steps(gently=way == QLORA) if way in (QLORA, NEAREST) else ()
 
 
-def in_few_bits(source: Form, bits: int, gently: bool) -> tuple[Step, ...]:
-    """Weights in so many bits a code: as their file has them where that takes hardly more.
-
-    A second rounding would only harm. What is rounded is rounded `gently`, by what meets it, where that can be known,
-    with a minimum for each group, which 8 bits need not.
-    """
-    inside = [weight for weight in source.weights if weight.is_matrix and "." in weight.name]
-    values = sum(weight.shape[0] * weight.shape[1] for weight in inside)
-    num_bytes = sum(weight.shape[0] * encoding(weight.source).row_bytes(weight.shape[1]) for weight in inside)
-    if 8 * num_bytes <= (bits + SCALES_BITS) * values:
-        return (AsStored("blocks"),)
-    nearest = RoundToNearest("blocks", bits, minimum=bits < 8)
-    if gently:
-        return nearest, Gptq("blocks")
-    return (NormalFloat("blocks") if bits == BITS else nearest,)
+def wants_table(steps: Iterable[Step]) -> bool:
+    """Whether the bits of these steps would be dealt out, were it known what each weight loses."""
+    steps = tuple(steps)
+    alike = any(isinstance(step, RoundToNearest) and step.minimum for step in steps)
+    return alike and any(isinstance(step, Gptq) for step in steps)

@@ -24,7 +24,7 @@ from pintpot.planner.candidate import Candidate
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
 from pintpot.planner.keeping import staying
-from pintpot.planner.methods import BITS, METHODS, WIDTHS, ZEROTH, learning, ways_of
+from pintpot.planner.methods import BITS, METHODS, WIDTHS, ZEROTH, FewBits, learning, ways_of
 from pintpot.planner.passed_over import others, rejected_of
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
@@ -169,7 +169,8 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     """Every way, in the order of preference where none was asked for."""
     model, source = question.model, source_form(question.model)
     words = model.language is not None
-    methods = ways_of(asked.method if words or asked.method != "auto" else "full", source, asked.bits)
+    few = FewBits(source, asked.bits, question.sensitivities)
+    methods = ways_of(asked.method if words or asked.method != "auto" else "full", few)
     offered = [step for cls in classes().values() for step in cls.offers(model, question.machine, question.budget)]
     drawn = asked.method == ZEROTH
     at_once: list[Step] = [step for step in offered if isinstance(step, ZerothOrder if drawn else Recompute)]
@@ -190,7 +191,7 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     ways = product(methods, [*([()] if asked.learn in ("", AUTO) else []), *chosen])
     for method, part in ways:
         adapters = () if method in ("full", ZEROTH) else (asked.adapters,)
-        first = (*learning(method, source, asked.bits), *adapters, *part)
+        first = (*learning(method, few), *adapters, *part)
         way = (method, *(one.learn for one in part))
         for kind, passes, optimizer in product(arithmetic, at_once, ((),) if drawn else optimizers):
             try:

@@ -13,13 +13,21 @@ from pintpot.planner.sensitivity import Sensitivities, recall_sensitivities, tab
 _log = logging.getLogger(__name__)
 
 
-def sensitivities_apart(model: Model, text: Path | None, again: bool, progress: Progress | None) -> Sensitivities:
-    """The table that is there; one measured elsewhere where none is, where it is of another `text`, and `again`."""
+def sensitivities_apart(
+    model: Model, text: Path | None, again: bool, progress: Progress | None, memory_bytes: int | None = None
+) -> Sensitivities:
+    """The table that is there; one measured elsewhere where none is, where it is of another `text`, and `again`.
+
+    That process takes `memory_bytes` at most, of a quarter of what is free otherwise. Raises DoesNotFit.
+    """
     key = table_key(model)
     found = None if again or text is not None else recall_sensitivities(key)
     if found is None:
         words = None if text is None else str(text.expanduser().absolute())
-        request = {"model": model.source.named, "digest": model.digest, "text": words, "again": again}
+        request = {
+            "model": model.source.named, "digest": model.digest, "text": words, "again": again,
+            "memory_bytes": memory_bytes,
+        }  # fmt: skip
         done = apart("pintpot.packer.calibrate.sensitivity", request, progress)
         if done["tokens"] < done["wanted"]:
             short = "only %s tokens could be measured on, and %s are usual: what is expected may be further off"

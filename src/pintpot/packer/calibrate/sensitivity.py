@@ -23,7 +23,7 @@ from pintpot.errors import BadInput, need
 from pintpot.formats import GRIDS
 from pintpot.meter.disk import ask_room
 from pintpot.meter.home import home
-from pintpot.meter.memory import attainable_bytes
+from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.packer.calibrate.backward import Backward, before
@@ -31,6 +31,7 @@ from pintpot.packer.calibrate.begun import Begun
 from pintpot.packer.calibrate.fisher import add_squares, losses, worth_measuring
 from pintpot.packer.calibrate.forward import PART, BlockOps, Forward, Texts
 from pintpot.packer.calibrate.scale import TOGETHER, Checked, Checks, fitted
+from pintpot.packer.calibrate.together import groups
 from pintpot.packer.calibrate.vocabulary import Drawn, add_looked_up, draw, residuals, to_states
 from pintpot.planner.sensitivity import Sensitivities, keep_sensitivities, recall_sensitivities, table_key
 
@@ -39,7 +40,6 @@ TOKENS, LENGTH = 4096, 128
 """Many short texts and not a few long ones: each is one sample of the gradients."""
 SEED = 20
 DIGITS = 4
-MOST_BYTES = 1 << 30
 Floats = NDArray[np.float32]
 Losses = dict[str, dict[str, float]]
 """Of each weight, by format, nats a token as the second order has them."""
@@ -50,13 +50,19 @@ _BACK, _ENDS, _CHECK = 4.0, 6.0, 9.0
 
 
 def measure_sensitivities(
-    model: Model, texts: Texts, progress: Progress | None = None, *, again: bool = True, folder: Path | None = None
+    model: Model,
+    texts: Texts,
+    progress: Progress | None = None,
+    *,
+    again: bool = True,
+    folder: Path | None = None,
+    memory_bytes: int | None = None,
 ) -> Sensitivities:
-    """Measure a model's table, keep it in `<home>/sensitivities`, and return it.
+    """Measure a model's table in `memory_bytes`, keep it in `<home>/sensitivities`, and return it.
 
     While another process measures the same model it is waited for. Not `again`: a table that is of these texts is
     returned as it is. Raises UsageError for a model that is not on this machine, DiskTooSmall and BadInput where there
-    is no room for what is on its way.
+    is no room for what is on its way, DoesNotFit.
     """
     need(len(texts) > 0, "there is no text to measure on")
     tell = progress or (lambda share, what: None)
@@ -70,7 +76,7 @@ def measure_sensitivities(
                 begun.end()
                 return known
             _ask_room(model, texts, begun)
-            checked = _Measuring(model, texts, store, begun, tell).run()
+            checked = _Measuring(model, texts, store, begun, tell, memory_bytes).run()
             fit = fitted(checked.checks)
             weights = {
                 name: {kept: (_short(nats * fit.low), _short(nats * fit.high)) for kept, nats in found.items()}
@@ -105,14 +111,22 @@ def _short(value: float) -> float:
 class _Measuring:
     """One table on its way."""
 
-    def __init__(self, model: Model, texts: Texts, store: Store, begun: Begun, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: Model,
+        texts: Texts,
+        store: Store,
+        begun: Begun,
+        progress: Progress,
+        memory_bytes: int | None,
+    ) -> None:
         self._texts, self._begun, self._progress = texts, begun, progress
         self._forward = Forward(model, store, max(map(len, texts)))
         self._backward = Backward(self._forward)
         matrices = (w for w in model.part(PART).weights() if len(w.shape) == 2 and matches("all", w.name))
         self._sources = {w.name: w.dtype for w in matrices}
         self._num_tokens = sum(map(len, texts))
-        self._groups = list(_groups(texts, _tokens_together(model, max(map(len, texts)))))
+        self._groups = list(groups(model, texts, memory_bytes))
         self._done, self._total = (
             0.0,
             (1 + _BACK) * len(self._forward.blocks) + 3 * _ENDS + (1 + len(TOGETHER)) * _CHECK,
@@ -240,25 +254,6 @@ def _grads(index: int) -> str:
     return f"{_GRADS}.{index}"
 
 
-def _tokens_together(model: Model, longest: int) -> int:
-    """How many tokens may go through a block together, a quarter of what is free being for them."""
-    config = model.part(PART).config
-    pairs = config.get("num_experts_per_tok", 1)
-    widest = pairs * 12 * config["intermediate_size"] + (15 + pairs) * config["hidden_size"]
-    return int(max(longest, min(attainable_bytes() // 4, MOST_BYTES) // (4 * widest)))
-
-
-def _groups(texts: Texts, together: int) -> Iterator[tuple[slice, list[int]]]:
-    """Rows of texts that go through a block together, and their lengths."""
-    first, lengths = 0, list[int]()
-    for text in texts:
-        if lengths and sum(lengths) + len(text) > together:
-            yield slice(first, first + sum(lengths)), lengths
-            first, lengths = first + sum(lengths), []
-        lengths.append(len(text))
-    yield slice(first, first + sum(lengths)), lengths
-
-
 def _answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from pintpot.model.read import describe
     from pintpot.packer.calibrate.texts import cut, read_text, remember_text
@@ -268,9 +263,10 @@ def _answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     need(model.digest == request["digest"], f"{request['model']} changed meanwhile", BadInput)
     text = None if request["text"] is None else Path(request["text"])
     texts = cut(tokenizer_of(model), read_text(text), model.context, TOKENS, LENGTH)
-    table = measure_sensitivities(model, texts, progress, again=request["again"])
+    memory = request["memory_bytes"]
+    table = measure_sensitivities(model, texts, progress, again=request["again"], memory_bytes=memory)
     remember_text(table_key(model), text)
-    return {"tokens": table.tokens, "wanted": TOKENS}
+    return {"tokens": table.tokens, "wanted": TOKENS, "peak_bytes": peak_bytes()}
 
 
 if __name__ == "__main__":
