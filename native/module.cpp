@@ -30,6 +30,7 @@ NB_MODULE(_native, module) {
     pintpot::bind_memory(module);
     pintpot::bind_stream(module);
     pintpot::bind_measure(module);
+    pintpot::bind_learn(module);
     pintpot::bind_call(module);
     pintpot::bind_replay(module);
     pintpot::bind_kernels(module);

@@ -26,6 +26,7 @@ void bind_stream(nb::module_& module);
 void bind_call(nb::module_& module);
 void bind_replay(nb::module_& module);
 void bind_measure(nb::module_& module);
+void bind_learn(nb::module_& module);
 
 // A contiguous view of a Python buffer for as long as this lives; needs the GIL to come and go.
 class BufferView {

@@ -52,4 +52,16 @@ void copy_loop(void* to, const void* from, size_t bytes);
 uint64_t int8_peak(uint64_t rounds, uint64_t* num_operations);
 uint64_t float_peak(uint64_t rounds, uint64_t* num_operations);
 
+void norm(const NormCall* call, int64_t first, int64_t last);
+void norm_back(const NormCall* call, int64_t first, int64_t last);
+void gate(const GateCall* call, int64_t first, int64_t last);
+void gate_back(const GateCall* call, int64_t first, int64_t last);
+void join(const JoinCall* call, int64_t first, int64_t last);
+void thin_products(const ThinCall* call, int64_t first, int64_t last);
+void thin_added(const ThinCall* call, int64_t first, int64_t last);
+void thin_sums(const ThinCall* call, float* thin, int64_t first, int64_t last);
+int64_t attention_bytes(const AttentionCall* call);
+void attention(const AttentionCall* call, int64_t first, int64_t last, void* scratch);
+void attention_back(const AttentionCall* call, int64_t first, int64_t last, void* scratch);
+
 }  // namespace pintpot

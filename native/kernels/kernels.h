@@ -13,9 +13,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "learn.h"
+
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 8;
+constexpr int32_t kAbiVersion = 9;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 6;  // whole numbers of what a product of many tokens takes at once: 2 or 3
 constexpr int64_t kGroup = 32;
@@ -225,6 +227,8 @@ struct KernelTable {
   void (*copy_loop)(void* to, const void* from, size_t bytes);       // bytes a multiple of 64
   uint64_t (*int8_peak)(uint64_t rounds, uint64_t* num_operations);  // multiply-adds on 8-bit values in registers
   uint64_t (*float_peak)(uint64_t rounds, uint64_t* num_operations); // float32 multiply-adds in registers
+
+  LearnTable learn;
 };
 
 }  // namespace pintpot

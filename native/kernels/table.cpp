@@ -66,6 +66,7 @@ const KernelTable kTable = {
     rope_store, attend, attend_segments, attend_merge,
     argmax, exp_sum, kth_largest, mass_threshold, sum_from, pick,
     crc32c, read_loop, copy_loop, int8_peak, float_peak,
+    {norm, norm_back, gate, gate_back, join, thin_products, thin_added, thin_sums, attention_bytes, attention, attention_back},
 };
 
 }  // namespace

@@ -9,6 +9,7 @@ from typing_extensions import Buffer
 
 kernels: Any
 measure: Any
+learn: Any
 
 class SlotError(Exception): ...
 

@@ -14,10 +14,10 @@ from pintpot.program.ops import aten
 from pintpot.program.ops.attend import positions_seen
 from pintpot.program.spec import Extent, Op, Program
 
-VALUES_OF = {"rmsnorm": 6.0, "swiglu": 4.0, "geglu": 6.0, "none": 0.0}
+VALUES_OF = {"rmsnorm": 1.0, "swiglu": 1.5, "geglu": 2.0, "none": 0.0}
 """Passes over the rows that a prologue takes, forward."""
-ROTATING = 10.0
-"""The same of positions: norms, turns, transposes and copies of heads."""
+ROTATING, ROTATING_NATIVELY = 10.0, 2.0
+"""The same of positions: norms, turns, transposes and copies of heads; in bfloat16 all of it is one native pass."""
 ESTIMATING = 24.0
 """The same of a gradient's values of which two of four are drawn: magnitudes, chances, their sums, what is kept."""
 BACK = 2.0
@@ -85,15 +85,14 @@ def _demand(op: Op, program: Program, extent: Extent, products: float, values: f
         width = (op.get("heads") + 2 * op.get("kv_heads")) * op.get("head_dim")
         seen = positions_seen(op, Extent(extent.tokens, sequences=extent.sequences))
         adds = 2.0 * op.get("heads") * op.get("head_dim") * seen * tokens * attention
-        work = [Work("aten/attention", adds)]
-        moved = ROTATING * values * tokens * width
+        work = [Work(f"aten/attention{end}", adds)]
+        moved = (ROTATING_NATIVELY if end else ROTATING) * values * tokens * width
     else:
         shapes = [program.shape(name) for name in op.read_all("weight")]
         adds = tokens * sum(rows * columns for rows, columns in shapes) * products
         work = [Work(f"aten/product{end}", adds, extent.rows)]
         outputs, inputs = sum(shape[0] for shape in shapes), shapes[0][1]
-        before = VALUES_OF[op.get("prologue", "none")] + (1.0 if end else 0.0)
-        moved = tokens * values * (before * inputs + 2 * outputs)
+        moved = tokens * values * (VALUES_OF[op.get("prologue", "none")] * inputs + outputs)
         rank = int(op.get("rank", 0))
         if rank:
             ways = 1.0 if values == 1.0 else 3.0
@@ -111,7 +110,7 @@ def _adapters(op: Op, shapes: Sequence[tuple[int, ...]], tokens: float, times: i
     rank, several = int(op.get("rank")), int(op.get("adapters", 1))
     sides, outputs = sum(shape[0] + shape[1] for shape in shapes), sum(shape[0] for shape in shapes)
     means = 2.0 * several * rank * sides * times if several > 1 else 0.0
-    return tokens * rank * sides + means / 2, tokens * 2 * outputs + means
+    return tokens * rank * sides + means / 2, tokens * outputs + means
 
 
 def _experts(op: Op, shapes: Sequence[tuple[int, ...]], tokens: float, times: int) -> tuple[float, float]:

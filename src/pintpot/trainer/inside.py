@@ -14,6 +14,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 
 from pintpot.kernels.torch.differentiable import BALANCE, FLOATS, Memory, forget
+from pintpot.kernels.torch.room import copied
 
 
 class Wired(Protocol):
@@ -122,7 +123,7 @@ class _Saved:
     """What autograd saves of an inside: each tensor once, the states that it began with as they rest, weights never."""
 
     def __init__(self, states: torch.Tensor, weights: Memory) -> None:
-        self._states, self._begun = states, states.detach().float()
+        self._states, self._begun = states, copied(states.detach(), torch.float32)
         self._weights = {one.data_ptr() for one in weights.values()}
         self._known: dict[tuple[int, torch.Size, torch.dtype], int] = {}
         self.tensors: list[torch.Tensor] = []
@@ -131,7 +132,7 @@ class _Saved:
     def begun(self) -> torch.Tensor:
         """The states in float32."""
         if not self._begun.numel() and self._states.numel():
-            self._begun = self._states.detach().float()
+            self._begun = copied(self._states.detach(), torch.float32)
         return self._begun
 
     def rest(self) -> None:

@@ -124,10 +124,12 @@ def _network(
 def _buffers(plan: Plan, alike: bool) -> int:
     """What a block takes at most while it is computed.
 
-    What stays of blocks in RAM lies between what goes, so that what calls of PyTorch may take must be free as well.
+    What stays of blocks in RAM lies between what goes; where calls of PyTorch take that, as in float32, what they may
+    take must be free as well.
     """
-    stays = plan.form.training is not None and plan.form.training.stays > 0
-    names = (BUFFERS, INSIDE) if stays and not alike else (BUFFERS,)
+    how = plan.form.training
+    between = how is not None and how.stays > 0 and how.computed_in == "f32"
+    names = (BUFFERS, INSIDE) if between and not alike else (BUFFERS,)
     return sum(holder.high for holder in plan.cost.holders if holder.name in names)
 
 

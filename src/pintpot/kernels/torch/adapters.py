@@ -17,13 +17,14 @@ def alone(name: str, memory: Memory) -> tuple[torch.Tensor, torch.Tensor] | None
 
 
 def added(name: str, rows: torch.Tensor, memory: Memory, tasks: torch.Tensor | None) -> torch.Tensor | None:
-    """What several adapters of a weight give for float32 rows [T, K]: [T, N]; None where it has no such.
+    """What several adapters of a weight give for rows [T, K]: float32 [T, N]; None where it has no such.
 
     `tasks` [T] are the rows' own, None where there is one.
     """
     a, b, routes = (memory.get(name + end) for end in (LORA_A, LORA_B, ROUTES))
     if a is None or b is None or routes is None:
         return None
+    rows = rows.float()
     if tasks is None:
         return functional.linear(functional.linear(rows, mean_a(a, routes[0])), mean_b(b, routes[0]))
     out = rows.new_zeros(len(rows), b.shape[1])

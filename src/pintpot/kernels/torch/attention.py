@@ -1,18 +1,19 @@
 """Causal attention with a way back, some queries at a time: scores of a tile stay in the caches and are never kept.
 
-Scores and their softmax are computed in float32, all other products in the dtype of what comes in. What lasts until the
-way back are q, k and v as they came; they are turned, and scores computed, once more (FlashAttention, Dao et al. 2022,
-arXiv:2205.14135). B sequences of S tokens, H heads of hd columns, of which KV have keys and values.
+What lasts until the way back are q, k and v as they came; they are turned, and scores computed, once more
+(FlashAttention, Dao et al. 2022, arXiv:2205.14135). In bfloat16 all of it is one native pass, in float32 products are
+PyTorch's. B sequences of S tokens, H heads of hd columns, of which KV have keys and values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from pintpot.kernels.torch import heads
+from pintpot.kernels.torch.heads import Heads
 from pintpot.kernels.torch.room import copied, room
 
 SCORES = 1 << 20
@@ -20,26 +21,19 @@ SCORES = 1 << 20
 LEAST = 16
 
 
-@dataclass(frozen=True)
-class Heads:
-    """`angles` makes [B, S, rope_dim], cosines and sines by which q and k are turned (`layout`: "half", "interleaved").
-
-    `hidden` makes what is added to scores, [B or 1, 1, S, S], or None where everything earlier is seen. `scale`
-    multiplies scores.
-    """
-
-    heads: int
-    kv_heads: int
-    scale: float
-    angles: Callable[[], torch.Tensor]
-    layout: str
-    hidden: Callable[[], torch.Tensor | None]
-
-
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> torch.Tensor:
     """q [B, S, H, hd], k and v [B, S, KV, hd] -> [B, S, H, hd] in their dtype."""
     given: torch.Tensor = _Attention.apply(q, k, v, how)  # type: ignore[no-untyped-call]
     return given
+
+
+def hidden(lowest: torch.Tensor | None, length: int) -> torch.Tensor | None:
+    """What is added to scores [B, 1, S, S] so that nobody sees a later token, or one before the lowest [B, S]."""
+    if lowest is None:
+        return None
+    at = torch.arange(length)
+    seen = (at[None, :] <= at[:, None]) & (at >= lowest[:, :, None])
+    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))[:, None]
 
 
 def turned(x: torch.Tensor, angles: torch.Tensor, layout: str, back: bool = False) -> torch.Tensor:
@@ -68,7 +62,7 @@ class _Turned:
 
     def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> None:
         (self._count, self._length, _, self._columns), self._how, self._dtype = q.shape, how, v.dtype
-        self._groups, self._hidden = how.heads // how.kv_heads, how.hidden()
+        self._groups, self._hidden = how.heads // how.kv_heads, hidden(how.lowest(), q.shape[1])
         self._angles = how.angles()
         self.q = self.apart(turned(q, self._angles, how.layout).mul_(how.scale))
         self.k = self.apart(turned(k, self._angles, how.layout))[:, 0]
@@ -149,10 +143,18 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.how = how
+        if _natively(q):
+            return heads.forward(q, k, v, how)
         given = _Turned(q, k, v, how).forward()
         return room(tuple(given.shape), given.dtype).copy_(given)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
+        if _natively(q):
+            return *heads.back(q, k, v, grads[0], ctx.how), None
         return *_Turned(q, k, v, ctx.how).back(grads[0]), None
+
+
+def _natively(q: torch.Tensor) -> bool:
+    return q.dtype == torch.bfloat16 and q.shape[-1] <= heads.MOST_COLUMNS

@@ -16,7 +16,8 @@ import torch
 
 from pintpot.errors import UnsupportedModel, need
 from pintpot.kernels.torch.adapters import added, alone
-from pintpot.kernels.torch.attention import Heads, attention
+from pintpot.kernels.torch.attention import attention
+from pintpot.kernels.torch.heads import Heads
 from pintpot.kernels.torch.products import Beside, products
 from pintpot.kernels.torch.rows import Remake, gated, gated_again, joined, normed, normed_again
 from pintpot.program.spec import Op
@@ -94,7 +95,7 @@ def linear(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
 
 def _more(out: torch.Tensor, name: str, rows: torch.Tensor, memory: Memory, batch: Batch) -> torch.Tensor:
     """With what several adapters of a weight add."""
-    more = None if alone(name, memory) else added(name, rows.float(), memory, batch.tasks)
+    more = None if alone(name, memory) else added(name, rows, memory, batch.tasks)
     return out if more is None else out + (more * batch.scale).to(out.dtype)
 
 
@@ -132,7 +133,7 @@ def attend(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:
         op.get("scale"),
         angles,
         op.get("rope", "half"),
-        partial(hidden, batch, op.get("window", 0)),
+        partial(lowest, batch, op.get("window", 0)),
     )
     return (attention(q, k, v, how).view(-1, heads * head_dim),)
 
@@ -141,22 +142,15 @@ def _rows(table: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     return table[at]
 
 
-def hidden(batch: Batch, window: int) -> torch.Tensor | None:
-    """What is added to scores [B, 1, S, S] so that nobody sees a later token, another example, or beyond the window.
-
-    None where plain causal attention says the same.
-    """
+def lowest(batch: Batch, window: int) -> torch.Tensor | None:
+    """The first key that each query sees [B, S], int32: of its example and within the window; None where it is 0."""
     length = batch.positions.shape[1]
     if batch.starts is None and (not window or window >= length):
         return None
-    at = torch.arange(length)
-    seen = at[None, :] <= at[:, None]
+    first = torch.zeros(batch.positions.shape, dtype=torch.int32)
     if window:
-        seen = seen & (at[None, :] > at[:, None] - window)
-    if batch.starts is not None:
-        seen = seen & (at >= batch.starts[:, :, None])
-    mask = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
-    return mask.view(-1, 1, length, length)
+        first += (torch.arange(length, dtype=torch.int32) - (window - 1)).clamp_(min=0)
+    return first if batch.starts is None else torch.maximum(first, batch.starts.to(torch.int32))
 
 
 def mixture(op: Op, memory: Memory, batch: Batch) -> tuple[torch.Tensor, ...]:

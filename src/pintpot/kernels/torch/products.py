@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from pintpot.kernels.torch.room import copied, room
+from pintpot.kernels.torch import passes
+from pintpot.kernels.torch.room import room
 from pintpot.kernels.torch.rows import Remake
 from pintpot.kernels.torch.two_four import two_of_four
 
@@ -63,11 +64,10 @@ class _Products(torch.autograd.Function):
         count = len(beside.names)
         sides, inner = others[count:], []
         made = [times(rows, beside.lent[name].T) for name in beside.names]
-        exact = copied(rows, torch.float32) if any(side is not None for side in sides) else rows
         for out, a, b in zip(made, sides[::2], sides[1::2], strict=True):
             if a is not None and b is not None:
-                inner.append(times(exact, a.T))
-                out.add_(times(inner[-1], b.T).mul_(beside.scale))
+                inner.append(passes.thin_products(rows, a))
+                passes.add_thin(out, inner[-1], b.T, beside.scale)
         kept: tuple[torch.Tensor, ...] = ()
         if any(one is not None for one in others):
             kept = (rows,) if beside.remake is None else beside.remake.tensors
@@ -102,7 +102,6 @@ class _Back:
 
     def __init__(self, beside: Beside, rows: torch.Tensor | None, wants_rows: bool) -> None:
         self._beside, self._rows, self._wants_rows = beside, rows, wants_rows
-        self._exact: torch.Tensor | None = None
         self.total: torch.Tensor | None = None
 
     def weight(self, name: str, grad: torch.Tensor | None, learns: bool) -> torch.Tensor | None:
@@ -127,10 +126,7 @@ class _Back:
         """The gradients of A and B; adds what goes through them."""
         if grad is None or self._rows is None:
             return None, None
-        if self._exact is None:
-            self._exact = copied(self._rows, torch.float32)
-        exact = copied(grad, torch.float32)
-        narrow = times(exact, b).mul_(self._beside.scale)
+        narrow = passes.thin_products(grad, b.T, self._beside.scale)
         if self.total is not None:
-            self.total.add_(times(narrow, a))
-        return narrow.T @ self._exact, (exact.T @ inner).mul_(self._beside.scale)
+            passes.add_thin(self.total, narrow, a)
+        return passes.thin_sums(self._rows, narrow), passes.thin_sums(grad, inner, self._beside.scale).T

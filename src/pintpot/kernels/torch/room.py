@@ -15,7 +15,7 @@ from weakref import finalize
 import numpy as np
 import torch
 
-LEAST_BYTES = 1 << 18
+LEAST_BYTES = 1 << 14
 """Smaller tensors are left to PyTorch."""
 LARGER = 1.5
 """So many times as large at most is a piece that is taken for something."""
