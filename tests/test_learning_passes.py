@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from pintpot._native import Pool, available_isas, learn
+from pintpot.formats.registry import encoding, num_strips
+from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch import heads, passes
 from pintpot.kernels.torch.attention import attention
 from pintpot.kernels.torch.heads import Heads
@@ -77,6 +80,20 @@ def test_thin_matrices_are_multiplied_added_and_summed(kind, rank):
 def test_what_is_added_to_states_stays_exact():
     made, states = torch.randn(3, 1025).bfloat16(), torch.randn(3, 1025)
     assert torch.equal(passes.join(made, states), states + made.float())
+
+
+@pytest.mark.parametrize("name", ["aff4", "nf4", "nf4_32", "sym8", "aff5", "q4_k"])
+def test_strips_become_rows_of_either_type(name):
+    rng = np.random.default_rng(4)
+    rows, columns = 41, 256
+    strips = rng.integers(0, 256, (num_strips(rows), encoding(name).strip_bytes(columns)), np.uint8)
+    strips[:, : encoding(name).scale_bytes(columns)] = 0x31
+    wanted = torch.from_numpy(unpack(strips, name, rows, columns))
+    for kind in KINDS:
+        found = torch.empty((20, columns), dtype=kind)
+        passes.expand(strips, name, 7, found)
+        assert torch.equal(found, wanted[7:27].to(kind))
+    assert wanted.abs().max() > 0
 
 
 def test_what_is_no_number_stays_none():

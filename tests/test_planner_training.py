@@ -217,7 +217,7 @@ def test_what_a_file_has_in_four_bits_is_not_rounded_again(tmp_path: Path) -> No
 @pytest.mark.parametrize(("bits", "kept"), [(5, "aff5"), (6, "aff6"), (8, "sym8")])
 def test_adapters_learn_beside_more_bits_where_they_are_asked_for(tmp_path: Path, bits: int, kept: str) -> None:
     model = describe(str(write_gguf(tmp_path / "m.gguf", K_QUANT, "f16")))
-    roomy = make_training_plan(question(model), Asked("qlora", bits=bits))
+    roomy = make_training_plan(question(model), Asked("qlora", "float32", bits=bits))
     scarce = make_training_plan(question(model, roomy.smallest_bytes), Asked("qlora", bits=bits))
     for found, gently in ((roomy, True), (scarce, False)):
         assert {w.format for w in found.form.weights if w.is_matrix and "." in w.name} == {kept}

@@ -30,7 +30,7 @@ PATIENCE_S = 3600.0
 
 @dataclass(frozen=True)
 class Learning:
-    """One arithmetic: LoRA where weights are not packed, QLoRA where they are (`method`).
+    """One arithmetic: LoRA where weights are not packed, QLoRA where they are, or every weight (`method`).
 
     Where weights are rounded otherwise than the peer's losses are told, not compared.
     """
@@ -42,6 +42,7 @@ class Learning:
     rounds: int = 5
     quick: bool = False
     compared: bool = True
+    rate: float = RATE
 
     def measure(self, quick: bool) -> dict[str, Any]:
         """The long runs, and rounds of short ones."""
@@ -49,13 +50,13 @@ class Learning:
         (config,) = configs(self.task)
         steps = SHORTER if quick else COMPARED
         whisper(f"  {steps} steps each")
-        theirs = _theirs(config, folder, steps)
+        theirs = self._theirs(config, folder, steps)
         memory = round(SMALLER * theirs["peak_bytes"])
         ours = self._ours(data, steps, memory)
         rounds = []
         for turn in range(2 if quick else self.rounds):
             whisper(f"  round {turn + 1} of {2 if quick else self.rounds}")
-            rounds.append({"ours": self._ours(data, TIMED, memory), "theirs": _theirs(config, folder, TIMED)})
+            rounds.append({"ours": self._ours(data, TIMED, memory), "theirs": self._theirs(config, folder, TIMED)})
         return {"ours": ours, "theirs": theirs, "rounds": rounds, "memory": memory, "label": config.label}
 
     def _ours(self, data: Path, steps: int, memory: int) -> dict[str, Any]:
@@ -63,8 +64,9 @@ class Learning:
         command = cli(
             "tune", str(smollm2()), str(data), "-o", str(folder), "--memory", f"{memory // 1_000_000}MB",
             "--method", self.method, "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES),
-            "--rank", str(RANK), "--alpha", str(ALPHA), "--targets", "q,v", "--arithmetic", self.arithmetic,
-            "--learning-rate", str(RATE), "--schedule", "constant", "--warmup", "0", "--threads", "2", "--json",
+            *([] if self.method == "full" else ["--rank", str(RANK), "--alpha", str(ALPHA), "--targets", "q,v"]),
+            "--arithmetic", self.arithmetic, "--learning-rate", str(self.rate), "--schedule", "constant",
+            "--warmup", "0", "--threads", "2", "--json",
         )  # fmt: skip
         done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         measured = done["measured"]
@@ -73,10 +75,19 @@ class Learning:
             "promised_bytes": done["promised"]["memory_bytes"][1],
         }  # fmt: skip
 
+    def _theirs(self, config: Config, folder: Path, steps: int) -> dict[str, Any]:
+        knobs = {
+            "model": str(folder / "model"), "adapters": str(folder / "adapters"),
+            "sequences": str(folder / "sequences.npy"), "rate": self.rate,
+        }  # fmt: skip
+        with Process(config.module, knobs | config.knobs) as process:
+            found = process.ask("learn", steps=steps, patience_s=PATIENCE_S)
+        return {**found, "tokens_per_s": steps * SEQUENCES * LENGTH / sum(found["seconds"])}
+
     def show(self, record: Record, found: dict[str, Any]) -> None:
         """The table and the verdicts: losses first."""
         ours, theirs, rounds = found["ours"], found["theirs"], found["rounds"]
-        record.say(f"\n{self.name}: {SEQUENCES} x {LENGTH} tokens, r={RANK} on q and v, {found['label']} in turn")
+        record.say(f"\n{self.name}: {SEQUENCES} x {LENGTH} tokens, {self.method}, {found['label']} in turn")
         rows = []
         for label, key in (("Pintpot", "ours"), (found["label"], "theirs")):
             speed = Ratio.of([(one[key]["tokens_per_s"], 0.0) for one in rounds])
@@ -99,16 +110,6 @@ class Learning:
         promised = ours["promised_bytes"]
         told = f"{own / 1e6:.0f} MB"
         record.verdict(f"{self.name}: peak", told, f"at most {promised / 1e6:.0f} MB", own <= promised)
-
-
-def _theirs(config: Config, folder: Path, steps: int) -> dict[str, Any]:
-    knobs = {
-        "model": str(folder / "model"), "adapters": str(folder / "adapters"),
-        "sequences": str(folder / "sequences.npy"), "rate": RATE,
-    }  # fmt: skip
-    with Process(config.module, knobs | config.knobs) as process:
-        found = process.ask("learn", steps=steps, patience_s=PATIENCE_S)
-    return {**found, "tokens_per_s": steps * SEQUENCES * LENGTH / sum(found["seconds"])}
 
 
 def prepared() -> tuple[Path, Path]:

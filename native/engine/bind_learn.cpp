@@ -1,6 +1,7 @@
 // Rows of a step that learns, shared out among a pool's threads. Memory is the caller's, by its address: who calls checks sizes.
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/bind.h"
 #include "engine/errors.h"
@@ -23,6 +24,15 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 Values values(Typed given) { return {at<void>(given.first), given.second}; }
+
+// To bfloat16, nearest even.
+void round_to(const float* from, int64_t count, uint16_t* to) {
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, from + i, 4);
+        to[i] = uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+    }
+}
 
 // [0, count) in parts of at least `least` each, every part but the last a multiple of it.
 void shared(Pool& pool, int64_t count, int64_t least, const std::function<void(int, int64_t, int64_t, int64_t)>& work) {
@@ -102,6 +112,26 @@ void thin_sums(Pool& pool, Typed x, Address inner, Address thin, int64_t rows, i
     shared(pool, n, kColumns, [&](int, int64_t, int64_t first, int64_t last) { kernel(&call, sums, first, last); });
 }
 
+// Rows [first, last) of strips as rows of `out`, by the thread that calls.
+void expand(const std::string& format, Address strips, int64_t columns, int64_t first, int64_t last, Typed out,
+            const std::string& isa) {
+    const KernelTable& found = isa.empty() ? kernels() : kernels_of(isa);
+    const PackedFormat packed = packed_format(format);
+    need(packed.num_apart == 0, "strips with columns kept apart are not expanded");
+    need(columns >= 1 && 0 <= first && first <= last, "rows of no kind");
+    const int64_t bytes = packed.strip_bytes(found, columns);
+    std::vector<float> rows(size_t(kStripRows * columns));
+    for (int64_t row = first; row < last;) {
+        int64_t strip = row / kStripRows, stop = std::min(last, (strip + 1) * kStripRows);
+        found.expand_strip(packed.format, at<char>(strips) + strip * bytes, columns, rows.data());
+        const float* from = rows.data() + (row - strip * kStripRows) * columns;
+        int64_t count = (stop - row) * columns, to = (row - first) * columns;
+        if (out.second) round_to(from, count, at<uint16_t>(out.first) + to);
+        else std::copy_n(from, count, at<float>(out.first) + to);
+        row = stop;
+    }
+}
+
 struct Attention {
     AttentionCall call = {};
     Attention(int64_t sequences, int64_t length, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t rope_dim,
@@ -156,6 +186,8 @@ void bind_learn(nb::module_& module) {
                   nb::arg("r"), nb::arg("scale"), isa, Free());
     learn.def("thin_sums", &thin_sums, nb::arg("pool"), nb::arg("x"), nb::arg("inner"), nb::arg("thin"), nb::arg("rows"),
               nb::arg("n"), nb::arg("r"), nb::arg("scale"), isa, Free());
+    learn.def("expand", &expand, nb::arg("format"), nb::arg("strips"), nb::arg("columns"), nb::arg("first"), nb::arg("last"),
+              nb::arg("out"), isa, Free());
     nb::class_<Attention>(learn, "Attention")
         .def(nb::init<int64_t, int64_t, int32_t, int32_t, int32_t, int32_t, bool, float>(), nb::arg("sequences"),
              nb::arg("length"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("rope_dim"),

@@ -1,4 +1,4 @@
-"""peft beside transformers: adapters on q and v of a model that is not packed, or in bitsandbytes' NF4."""
+"""peft beside transformers: adapters on q and v of a model that is not packed, or in bitsandbytes' NF4; and none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ CONFIGS = (
     Config("peft_lora", "peft", "LoRA, bf16", task="learning bf16", knobs={"kind": "bf16"}),
     Config("peft_lora", "peft", "LoRA, float32", task="learning float32", knobs={"kind": "float32"}),
     Config("peft_lora", "peft", "QLoRA, bitsandbytes", task="learning nf4", knobs={"kind": "nf4"}),
+    Config("peft_lora", "transformers", "every weight, float32", task="learning full", knobs={"kind": "full"}),
 )
 THREADS = 2
 
@@ -28,10 +29,11 @@ class Learning:
 
         torch.set_num_threads(THREADS)
         self._tokens = np.load(sequences, allow_pickle=False)
-        floats = torch.float32 if kind == "float32" else torch.bfloat16
+        floats = torch.float32 if kind in ("float32", "full") else torch.bfloat16
         more = _four_bits() if kind == "nf4" else {}
         found = AutoModelForCausalLM.from_pretrained(model, dtype=floats, **more)
-        self._model = PeftModel.from_pretrained(found, adapters, is_trainable=True).train()
+        adapted = found if kind == "full" else PeftModel.from_pretrained(found, adapters, is_trainable=True)
+        self._model = adapted.train()
         learns = [one for one in self._model.parameters() if one.requires_grad]
         self._optimizer = torch.optim.AdamW(learns, lr=rate, weight_decay=0.0)
         names = ("peft", "transformers", "torch", *(("bitsandbytes",) if kind == "nf4" else ()))

@@ -22,10 +22,12 @@ from pintpot.contract.step import SourceRows, Step
 from pintpot.contract.training import is_plain
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.contract.weights import STRIP_ROWS, WeightForm
+from pintpot.formats.registry import encoding
 from pintpot.formats.source import decode
 from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch.differentiable import FLOATS, Memory
-from pintpot.kernels.torch.room import copied
+from pintpot.kernels.torch.passes import expand
+from pintpot.kernels.torch.room import copied, room
 from pintpot.kernels.torch.threads import compute_alone
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
@@ -231,7 +233,10 @@ class Weights:
         weight = self._forms[name]
         columns = weight.shape[1]
         chosen = torch.float32 if exact else dtype or DTYPES[self._computed_in]
-        out = torch.empty((stop - first, columns), dtype=chosen)
+        out = room((stop - first, columns), chosen)
+        if name in self._strips and not encoding(weight.format).num_apart:
+            expand(self._strips[name], weight.format, first, out)
+            return out
         step = max(STRIP_ROWS, CHUNK_VALUES // columns // STRIP_ROWS * STRIP_ROWS)
         for at in range(first, stop, step):
             end = min(stop, at + step)

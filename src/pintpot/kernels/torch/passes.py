@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pintpot._native import Pool, learn
 from pintpot.kernels.torch.room import room
@@ -84,6 +86,11 @@ def thin_sums(x: torch.Tensor, inner: torch.Tensor, scale: float = 1.0) -> torch
     thin = room((inner.shape[1], x.shape[1]))
     learn.thin_sums(threads(), _typed(x), inner.data_ptr(), thin.data_ptr(), *x.shape, len(thin), scale)
     return thin
+
+
+def expand(strips: NDArray[np.uint8], name: str, first: int, out: torch.Tensor) -> None:
+    """Rows from `first` on of a matrix in strips [S, bytes] of a format to `out` [n, K], by the thread that calls."""
+    learn.expand(name, strips.ctypes.data, out.shape[1], first, first + len(out), _typed(out))
 
 
 def threads() -> Pool:

@@ -8,7 +8,7 @@ from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
-READING = 0.3
+READING = 0.03
 """Of the time that rounding values into a format takes, for reading them out of it again."""
 
 
