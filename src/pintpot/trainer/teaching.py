@@ -18,7 +18,7 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import FAMILY_OF_MODULES, Model, Part
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
-from pintpot.planner.names import BUFFERS, INSIDE
+from pintpot.planner.names import BUFFERS
 from pintpot.planner.plan import Plan
 from pintpot.planner.training import learning_part, training_work_of
 from pintpot.program.spec import Work
@@ -117,20 +117,10 @@ def _network(
     if part.family == FAMILY_OF_MODULES:
         return Classifier(part, work, plan.form, weights, learned, slots.calls)
     alike = weights.resting is not None
-    between = kept_below(plan.cost.memory_high, _buffers(plan, alike), alike)
+    # What a block takes at most while it is computed.
+    buffers = sum(holder.high for holder in plan.cost.holders if holder.name == BUFFERS)
+    between = kept_below(plan.cost.memory_high, buffers, alike)
     return Network(part, work, plan.form, weights, learned, Tutors(slots.tutors), teacher, between)
-
-
-def _buffers(plan: Plan, alike: bool) -> int:
-    """What a block takes at most while it is computed.
-
-    What stays of blocks in RAM lies between what goes; where calls of PyTorch take that, as in float32, what they may
-    take must be free as well.
-    """
-    how = plan.form.training
-    between = how is not None and how.stays > 0 and how.computed_in == "f32"
-    names = (BUFFERS, INSIDE) if between and not alike else (BUFFERS,)
-    return sum(holder.high for holder in plan.cost.holders if holder.name in names)
 
 
 def _teacher(model: Model, store: Store, plan: Plan, opened: ExitStack) -> Network:

@@ -58,10 +58,10 @@ def _halves(layout: str, half: int) -> tuple[slice, slice]:
 
 
 class _Turned:
-    """q, k and v, turned, each head's rows together: [B KV, H / KV, S, hd] and [B KV, S, hd]."""
+    """q, k and v, turned, each head's rows together: float32 [B KV, H / KV, S, hd] and [B KV, S, hd]."""
 
     def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> None:
-        (self._count, self._length, _, self._columns), self._how, self._dtype = q.shape, how, v.dtype
+        (self._count, self._length, _, self._columns), self._how = q.shape, how
         self._groups, self._hidden = how.heads // how.kv_heads, hidden(how.lowest(), q.shape[1])
         self._angles = how.angles()
         self.q = self.apart(turned(q, self._angles, how.layout).mul_(how.scale))
@@ -71,7 +71,7 @@ class _Turned:
     def apart(self, x: torch.Tensor) -> torch.Tensor:
         """[B, S, n KV, hd] as [B KV, n, S, hd]."""
         heads = x.transpose(1, 2)
-        heads = room(tuple(heads.shape), x.dtype).copy_(heads)
+        heads = room(tuple(heads.shape)).copy_(heads)
         return heads.view(self._count * self._how.kv_heads, -1, self._length, self._columns)
 
     def together(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,46 +96,41 @@ class _Turned:
 
     def shares(self, tile: slice, seen: int) -> torch.Tensor:
         """The softmax of a tile's scores: [B KV, H / KV t, seen]."""
-        scores = self.rows(self.q, tile) @ self.k[:, :seen].transpose(1, 2)
+        scores = _times(self.rows(self.q, tile), self.k[:, :seen].transpose(1, 2))
         hidden, size = self._hidden, tile.stop - tile.start
         if hidden is None:
             self.heads(scores)[..., tile].add_(torch.full((size, size), -torch.inf).triu_(1))
         else:
             apart = scores.view(self._count, -1, size, seen)
             apart.add_(hidden[:, :, tile, :seen])
-        return scores.softmax(dim=-1)
+        return torch.softmax(scores, dim=-1, out=room(tuple(scores.shape)))
 
     def forward(self) -> torch.Tensor:
         """What every query is given: [B, S, H, hd]."""
-        out = room(tuple(self.q.shape), self._dtype)
+        out = room(tuple(self.q.shape))
         for tile, seen in self.tiles():
-            out[:, :, tile] = self.heads(self.shares(tile, seen).to(self._dtype) @ self.v[:, :seen])
+            out[:, :, tile] = self.heads(_times(self.shares(tile, seen), self.v[:, :seen]))
         return self.together(out)
 
     def back(self, grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From gradients [B, S, H, hd] those of q, k and v, of their shapes and in their dtype."""
+        """From gradients [B, S, H, hd] those of q, k and v, of their shapes."""
         by_q, by_k, by_v = room(tuple(self.q.shape)), torch.zeros_like(self.k), torch.zeros_like(self.k)
-        wanted = self.apart(copied(grads, self._dtype))
-        near_q, near_k = copied(self.q, self._dtype), copied(self.k, self._dtype)
+        wanted = self.apart(grads)
         for tile, seen in self.tiles():
             own, shares = self.rows(wanted, tile), self.shares(tile, seen)
-            _add(by_v[:, :seen], shares.to(self._dtype).transpose(1, 2), own)
-            pulled = (own @ self.v[:, :seen].transpose(1, 2)).float()
-            pulled = torch.ops.aten._softmax_backward_data(pulled, shares, -1, torch.float32).to(self._dtype)
-            by_q[:, :, tile] = self.heads(pulled @ near_k[:, :seen])
-            _add(by_k[:, :seen], pulled.transpose(1, 2), self.rows(near_q, tile))
+            by_v[:, :seen].baddbmm_(shares.transpose(1, 2), own)
+            pulled = _times(own, self.v[:, :seen].transpose(1, 2))
+            back = torch.ops.aten._softmax_backward_data.out
+            pulled = back(pulled, shares, -1, torch.float32, grad_input=room(tuple(pulled.shape)))
+            by_q[:, :, tile] = self.heads(_times(pulled, self.k[:, :seen]))
+            by_k[:, :seen].baddbmm_(pulled.transpose(1, 2), self.rows(self.q, tile))
         by_q.mul_(self._how.scale)
-        turns = (turned(self.together(one), self._angles, self._how.layout, back=True) for one in (by_q, by_k))
-        first, second = (copied(one, self._dtype) for one in turns)
-        return first, second, self.together(by_v).to(self._dtype)
+        first, second = (turned(self.together(one), self._angles, self._how.layout, back=True) for one in (by_q, by_k))
+        return first, second, self.together(by_v)
 
 
-def _add(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> None:
-    """`total` += one @ other, whatever their dtype."""
-    if one.dtype == total.dtype:
-        total.baddbmm_(one, other)
-    else:
-        total.add_(one @ other)
+def _times(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(one, other, out=room((len(one), one.shape[1], other.shape[2])))
 
 
 class _Attention(torch.autograd.Function):
@@ -146,14 +141,14 @@ class _Attention(torch.autograd.Function):
         if _natively(q):
             return heads.forward(q, k, v, how)
         given = _Turned(q, k, v, how).forward()
-        return room(tuple(given.shape), given.dtype).copy_(given)
+        return room(tuple(given.shape), q.dtype).copy_(given)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         if _natively(q):
             return *heads.back(q, k, v, grads[0], ctx.how), None
-        return *_Turned(q, k, v, ctx.how).back(grads[0]), None
+        return *(copied(one, q.dtype) for one in _Turned(q, k, v, ctx.how).back(grads[0])), None
 
 
 def _natively(q: torch.Tensor) -> bool:
