@@ -161,8 +161,8 @@ class _Making:
         yield from _moved("exchange", sum(stored_bytes(weight) for weight in forms if self.how.divides(weight)))
         for weight in forms:
             if self._floats(weight.name) != weight.name:
-                self._put(f"{weight.name}.floats", weight.shape, self.how.computed_in, "buffers", "step")
-                yield Op("expand", (("weight", weight.name),), (("out", f"{weight.name}.floats"),))
+                out = self._put(f"{weight.name}.floats", weight.shape, self.how.computed_in, "buffers", "step")
+                yield Op("expand", (("weight", weight.name),), (("out", out),), (("packed", weight.packed),))
 
     def _away(self, weight: WeightForm, moments: bool) -> int:
         """Bytes that are read of a weight that is not in memory, and of its moments."""

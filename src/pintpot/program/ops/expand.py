@@ -8,8 +8,9 @@ from pintpot.errors import UsageError, need
 from pintpot.program.demand import Demand, Work
 from pintpot.program.spec import Extent, Op, Program
 
-READING = 0.03
-"""Of the time that rounding values into a format takes, for reading them out of it again."""
+READING, DECODING = 0.03, 0.3
+"""Of the time that rounding values into a format takes, for reading them out of it again: of strips, which a kernel
+does, and of what a model's own file has."""
 
 
 def check(op: Op, program: Program) -> None:
@@ -24,4 +25,5 @@ def depends(op: Op, program: Program, extent: Extent) -> None:
 def demand(op: Op, program: Program, extent: Extent) -> Demand:
     weight = program.by_name[str(op.read("weight"))]
     values = float(prod(program.shape(weight.name)))
-    return Demand((Work(f"expand/{weight.format}", READING * values),), ram_bytes=8.0 * values)
+    share = READING if op.get("packed", False) else DECODING
+    return Demand((Work(f"expand/{weight.format}", share * values),), ram_bytes=8.0 * values)
