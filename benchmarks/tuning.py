@@ -4,13 +4,14 @@
     python benchmarks/tuning.py --steps 10 --fresh          # speed and memory alone are told sooner
     python benchmarks/tuning.py --kinds bf16 --memory-of-qlora 1GB
     python benchmarks/tuning.py --kinds bf16 --model-of-qlora FOLDER     # its weights are rounded to 4 bits first
+    python benchmarks/tuning.py --kinds bf16 --targets q,k,v,o,gate,up,down    # adapters beside all seven matrices
 
 QLoRA learns in the smallest budget that it can, or in the one that is named: what is asked of it is LoRA's perplexity
 on held-out text, within 2%, at less than half of LoRA's peak. The weights are those of the file, which has them in 4
-bits already; a folder of the same model in floats (`pintpot pack FILE --degradation 0 -o packed`, then `pintpot export
-packed --to FOLDER`, or `python benchmarks/off_grid.py`, whose weights lie on no grid at all) shows what rounding by
-what the examples are costs, with codes of 4 bits or of `--bits-of-qlora`. Of both kinds, QLoRA in bfloat16 is set
-beside LoRA in float32, too: the model as its values are, where nothing is given up for memory.
+bits already; a folder of the same model in floats whose weights lie on no grid (`python benchmarks/off_grid.py --mixing
+pairs --gains kept --dtype bf16`) shows what rounding by what the examples are costs, with codes of 4 bits or of
+`--bits-of-qlora`. Of both kinds, QLoRA in bfloat16 is set beside LoRA in float32, too: the model as its values are,
+where nothing is given up for memory.
 
 The text is prose of the English Wikipedia. Both begin with the same adapters, take the same sequences in the same order
 and step by AdamW at a constant rate. The loop: weights dequantized by the `gguf` package, the network of transformers
@@ -24,6 +25,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 from statistics import median
@@ -41,9 +43,23 @@ FASTER, SMALLER = 1.2, 0.5
 WITHIN, HALF = 1.02, 0.5
 """QLoRA's perplexity over LoRA's on held-out text, and its peak."""
 KINDS, METHODS = ("float32", "bf16"), ("lora", "qlora")
-Of = tuple[str, int]
-"""A model, the file of SmolLM2 where none is named, and the bits to which qlora rounds it if it has more."""
-OWN: Of = ("", 4)
+
+
+@dataclass(frozen=True)
+class Of:
+    """A model, the file of SmolLM2 where none is named, the bits to which qlora rounds it if it has more, and beside
+    which matrices adapters learn."""
+
+    model: str = ""
+    bits: int = 4
+    targets: str = "q,v"
+
+    def __str__(self) -> str:
+        rounded = f" {Path(self.model).name} {self.bits} bits" if self.model else ""
+        return rounded + (f" {self.targets}" if self.targets != Of.targets else "")
+
+
+OWN = Of()
 
 
 def examples() -> Path:
@@ -57,9 +73,9 @@ def command_of(arithmetic: str, steps: int, data: Path, method: str, memory: str
     """`pintpot tune`, into a folder of its own."""
     folder = OUT / f"tuned-{method}-{arithmetic}-{memory}-{time.time_ns()}"
     return cli(
-        "tune", of[0] or str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
-        "--bits", str(of[1]), "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES),
-        "--rank", str(RANK), "--alpha", str(ALPHA), "--targets", "q,v", "--arithmetic", arithmetic,
+        "tune", of.model or str(smollm2()), str(data), "-o", str(folder), "--memory", memory, "--method", method,
+        "--bits", str(of.bits), "--steps", str(steps), "--length", str(LENGTH), "--sequences", str(SEQUENCES),
+        "--rank", str(RANK), "--alpha", str(ALPHA), "--targets", of.targets, "--arithmetic", arithmetic,
         "--learning-rate", str(RATE), "--schedule", "constant", "--warmup", "0", "--threads", "2", "--json",
     )  # fmt: skip
 
@@ -86,13 +102,14 @@ def ours(arithmetic: str, steps: int, data: Path, method: str, memory: str, of: 
     }  # fmt: skip
 
 
-def theirs(arithmetic: str, steps: int, data: Path) -> Case:
+def theirs(arithmetic: str, steps: int, data: Path, targets: str) -> Case:
     """This file again, as the process of the plain loop."""
     command = [sys.executable, __file__, "--loop", arithmetic, "--steps", str(steps), "--data", str(data)]
+    command += ["--targets", targets]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]))
 
 
-def loop(arithmetic: str, steps: int, data: Path) -> Case:
+def loop(arithmetic: str, steps: int, data: Path, targets: str) -> Case:
     """The plain loop."""
     import torch
     from learning import Adapted
@@ -110,7 +127,7 @@ def loop(arithmetic: str, steps: int, data: Path) -> Case:
 
     torch.set_num_threads(2)
     described = describe(str(smollm2()))
-    form = LowRank(rank=RANK, alpha=ALPHA, roles="q,v").promise(source_form(described))
+    form = LowRank(rank=RANK, alpha=ALPHA, roles=targets).promise(source_form(described))
     learns, _ = read_sequences(described, data, LENGTH, seed=0)
     order = Order(len(learns), SEQUENCES, seed=0)
     model = torch_model_of_gguf(smollm2(), SMOLLM2)
@@ -173,25 +190,27 @@ def main() -> int:
     options.add_argument("--memory-of-qlora", default="", help="[the smallest that it can do with]")
     options.add_argument("--model-of-qlora", default="", help="[the file of SmolLM2]")
     options.add_argument("--bits-of-qlora", type=int, default=4, help="to which a model of more bits is rounded")
+    options.add_argument("--targets", default=OWN.targets, help="beside which adapters learn, of q,k,v,o,gate,up,down")
     options.add_argument("--loop", choices=KINDS, help="the plain loop alone, for its own process")
     options.add_argument("--data", type=Path)
     given = options.parse_args()
     if given.loop:
-        print(json.dumps(loop(given.loop, given.steps, given.data)))
+        print(json.dumps(loop(given.loop, given.steps, given.data, given.targets)))
         return 0
     record = Record("tuning", fresh=given.fresh)
     data, rows, all_found = examples(), [], dict[str, dict[str, Any]]()
     for kind in given.kinds:
         found: dict[str, Any] = {
             "transformers": record.case(
-                f"transformers {kind} {given.steps}", lambda kind=kind: theirs(kind, given.steps, data)
+                f"transformers {kind} {given.steps}{Of(targets=given.targets)}",
+                lambda kind=kind: theirs(kind, given.steps, data, given.targets),
             )
         }
         for method in given.methods:
             memory = given.memory_of_qlora if method == "qlora" else given.memory
-            of = (given.model_of_qlora, given.bits_of_qlora) if method == "qlora" else OWN
-            rounded = f" {Path(of[0]).name} {of[1]} bits" if of != OWN else ""
-            key = f"{method} {kind} {given.steps} {memory or 'smallest'}{rounded}"
+            chosen = (given.model_of_qlora, given.bits_of_qlora) if method == "qlora" else (OWN.model, OWN.bits)
+            of = Of(*chosen, given.targets)
+            key = f"{method} {kind} {given.steps} {memory or 'smallest'}{of}"
             run = kind, given.steps, data, method, memory, of
             found[method] = record.case(key, lambda run=run: ours(*run))
         for name, case in found.items():

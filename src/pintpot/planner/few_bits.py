@@ -13,10 +13,10 @@ from pintpot.planner.bits import Kept, Limits, allocate
 from pintpot.planner.sensitivity import Sensitivities
 from pintpot.techniques.quantize.mixed import Mixed, write_formats
 
-LEFT = {"q": 0.33, "k": 0.33, "v": 0.04, "o": 0.36, "gate": 0.29, "up": 0.25, "down": 0.17}
-"""Of a role's nats in 4 bits with a minimum, to nearest by the table, what was found after GPTQ (LOG.md): what v errs
-for the mean of its inputs, attention averages least, and compensation takes it away."""
-LEFT_OTHERS = 0.3
+LEFT = {"q": 0.05, "k": 0.05, "v": 0.025, "o": 0.1, "gate": 0.22, "up": 0.2, "down": 0.14}
+"""Of a role's nats in 4 bits with a minimum, to nearest by the table, what was found after GPTQ (LOG.md): what q, k and
+v err for the mean of their inputs adds up over words, and compensation takes just that away."""
+LEFT_OTHERS = 0.2
 LEAST_BITS = 4.0
 """A value: with less, codes have 3 bits."""
 
