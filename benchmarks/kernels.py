@@ -25,6 +25,7 @@ from pintpot.errors import PintpotError, need
 from pintpot.formats.registry import KERNEL_FORMATS, Encoding, encoding
 from pintpot.formats.scales import store_byte_scales
 from pintpot.formats.tiles import unpack
+from pintpot.formats.two_four import store_kept
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -49,7 +50,21 @@ def drawn_strips(name: str, num_strips: int, seed: int = 0) -> Bytes:
     halves = (rng.standard_normal((num_strips, groups, 32), np.float32) * 0.01).astype(np.float16).view(np.uint8)
     wide = 64 if found.kind == "aff" or name == "q4_k" else 32
     area[:, :, :wide] = halves[:, :, :wide]
+    if found.kind == "two_four":
+        drawn_kept(rng, strips, found)
     return strips
+
+
+def drawn_kept(rng: np.random.Generator, strips: Bytes, found: Encoding) -> None:
+    """Two of every four codes drawn, at drawn places; the strips repeat after a few."""
+    few = min(len(strips), 64)
+    codes = rng.integers(0, 1 << found.code_bits, (few, 16, COLUMNS), np.uint8)
+    order = rng.permuted(np.tile(np.arange(4), (codes.size // 4, 1)), axis=1)
+    np.put_along_axis(codes.reshape(-1, 4), order[:, :2], 1 << found.code_bits - 1, 1)
+    planes = strips[:, found.scale_bytes(COLUMNS) :]
+    store_kept(codes, found.code_bits, planes[:few])
+    for start in range(few, len(strips), few):
+        planes[start : start + few] = planes[: len(strips) - start][:few]
 
 
 def drawn_scales(rng: np.random.Generator, strips: Bytes, found: Encoding) -> Bytes:

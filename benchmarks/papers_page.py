@@ -44,7 +44,8 @@ REMARKS = {
     "TwoFour": "with --sparse 2:4 or kept alone: steps as plain PyTorch takes them, in tests/test_sparse_learning.py",
     "DeepOptimizerStates": "where a card stands beside the processor: bits as plain steps leave them, in "
     "tests/test_turns.py; no card was at hand to run it on",
-    "SSte": "with --sparse s-ste alone: the same; no format of ours gains by two of four yet",
+    "TwoOfFour": "by price, where every matrix inside blocks is 2:4: tests/test_two_of_four.py",
+    "SSte": "with --sparse s-ste alone: the same; `TwoOfFour` packs what is left",
     "SquareHead": "with --distill alone: gradients as plain PyTorch has them, in tests/test_sparse_learning.py",
     "Kept": "of models that tell pictures apart, wherever it fits: gradients as their publishers' modules have them, "
     "in tests/test_classifiers.py",

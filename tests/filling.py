@@ -10,6 +10,7 @@ import numpy as np
 from byte_scales import draw_byte_scales
 from drawing import FLOATS, HISTORY, PAGE, Case, Matrix, Run
 from numpy.typing import NDArray
+from two_of_four import draw_kept
 
 from pintpot._native import uniform
 from pintpot.formats.columns_apart import joined, separated
@@ -92,6 +93,8 @@ def _strips(rng: np.random.Generator, m: Matrix) -> Bytes:
         middle = -d * (2**found.code_bits - 1) / 2 if found.kind == "aff" else d * 7.5
         minima = (middle * rng.uniform(0.7, 1.3, d.shape)).astype(np.float16)
         area[:, :, 32:64] = minima.view(np.uint8).reshape(count, groups, 32)
+    if found.kind == "two_four":
+        draw_kept(rng, strips, found, m.columns)
     return strips
 
 

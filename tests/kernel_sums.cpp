@@ -65,6 +65,16 @@ void tell(const std::string& name, const Floats& what) {
 template <class T>
 void tell_one(const std::string& name, T what) { tell(name, &what, sizeof what); }
 
+// Of the two places of a four in a 2:4 format the first becomes 0 or 1 and the second 2 or 3.
+void part_places(Bytes& packed, int32_t format, int64_t strips, int64_t columns) {
+    int64_t groups = (columns + 31) / 32, codes = 32 * (format == kSym8x24 ? 8 : format == kSym6x24 ? 6 : 4);
+    int64_t bytes = int64_t(packed.size()) / strips, planes = bytes - groups * (codes + 64);
+    for (int64_t i = 0; i < strips * groups; ++i) {
+        uint8_t* places = &packed[size_t(i / groups * bytes + planes + i % groups * (codes + 64) + codes)];
+        for (int64_t j = 0; j < 64; ++j) places[j] = uint8_t(j % 2 ? places[j] | 0xaa : places[j] & 0x55);
+    }
+}
+
 void products(const KernelTable& table, int32_t format, int64_t rows, int64_t columns, int64_t tokens) {
     std::string name = kFormatNames[format];
     Random random = random_of(name);
@@ -73,6 +83,7 @@ void products(const KernelTable& table, int32_t format, int64_t rows, int64_t co
     Bytes packed = random.packed(size_t(strips * bytes));
     for (int64_t i = 0; format == kMXFP4 && i < strips * bytes; ++i)  // a byte alone is an exponent, below 1 here
         if (i % bytes < (columns + 31) / 32 * 16) packed[size_t(i)] &= 0x7f;
+    if (format >= kSym8x24) part_places(packed, format, strips, columns);
     Floats x = random.floats(size_t(tokens * columns), 3);
     for (int32_t planes = 0; planes <= (format < kSym8 ? 0 : 2); ++planes) {
         Bytes quantized(size_t(tokens * quantized_bytes(columns, planes)));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_formats_source import random_rows, same_bits
 from test_formats_tiles import GROUPED, LOSSLESS, random_codes
+from two_of_four import pruned
 
 from pintpot.formats import KERNEL_FORMATS, SOURCE_FORMATS, can_pack, encoding, num_strips, working_bytes
 from pintpot.formats.convert import convert, encode
@@ -48,23 +50,42 @@ def test_reading_sources_keeps_to_its_memory(name: str, rows: int, columns: int)
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
 @pytest.mark.parametrize("name", KERNEL_FORMATS)
 def test_packing_keeps_to_its_memory(name: str, rows: int, columns: int) -> None:
-    strips = new_strips(name, rows, columns)
+    strips, found = new_strips(name, rows, columns), encoding(name)
     strips[:] = 0
     out = np.empty((rows, columns), np.float32)
     needed = working_bytes("unpack", name, rows, columns)
     assert peak_bytes(lambda: unpack(strips, name, rows, columns, out)) <= needed
-    if name in GROUPED:
-        codes = random_codes(name, rows, columns)
+    if name in GROUPED or found.kind == "two_four":
+        codes = random_codes(found.dense, rows, columns)
+        if found.kind == "two_four":
+            codes = replace(codes, codes=pruned(codes.codes, 1 << found.code_bits - 1))
         needed = working_bytes("pack", name, rows, columns)
         assert peak_bytes(lambda: pack_codes(codes, name, columns, strips)) <= needed
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
 @pytest.mark.parametrize(
-    "target", ["sym8", "sym3", "aff4", "aff2", "f32", "f16", "bf16", "nf4", "mxfp4", "nvfp4", "q4_k", "q6_k"]
+    "target",
+    [
+        "sym8",
+        "sym3",
+        "aff4",
+        "aff2",
+        "f32",
+        "f16",
+        "bf16",
+        "nf4",
+        "mxfp4",
+        "nvfp4",
+        "q4_k",
+        "q6_k",
+        "sym8_24",
+        "sym4_24",
+    ],
 )
 def test_converting_keeps_to_its_memory(target: str, rows: int, columns: int) -> None:
     values = np.linspace(-1, 1, rows * columns, dtype=np.float32).reshape(rows, columns)
+    values *= np.arange(columns) % 4 < (2 if encoding(target).kind == "two_four" else 4)
     raw = values.view(np.uint8) if target != "f32" else values.astype(np.float16).view(np.uint8)
     source = "f32" if target != "f32" else "f16"
     strips = new_strips(target, rows, columns)

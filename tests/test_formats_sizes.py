@@ -53,7 +53,7 @@ def expected_strip_bytes(name: str, columns: int) -> int:
     groups = -(-columns // (256 if name.endswith("_k") else 32))
     bits = int(name[1]) if name.endswith("_k") else int(name[3])
     scales = {"sym": 32, "aff": 64, "q4_": 64 + 12 * 16, "q6_": 32 + 16 * 16}[name[:3]]
-    planes = 64 * bits * (8 if name.endswith("_k") else 1)
+    planes = 32 * bits + 64 if name.endswith("_24") else 64 * bits * (8 if name.endswith("_k") else 1)
     return -(-groups * scales // 64) * 64 + groups * planes
 
 

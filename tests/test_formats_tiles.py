@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_formats_source import random_rows, same_bits
+from two_of_four import draw_kept
 
 from pintpot.errors import BadInput
 from pintpot.formats import KERNEL_FORMATS, SOURCE_FORMATS, encoding, num_strips
@@ -29,6 +30,22 @@ def code_at(planes: np.ndarray, bits: int, row: int, column: int) -> int:
         code |= (byte >> (field * width) & ((1 << width) - 1)) << low
         start, low = start + 64 * width, low + width
     return code
+
+
+def kept_at(planes: np.ndarray, bits: int, row: int, column: int) -> int:
+    """The same of a 2:4 format: where no place of the value's four is its own, the code of zero."""
+    found = 1 << bits - 1
+    for kept in (column // 4 * 2, column // 4 * 2 + 1):
+        quad, i = divmod(kept, 4)
+        place = int(planes[32 * bits + row * 4 + i]) >> 2 * quad & 3
+        code, start, low = 0, 0, 0
+        for width in SPLITS[bits]:
+            field, vector = divmod(quad, width // 2)
+            byte = int(planes[start + 64 * vector + row * 4 + i])
+            code |= (byte >> (field * width) & ((1 << width) - 1)) << low
+            start, low = start + 32 * width, low + width
+        found = code if place == column % 4 else found
+    return found
 
 
 def half_at(scales: np.ndarray, offset: int) -> np.float32:
@@ -73,8 +90,10 @@ def value_at(strip: np.ndarray, name: str, columns: int, row: int, column: int) 
         table = E2M1 if "fp4" in name else NF4
         return np.float32(table[code_at(planes, 4, row, column % 32)]) * byte_scale(strip, name, row, column)
     scales = strip[group * found.group_scale_bytes :][: found.group_scale_bytes]
-    planes = strip[found.scale_bytes(columns) :].reshape(-1, 64 * found.code_bits)[column // 32]
-    code = code_at(planes, found.code_bits, row, column % 32)
+    two_four = found.kind == "two_four"
+    plane_bytes = 32 * found.code_bits + 64 if two_four else 64 * found.code_bits
+    planes = strip[found.scale_bytes(columns) :].reshape(-1, plane_bytes)[column // 32]
+    code = (kept_at if two_four else code_at)(planes, found.code_bits, row, column % 32)
     d = half_at(scales, 2 * row)
     if name == "q4_k":
         step, minimum = q4_k_scale(scales, row, inside // 32)
@@ -82,7 +101,7 @@ def value_at(strip: np.ndarray, name: str, columns: int, row: int, column: int) 
     if name == "q6_k":
         step = np.float32(scales[32 + 16 * (inside // 16) + row].view(np.int8))
         return d * step * np.float32(code - 32)
-    if found.kind == "sym":
+    if found.kind in ("sym", "two_four"):
         return d * np.float32(code - (1 << (found.code_bits - 1)))
     return d * np.float32(code) + half_at(scales, 32 + 2 * row)
 
@@ -104,7 +123,10 @@ def random_codes(name: str, rows: int, columns: int, seed: int = 0) -> Codes:
 def test_unpack_reads_what_the_layout_says(name: str) -> None:
     rows, columns = 20, 512 if name.endswith("_k") else 1100 if name.startswith("nf4") else 100
     shape = (num_strips(rows), encoding(name).strip_bytes(columns))
-    strips = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    rng = np.random.default_rng(3)
+    strips = rng.integers(0, 256, shape, dtype=np.uint8)
+    if encoding(name).kind == "two_four":
+        draw_kept(rng, strips, encoding(name), columns)
     values = unpack(strips, name, rows, columns)
     with np.errstate(all="ignore"):
         expected = [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from byte_scales import draw_byte_scales
 from numpy.typing import NDArray
+from two_of_four import draw_kept
 
 from pintpot.formats.hadamard import rotate_columns
 from pintpot.formats.registry import KERNEL_FORMATS, encoding, num_strips
@@ -38,7 +39,7 @@ def poisoned(*shape: int) -> Floats:
 
 
 def strips_of(name: str, rows: int, columns: int, seed: int = 0) -> Bytes:
-    """Random strips with scales of a sane size; any code bits are allowed."""
+    """Random strips with scales of a sane size; any code bits are allowed, and any two places of a four."""
     rng = np.random.default_rng(seed)
     found, count = encoding(name), num_strips(rows)
     strips = rng.integers(0, 256, (count, found.strip_bytes(columns)), np.uint8)
@@ -55,6 +56,8 @@ def strips_of(name: str, rows: int, columns: int, seed: int = 0) -> Bytes:
     halves = (rng.standard_normal((count, num_groups, 32)) * 0.02).astype(np.float16)
     wide = 64 if found.kind == "aff" or name == "q4_k" else 32
     area[:, :, :wide] = halves.view(np.uint8).reshape(count, num_groups, 64)[:, :, :wide]
+    if found.kind == "two_four":
+        draw_kept(rng, strips, found, columns)
     return strips
 
 
@@ -182,8 +185,9 @@ def test_products_are_the_same_bits_everywhere(name: str) -> None:
 def test_extreme_codes_do_not_saturate(isa: str) -> None:
     for name in PACKED:
         for fill in (0x00, 0xFF):
-            strips = strips_of(name, 16, 256)
-            strips[:, encoding(name).scale_bytes(256) :] = fill
+            strips, found = strips_of(name, 16, 256), encoding(name)
+            planes = strips[:, found.scale_bytes(256) :].reshape(-1, found.group_plane_bytes)
+            planes[:, : 32 * found.code_bits if found.kind == "two_four" else None] = fill
             x = np.full((25, 256), -3.0, np.float32)
             x[1::2] *= -1
             weight = unpack(strips, name, 16, 256).astype(np.float64)

@@ -25,6 +25,7 @@ WITHOUT_TRIAL = {
     "RoundToNearest",
     "AsStored",
     "Mixed",
+    "TwoOfFour",
     "LeftInFloat",
     "Mbq",
     "LowRank",
@@ -32,7 +33,7 @@ WITHOUT_TRIAL = {
     "SSte",
     "TwoFour",
 }
-"""What others are compared with, what rounds nothing, what needs a table, a module or pictures, and what learns."""
+"""What others are compared with, what rounds nothing, what needs a table, modules, pictures or zeros, what learns."""
 
 
 def document() -> str:

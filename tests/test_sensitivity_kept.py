@@ -22,7 +22,7 @@ from tiny import Tiny, write_hf
 import pintpot
 from pintpot.cli import cli
 from pintpot.errors import BadInput, DiskTooSmall, UsageError
-from pintpot.formats.registry import GRIDS, KERNEL_FORMATS, encoding
+from pintpot.formats.registry import DENSE_FORMATS, GRIDS, encoding
 from pintpot.machine.null import null_machine
 from pintpot.model.read import describe
 from pintpot.packer.calibrate import texts as of_texts
@@ -84,7 +84,7 @@ ERRORS = {
 def test_grids_that_round_otherwise_have_another_number() -> None:
     assert GRIDS == 1, "then these are other figures"
     values = np.random.default_rng(3).normal(size=(128, 512)).astype(np.float32)
-    for name in KERNEL_FORMATS:
+    for name in DENSE_FORMATS:
         if encoding(name).kind != "super" and name != "f32":
             error = float(np.sqrt(np.square(rounded(values, name) - values).mean()))
             assert error == pytest.approx(ERRORS[name], rel=0.01), name

@@ -19,6 +19,7 @@ extern const FormatEntry kSymEntries[6];     // sym8 .. sym2
 extern const FormatEntry kAffineEntries[5];  // aff6 .. aff2
 extern const FormatEntry kBlockEntries[2];   // q4_k q6_k
 extern const FormatEntry kTableEntries[4];   // nf4 nf4_32 mxfp4 nvfp4
+extern const FormatEntry kTwoFourEntries[3]; // sym8_24 sym6_24 sym4_24
 
 // Adds the products of the columns kept apart, which lie behind `strip_bytes` bytes of every strip.
 void add_apart(const StripsCall& call, int64_t strip_bytes);

@@ -1,5 +1,5 @@
-// How each packed format is read (docs/layout.md): one template for all bit planes, one for codes that point into a table
-// of 16 values, and the two superblock formats.
+// How each packed format is read (docs/layout.md): one template for all bit planes, one for those of which two of four values
+// are kept, one for codes that point into a table of 16 values, and the two superblock formats.
 //
 // A format struct has kBits, kZero, kHalves (2: the columns 0..15 and 16..31 of a group have scales of their own),
 // kAffine, and for group g and part `part` (rows part * kWidth ...):
@@ -19,10 +19,10 @@ struct Scales {
   VF m;
 };
 
-// BITS of every byte of quad Q in one plane of that many bits a value, moved up by UP bits.
-template <int BITS, int Q, int UP>
+// BITS of every byte of quad Q, of QUADS in a group, in one plane of that many bits a value, moved up by UP bits.
+template <int BITS, int Q, int UP, int QUADS = 8>
 INLINE VU plane_quad(const uint8_t* plane, int part) {
-  constexpr int kVectors = BITS, kShift = Q / kVectors * BITS;
+  constexpr int kVectors = BITS * QUADS / 8, kShift = Q / kVectors * BITS;
   constexpr uint32_t kMask = ((1u << BITS) - 1) * 0x01010101u << UP;
   const VU v = load<VU>(plane + Q % kVectors * 64 + part * kWidth * 4);
   if constexpr (BITS == 8) return v;
@@ -31,12 +31,12 @@ INLINE VU plane_quad(const uint8_t* plane, int part) {
 }
 
 // 8, 4 and 2 bits are one plane; 6 = 4 + 2, 5 = 4 + 1, 3 = 2 + 1, the low plane first.
-template <int BITS, int Q>
+template <int BITS, int Q, int QUADS = 8>
 INLINE VU planes_quad(const uint8_t* planes, int part) {
   constexpr int kLow = BITS == 8 ? 8 : BITS >= 4 ? 4 : 2;
-  const VU low = plane_quad<kLow, Q, 0>(planes, part);
+  const VU low = plane_quad<kLow, Q, 0, QUADS>(planes, part);
   if constexpr (BITS == kLow) return low;
-  else return low | plane_quad<BITS - kLow, Q, kLow>(planes + 64 * kLow, part);
+  else return low | plane_quad<BITS - kLow, Q, kLow, QUADS>(planes + 8 * QUADS * kLow, part);
 }
 
 template <int BITS, bool AFFINE>
@@ -52,6 +52,33 @@ struct Group {
   static INLINE Scales scales(const uint8_t* base, int64_t g, int part) {
     const uint8_t* at = base + g * kScaleBytes + part * kWidth * 2;
     return {{load_f16(at), VF{}}, AFFINE ? load_f16(at + 32) : VF{}};
+  }
+};
+
+// Of every four columns two are kept: 16 codes a row in four quads, of which quad E has two of columns 8E .. 8E + 3 and two
+// of 8E + 4 .. 8E + 7, and in as many bytes of 2 bits their places in those fours. What is not kept is the code of zero.
+struct Kept {
+  VU codes, places;  // places: among the eight columns
+};
+template <int BITS>
+struct TwoFour {
+  static constexpr int kBits = BITS, kZero = 1 << (BITS - 1), kHalves = 1;
+  static constexpr bool kAffine = false, kExpanded = false;
+  static constexpr int64_t kColumns = 32, kScaleBytes = 32, kPlaneBytes = 32 * BITS + 64, kRun = 0, kMany = 32;
+  template <int E>
+  static INLINE Kept kept(const uint8_t* planes, int64_t g, int part) {
+    const uint8_t* at = planes + g * kPlaneBytes;
+    return {planes_quad<BITS, E, 4>(at, part), plane_quad<2, E, 0, 4>(at + 32 * BITS, part) | 0x04040000u};
+  }
+  template <int Q>
+  static INLINE VU quad(const uint8_t* planes, int64_t g, int part) {
+    const Kept two = kept<Q / 2>(planes, g, part);
+    const VU codes = two.codes >> (Q % 2 * 16), places = two.places >> (Q % 2 * 16);
+    const VU first = (codes & 255u) - (uint32_t)kZero, second = (codes >> 8 & 255u) - (uint32_t)kZero;
+    return (first << ((places & 3u) << 3)) + (second << (places >> 5 & 24u)) + kZero * 0x01010101u;
+  }
+  static INLINE Scales scales(const uint8_t* base, int64_t g, int part) {
+    return {{load_f16(base + g * kScaleBytes + part * kWidth * 2), VF{}}, VF{}};
   }
 };
 

@@ -17,7 +17,7 @@
 
 namespace pintpot {
 
-constexpr int32_t kAbiVersion = 9;
+constexpr int32_t kAbiVersion = 10;
 constexpr int64_t kStripRows = 16;
 constexpr int64_t kTileStrips = 6;  // whole numbers of what a product of many tokens takes at once: 2 or 3
 constexpr int64_t kGroup = 32;
@@ -32,12 +32,14 @@ enum Format : int32_t {
   kAff6, kAff5, kAff4, kAff3, kAff2,
   kQ4K, kQ6K,
   kNF4, kNF4x32, kMXFP4, kNVFP4,
+  kSym8x24, kSym6x24, kSym4x24,
   kNumFormats,
 };
 // The name of each format, in the order of the enum, as pintpot.formats spells it.
 constexpr const char* kFormatNames[kNumFormats] = {"f32",  "f16",  "bf16", "sym8", "sym6", "sym5", "sym4", "sym3",
                                                    "sym2", "aff6", "aff5", "aff4", "aff3", "aff2", "q4_k", "q6_k",
-                                                   "nf4",  "nf4_32", "mxfp4", "nvfp4"};
+                                                   "nf4",  "nf4_32", "mxfp4", "nvfp4",
+                                                   "sym8_24", "sym6_24", "sym4_24"};
 
 // Bytes of one strip of k columns (docs/layout.md), as the kernels step through them.
 constexpr int32_t kBrainRows = 3;  // where a number of int8 planes is asked: rows of bfloat16
@@ -57,7 +59,7 @@ constexpr int64_t apart_bytes(int64_t count) { return (count * 36 + 63) / 64 * 6
 //
 // Order, integer path, groups g of 32 columns ascending from acc = 0; all float32, each operation rounded:
 //   i = sum (q - zero) * a, exact, a = q0, or 254 * q0 + q1 (zero: 2^(b-1) for sym, 32 for q6_k, 0 otherwise;
-//     for a format with a table i = sum table[q] * a)
+//     for a format with a table i = sum table[q] * a; of 2:4 formats over the kept columns, whose two places of a four differ)
 //   n = float(i), s the group's scale, with a second plane s * (1/254f)
 //   acc = acc + (n * d) * s
 //   aff, q4_k: acc = acc + m * o         with o = s * float(sum a)

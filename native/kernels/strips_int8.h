@@ -1,7 +1,6 @@
 // Products of packed weights and int8 activations, for one format F: see `StripsCall` for the order of every sum.
 #pragma once
-#include "dot.h"
-#include "group.h"
+#include "chosen.h"
 #include "panel.h"
 #include "strips_out.h"
 #if defined(__AMX_INT8__)
@@ -39,6 +38,9 @@ template <class D>
 constexpr int parts_at_once(int dots) {
   return kParts == 2 && dots * D::kRegisters <= 2 ? 2 : 1;
 }
+// Integer sums of a token and strip.
+template <class F, int PLANES>
+constexpr int kDots = PLANES * F::kHalves * (kParts == 1 ? Products<F>::D::kRegisters : 1);
 constexpr int64_t kAhead = 4096;  // bytes
 
 // For few tokens the memory decides: S strips' lines are asked for ahead of their use, in the order of addresses (scales
@@ -72,7 +74,8 @@ template <class F, int WIDTH, int T, int S, int PLANES>
 INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64_t (&apart)[2], int64_t num_groups,
                        const uint8_t* panel, int64_t next_panel, Ahead& ahead, int first, VF (&acc)[S][T][kParts]) {
   using P = PanelOf<PLANES>;
-  using D = Dot<F::kBits, F::kZero>;
+  using W = Products<F>;
+  using D = typename W::D;
   constexpr int R = parts_at_once<D>(T * PLANES);
   for (int64_t g = 0; g < num_groups; ++g, panel += WIDTH * P::kTokenBytes) {
     if constexpr (!F::kExpanded) {
@@ -95,15 +98,14 @@ INLINE void dot_tokens(const uint8_t* scales, const uint8_t* planes, const int64
             UNROLL for (int r = 0; r < R; ++r)
               UNROLL for (int p = 0; p < PLANES; ++p)
                 dots[i][r][t][h][p].start(p + 1 < PLANES ? VI{} : correction_of<F, WIDTH>(c + t, h));
-      each_quad([&](auto index) {
+      each_index<W::kSteps>([&](auto index) {
         constexpr int kN = decltype(index)::value, kHalf = F::kHalves == 2 ? kN / 4 : 0;
-        constexpr int kQ = F::kHalves == 2 ? kN : kN / 2 + kN % 2 * 4;  // two of one vector of 4 bits in a row
-        VU w[S][R];
+        decltype(W::template weights<kN>(planes, g, part)) w[S][R];
         UNROLL for (int i = 0; i < S; ++i)
-          UNROLL for (int r = 0; r < R; ++r) w[i][r] = F::template quad<kQ>(planes + i * apart[1], g, part + r);
+          UNROLL for (int r = 0; r < R; ++r) w[i][r] = W::template weights<kN>(planes + i * apart[1], g, part + r);
         UNROLL for (int t = 0; t < T; ++t)
           UNROLL for (int p = 0; p < PLANES; ++p) {
-            const Quad a = broadcast(q + p * WIDTH * 32 + t * 32 + kQ * 4);
+            const auto a = W::template activations<kN>(q + p * WIDTH * 32 + t * 32);
             UNROLL for (int i = 0; i < S; ++i)
               UNROLL for (int r = 0; r < R; ++r) dots[i][r][t][kHalf][p].template step<kN>(w[i][r], a);
           }
@@ -221,7 +223,7 @@ void strips_planes(const StripsCall& c) {
   if (many) strips_by_chunks<F, PLANES>(c);
   const bool few = c.num_tokens - whole >= 4;
   int64_t i = 0;
-  constexpr int S = strips_at_once(PLANES * F::kHalves);
+  constexpr int S = strips_at_once(kDots<F, PLANES>);
   if (S > 1 && few)
     for (; i + S <= c.num_strips; i += S) strips_plain<F, S, PLANES>(c, i, whole);
   for (; i < c.num_strips; ++i) strips_plain<F, 1, PLANES>(c, i, whole);

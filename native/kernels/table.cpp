@@ -11,7 +11,8 @@ const FormatEntry& entry(int32_t format) {
   if (format < kAff6) return kSymEntries[format - kSym8];
   if (format < kQ4K) return kAffineEntries[format - kAff6];
   if (format < kNF4) return kBlockEntries[format - kQ4K];
-  return kTableEntries[format - kNF4];
+  if (format < kSym8x24) return kTableEntries[format - kNF4];
+  return kTwoFourEntries[format - kSym8x24];
 }
 
 int64_t strip_bytes(int32_t format, int64_t k) { return entry(format).strip_bytes(k); }

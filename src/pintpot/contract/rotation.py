@@ -73,8 +73,8 @@ def fitting(size: int, columns: int) -> int:
 
 
 def reachable(form: WeightForm) -> bool:
-    """Whether other values than the file's can be kept in this form."""
-    return form.packed
+    """Whether other values than the file's can be kept in this form: mixed, zeros are none."""
+    return form.packed and encoding(form.format).kind != "two_four"
 
 
 def is_low_bit(form: WeightForm) -> bool:

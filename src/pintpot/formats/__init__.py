@@ -10,6 +10,7 @@ Importing this room leaves numpy out: planning counts bytes with `encoding(name)
 """
 
 from pintpot.formats.registry import (
+    DENSE_FORMATS,
     GRIDS,
     KERNEL_FORMATS,
     SOURCE_FORMATS,
@@ -27,6 +28,7 @@ from pintpot.formats.registry import (
 from pintpot.formats.working import chunk_rows, working_bytes
 
 __all__ = [
+    "DENSE_FORMATS",
     "GRIDS",
     "KERNEL_FORMATS",
     "SOURCE_FORMATS",

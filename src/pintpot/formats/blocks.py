@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import need
-from pintpot.formats.planes import GROUP_COLUMNS, load_codes
+from pintpot.formats.planes import GROUP_COLUMNS
 from pintpot.formats.registry import STRIP_ROWS, Encoding, encoding, num_strips
-from pintpot.formats.tiles import need_strips
+from pintpot.formats.tiles import need_strips, read_codes
 from pintpot.formats.working import chunk_rows
 
 Bytes = NDArray[np.uint8]
@@ -21,7 +21,7 @@ Bytes = NDArray[np.uint8]
 HELD_BY = {
     "f32": "f32", "f16": "f16", "bf16": "bf16", "sym8": "q8_0", "sym6": "q8_0", "sym5": "q5_0", "sym4": "q4_0",
     "sym3": "q4_0", "sym2": "q4_0", "aff5": "q5_1", "aff4": "q4_1", "aff3": "q4_1", "aff2": "q4_1", "q4_k": "q4_k",
-    "q6_k": "q6_k", "mxfp4": "mxfp4",
+    "q6_k": "q6_k", "mxfp4": "mxfp4", "sym8_24": "q8_0", "sym6_24": "q8_0", "sym4_24": "q4_0",
 }  # fmt: skip
 """The smallest GGUF type that holds every value of a packed format: the same scales, the same codes, more room."""
 
@@ -56,7 +56,7 @@ def _blocks(strips: Bytes, found: Encoding, target: Encoding, columns: int) -> B
         return np.ascontiguousarray(rows).view(np.uint8)
     groups = found.num_groups(columns)
     area = strips[:, : groups * found.group_scale_bytes].reshape(len(strips), groups, found.group_scale_bytes)
-    codes = load_codes(strips[:, found.scale_bytes(columns) :], found.code_bits)
+    codes = read_codes(strips[:, found.scale_bytes(columns) :], found)
     out = np.empty((len(strips), STRIP_ROWS, groups, target.block_bytes), np.uint8)
     if found.name == "mxfp4":
         _fill_mxfp4(out, area, codes.reshape(*out.shape[:3], GROUP_COLUMNS))
@@ -73,7 +73,7 @@ def _fill_groups(out: Bytes, area: Bytes, codes: Bytes, found: Encoding, target:
     for first in range(0, found.group_scale_bytes, 32):
         out[..., at : at + 2] = _half(area, first)
         at += 2
-    if found.kind == "sym":  # the code of zero lies in the middle of its range
+    if found.kind in ("sym", "two_four"):  # the code of zero lies in the middle of its range
         codes += np.uint8((1 << target.code_bits - 1) - (1 << found.code_bits - 1))
     if target.code_bits == 8:
         np.bitwise_xor(codes, 0x80, out=out[..., at:])

@@ -1,6 +1,6 @@
 """Bit planes of docs/layout.md: unsigned codes of 16 rows <-> the vectors that kernels load.
 
-Shapes: S strips, R = 16 rows, G groups of 32 columns, V vectors of 64 bytes, F bit fields of a byte. All work is on
+Shapes: S strips, R = 16 rows, G groups of 32 columns, Q quads of a group, V vectors of 64 bytes. All work is on
 32-bit words that hold one quad (four neighbouring columns of a row): a permutation of bytes is then one strided copy.
 """
 
@@ -17,7 +17,7 @@ Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]
 
 GROUP_COLUMNS = 32
-_QUADS = GROUP_COLUMNS // 4
+QUADS = GROUP_COLUMNS // 4
 _SPLIT = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,), 3: (2, 1), 2: (2,)}
 
 
@@ -33,10 +33,10 @@ def _mask(width: int) -> np.uint32:
     return np.uint32(((1 << width) - 1) * 0x01010101)
 
 
-def plane_words(planes: Bytes, bits: int) -> Words:
+def plane_words(planes: Bytes, bits: float) -> Words:
     """A view of uint8 [S, G * 64 * bits] as words [S, G, 16 * bits]: 16 rows of a vector lie side by side."""
     words = planes.view(np.uint32)
-    return words.reshape(len(planes), -1, STRIP_ROWS * bits)
+    return words.reshape(len(planes), -1, int(STRIP_ROWS * bits))
 
 
 def put_quads(quads: Words, out: Words, first: int) -> None:
@@ -57,34 +57,42 @@ def take_quads(words: Words, first: int, num_vectors: int) -> Words:
 
 def store_codes(codes: Bytes, bits: int, out: Bytes) -> None:
     """Write codes [S, R, G * 32] (each below 2**bits) into the planes `out` [S, G * 64 * bits]."""
-    num_strips = len(codes)
-    quads = codes.view(np.uint32).reshape(num_strips, STRIP_ROWS, -1, _QUADS)
-    words = plane_words(out, bits)
+    quads = codes.view(np.uint32).reshape(len(codes), STRIP_ROWS, -1, QUADS)
+    store_quads(quads, bits, plane_words(out, bits), 0)
+
+
+def store_quads(quads: Words, bits: int, out: Words, first: int) -> None:
+    """Write words [S, R, G, Q] of four codes each as planes that begin at a word of every group of `out`."""
     for width, low in _planes(bits):
+        at = first + low * quads.shape[3] * STRIP_ROWS // 8
         if width == 8:
-            put_quads(quads, words, 0)
+            put_quads(quads, out, at)
             continue
-        fields = quads.reshape(*quads.shape[:3], 8 // width, width)
-        packed = np.zeros((*quads.shape[:3], width), np.uint32)
+        fields = quads.reshape(*quads.shape[:3], 8 // width, -1)
+        packed = np.zeros((*quads.shape[:3], fields.shape[-1]), np.uint32)
         for field in range(8 // width):
             part = (fields[..., field, :] >> np.uint32(low)) & _mask(width)
             part <<= np.uint32(field * width)
             packed |= part
-        put_quads(packed, words, low * STRIP_ROWS)
+        put_quads(packed, out, at)
 
 
 def load_codes(planes: Bytes, bits: int) -> Bytes:
     """Codes [S, R, G * 32] of the planes [S, G * 64 * bits]."""
-    words = plane_words(planes, bits)
-    num_strips, num_groups, _ = words.shape
+    quads = load_quads(plane_words(planes, bits), bits, QUADS, 0)
+    return quads.view(np.uint8).reshape(len(planes), STRIP_ROWS, -1)
+
+
+def load_quads(words: Words, bits: int, num_quads: int, first: int) -> Words:
+    """The inverse of `store_quads`: a new contiguous [S, R, G, Q]."""
     if bits == 8:
-        return take_quads(words, 0, 8).view(np.uint8).reshape(num_strips, STRIP_ROWS, -1)
-    quads = np.zeros((num_strips, STRIP_ROWS, num_groups, _QUADS), np.uint32)
+        return take_quads(words, first, num_quads)
+    quads = np.zeros((len(words), STRIP_ROWS, words.shape[1], num_quads), np.uint32)
     for width, low in _planes(bits):
-        packed = take_quads(words, low * STRIP_ROWS, width)
-        fields = quads.reshape(*quads.shape[:3], 8 // width, width)
+        packed = take_quads(words, first + low * num_quads * STRIP_ROWS // 8, width * num_quads // 8)
+        fields = quads.reshape(*quads.shape[:3], 8 // width, -1)
         for field in range(8 // width):
             part = (packed >> np.uint32(field * width)) & _mask(width)
             part <<= np.uint32(low)
             fields[..., field, :] |= part
-    return quads.view(np.uint8).reshape(num_strips, STRIP_ROWS, -1)
+    return quads

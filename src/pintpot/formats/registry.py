@@ -16,6 +16,8 @@ STRIP_ROWS = 16
 _STRIP_ALIGNMENT = 64
 _FLOAT_GROUP = 4
 _APART_BYTES = 4 + 2 * STRIP_ROWS
+TWO_FOUR = "_24"
+"""Behind the name of a symmetric format: of every four columns side by side two are kept, all others are zero."""
 APART = "+"
 """Between the name of a grid and the number of columns that are kept apart from it: sym4+8."""
 MOST_APART = 4096
@@ -23,7 +25,7 @@ MOST_APART = 4096
 GRIDS = 1
 """Raised when weights are rounded to other values than before: what was measured of the old ones is measured anew."""
 
-Kind = Literal["float", "sym", "aff", "super", "table", "blocks", "cache", "integer"]
+Kind = Literal["float", "sym", "aff", "super", "table", "two_four", "blocks", "cache", "integer"]
 Scale = Literal["f16", "u8", "e8m0", "e4m3"]
 
 _WHOLE_STRIP = 1 << 62
@@ -44,6 +46,9 @@ class Encoding:
     Of the kind `table`, a code is the number of one of the 16 `levels`; a `scale` of one byte serves `scale_columns`
     columns, and so many groups as `run_groups` share a float32 that multiplies them (0: nothing does). Superblocks have
     a scale for `scale_columns` columns, too, in units that the 256 columns of a block share.
+
+    Of the kind `two_four` two codes of every four columns are written, and which two: in `dense`, which has the codes
+    of all columns, the others are that of zero.
 
     `num_apart` columns of a matrix are kept as float16 behind each strip, whose codes have nothing of them; `bits`
     leaves them out.
@@ -70,6 +75,11 @@ class Encoding:
     def grid(self) -> str:
         """The format of the codes: this one's name but for the columns that are kept apart."""
         return self.name.partition(APART)[0]
+
+    @property
+    def dense(self) -> str:
+        """The format in which the same values have the same codes, without leaving out any."""
+        return self.name.removesuffix(TWO_FOUR)
 
     @property
     def bits(self) -> float:
@@ -148,6 +158,11 @@ def _sym(bits: int) -> Encoding:
     return Encoding(f"sym{bits}", "sym", bits, 32, 2 + 4 * bits, 32, 32, 64 * bits, f"sym{bits}")
 
 
+def _two_four(bits: int) -> Encoding:
+    row, group = (32, 6 + 2 * bits), (32, 32, 32 * bits + 64)
+    return Encoding(f"sym{bits}{TWO_FOUR}", "two_four", bits, *row, *group, f"sym{bits}{TWO_FOUR}")
+
+
 def _aff(bits: int) -> Encoding:
     return Encoding(f"aff{bits}", "aff", bits, 32, 4 + 4 * bits, 32, 64, 64 * bits, f"aff{bits}")
 
@@ -185,6 +200,7 @@ _ENCODINGS = {
         _table("nf4_32", _NORMAL_FLOAT, "u8", 32, 16),
         _table("mxfp4", _E2M1, "e8m0", 32),
         _table("nvfp4", _E2M1, "e4m3", 16, _WHOLE_STRIP),
+        *(_two_four(bits) for bits in (8, 6, 4)),
         _blocks("q4_0", 4, 32, 18, 2, "sym4"),
         _blocks("q4_1", 4, 32, 20, 3, "aff4"),
         _blocks("q5_0", 5, 32, 22, 6, "sym5"),
@@ -201,6 +217,9 @@ _ENCODINGS = {
 
 KERNEL_FORMATS = tuple(name for name, found in _ENCODINGS.items() if found.is_kernel)
 """What weights can be packed as, finest first within each kind."""
+
+DENSE_FORMATS = tuple(name for name in KERNEL_FORMATS if _ENCODINGS[name].kind != "two_four")
+"""Those of them that hold any values, wherever zeros are."""
 
 SOURCE_FORMATS = tuple(name for name, found in _ENCODINGS.items() if found.is_source)
 """What the weights of a model file may be written in."""
@@ -245,7 +264,8 @@ def encoding_of_ggml(ggml_type: int) -> Encoding:
 def can_pack(source: str, target: str) -> bool:
     """True where weights written as `source` can be packed as `target`.
 
-    Superblocks take rows of whole superblocks alone (`Encoding.fits`). Raises UnsupportedModel for an unknown name.
+    Superblocks take rows of whole superblocks alone (`Encoding.fits`), 2:4 formats only values that are so. Raises
+    UnsupportedModel for an unknown name.
     """
     return encoding(source).is_source and encoding(target).is_kernel
 

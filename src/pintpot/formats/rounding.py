@@ -40,7 +40,8 @@ def round_to_nearest(values: Floats, name: str, *, search: bool = True) -> Codes
     with their number, when values are infinite or not a number.
     """
     found = encoding(name)
-    need(found.kind in ("sym", "aff", "table"), f"values are rounded to symB, affB or a table, not {name}")
+    coded = found.kind in ("sym", "aff", "table", "two_four")
+    need(coded, f"values are rounded to symB, affB, a table or 2:4, not {name}")
     if found.kind == "table":
         return round_table(finite(values), found, search)
     rows, columns = values.shape

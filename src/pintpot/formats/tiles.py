@@ -17,6 +17,7 @@ from pintpot.formats.planes import GROUP_COLUMNS, load_codes, store_codes
 from pintpot.formats.registry import STRIP_ROWS, Encoding, encoding, num_strips
 from pintpot.formats.scales import load_byte_scales, read_scales, store_byte_scales, units_by_row
 from pintpot.formats.superblock import load_q4_k, load_q6_k
+from pintpot.formats.two_four import load_kept, store_kept
 from pintpot.formats.working import chunk_rows
 
 Bytes = NDArray[np.uint8]
@@ -50,7 +51,7 @@ def zero_code(found: Encoding) -> int:
     """The code of padding: that of zero, or the lowest one where groups have a minimum."""
     if found.kind == "table":
         return found.levels.index(0)
-    return 1 << (found.code_bits - 1) if found.kind == "sym" else 0
+    return 1 << (found.code_bits - 1) if found.kind in ("sym", "two_four") else 0
 
 
 def new_strips(name: str, rows: int, columns: int) -> Bytes:
@@ -91,9 +92,10 @@ def clear_scale_padding(strips: Bytes, found: Encoding, columns: int) -> None:
 
 
 def pack_codes(source: Codes, name: str, columns: int, out: Bytes | None = None) -> Bytes:
-    """Codes of N x K in the format `name` (`symB`, `affB`, one with a table) as strips; rows past N get d = m = 0.
+    """Codes of N x K in the format `name` (`symB`, `affB`, one with a table, 2:4) as strips; rows past N get d = m = 0.
 
-    Every code must be below 2**B. Raises BadInput where shapes, or the presence of a minimum, disagree.
+    Every code must be below 2**B. Raises BadInput where shapes, or the presence of a minimum, disagree, and where more
+    than two of four codes are not zero in a 2:4 format.
     """
     rows = len(source.codes)
     strips = new_strips(name, rows, columns) if out is None else out
@@ -111,13 +113,15 @@ def pack_codes(source: Codes, name: str, columns: int, out: Bytes | None = None)
             store_scales(whole_strips(source.d[part]), chunk, found, columns, 0)
         if source.m is not None:
             store_scales(whole_strips(source.m[part]), chunk, found, columns, 32)
-        store_codes(whole_strips(source.codes[part], zero), found.code_bits, chunk[:, found.scale_bytes(columns) :])
+        store = store_kept if found.kind == "two_four" else store_codes
+        store(whole_strips(source.codes[part], zero), found.code_bits, chunk[:, found.scale_bytes(columns) :])
     return strips
 
 
 def _need_codes(source: Codes, found: Encoding, rows: int, columns: int) -> None:
     name, groups = found.name, found.num_groups(columns)
-    need(found.kind in ("sym", "aff", "table"), f"codes are packed as symB, affB or with a table, not {name}")
+    coded = found.kind in ("sym", "aff", "table", "two_four")
+    need(coded, f"codes are packed as symB, affB, with a table or 2:4, not {name}")
     need((source.m is None) == (found.kind != "aff"), f"{name} and these codes disagree about a minimum per group")
     per_group = found.group_columns // (found.scale_columns or found.group_columns)
     wanted = (rows, groups * found.group_columns), (rows, groups * per_group)
@@ -209,15 +213,19 @@ def _load(strips: Bytes, found: Encoding, columns: int) -> NDArray[Any]:
     area = scales[:, : groups * found.group_scale_bytes].reshape(len(strips), groups, found.group_scale_bytes)
     if found.kind == "super":
         return (load_q4_k if found.name == "q4_k" else load_q6_k)(area, planes)
-    values = load_codes(planes, found.code_bits).astype(np.float32)
+    values = read_codes(planes, found).astype(np.float32)
     grouped = values.reshape(len(strips), STRIP_ROWS, groups, GROUP_COLUMNS)
     halves = area.view(np.float16).transpose(0, 2, 1)[..., None].astype(np.float32)
-    if found.kind == "sym":
-        grouped -= np.float32(1 << (found.code_bits - 1))
+    grouped -= np.float32(zero_code(found))
     grouped *= halves[:, :STRIP_ROWS]
     if found.kind == "aff":
         grouped += halves[:, STRIP_ROWS:]
     return values
+
+
+def read_codes(planes: Bytes, found: Encoding) -> Bytes:
+    """Codes [S, R, padded K] of the planes of some strips."""
+    return (load_kept if found.kind == "two_four" else load_codes)(planes, found.code_bits)
 
 
 def _load_levels(planes: Bytes, scales: Bytes, found: Encoding, columns: int) -> Floats:

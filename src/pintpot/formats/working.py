@@ -23,7 +23,7 @@ _ROUND_SUPER = 15.5
 _SCALES = 12.0
 _PERMUTE = 3.5
 _CODES = 1.25
-_PACK = {"codes": 3.0, "float": 10.5}
+_PACK = {"codes": 3.0, "float": 10.5, "two_four": 6.0}
 _UNPACK = {"codes": 9.75, "float": 12.5}
 
 
@@ -56,7 +56,7 @@ def working_bytes(work: Work, name: str, rows: int, columns: int) -> int:
     needed = {
         "decode": _DECODE * chunk,
         "round": rounding,
-        "pack": _PACK[kind] * chunk,
+        "pack": _PACK["two_four" if found.kind == "two_four" else kind] * chunk,
         "unpack": _UNPACK[kind] * chunk,
         "permute": (_PERMUTE if kind == "codes" else 4.5) * chunk,
     }

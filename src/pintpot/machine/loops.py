@@ -188,12 +188,13 @@ def packing_loops(formats: tuple[str, ...]) -> Iterator[Loop]:
     for name in formats:
         form = encoding(name)
         raw = np.zeros((64, form.row_bytes(COLUMNS)), dtype=np.uint8)
+        held = values * (np.arange(COLUMNS) % 4 < 2) if form.kind == "two_four" else values
 
-        def once(name: str = name, is_source: bool = form.kind == "super", raw: object = raw) -> None:
-            if is_source:
-                convert(raw, name, name, COLUMNS)  # type: ignore[arg-type]
+        def once(name: str = name, held: np.ndarray = held, raw: np.ndarray = raw) -> None:
+            if encoding(name).kind == "super":
+                convert(raw, name, name, COLUMNS)
             else:
-                encode(values, name)
+                encode(held, name)
 
         yield Loop(f"expand/{name}", 1, 0, _repeated(once, float(values.size)))
 

@@ -69,6 +69,12 @@ class Store:
         self._read_into(found, first_row * row_bytes, rows.reshape(-1).data)
         return rows if found.taps == 1 else _by_place(rows, found)
 
+    def row(self, weight: Weight, index: int) -> bytearray:
+        """One row of a matrix as it lies in its file, in the file's order of columns, with nothing added."""
+        found = bytearray(weight.num_bytes // rows_of(weight))
+        self._read_into(weight, index * len(found), memoryview(found))
+        return found
+
     def vector(self, weight: Weight | str) -> np.ndarray:
         """All values of a weight in a row: float32, with what its file leaves out added."""
         import numpy as np

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pintpot.contract.form import ActivationForm, WeightForm, matches
 from pintpot.contract.step import Facet, Step
-from pintpot.formats import KERNEL_FORMATS, encoding
+from pintpot.formats import DENSE_FORMATS, encoding
 from pintpot.nets._extents import lengths
 from pintpot.planner.bits import Choices, Kept, frontier
 from pintpot.planner.question import Question
@@ -127,7 +127,7 @@ def paying_formats(work: Work) -> tuple[str, ...]:
     """Formats whose kernel is no slower here than that of the next larger one that is worth having."""
     worth: list[str] = []
     fastest = 0.0
-    for kept in sorted(KERNEL_FORMATS, key=lambda name: (-encoding(name).bits, name)):
+    for kept in sorted(DENSE_FORMATS, key=lambda name: (-encoding(name).bits, name)):
         speed = _speed(work, kept)
         if not worth or speed >= PAYS * fastest:
             worth.append(kept)

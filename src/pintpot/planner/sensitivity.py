@@ -45,10 +45,13 @@ class Sensitivities:
     _spans: dict[tuple[Step, tuple[Step, ...]], Nats | None] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, weight: WeightForm, kept: str) -> Nats | None:
-        """What one weight costs in a format: nothing as it is stored, None where nobody measured it."""
+        """What one weight costs in a format: nothing as it is stored, None where nobody measured it.
+
+        A format that leaves out zeros has the values of the one that does not.
+        """
         if kept == encoding(weight.source).packed_as or is_lossless(weight.source, kept):
             return 0.0, 0.0
-        return self.weights.get(weight.name, {}).get(kept)
+        return self.weights.get(weight.name, {}).get(encoding(kept).dense)
 
     def span(self, step: Step, promised: Callable[[Step], Form], gentle: tuple[Step, ...] = ()) -> Nats | None:
         """What a step of formats costs in all where `gentle` round; None where a weight was never measured so.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pintpot.errors import BadInput
-from pintpot.formats import KERNEL_FORMATS, encoding, is_lossless
+from pintpot.formats import DENSE_FORMATS, encoding, is_lossless
 from pintpot.formats.convert import encode
 from pintpot.formats.tiles import unpack
 
@@ -66,7 +66,7 @@ def rounded(values: Floats, name: str) -> Floats:
 def worth_measuring(source: str) -> tuple[str, ...]:
     """Formats that weights of a source can be kept in with fewer bits than its own, and not all of its values."""
     own = encoding(encoding(source).packed_as).bits
-    return tuple(name for name in KERNEL_FORMATS if encoding(name).bits < own and not is_lossless(source, name))
+    return tuple(name for name in DENSE_FORMATS if encoding(name).bits < own and not is_lossless(source, name))
 
 
 def _lost(values: Floats, squares: Floats, name: str) -> float:

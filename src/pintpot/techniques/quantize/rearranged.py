@@ -81,8 +81,8 @@ class Rearranged(Step):
 
 
 def _in_groups(form: WeightForm) -> bool:
-    """Whether a matrix is rounded anew, columns with their neighbours."""
-    grouped = form.packed and encoding(form.format).kind != "float"
+    """Whether a matrix is rounded anew, columns with their neighbours, whichever these are."""
+    grouped = form.packed and encoding(form.format).kind not in ("float", "two_four")
     return grouped and not is_lossless(form.source, form.format)
 
 
