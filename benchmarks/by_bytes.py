@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pintpot.budget import Budget, Workload
 from pintpot.contract.step import Facet, Step
 from pintpot.errors import PintpotError, need
-from pintpot.formats import KERNEL_FORMATS, encoding
+from pintpot.formats import DENSE_FORMATS, encoding
 from pintpot.formats.tiles import unpack
 from pintpot.machine.null import null_machine
 from pintpot.machine.spec import Machine
@@ -60,7 +60,7 @@ def choices(
     for weight in question.expects.source.weights:
         if weight.is_matrix and only(weight.name):
             alone = weight.name == looked_up
-            for kept in KERNEL_FORMATS:
+            for kept in DENSE_FORMATS:
                 span = table.of(weight, kept)
                 if span is not None and encoding(kept).fits(weight.shape[1]):
                     size = encoding(kept).packed_bytes(*weight.shape)

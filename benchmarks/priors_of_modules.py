@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pintpot.formats import KERNEL_FORMATS, encoding
+from pintpot.formats import DENSE_FORMATS, encoding
 from pintpot.formats.convert import convert
 from pintpot.formats.tiles import unpack
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output = parser.parse_args().output
-    formats = [name for name in KERNEL_FORMATS if encoding(name).kind not in ("float", "super")]
+    formats = [name for name in DENSE_FORMATS if encoding(name).kind not in ("float", "super")]
     lossy = {name: lost(name) for name in formats}
     shares = {f"blocks/{name}": share for name, share in lossy.items()}
     # Weights, rows and what comes of them.

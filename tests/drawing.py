@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pintpot.formats.registry import KERNEL_FORMATS, apart, encoding, num_strips
+from pintpot.formats.registry import KERNEL_FORMATS, apart, can_keep_apart, encoding, num_strips
 from pintpot.program.ops.linear import GATES
 from pintpot.program.spec import Buffer, Op, Program, Segment
 
@@ -304,7 +304,8 @@ def _linear(
 def _with_columns_apart(rng: random.Random, matrices: list[Matrix]) -> list[Matrix]:
     """All matrices in groups keep as many columns apart, where the others are floats."""
     count = rng.choice((0, 0, 1, rng.randint(1, 8), rng.randint(1, 40)))
-    if any(m.format in SUPER or m.columns < count for m in matrices):
+    whole = any(m.format not in FLOATS and not can_keep_apart(m.format) for m in matrices)
+    if whole or any(m.columns < count for m in matrices):
         return matrices
     return [m if m.format in FLOATS else replace(m, format=apart(m.format, count)) for m in matrices]
 
