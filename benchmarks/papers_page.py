@@ -52,6 +52,8 @@ REMARKS = {
     "GradientFilter": "with --filter alone: gradients as plain convolutions have them of means, in "
     "tests/test_filtering.py; accuracy, seconds and bytes with and without (`python benchmarks/filtering.py`)",
     "SlimFit": "with --freeze alone: which blocks rest, and what they save, in tests/test_part_learns.py",
+    "SsdTrain": "by price, where not all insides of blocks fit and the disk is faster than computing again, or with "
+    "--activations written: bits as in memory, in tests/test_aside.py",
     "PatchStage": "by price, where early activations do not fit: those of MobileNetV2 0.25 are 5.66 MB whole, 1.55 in "
     "2 by 2 patches for 1.01 of the multiply-adds, 0.61 in 4 by 4 for 1.17 (`python benchmarks/working_memory.py`)",
 }

@@ -25,6 +25,7 @@ from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
+from pintpot.trainer.aside import Aside
 from pintpot.trainer.head import tile_rows
 from pintpot.trainer.learned import Learned
 from pintpot.trainer.network import Network
@@ -56,11 +57,12 @@ def made(
     teacher: Network | None = None,
     rests: Path | None = None,
     updating: Updating | None = None,
+    aside: Path | None = None,
 ) -> Iterator[Made]:
     """A network over a folder; adapters are drawn, so that both of their matrices matter.
 
     Weights that no step packs are `held` as they are multiplied with, or expanded for each block; where every weight
-    learns they are held in memory, or rest in the file `rests`.
+    learns they are held in memory, or rest in the file `rests`. What is written of blocks' insides goes to `aside`.
     """
     model = describe(str(folder))
     form = source_form(model)
@@ -75,8 +77,8 @@ def made(
     for step in steps:
         work = step.rewrite(work, form)
     with Store(model) as store:
-        away = None if rests is None else (rests, tile_rows(work))
-        weights = Weights(model, store, form, steps, tutor, away)
+        rest = None if rests is None else (rests, tile_rows(work))
+        weights = Weights(model, store, form, steps, tutor, rest)
         if how.rank:
             learned = Learned.adapters(form, 0, tutor, updating)
         else:
@@ -85,10 +87,14 @@ def made(
         for name, value in learned.values.items():
             if drawn and name.endswith(LORA_B):
                 value.normal_(0, 0.1, generator=draw)
+        away = Aside.opened(aside, work) if aside is not None else None
         try:
-            yield Made(model, form, Network(part, work, form, weights, learned, tutor, teacher), learned)
+            network = Network(part, work, form, weights, learned, tutor, teacher, aside=away)
+            yield Made(model, form, network, learned)
         finally:
             weights.close()
+            if away is not None:
+                away.close()
 
 
 def _resting(weight: WeightForm, computed_in: str, held: bool) -> WeightForm:

@@ -74,7 +74,8 @@ def test_memory_by_what_holds_it(model: Model) -> None:
 
 def test_what_stays_is_not_computed_again(model: Model) -> None:
     most = plan(model)
-    least = plan(model, most.smallest_bytes + 500_000)
+    recomputing = question(model, most.smallest_bytes + 500_000)
+    least = make_training_plan(recomputing, Asked("lora", "float32", activations="recomputed"))
     again = [
         sum(op.kind == "forward" for op in training_work_of(one).stage("backward").programs[0].ops)
         for one in (most, least)

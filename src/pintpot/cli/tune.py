@@ -82,6 +82,14 @@ LEARNING = (
         "many as fit.  [all]",
     ),
     click.option(
+        "--activations",
+        type=click.Choice(["auto", "kept", "recomputed", "written"]),
+        default="auto",
+        show_default=True,
+        help="What a block needs on the way back is kept in memory, computed again, or written to disk and read ahead; "
+        "auto takes for each block what is fastest inside the budget.",
+    ),
+    click.option(
         "--freeze",
         type=click.FloatRange(0, 1, max_open=True),
         metavar="SHARE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -20,6 +21,8 @@ SCALES = ".scales"
 """Behind the name of a moment in 8 bits: what multiplies each of its blocks."""
 FIXED = frozenset({"rope_freqs", "running_mean", "running_var"})
 """Roles of what is no weight, but numbers of the architecture, or counted over examples before."""
+AGAIN, WRITTEN, STAYS = "computed again", "written out", "stays"
+"""What may become of a block's inside between the ways forward and back."""
 DYNAMIC8, STATE_BLOCK = "dynamic8", 256
 """Moments as one byte a value, of which so many in a row share a float32 scale; those of vectors stay in float32."""
 
@@ -35,7 +38,8 @@ class TrainingForm:
     `routing` says, where several adapters stand beside a weight, which of them count.
     `kept`: the inside of every block stays in memory from the way forward to the way back. Where `patch` is not 0
     convolutions go back by means of so many by so many places. Of the last blocks that are gone back through the
-    inside of so many `stays`; others are computed again.
+    inside of so many `stays`; of those before them that of so many is `written` out and read again, and the others are
+    computed again.
     `ranks` processes learn together, and each holds its part of every matrix of a block that is in RAM.
     """
 
@@ -53,6 +57,7 @@ class TrainingForm:
     kept: bool = False
     patch: int = 0
     stays: int = 0
+    written: int = 0
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainingForm:
@@ -70,6 +75,16 @@ class TrainingForm:
     def kept_in(self) -> str:
         """The format in which what blocks begin with is kept, from the way forward to the way back."""
         return self.computed_in
+
+    def fates(self, count: int) -> tuple[str, ...]:
+        """What becomes of the inside of each of `count` blocks that are gone back through, in the order of the way
+        forward. Those on disk lie evenly between those that are computed again, so that the disk never rests.
+        """
+        before = max(0, count - self.stays)
+        written = min(self.written, before)
+        ends = [at * written // before for at in range(before + 1)] if before else []
+        fates = (WRITTEN if first < last else AGAIN for first, last in pairwise(ends))
+        return (*fates, *[STAYS] * (count - before))
 
     def divides(self, weight: WeightForm) -> bool:
         """Whether processes that learn together share out the rows of this weight: of a matrix of a block."""

@@ -13,21 +13,19 @@ from math import prod
 
 from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form
-from pintpot.contract.resting import record_rows, resting_bytes, rests_on_disk
+from pintpot.contract.resting import rests_on_disk
 from pintpot.contract.routing import EXPERTS, HEADS
-from pintpot.contract.training import TrainingForm, is_plain, stored_bytes
-from pintpot.contract.weights import STRIP_ROWS, WeightForm, Weights
+from pintpot.contract.training import AGAIN, WRITTEN, TrainingForm, is_plain, stored_bytes
+from pintpot.contract.weights import WeightForm, Weights
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
+from pintpot.nets import _moving as moving
 from pintpot.nets._decoder_blocks import Pass, decoder_blocks
 from pintpot.nets._mixing import mixed
 from pintpot.nets._saved import saved_values, staying_bytes
 from pintpot.program.blocks import BlockOps
-from pintpot.program.spec import Buffer, Extent, Lane, Op, Program, Stage, Work
+from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
 
-LOSS_BYTES = 8 << 20
-"""Logits of a chunk of the vocabulary, and as much again that is made of them."""
-LEAST_CHUNK = 256
 WITHOUT_GRADIENTS = ("forward", "loss", "forward again", "loss again", "update")
 """The stages of a step that has no gradients: a loss on either side of what learns."""
 STATES, GRADS, LABELS, MET = "states.grad", ".grad", "targets", "head.met"
@@ -55,8 +53,8 @@ class _Making:
         self.weights: Weights = form.weights
         self.buffers: dict[str, Buffer] = {}
         self.hidden = self.program.shape(self.blocks[0].x)[-1]
-        self.back = self._back_through()
-        self.staying = self.back[max(0, len(self.back) - how.stays) :]
+        self.back, self.piece = self._back_through(), 0
+        self.fates = dict(zip((block.name for block in self.back), how.fates(len(self.back)), strict=True))
 
     def _back_through(self) -> list[BlockOps]:
         """The blocks that gradients go back through, in the order of the way forward."""
@@ -74,7 +72,8 @@ class _Making:
         forward = Pass([], [])
         forward.add("embed", [Op("forward", self.embed.reads, self.embed.writes, knobs)])
         for block in self.blocks:
-            forward.add(block.name, self._arriving(block, moments=False), self._forward(block, again=False))
+            aside = moving.put_aside(*self._aside(block)) if self.fates.get(block.name) == WRITTEN else ()
+            forward.add(block.name, self._arriving(block, moments=False), self._forward(block, again=False), aside)
         return self._without_gradients(forward) if self.how.distance else self._with_gradients(forward)
 
     def _without_gradients(self, forward: Pass) -> Work:
@@ -91,7 +90,8 @@ class _Making:
         backward.add("head", self._loss())
         for block in reversed(self.back):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
-            again = () if block in self.staying else self._forward(block, again=True)
+            again = () if self._lasts(block) else self._forward(block, again=True)
+            again = moving.brought_back(*self._aside(block)[1:]) if self.fates[block.name] == WRITTEN else again
             backward.add(block.name, self._arriving(block, moments=True), again, self._backward(block), *ends)
         stages = [self._stage("forward", forward), self._stage("backward", backward)]
         update = Pass([], [])
@@ -157,20 +157,12 @@ class _Making:
     def _arriving(self, block: BlockOps, moments: bool) -> Iterator[Op]:
         """What of a block's weights is read and expanded before it is computed."""
         forms = [self.weights.by_name[name] for name in block.weights]
-        yield from _moved("fetch", sum(self._away(weight, moments) for weight in forms), "read")
-        yield from _moved("exchange", sum(stored_bytes(weight) for weight in forms if self.how.divides(weight)))
+        yield from moving.moved("fetch", sum(moving.away_bytes(weight, self.how, moments) for weight in forms), "read")
+        yield from moving.moved("exchange", sum(stored_bytes(weight) for weight in forms if self.how.divides(weight)))
         for weight in forms:
             if self._floats(weight.name) != weight.name:
                 out = self._put(f"{weight.name}.floats", weight.shape, self.how.computed_in, "buffers", "step")
                 yield Op("expand", (("weight", weight.name),), (("out", out),), (("packed", weight.packed),))
-
-    def _away(self, weight: WeightForm, moments: bool) -> int:
-        """Bytes that are read of a weight that is not in memory, and of its moments."""
-        if rests_on_disk(weight, self.how):
-            rows, columns = weight.shape
-            found = resting_bytes((rows, columns), self.how.states)
-            return sum(found) if moments else found[0]
-        return 0 if weight.ram_rows or not weight.is_matrix else stored_bytes(weight)
 
     def _changes(self, names: Iterable[str]) -> bool:
         return any(self.how.changes(self.weights.by_name[name]) for name in names)
@@ -202,16 +194,31 @@ class _Making:
             if out != block.out:
                 width = self.program.shape(out)[-1]
                 self._put(out, ("rows", width), "f32", "buffers", "step")
-            if again or block in self.staying:
+            if again or self._lasts(block):
                 writes += self._saved(op, block)
             yield Op("forward", self._wired(op), tuple(writes), self._knobs(op))
 
+    def _lasts(self, block: BlockOps) -> bool:
+        """Whether its inside is there on the way back without being computed again."""
+        return self.fates.get(block.name, AGAIN) != AGAIN
+
     def _saved(self, op: Op, block: BlockOps) -> list[tuple[str, str]]:
         """The buffer of what the way back needs of an op: for as long as a block is computed, or all the way."""
-        if block not in self.staying:
+        if not self._lasts(block):
             return [("saved", self._passing(op, block))]
         each, name = staying_bytes(op, block, self.weights, self.how), f"{block.name}.{op.write('out')}.stays"
-        return [("saved", self._put(name, ("tokens", each), "uint8", ACTIVATIONS, "session"))] if each else []
+        axis, life = ("rows", "step") if self.fates[block.name] == WRITTEN else ("tokens", "session")
+        return [("saved", self._put(name, (axis, each), "uint8", ACTIVATIONS, life))] if each else []
+
+    def _aside(self, block: BlockOps) -> tuple[list[str], int, int]:
+        """What is written of a block's inside: its buffers, bytes of a piece, and pieces. Some are on their way."""
+        sequences, at_once = self.train.sequences, min(self.how.at_once, self.train.sequences)
+        names = [name for op in block.ops for _, name in self._saved(op, block)]
+        widths = [int(self.buffers[name].shape[-1]) for name in names]
+        # Of every block as much, so that memory for one is memory for another.
+        self.piece = max(self.piece, moving.piece_bytes(at_once * self.train.length * one for one in widths))
+        self._put(moving.ASIDE, (moving.ON_THEIR_WAY, self.piece), "uint8", moving.ASIDE, "session")
+        return names, self.piece, -(-sequences // at_once)
 
     def _passing(self, op: Op, block: BlockOps) -> str:
         shape = "rows", saved_values(op, self.weights, self.how)
@@ -221,11 +228,13 @@ class _Making:
         for op in reversed(block.ops):
             out, x = str(op.write("out")), str(op.read("x") or op.read("qkv"))
             # Of a block that stays nothing is there but what was saved.
-            gone = {one.write("out") for one in block.ops if block in self.staying}
+            lasts, written = self._lasts(block), self.fates[block.name] == WRITTEN
+            gone = {one.write("out") for one in block.ops if lasts}
             wired = [(role, name) for role, name in self._wired(op) if name not in gone]
-            reads = [*wired, *self._saved(op, block), ("grad", STATES if out == block.out else self._grad(out))]
+            saved = [("saved", moving.ASIDE)] if written else self._saved(op, block)
+            reads = [*wired, *saved, ("grad", STATES if out == block.out else self._grad(out))]
             writes = [("grad", STATES if x == block.x else self._grad(x))]
-            writes += [("passing", self._passing(op, block))] if block in self.staying else []
+            writes += [("passing", self._passing(op, block))] if lasts else []
             for name in op.read_all("weight"):
                 writes += [("grad", own + GRADS) for own in self.how.trained(self.weights.by_name[name])]
             yield Op("backward", tuple(reads), tuple(writes), self._knobs(op))
@@ -236,15 +245,12 @@ class _Making:
 
     def _chunk(self) -> int:
         """Rows of the head at a time: as many as keep the logits of a whole step small, and whole records to update."""
-        rows, columns = self.weights.by_name[str(self.head.read("weight"))].shape
-        chunk = max(LEAST_CHUNK, LOSS_BYTES // (4 * self.train.tokens)) // STRIP_ROWS * STRIP_ROWS
-        if self._changes([str(self.head.read("weight"))]) and not self.how.distance:
-            chunk = max(1, chunk // record_rows(columns)) * record_rows(columns)
-        return min(rows, chunk)
+        head = self.weights.by_name[str(self.head.read("weight"))]
+        return moving.rows_at_once(head, self.train.tokens, learns=self._changes([head.name]) and not self.how.distance)
 
     def _loss(self) -> Iterator[Op]:
         weight, chunk = self.weights.by_name[str(self.head.read("weight"))], self._chunk()
-        yield from _moved("fetch", self._away(weight, False), "read")
+        yield from moving.moved("fetch", moving.away_bytes(weight, self.how, False), "read")
         logits = self._put("logits", ("tokens", chunk), "f32", "buffers", "step")
         again = self._put("logits.made", ("tokens", chunk), "f32", "buffers", "step")
         states = self._put("head.states", ("tokens", 3 * self.hidden), "f32", "buffers", "step")
@@ -266,7 +272,7 @@ class _Making:
             weight = self.weights.by_name[name]
             trained, away = self.how.trained(weight), rests_on_disk(weight, self.how)
             if self.how.ranks > 1:
-                yield from _moved("exchange", 4 * sum(prod(shape) for shape in trained.values()))
+                yield from moving.moved("exchange", 4 * sum(prod(shape) for shape in trained.values()))
             for own, shape in trained.items():
                 found = {} if away else self.how.moments_of(own, self.how.own_shape(weight, shape))
                 moments = tuple((moment.removeprefix(own).lstrip("."), moment) for moment in found)
@@ -275,8 +281,8 @@ class _Making:
 
     def _leaving(self, names: Iterable[str]) -> Iterator[Op]:
         forms = [self.weights.by_name[name] for name in names]
-        away = sum(self._away(weight, True) for weight in forms if rests_on_disk(weight, self.how))
-        yield from _moved("store", away, "write")
+        away = sum(moving.away_bytes(weight, self.how, True) for weight in forms if rests_on_disk(weight, self.how))
+        yield from moving.moved("store", away, "write")
 
     def _outside(self) -> Iterator[Op]:
         """Weights of no block learn last: the vocabulary's, some rows at a time, and the last norm."""
@@ -284,7 +290,7 @@ class _Making:
         for weight in self.weights:
             if weight.name in inside or not self.how.changes(weight):
                 continue
-            yield from _moved("fetch", self._away(weight, True), "read")
+            yield from moving.moved("fetch", moving.away_bytes(weight, self.how, True), "read")
             if weight.name == self.head.read("weight"):
                 made = self._put("shares", ("tokens", self._chunk()), "f32", "buffers", "step")
                 reads = (("x", MET), ("weight", weight.name))
@@ -292,9 +298,3 @@ class _Making:
                 yield Op("head_grad", reads, writes, (("computed_in", self.how.computed_in),))
             yield from self._updates([weight.name])
             yield from self._leaving([weight.name])
-
-
-def _moved(kind: str, num_bytes: int, lane: Lane = "compute") -> Iterator[Op]:
-    """What comes or goes in one pass, where there is something."""
-    if num_bytes:
-        yield Op(kind, (), (), (("bytes", num_bytes),), lane=lane)

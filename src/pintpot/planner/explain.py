@@ -217,9 +217,12 @@ def _unit(plan: Plan) -> str:
 def _packing(plan: Plan) -> str:
     cost = plan.cost
     if plan.budget.workload.train is not None:
-        taken = f"checkpoints and what is learned take up to {format_bytes(cost.pack_bytes)} of disk"
+        how, steps = plan.form.training, plan.budget.workload.train.steps
+        aside = ", what is learned and activations" if how is not None and how.written else " and what is learned"
+        taken = f"checkpoints{aside} take up to {format_bytes(cost.pack_bytes)} of disk"
         read, written = cost.step_disk_bytes
         moved = f"; a step reads {format_bytes(round(read))} of it and writes {format_bytes(round(written))}"
+        moved += f", all steps {format_bytes(round(steps * written))}"
         return taken + (moved if written else "")
     taken = f"packing takes {_range(cost.pack_s)} once"
     if cost.calibrate_s.high:

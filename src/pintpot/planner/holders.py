@@ -18,6 +18,7 @@ from pintpot.planner.names import (
     ACTIVATIONS,
     ADAPTERS,
     AHEAD,
+    ASIDE,
     BETWEEN,
     BUFFERS,
     CACHE,
@@ -65,6 +66,8 @@ PASSING_SHARE = 0.25
 STAYING_SHARE = 0.1
 """Where the inside of blocks stays: what lies idle between what stays, of all that is kept."""
 
+GOING_SHARE = 0.5
+"""Where the inside of blocks is written out: the memory that one was made in beside that which it goes by."""
 BETWEEN_BYTES, COPIES_BETWEEN = 60_000_000, 3
 """Processes that learn together: torch.distributed and what it imports; a matrix on its way, in pieces and whole."""
 
@@ -116,6 +119,7 @@ def learning_holders(
     how = form.training
     resident = sum(held_bytes(weight, how) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
     buffers, idle = sizes["buffers"], STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
+    idle += GOING_SHARE * sizes.get(ASIDE, 0)
     return (
         *_libraries(question),
         *_inputs(question),
@@ -128,6 +132,7 @@ def learning_holders(
         _exactly(GRADIENTS, sizes.get("gradients", 0)),
         _exactly(OPTIMIZER, sizes.get("optimizer", 0) + moments_bytes),
         _exactly(ACTIVATIONS, sizes.get("activations", 0)),
+        *((_exactly(ASIDE, sizes[ASIDE]),) if ASIDE in sizes else ()),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),
         Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(share * buffers + idle)),

@@ -15,6 +15,7 @@ from pintpot.planner.cost import Holder, Span
 from pintpot.planner.names import ADAPTERS, EXAMPLES, OPTIMIZER, PROCESS, ROUNDING, TOKENIZER, TORCH
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
+from pintpot.program.spec import Work
 
 CHECKPOINT_ROOM = 2.2
 """Of adapters with their moments, on disk: a checkpoint, the next one beside it, and the result."""
@@ -31,6 +32,12 @@ def disk_bytes(form: Form, holders: Sequence[Holder]) -> int:
     held = [how.own_shape(weight, weight.shape) for weight in form.weights if how.changes(weight)]
     kept = how.ranks * sum(4 * prod(shape) + how.moment_bytes(shape) for shape in held)
     return round(VERSIONS * STATE_SHARE * kept) + changed + float_bytes(form, changed=False)
+
+
+def aside_bytes(form: Form, work: Work) -> int:
+    """What the insides of blocks take of the disk that are written out, of all processes."""
+    ranks = 1 if form.training is None else form.training.ranks
+    return ranks * sum(int(op.get("bytes")) for op in work.stages[0].programs[0].ops if op.kind == "aside")
 
 
 def float_bytes(form: Form, changed: bool) -> int:

@@ -18,19 +18,20 @@ from pintpot.contract.step import Facet, Step
 from pintpot.errors import DoesNotFit, NotApplicable, UsageError, need
 from pintpot.model.spec import Model, Part
 from pintpot.nets._module_training import classifies, module_work, pictures_at_once
+from pintpot.nets._moving import staying_here
 from pintpot.nets._training import training_work
 from pintpot.planner.assess import plan_of
 from pintpot.planner.candidate import Candidate
 from pintpot.planner.cost import ZERO, Cost, Span
 from pintpot.planner.holders import learning_holders
-from pintpot.planner.keeping import staying
+from pintpot.planner.keeping import ACTIVATIONS, KEPT, RECOMPUTED, WRITTEN, settled, ways
 from pintpot.planner.methods import BITS, METHODS, WIDTHS, ZEROTH, FewBits, learning, ways_of
 from pintpot.planner.passed_over import others, rejected_of
 from pintpot.planner.plan import Degradation, Plan, Rejected
 from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
-from pintpot.planner.taken import ahead_bytes, disk_bytes, float_bytes, rounding, rounding_s
+from pintpot.planner.taken import ahead_bytes, aside_bytes, disk_bytes, float_bytes, rounding, rounding_s
 from pintpot.program.layout import lay_out
 from pintpot.program.spec import Stage, Work
 from pintpot.techniques import classes
@@ -59,7 +60,8 @@ class Asked:
 
     `data_bytes` are what the examples hold. `learn` says which part learns as `SparseBackward` does, "auto" for as many
     of the last blocks as fit; `also` are techniques beside that, `processes` how many learn together. Weights beside
-    which qlora learns have `bits` bits a code.
+    which qlora learns have `bits` bits a code. `activations` says what becomes of blocks' insides, "auto" for what is
+    fastest; of the disk `room_bytes` are free, where that is known.
     """
 
     method: str = "auto"
@@ -70,12 +72,16 @@ class Asked:
     also: tuple[Step, ...] = ()
     processes: int = 1
     bits: int = BITS
+    activations: str = AUTO
+    room_bytes: int | None = None
 
     def __post_init__(self) -> None:
         ways = ("auto", *METHODS, ZEROTH)
         need(self.method in ways, f"no method {self.method!r}; there are {', '.join(ways)}", UsageError)
         kinds = ("auto", "float32", "bf16")
         need(self.arithmetic in kinds, f"no arithmetic {self.arithmetic!r}; {', '.join(kinds)}", UsageError)
+        need(self.activations in ACTIVATIONS, f"activations are {', '.join(ACTIVATIONS)}", UsageError)
+        need(self.method != ZEROTH or self.activations == AUTO, "without gradients there is no way back", UsageError)
         widths = ", ".join(map(str, WIDTHS))
         need(self.bits in WIDTHS, f"adapters learn beside weights in {widths} bits, not in {self.bits}", UsageError)
 
@@ -92,11 +98,13 @@ def make_training_plan(question: Question, asked: Asked) -> Plan:
             f"learning needs {format_bytes_up(smallest)} at least, with one sequence at a time and weights read from "
             f"disk; the budget is {format_bytes(memory)}{_advice(question, asked)}"
         )
+    # Where none has room on the disk, whoever writes says so.
+    fitting = [one for one in fitting if asked.room_bytes is None or one.cost.pack_bytes <= asked.room_bytes] or fitting
     own = [one for one in fitting if one.way == fitting[0].way]
     best = min(own, key=lambda one: one.cost.total_s.mid)
     turns, alone = _in_turns(question, asked, best)
     best = min((best, *turns), key=lambda one: (one.cost.memory_high > memory, one.cost.total_s.mid))
-    return _plan(question, best, (*found, *turns), smallest, alone)
+    return _plan(question, asked, best, (*found, *turns), smallest, alone)
 
 
 def _in_turns(question: Question, asked: Asked, one: Candidate) -> tuple[list[Candidate], tuple[Rejected, ...]]:
@@ -159,7 +167,7 @@ def _work(part: Part, form: Form, workload: Workload, steps: Sequence[Step]) -> 
     if any(stage.name == "ask" for stage in work.stages):
         return work
     forward = work.stage("forward")
-    program = replace(forward.programs[0], name="ask")
+    program = replace(staying_here(forward.programs[0]), name="ask")
     extent = forward.extents[0][0]
     times = train.evaluations * max(1, -(-train.held_out // train.sequences))
     return replace(work, stages=(*work.stages, Stage("ask", PART, (program,), ((extent, times),))))
@@ -177,7 +185,9 @@ def _candidates(question: Question, asked: Asked) -> Iterator[Candidate]:
     if not words:
         need(asked.arithmetic != "bf16", f"{model.name} learns in float32", UsageError)
         counts = sorted(pictures_at_once(learning_part(model)), reverse=True)
-        at_once = [cls(at_once=count) for cls in (Kept, Recompute) for count in counts]
+        need(asked.activations != WRITTEN, f"of {model.name} nothing is written out", UsageError)
+        kinds = {KEPT: (Kept,), RECOMPUTED: (Recompute,)}.get(asked.activations, (Kept, Recompute))
+        at_once = [cls(at_once=count) for cls in kinds for count in counts]
     optimizers = [(step,) for step in offered if step.facet == Facet.OPTIMIZER]
     arithmetic: list[tuple[Step, ...]] = []
     if asked.arithmetic != "bf16":
@@ -209,6 +219,7 @@ def _placed(
     for step in steps:
         step.check(question.model, form)
         form = step.promise(form)
+    steps, form = settled(asked.activations, question.model, steps, form, source)
     most, how = num_blocks(form), form.training
     # What is watched while it learns stays in RAM, and so does what is shared out, or what no gradient tells how to
     # change.
@@ -220,9 +231,13 @@ def _placed(
         place.check(question.model, form)
         return _priced(question, asked, way, (*steps, place), place.promise(form))
 
+    def every(one: Candidate) -> Iterator[Candidate]:
+        if asked.activations == AUTO:
+            yield from ways(one, partial(_priced, question, asked, way), source, memory, asked.room_bytes)
+
     memory, whole = question.budget.memory_bytes, at(most)
     if stays and float_bytes(form, changed=False) == 0:
-        yield from staying(whole, partial(_priced, question, asked, way), source, memory)
+        yield from every(whole)
         yield whole
         return
     best = least = at(0)
@@ -239,7 +254,7 @@ def _placed(
             else:
                 high = middle - 1
     if best.cost.memory_high <= memory:
-        yield from staying(best, partial(_priced, question, asked, way), source, memory)
+        yield from every(best)
     if best is not least:
         yield best
     # The least that this choice can do with, be it for the refusal.
@@ -264,14 +279,20 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
     values = sum((prices.rates.converting(name, count) for name, count in counts), ZERO)
     begin = reading + values + STARTING_S + rounding_s(form, steps, prices.rates)
     holders += rounding(question, form, steps, holders)
-    cost = Cost(holders, stages, begin, ZERO, disk_bytes(form, holders))
+    cost = Cost(holders, stages, begin, ZERO, disk_bytes(form, holders) + aside_bytes(form, work))
     return Candidate(way, steps, form, cost)
 
 
 def _plan(
-    question: Question, best: Candidate, found: Sequence[Candidate], smallest: int, alone: tuple[Rejected, ...]
+    question: Question,
+    asked: Asked,
+    best: Candidate,
+    found: Sequence[Candidate],
+    smallest: int,
+    alone: tuple[Rejected, ...],
 ) -> Plan:
-    rejected = [rejected_of(question, best, one) for one in others(best, found, question.budget.memory_bytes)]
+    lost = others(best, found, question.budget.memory_bytes)
+    rejected = [rejected_of(question, best, one, asked.room_bytes) for one in lost]
     rejected.sort(key=lambda one: one.total_s or 0.0)
     plan = plan_of(question, best.steps, best.form, best.cost, Degradation(0.0, 0.0))
     work = training_work_of(plan)

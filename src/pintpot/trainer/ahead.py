@@ -53,7 +53,7 @@ def plan_learning(
     adapters, num_bytes = adapters_of(plain, settings, len(learns.names)), learns.num_bytes + held.num_bytes
     asks = Asked(
         given["method"], given["arithmetic"], adapters, num_bytes, given["learn"], steps_beside(settings),
-        bits=settings.bits,
+        bits=settings.bits, activations=settings.activations,
     )  # fmt: skip
     question = Question(
         described, there, replace(budget, workload=Workload(task="train", train=train)), shipped_priors(),

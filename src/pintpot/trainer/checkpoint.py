@@ -58,6 +58,11 @@ class Checkpoints:
         """The file in which what learns rests that is not in memory."""
         return self._folder / RESTS
 
+    @property
+    def inside(self) -> Path:
+        """The file in which a process lays what ways back need aside."""
+        return self._folder / self._own("inside.bin")
+
     def plan(self) -> dict[str, Any] | None:
         """The plan by which an earlier start learned, None where there was none.
 
@@ -125,8 +130,12 @@ class Checkpoints:
             raise BadInput(f"the checkpoint of step {done.step} cannot be written: {error}") from error
 
     def _name(self, step: int) -> str:
-        whose = "" if self._ranks.count == 1 else f".{self._ranks.number}-of-{self._ranks.count}"
-        return f"step-{step}{whose}.safetensors"
+        return self._own(f"step-{step}.safetensors")
+
+    def _own(self, name: str) -> str:
+        """The name of a file of which every process has one."""
+        first, _, last = name.rpartition(".")
+        return name if self._ranks.count == 1 else f"{first}.{self._ranks.number}-of-{self._ranks.count}.{last}"
 
     def clear(self) -> None:
         """Remove it: what was learned rests elsewhere."""

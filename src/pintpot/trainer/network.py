@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
 import torch
 
 from pintpot.contract.form import Form
 from pintpot.contract.routing import BESIDE
+from pintpot.contract.training import AGAIN, WRITTEN
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.differentiable import Batch, Memory, rms_norm, run
@@ -28,6 +28,7 @@ from pintpot.kernels.torch.room import room
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
+from pintpot.trainer.aside import Aside
 from pintpot.trainer.blocks import Passage, Update, learning_in
 from pintpot.trainer.head import Head, head_of, tile_rows
 from pintpot.trainer.inside import Block, Inside, Run, through
@@ -49,8 +50,9 @@ class Network:
         tutor: Tutor = ALONE,
         teacher: Network | None = None,
         between: Callable[[], None] = lambda: None,
+        aside: Aside | None = None,
     ) -> None:
-        self._how, self._tutor, self._teacher = form.training, tutor, teacher
+        self._how, self._tutor, self._teacher, self._aside = form.training, tutor, teacher, aside
         self.work, forward = work, work.stage("forward").programs[0]
         self._weights, self._learned, self.ranks, how = weights, learned, weights.ranks, form.training
         self._embed = forward.ops[0]
@@ -101,22 +103,25 @@ class Network:
         back = self._back_through(resting)
         # Below the last of them nobody wants gradients, unless what is looked up learns.
         last = None if self._embed.read("weight") in self._changes or not back else back[0]
-        again = back[: max(0, len(back) - (self._how.stays if self._how else 0))]
+        fates = self._how.fates(len(back)) if self._how else ()
         kept, insides = self._room(len(back), sequences.tokens.size), dict[str, list[Inside[Op]]]()
         with torch.no_grad():
             states = self._embedded(sequences)
             for block, memory in self._passage.passing(self.blocks):
+                fate = fates[back.index(block)] if block in back else AGAIN
                 if block in back:
                     begun = kept[back.index(block)]
                     begun.copy_(states)
                     if begun.dtype != states.dtype:
                         states.copy_(begun)  # so that whoever computes it again begins with the same
-                if block in back and block not in again:
+                if fate != AGAIN:
                     learns = learning_in(block, resting)
-                    found = list(self._insides(block, memory, begun, sequences, (learns, block is not last), True))
-                    states, insides[block.name] = _joined([inside.rest() for inside in found]), found
+                    found = self._insides(block, memory, begun, sequences, (learns, block is not last), True)
+                    states, insides[block.name] = self._rested(found, fate == WRITTEN)
                 else:
                     states = self._through(block, memory, states, sequences)
+        if self._aside is not None:
+            self._aside.turn(one for block in reversed(back) for one in insides.get(block.name, ()))
         loss, grads, head = self._loss(states, sequences)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
@@ -128,12 +133,23 @@ class Network:
             grads, after = self._pulled(grads, after, wanted), kept[back.index(block)]
             asked = learns, block is not last
             found = insides.pop(block.name, None) or self._insides(block, memory, after, sequences, asked)
+            found = found if self._aside is None else self._aside.returned(found)
             grads, own = self._back(memory, grads, found)
             return own
 
         self._passage.back(back, resting, update, go)
         self._update_outside(update, head, grads, sequences)
         return float(loss)
+
+    def _rested(self, insides: Iterable[Inside[Op]], written: bool) -> tuple[torch.Tensor, list[Inside[Op]]]:
+        """What they made, and they themselves; what is `written` out goes before the next one is computed."""
+        outs, found = [], []
+        for inside in insides:
+            outs.append(inside.rest())
+            found.append(inside)
+            if written and self._aside is not None:
+                self._aside.put(inside)
+        return _joined(outs), found
 
     def _room(self, count: int, tokens: int) -> torch.Tensor:
         """Where what `count` blocks begin with is kept [count, T, D]: one piece, so that gaps are nowhere."""
@@ -241,10 +257,8 @@ class Network:
             own = starts[first : first + self._at_once]
             rows = slice(first * length, (first + len(own)) * length)
             given = own if bool(own.any()) else None
-            yield (
-                rows,
-                Batch(len(own), torch.arange(length) - own, given, scale, None if tasks is None else tasks[rows]),
-            )
+            batch = Batch(len(own), torch.arange(length) - own, given, scale, None if tasks is None else tasks[rows])
+            yield rows, batch
 
     def _first_broken(self, states: Sequence[torch.Tensor]) -> str:
         names = ("embed", *(block.name for block in self.blocks))
@@ -272,13 +286,14 @@ def _running(batch: Batch) -> Run[Op]:
 def _blocks(program: Program, form: Form) -> Iterator[Block[Op]]:
     """The blocks of a forward program, from its segments."""
     known = form.weights.by_name
-    for before, segment in pairwise(program.segments):
+    x = str(program.ops[0].write("out"))
+    for segment in program.segments[1:]:
         ops = tuple(op for op in program.ops[segment.first : segment.stop] if op.kind == "forward")
         reads = dict.fromkeys(name.removesuffix(".floats") for op in ops for _, name in op.reads)
-        x = str(program.ops[before.stop - 1].write("out"))
         adapters = tuple(name for name in reads if name.endswith(BESIDE))
         weights = tuple(name for name in reads if name in known)
         how = form.training
         changing = tuple(name for name in weights if how is not None and how.changes(known[name]))
         out = str(ops[-1].write("out"))
         yield Block(str(segment.slot), ops, weights, changing or adapters, x, out, lends=True)
+        x = out

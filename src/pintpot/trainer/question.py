@@ -15,6 +15,7 @@ from pintpot.trainer.ranks import Ranks, started_together
 from pintpot.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from pintpot.contract.step import Step
     from pintpot.model.spec import Model
     from pintpot.planner.training import Asked
     from pintpot.trainer.tune import Settings
@@ -40,6 +41,22 @@ def memory_within(memory: str | int | None, room: int, where: str) -> int:
     over = f"a budget of {format_bytes(num_bytes)} is more than the {format_bytes(room)} {where}"
     need(num_bytes <= room, over, DoesNotFit)
     return num_bytes
+
+
+def asked_of(
+    named: tuple[str, str, str], adapters: Step, data_bytes: int, settings: Settings, ranks: Ranks, folder: Path
+) -> Asked:
+    """What is asked beside the budget: `named` are the method, the arithmetic and the part that learns."""
+    from pintpot.meter.disk import free_bytes
+    from pintpot.planner.training import Asked
+    from pintpot.trainer.checkpoint import kept_bytes
+    from pintpot.trainer.tune import steps_beside
+
+    method, arithmetic, learn = named
+    return Asked(
+        method, arithmetic, adapters, data_bytes, learn, steps_beside(settings), ranks.count, settings.bits,
+        activations=settings.activations, room_bytes=free_bytes(folder) + kept_bytes(folder),
+    )  # fmt: skip
 
 
 def question_of(

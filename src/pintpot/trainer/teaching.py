@@ -15,7 +15,7 @@ from pintpot.contract.training import TrainingForm
 from pintpot.contract.tutor import Tutors
 from pintpot.errors import UsageError, need
 from pintpot.meter.memory import peak_bytes
-from pintpot.model.spec import FAMILY_OF_MODULES, Model, Part
+from pintpot.model.spec import FAMILY_OF_MODULES, Model
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
 from pintpot.planner.names import BUFFERS
@@ -24,6 +24,7 @@ from pintpot.planner.training import learning_part, training_work_of
 from pintpot.program.spec import Work
 from pintpot.techniques.place.offloaded import Offloaded
 from pintpot.trainer.adapters import save_adapters
+from pintpot.trainer.aside import Aside
 from pintpot.trainer.checkpoint import Checkpoints, flush
 from pintpot.trainer.classifier import Classifier
 from pintpot.trainer.freed import give_back_all, keep_freed, kept_below
@@ -77,7 +78,7 @@ def teach(
         need(done.step <= task.train.steps, "the checkpoint is of more steps than were asked for", UsageError)
         began, spent = done.step, 0.0
         teacher = _teacher(model, store, plan, opened) if tutors.wants_teacher else None
-        network = _network(learning_part(model), plan, work, weights, learned, slots, teacher)
+        network = _network(plan, work, weights, learned, slots, teacher, (opened, checkpoints.inside))
         if how.distance and isinstance(network, Network):
             take = following(network, learned, task, settings.seed, how.distance)
         else:
@@ -106,21 +107,25 @@ def teach(
 
 
 def _network(
-    part: Part,
     plan: Plan,
     work: Work,
     weights: Weights,
     learned: Learned,
     slots: Slots,
     teacher: Network | None,
+    aside: tuple[ExitStack, Path],
 ) -> Network | Classifier:
+    part = learning_part(plan)
     if part.family == FAMILY_OF_MODULES:
         return Classifier(part, work, plan.form, weights, learned, slots.calls)
     alike = weights.resting is not None
     # What a block takes at most while it is computed.
     buffers = sum(holder.high for holder in plan.cost.holders if holder.name == BUFFERS)
     between = kept_below(plan.cost.memory_high, buffers, alike)
-    return Network(part, work, plan.form, weights, learned, Tutors(slots.tutors), teacher, between)
+    away = Aside.opened(aside[1], work)
+    if away is not None:
+        aside[0].enter_context(closing(away))
+    return Network(part, work, plan.form, weights, learned, Tutors(slots.tutors), teacher, between, away)
 
 
 def _teacher(model: Model, store: Store, plan: Plan, opened: ExitStack) -> Network:

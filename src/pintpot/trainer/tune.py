@@ -37,9 +37,9 @@ class Settings:
     `freeze` is the share of blocks that is frozen for the next steps, those that changed least in the last. `sparse`:
     two of four weights become zero ("2:4"), do so while they learn ("s-ste"; "s-ste-mvue" by estimates of gradients),
     or zeros stay ("kept"); `distill` has a model learn what it held before, block by block, as well; convolutions go
-    back by means of `filter` x `filter` places. Weights beside which qlora learns have
-    `bits` bits a code. Of routed adapters there are `experts`, of which a token takes `taken`, or whose parts, `heads`,
-    each task mixes.
+    back by means of `filter` x `filter` places. Weights beside which qlora learns have `bits` bits a code. What blocks
+    need to go back is kept in memory, recomputed, or written to disk, as `activations` say, "auto" as is fastest. Of
+    routed adapters there are `experts`, of which a token takes `taken`, or whose parts, `heads`, each task mixes.
     """
 
     learning_rate: float | None = None
@@ -56,6 +56,7 @@ class Settings:
     distill: bool = False
     filter: int = 0
     bits: int = 4
+    activations: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,8 @@ def tune(
     """
     need(find_spec("torch") is not None, "learning needs PyTorch: pip install pintpot[tune]", UsageError)
     need(steps is None or epochs is None, "steps and epochs say the same; give one of them", UsageError)
-    from pintpot.planner.training import Asked as Wanted
     from pintpot.runtime.describing import local, shaped
-    from pintpot.trainer.question import budget_of, question_of
+    from pintpot.trainer.question import asked_of, budget_of, question_of
     from pintpot.trainer.reading import read_for
 
     if ranks.number:
@@ -154,8 +154,8 @@ def tune(
     train = train_of(described, (length, sequences), (steps, epochs), (len(learns), len(held)), ranks)
     budget = budget_of(memory, threads, train, {"length": length, "steps": steps, "sequences": sequences})
     adapters = adapters_of((adapter, rank, alpha, targets), settings, len(learns.names))
-    size, beside = learns.num_bytes + held.num_bytes, steps_beside(settings)
-    asks = Wanted(method, arithmetic, adapters, size, learn, beside, ranks.count, settings.bits)
+    size = learns.num_bytes + held.num_bytes
+    asks = asked_of((method, arithmetic, learn), adapters, size, settings, ranks, folder)
     ranks.check(asks.learn or asks.also, adapter)
     question = question_of(described, path, asks, (memory, threads), train, settings, ranks)
     return _run(described, folder, budget, asks, question, read, settings, Told(ready, happened, left, progress), ranks)
