@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pintpot.contract.form import Form, WeightForm, matches
 from pintpot.contract.step import Step
-from pintpot.formats import KERNEL_FORMATS, encoding, has_grid
+from pintpot.formats import DENSE_FORMATS, encoding, has_grid
 from pintpot.planner.bits import Kept, Limits, allocate
 from pintpot.planner.sensitivity import Sensitivities
 from pintpot.techniques.quantize.mixed import Mixed, write_formats
@@ -41,7 +41,7 @@ def dealt_out(source: Form, table: Sensitivities, bits: float) -> Step | None:
 def _choices(weight: WeightForm, table: Sensitivities) -> list[Kept]:
     """What one matrix may be kept in, and what it loses there and takes."""
     left, found = LEFT.get(weight.role, LEFT_OTHERS), []
-    for name in KERNEL_FORMATS:
+    for name in DENSE_FORMATS:
         kept = encoding(name)
         span = table.of(weight, name) if has_grid(name) and kept.bits >= LEAST_BITS else None
         if span is not None and kept.fits(weight.shape[1]):
