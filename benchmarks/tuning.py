@@ -62,10 +62,10 @@ class Of:
 OWN = Of()
 
 
-def examples() -> Path:
+def examples(paragraphs: int = 360) -> Path:
     """One long text, so that every sequence is one example and full."""
-    path = OUT / "tuning.jsonl"
-    path.write_text(json.dumps({"text": "\n\n".join(wikipedia_paragraphs(360))}) + "\n")
+    path = OUT / f"tuning-{paragraphs}.jsonl"
+    path.write_text(json.dumps({"text": "\n\n".join(wikipedia_paragraphs(paragraphs))}) + "\n")
     return path
 
 

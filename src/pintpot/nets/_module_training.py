@@ -194,7 +194,7 @@ class _Making:
     def _again(self, op: Op) -> Op:
         """A call whose way back follows."""
         found = filtered(op, self.how.patch) if op.get("filtered") else None
-        more = (("passed", found.passed),) if found is not None else ()
+        more = (("passed", found.passed), ("calls", found.calls)) if found is not None else ()
         kept = [("kept", self._put_inside(name)) for name in [self._instead(op)] if name]
         return Op("forward", op.reads, (*op.writes, *kept), (*op.attributes, ("of", "call"), *more))
 

@@ -16,14 +16,15 @@ from pintpot.program.spec import Op
 CONVOLUTION = "convolution.default"
 SIGNS = ("relu.default", "hardtanh.default")
 """Calls that go back by where values were between their bounds: a byte of each."""
-AXES = 2
+AXES, BESIDE = 2, 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
     """A patch [r of each axis], values that are `kept` for the way back, and whether they are `sums` or the input.
 
-    `share` is what is left of the products of the way back, `passed` how many values sums and means go over.
+    `share` is what is left of the products of the way back, `passed` how many values sums and means go over in how many
+    `calls`.
     """
 
     patch: tuple[int, ...]
@@ -31,6 +32,7 @@ class Filtered:
     sums: bool
     share: float
     passed: float
+    calls: float
 
 
 def patch_of(places: Sequence[int], taps: Sequence[int], r: int) -> tuple[int, ...]:
@@ -93,16 +95,15 @@ def why_not(op: Op, r: int) -> str:
 def _found(op: Op, r: int) -> Filtered:
     x, weight = (view[1] for view in op.get("views")[:2])
     out = op.get("outs")[0][1]
-    steps, dilations = (json.loads(op.get("args"))[at] for at in (3, 5))
+    steps = json.loads(op.get("args"))[3]
     taps, places = weight[2:], out[2:]
     patch = patch_of(places, taps, r)
     kept, sums = kept_of(x[2:], taps, places, patch)
     plain = all(size == 1 for size in taps)
-    wide = prod(
-        1 if plain else step * (size - 1) + dilation * (kernel - 1) + 1
-        for size, kernel, step, dilation in zip(patch, taps, steps, dilations, strict=True)
-    )
-    # Of both ways, that to the weight has a share of the places, that to the input a wider kernel as well.
-    share = (1 + wide / prod(taps)) / 2 / prod(patch)
-    passed = prod(x) * float(taps[0]) + 2.0 * prod(out)
-    return Filtered(patch, x[0] * x[1] * kept, sums, share, passed)
+    # Products are those of patches; sums go over the input tap by tap, means over what was made, and what the products
+    # give goes to every place that it meets, one axis after the other.
+    down, across = (step * (1 if plain else 1 / kernel) for step, kernel in zip(steps, taps, strict=True))
+    passed = prod(x) * float(taps[0]) + 2.0 * prod(out) + prod(x) / down * (1 + 1 / across / patch[0])
+    # Each tap at each place of a patch is a call, of the sums and of what goes back; beside that a few.
+    calls = 2.0 * sum(taps[at] * patch[at] for at in range(AXES)) + BESIDE
+    return Filtered(patch, x[0] * x[1] * kept, sums, 1 / prod(patch), passed, calls)

@@ -41,7 +41,8 @@ def suffix(program: Program, op: Op) -> str:
 def forward(op: Op, program: Program, extent: Extent) -> Demand:
     """One op forward, over all tokens of the extent."""
     if op.get("of") == "call":
-        return _of_call(op, program, extent, products=1.0, values=1.0, passed=float(op.get("passed", 0.0)))
+        passed, calls = (float(op.get(name, 0.0)) for name in ("passed", "calls"))
+        return _of_call(op, program, extent, products=1.0, values=1.0, passed=passed, calls=calls)
     return _demand(op, program, extent, products=1.0, values=1.0, attention=1.0)
 
 
@@ -60,10 +61,12 @@ def backward(op: Op, program: Program, extent: Extent) -> Demand:
     return replace(found, work=(*found.work, more), ram_bytes=found.ram_bytes + 8.0 * ESTIMATING * drawn)
 
 
-def _of_call(op: Op, program: Program, extent: Extent, products: float, values: float, passed: float = 0.0) -> Demand:
+def _of_call(
+    op: Op, program: Program, extent: Extent, products: float, values: float, passed: float = 0.0, calls: float = 0.0
+) -> Demand:
     """A call of a recording for as many pictures as it takes, so often that all have had their turn.
 
-    It goes over so many values more as have `passed`.
+    It goes over so many values more as have `passed`, in so many more `calls`.
     """
     times, one = float(-(-extent.tokens // max(1, extent.rows))), aten.demand(op, program, extent)
     moved, work = times * values, list[Work]()
@@ -71,7 +74,7 @@ def _of_call(op: Op, program: Program, extent: Extent, products: float, values: 
         known = item.what.partition("/")[2].removesuffix("_bf16")
         by = CALLS["call"] * moved if not known else times * products if known in PRODUCTS else moved
         work.append(replace(item, amount=item.amount * by))
-    work += [Work("aten/values", passed * times, FAR)] if passed else []
+    work += [Work("aten/values", passed * times, FAR), Work("aten", calls * times)] if passed else []
     return replace(one, work=tuple(work), multiply_adds=times * products * one.multiply_adds,
                    ram_bytes=moved * one.ram_bytes)  # fmt: skip
 

@@ -4,10 +4,10 @@ Of a gradient g [B, N, *out] the mean over every patch of r x r places takes the
 exact: the gradients are those that a plain convolution has for such a g. With i = r P + a the place a of patch P,
 
     dw[u] = sum_P mean_g[P] X[r s P + d u - p],  X[t] = sum_a x[t + s a]    (x is zero beyond its ends)
-    dx[t] = sum_P mean_g[P] W[t - r s P + p],    W[v] = sum of w[u] over all a, u with s a + d u = v
+    dx[t] = sum of mean_g[P] w[u] over all P, a, u with s (r P + a) + d u - p = t
 
-along each axis, with step s, dilation d and padding p: a convolution's own gradients with a step of r s, by an input of
-sums and a kernel of sums. Of the input X alone may be kept.
+along each axis, with step s, dilation d and padding p: dw is a convolution's own gradient with a step of r s, by an
+input of sums; of dx products are those of a patch with each tap, the rest are sums. Of the input X alone may be kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pintpot.program.filtering import patch_of
 from pintpot.program.spec import Op
 
 Sizes = Sequence[int]
+_AT_ONCE = 1 << 20
+"""Values of products that are there at a time: as many pictures as have so many, and one at least."""
 
 
 def filtered_convolution(
@@ -157,27 +159,49 @@ def _by_weight(
 def _by_input(
     mean: torch.Tensor, weight: torch.Tensor, given: Sizes, patch: Sizes, how: tuple[Any, ...]
 ) -> torch.Tensor:
+    """A product for each patch and tap, which then goes to all places that it meets, one axis after the other."""
     steps, around, dilations, groups = how
     if all(size == 1 for size in weight.shape[2:]) and not any(around):
         return _spread(mean, weight, given, patch, how)
-    kernel = weight
-    for axis, (r, step, dilation) in enumerate(zip(patch, steps, dilations, strict=True), 2):
-        taps = kernel.shape[axis]
-        sizes = list(kernel.shape)
-        sizes[axis] = step * (r - 1) + dilation * (taps - 1) + 1
-        wide = kernel.new_zeros(sizes)
-        for a in range(r):
-            at = [slice(None)] * kernel.dim()
-            at[axis] = slice(step * a, step * a + dilation * (taps - 1) + 1, dilation)
-            wide[tuple(at)] += kernel
-        kernel = wide
-    stride = [r * step for r, step in zip(patch, steps, strict=True)]
-    none, one = [0] * len(patch), [1] * len(patch)
-    like = mean.new_empty(1).expand(given)
-    found = torch.ops.aten.convolution_backward(
-        mean, like, kernel, None, stride, list(around), one, False, none, groups, [True, False, False]
-    )
-    return torch.as_tensor(found[0])
+    (many, channels, *sizes), (high, wide), taps = given, mean.shape[2:], weight.shape[2:]
+    # [groups, N of one, taps, taps, C of one]: all channels of a tap lie side by side.
+    kernel = weight.view(groups, -1, *weight.shape[1:]).permute(0, 1, 3, 4, 2).flatten(2)
+    rows = mean.permute(0, 2, 3, 1).reshape(many, high * wide, groups, -1)
+    found = mean.new_empty((many, *sizes, channels))
+    each = max(1, _AT_ONCE // (high * wide * taps[0] * taps[1] * channels))
+    for first in range(0, many, each):
+        own = rows[first : first + each]
+        made = torch.matmul(own.flatten(0, 1).transpose(0, 1), kernel)
+        made = made.view(groups, len(own), high, wide, *taps, -1).permute(1, 2, 3, 4, 5, 0, 6).flatten(-2)
+        knobs = zip(sizes, patch, steps, around, dilations, strict=True)
+        for axis, (size, r, step, before, dilation) in reversed(list(enumerate(knobs, 1))):
+            made = _over_patches(
+                made,
+                axis,
+                size,
+                r * step,
+                [dilation * u - before for u in range(taps[axis - 1])],
+                [step * a for a in range(r)],
+            )
+        found[first : first + each] = made
+    return found.permute(0, 3, 1, 2)
+
+
+def _over_patches(
+    x: torch.Tensor, axis: int, size: int, apart: int, taps: Sequence[int], places: Sequence[int]
+) -> torch.Tensor:
+    """x [.., patches, .., taps, C] summed where patch * apart + (one of `taps`) + (one of `places`) lies on `axis`."""
+    shape = [*x.shape[:-2], x.shape[-1]]
+    patches, shape[axis] = shape[axis], size
+    found = x.new_zeros(shape)
+    for u, tap in enumerate(taps):
+        for place in places:
+            low = max(0, -(-(-tap - place) // apart))
+            high = min(patches, (size - 1 - tap - place) // apart + 1)
+            if high > low:
+                own = found[_every(axis, tap + place + apart * low, high - low, apart)]
+                own += x.select(-2, u).narrow(axis, low, high - low)
+    return found
 
 
 def _spread(mean: torch.Tensor, weight: torch.Tensor, given: Sizes, patch: Sizes, how: tuple[Any, ...]) -> torch.Tensor:
