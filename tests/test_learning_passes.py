@@ -97,12 +97,24 @@ def test_strips_become_rows_of_either_type(name):
 
 
 def test_what_is_no_number_stays_none():
+    strange = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)
+    assert passes.norm(torch.ones(3, 2), strange, 1e-5, torch.bfloat16).isnan().all()
     x = torch.full((2, 40), torch.nan).bfloat16()
     assert passes.norm(x, torch.ones(40), 1e-5, torch.bfloat16).isnan().all()
     assert passes.gate(x, x, "swiglu").isnan().all()
 
 
+def test_no_rows_are_nothing_to_do():
+    none = torch.empty(0, 8)
+    assert passes.norm(none, torch.ones(8), 1e-5, torch.float32).shape == (0, 8)
+    assert torch.equal(passes.norm_back(none, torch.ones(8), none, 1e-5, (True, True))[1], torch.zeros(8))
+    assert passes.gate(none, none, "swiglu").shape == (0, 8)
+    assert passes.join(none, none).shape == (0, 8)
+
+
 def test_rows_of_other_types_are_refused():
+    with pytest.raises(TypeError, match="goes with"):
+        passes.gate(torch.ones(2, 4), torch.ones(2, 5), "swiglu")
     with pytest.raises(TypeError, match="float64"):
         passes.norm(torch.ones(2, 4, dtype=torch.float64), torch.ones(4), 1e-5, torch.float32)
     with pytest.raises(TypeError, match="one after the other"):
@@ -166,6 +178,7 @@ def rows_on(isa: str, pool: Pool) -> list:
     learn.norm(pool, typed(x), weight.data_ptr(), typed(normed), 9, 75, 1e-5, isa)
     at = by_x.data_ptr(), by_weight.data_ptr()
     learn.norm_back(pool, typed(x), weight.data_ptr(), typed(gate), *at, 9, 75, 1e-5, isa)
+    assert torch.isfinite(by_weight).all()
     (gated,), (by_gate, by_up) = like(x), like(x, 2)
     learn.gate(pool, "geglu", gate.data_ptr(), x.data_ptr(), typed(gated), x.numel(), isa)
     by = by_gate.data_ptr(), by_up.data_ptr()
@@ -179,21 +192,22 @@ def rows_on(isa: str, pool: Pool) -> list:
 
 def attention_on(isa: str, pool: Pool) -> list:
     torch.manual_seed(8)
-    q, k, v, how, grad = given(1, 40, 2, 1, 32, 32, "half", 0)
-    angles, out = how.angles(), [torch.empty_like(one) for one in (q, q, k, v)]
-    call = learn.Attention(1, 40, 2, 1, 32, 32, False, how.scale)
-    call.read(q.data_ptr(), k.data_ptr(), v.data_ptr(), angles.data_ptr(), 0)
+    q, k, v, how, grad = given(1, 130, 2, 1, 40, 32, "half", 70)
+    angles, lowest, out = how.angles(), how.lowest(), [torch.empty_like(one) for one in (q, q, k, v)]
+    call = learn.Attention(1, 130, 2, 1, 40, 32, False, how.scale)
+    call.read(q.data_ptr(), k.data_ptr(), v.data_ptr(), angles.data_ptr(), lowest.data_ptr())
     scratch = torch.empty(call.scratch_bytes(isa) * pool.size, dtype=torch.uint8)
     call.forward(pool, out[0].data_ptr(), scratch.data_ptr(), isa)
     call.back(pool, grad.data_ptr(), tuple(one.data_ptr() for one in out[1:]), scratch.data_ptr(), isa)
     return out
 
 
-@pytest.mark.parametrize("on", [rows_on, attention_on])
-def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(on):
+@pytest.mark.parametrize(("on", "threads"), [(rows_on, 1), (attention_on, 2)])
+def test_every_instruction_set_gives_the_same_bits(on, threads):
+    """Heads go to threads as they come, sums over rows are a part's, and as many threads have other parts."""
     wanted = on(ISAS[-1], Pool(1))
     for isa in ISAS:
-        for one, other in zip(on(isa, Pool(2 if on is attention_on else 1)), wanted, strict=True):
+        for one, other in zip(on(isa, Pool(threads)), wanted, strict=True):
             assert torch.equal(one, other), isa
 
 

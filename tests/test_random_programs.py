@@ -32,6 +32,7 @@ LEARNING = frozenset(
         "cross_entropy",
         "update",
         "store",
+        "aside",
         "perturb",
         "prune",
         "head_grad",

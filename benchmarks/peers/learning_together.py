@@ -26,6 +26,8 @@ LENGTH, SEQUENCES, RANK, ALPHA, RATE = 256, 4, 8, 16.0, 5e-4
 COMPARED, TIMED, SHORTER = 50, 8, 10
 APART, FASTER, SMALLER = 0.01, 1.2, 0.5
 PATIENCE_S = 3600.0
+IGNORED = -100
+"""The label of a place whose word transformers does not learn."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def prepared() -> tuple[Path, Path]:
     from pintpot.techniques.place.offloaded import Offloaded
     from pintpot.trainer.adapters import save_adapters
     from pintpot.trainer.learned import Learned
-    from pintpot.trainer.packing import Order
+    from pintpot.trainer.packing import NOT_LEARNED, Order
     from pintpot.trainer.reading import read_sequences
     from pintpot.trainer.weights import Weights
     from pintpot.trainer.whole import save_whole
@@ -137,8 +139,12 @@ def prepared() -> tuple[Path, Path]:
     form = LowRank(rank=RANK, alpha=ALPHA, roles="q,v").promise(source_form(model))
     learns, _ = read_sequences(model, data, LENGTH, seed=0)
     order = Order(len(learns), SEQUENCES, seed=0)
-    tokens = np.stack([learns.take(order.rows(step)).tokens for step in range(COMPARED)])
-    np.save(folder / "sequences.npy", tokens, allow_pickle=False)
+    steps = [learns.take(order.rows(step)) for step in range(COMPARED)]
+    tokens, targets = (np.stack([getattr(one, name) for one in steps]) for name in ("tokens", "targets"))
+    # The word that is learned at a place is the label of the next one; what fills a sequence up is learned by nobody.
+    labels = np.full(tokens.shape, IGNORED, np.int64)
+    labels[:, :, 1:] = np.where(targets == NOT_LEARNED, IGNORED, targets)[:, :, :-1]
+    np.save(folder / "sequences.npy", np.stack((tokens, labels)), allow_pickle=False)
     with Store(model) as store:
         weights = Weights(model, store, Offloaded().promise(form), ())
         save_whole(folder / "model", model, lambda name: iter([weights.source(name)]))

@@ -30,13 +30,13 @@ void round_to(const float* from, int64_t count, uint16_t* to) {
     for (int64_t i = 0; i < count; ++i) {
         uint32_t bits;
         std::memcpy(&bits, from + i, 4);
-        to[i] = uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+        to[i] = from[i] == from[i] ? uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16) : uint16_t(0x7fc0);
     }
 }
 
 // [0, count) in parts of at least `least` each, every part but the last a multiple of it.
 void shared(Pool& pool, int64_t count, int64_t least, const std::function<void(int, int64_t, int64_t, int64_t)>& work) {
-    need(count >= 1, "nothing to do");
+    if (count <= 0) return;
     int64_t units = (count + least - 1) / least, parts = std::min<int64_t>(units, int64_t(pool.size()) * kChunks);
     pool.run(parts, [&](int thread, int64_t part) {
         work(thread, part, units * part / parts * least, std::min(count, units * (part + 1) / parts * least));
@@ -61,7 +61,8 @@ void norm_back(Pool& pool, Typed x, Address w, Typed grad, Address by_x, Address
     });
     if (by_w == 0) return;
     std::fill_n(at<float>(by_w), n, 0.0f);
-    for (size_t i = 0; i < sums.size(); ++i) at<float>(by_w)[i % size_t(n)] += sums[i];
+    for (size_t part = 0; part < sums.size(); part += size_t(n))
+        for (int64_t i = 0; i < n; ++i) at<float>(by_w)[i] += sums[part + size_t(i)];
 }
 
 void gate(Pool& pool, const std::string& kind, Address gate, Address up, Typed y, int64_t count, const std::string& isa) {
@@ -137,6 +138,7 @@ struct Attention {
     Attention(int64_t sequences, int64_t length, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t rope_dim,
               bool interleaved, float scale) {
         need(sequences >= 1 && length >= 1 && kv_heads >= 1 && heads >= kv_heads && heads % kv_heads == 0, "heads of no kind");
+        need(sequences <= INT32_MAX && length <= INT32_MAX, "more tokens than positions");
         need(head_dim >= 1 && head_dim <= kMaxHeadDim, text("head_dim is 1 to %d", int(kMaxHeadDim)));
         need(rope_dim >= 0 && rope_dim % 2 == 0 && rope_dim <= head_dim, "rope_dim is even, and head_dim at most");
         call.sequences = sequences, call.length = length, call.heads = heads, call.kv_heads = kv_heads;

@@ -1,6 +1,6 @@
 // Attention that learns (learn.h), for one kv head and all query heads on it at a time, a block of queries after the other: scores
 // are never kept (FlashAttention, Dao et al. 2022, arXiv:2205.14135). Of a block of 64 they are, with shares and their gradients,
-// a few rows of floats, which stay in the second cache.
+// a few rows of floats for each key.
 #include "entry.h"
 #include "exp.h"
 #include "learn_tiles.h"

@@ -14,7 +14,7 @@ constexpr int64_t kRecord = kBrainRecord;
 
 INLINE int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Sizes of one call, and its buffers in `scratch`, of which the way back needs more.
+// Sizes of one call, and its buffers in `scratch`: those of the way back, some of which the way forward leaves alone.
 struct Rooms {
   const AttentionCall& c;
   int64_t columns, keys;  // of a head, of a sequence: whole groups

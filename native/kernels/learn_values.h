@@ -9,11 +9,12 @@ namespace {
 INLINE Pack load16_brain(const void* p) {
   return each([&](int i) { return (VF)(load_u16((const char*)p + i * kWidth * 2) << 16); });
 }
-// To nearest even. What is no number stays none: arithmetic gives such values with lower bits of 0.
+// To nearest even. What is no number stays none.
 INLINE void store16_brain(void* p, Pack a) {
   UNROLL for (int i = 0; i < kParts; ++i) {
     const VU bits = (VU)a.v[i];
-    store_lower((char*)p + i * kWidth * 2, (VI)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16));
+    const VU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    store_lower((char*)p + i * kWidth * 2, (VI)(a.v[i] == a.v[i] ? rounded : splat(0x7fc0u)));
   }
 }
 

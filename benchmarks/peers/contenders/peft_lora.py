@@ -19,7 +19,7 @@ THREADS = 2
 
 
 class Learning:
-    """A model with adapters that learn by PyTorch's AdamW, from sequences that lie in a file [steps, B, S]."""
+    """A model with adapters that learn by PyTorch's AdamW. In the file lie words and labels, [2, steps, B, S]."""
 
     def __init__(self, model: str, adapters: str, sequences: str, rate: float, kind: str) -> None:
         import numpy as np
@@ -46,8 +46,8 @@ class Learning:
         losses, seconds = [], []
         for step in range(steps):
             started = time.perf_counter()
-            ids = torch.from_numpy(self._tokens[step]).long()
-            loss = self._model(input_ids=ids, labels=ids).loss
+            ids, labels = (torch.from_numpy(one[step]).long() for one in self._tokens)
+            loss = self._model(input_ids=ids, labels=labels).loss
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()

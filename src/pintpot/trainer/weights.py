@@ -150,6 +150,8 @@ class Weights:
         wanted, back = torch.unique(tokens, return_inverse=True)
         if self.resting is not None and name in self.resting:
             return self.resting.looked_up(name, wanted.tolist())[back]
+        if not len(wanted):
+            return torch.empty((0, self._forms[name].shape[1]))
         rows = [self._floats(name, int(row), int(row) + 1, exact=True) for row in wanted]
         return torch.cat(rows).float()[back]
 

@@ -1,7 +1,7 @@
 """Ops of a decoder in PyTorch, so that its autograd can go back through them; `kernels.reference` defines each.
 
 Weights meet rows in their own dtype, and what they give stays in it until it is added to the stream of states, which is
-float32, as norms, turns and attention are. Of a weight that has an adapter (`NAME.lora_a` [r, K], `NAME.lora_b` [N, r]
+float32, as norms and turns are. Of a weight that has an adapter (`NAME.lora_a` [r, K], `NAME.lora_b` [N, r]
 in the memory) the product with both is added, `scale` times as large; of several adapters a mean (`adapters`). What
 several weights give is not put side by side: it lies in the memory as `OUT.0`, `OUT.1` ...
 """

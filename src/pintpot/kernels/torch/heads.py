@@ -35,7 +35,7 @@ def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> to
     """q [B, S, H, hd], k and v [B, S, KV, hd], bfloat16 -> [B, S, H, hd]."""
     given = _Given(q, k, v, how)
     out = room(tuple(q.shape), torch.bfloat16)
-    given.call.forward(threads(), out.data_ptr(), given.scratch.data_ptr())
+    given.call.forward(given.pool, out.data_ptr(), given.scratch.data_ptr())
     return out
 
 
@@ -44,9 +44,11 @@ def back(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """From gradients [B, S, H, hd] those of q, k and v."""
     given, grad = _Given(q, k, v, how), grad.to(torch.bfloat16).contiguous()
+    if grad.shape != q.shape:
+        raise TypeError(f"gradients {tuple(grad.shape)} of heads {tuple(q.shape)}")
     by_q, by_k, by_v = (room(tuple(one.shape), torch.bfloat16) for one in (q, k, v))
     by = by_q.data_ptr(), by_k.data_ptr(), by_v.data_ptr()
-    given.call.back(threads(), grad.data_ptr(), by, given.scratch.data_ptr())
+    given.call.back(given.pool, grad.data_ptr(), by, given.scratch.data_ptr())
     return by_q, by_k, by_v
 
 
@@ -56,10 +58,16 @@ class _Given:
     def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Heads) -> None:
         count, length, _, columns = q.shape
         self._angles, lowest = how.angles().float().contiguous(), how.lowest()
-        self._read = [one.detach().contiguous() for one in (q, k, v)]
-        self._lowest = None if lowest is None else lowest.contiguous()
+        self._read = [one.detach().to(torch.bfloat16).contiguous() for one in (q, k, v)]
+        self._lowest = None if lowest is None else lowest.to(torch.int32).contiguous()
+        several, one = (count, length, how.heads, columns), (count, length, how.kv_heads, columns)
+        if (*(part.shape for part in self._read), self._angles.shape[:2]) != (several, one, one, (count, length)):
+            raise TypeError(f"no heads of {several} and {one}: {[tuple(part.shape) for part in self._read]}")
+        if self._lowest is not None and self._lowest.shape != (count, length):
+            raise TypeError(f"lowest keys {tuple(self._lowest.shape)} of {(count, length)} queries")
         knobs = count, length, how.heads, how.kv_heads, columns, self._angles.shape[-1]
         self.call = learn.Attention(*knobs, how.layout == "interleaved", how.scale)
         at = [one.data_ptr() for one in self._read]
         self.call.read(*at, self._angles.data_ptr(), 0 if self._lowest is None else self._lowest.data_ptr())
-        self.scratch = room((self.call.scratch_bytes() * threads().size,), torch.uint8)
+        self.pool = threads()
+        self.scratch = room((self.call.scratch_bytes() * self.pool.size,), torch.uint8)

@@ -6,13 +6,14 @@ columns; a thin matrix has r rows, few of them.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pintpot._native import Pool, learn
+from pintpot.formats import STRIP_ROWS
 from pintpot.kernels.torch.room import room
 from pintpot.kernels.torch.threads import fork_address
 
@@ -41,7 +42,7 @@ def norm_back(
 
 def gate(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
     """act(gate) * up, in their dtype."""
-    gate, up = _whole(gate), _whole(up)
+    gate, up = _whole(gate), _alike(up, gate)
     out = room(tuple(gate.shape), gate.dtype)
     learn.gate(threads(), kind, gate.data_ptr(), up.data_ptr(), _typed(out), gate.numel())
     return out
@@ -49,7 +50,7 @@ def gate(gate: torch.Tensor, up: torch.Tensor, kind: str) -> torch.Tensor:
 
 def gate_back(gate: torch.Tensor, up: torch.Tensor, grad: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """From gradients of what `gate` gave those of both."""
-    gate, up, grad = _whole(gate), _whole(up), _whole(grad)
+    gate, up, grad = _whole(gate), _alike(up, gate), _alike(grad, gate)
     by_gate, by_up = (room(tuple(gate.shape), gate.dtype) for _ in range(2))
     by = by_gate.data_ptr(), by_up.data_ptr()
     learn.gate_back(threads(), kind, gate.data_ptr(), up.data_ptr(), _typed(grad), *by, gate.numel())
@@ -59,6 +60,8 @@ def gate_back(gate: torch.Tensor, up: torch.Tensor, grad: torch.Tensor, kind: st
 def join(made: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """float32 states + made."""
     made, states = _whole(made), _exact(states)
+    if made.shape != states.shape:
+        raise TypeError(f"{tuple(made.shape)} is added to states {tuple(states.shape)}")
     out = room(tuple(states.shape))
     learn.join(threads(), _typed(made), states.data_ptr(), out.data_ptr(), states.numel())
     return out
@@ -74,7 +77,7 @@ def thin_products(x: torch.Tensor, thin: torch.Tensor, scale: float = 1.0) -> to
 
 def add_thin(x: torch.Tensor, inner: torch.Tensor, thin: torch.Tensor, scale: float = 1.0) -> None:
     """x [T, D] += scale inner thin, of inner [T, r] and a thin [r, D]."""
-    if not x.is_contiguous():
+    if _whole(x).data_ptr() != x.data_ptr():
         raise TypeError("rows that something is added to lie one after the other")
     inner, thin = _exact(inner), _exact(thin)
     learn.thin_added(threads(), _typed(x), thin.data_ptr(), inner.data_ptr(), *x.shape, len(thin), scale)
@@ -90,6 +93,8 @@ def thin_sums(x: torch.Tensor, inner: torch.Tensor, scale: float = 1.0) -> torch
 
 def expand(strips: NDArray[np.uint8], name: str, first: int, out: torch.Tensor) -> None:
     """Rows from `first` on of a matrix in strips [S, bytes] of a format to `out` [n, K], by the thread that calls."""
+    if first + len(out) > STRIP_ROWS * len(strips) or not out.is_contiguous() or not strips.flags.c_contiguous:
+        raise TypeError(f"{len(strips)} strips have no rows {first} to {first + len(out)}, one after the other")
     learn.expand(name, strips.ctypes.data, out.shape[1], first, first + len(out), _typed(out))
 
 
@@ -98,7 +103,7 @@ def threads() -> Pool:
     return _pool(torch.get_num_threads())
 
 
-@lru_cache(maxsize=1)
+@cache
 def _pool(count: int) -> Pool:
     return Pool(count, fork=fork_address())
 
@@ -108,6 +113,13 @@ def _whole(x: torch.Tensor) -> torch.Tensor:
     if x.dtype not in (torch.float32, torch.bfloat16):
         raise TypeError(f"rows are float32 or bfloat16, not {x.dtype}")
     return x.detach().contiguous()
+
+
+def _alike(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The same of what goes with other rows."""
+    if x.shape != other.shape:
+        raise TypeError(f"{tuple(x.shape)} goes with {tuple(other.shape)}")
+    return _whole(x.to(other.dtype))
 
 
 def _exact(x: torch.Tensor) -> torch.Tensor:

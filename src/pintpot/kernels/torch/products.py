@@ -124,9 +124,11 @@ class _Back:
         self, a: torch.Tensor, b: torch.Tensor, grad: torch.Tensor | None, inner: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The gradients of A and B; adds what goes through them."""
-        if grad is None or self._rows is None:
+        if grad is None:
             return None, None
         narrow = passes.thin_products(grad, b.T, self._beside.scale)
         if self.total is not None:
             passes.add_thin(self.total, narrow, a)
+        if self._rows is None:  # both rest, and what goes through them does not
+            return None, None
         return passes.thin_sums(self._rows, narrow), passes.thin_sums(grad, inner, self._beside.scale).T
