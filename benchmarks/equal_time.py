@@ -2,13 +2,14 @@
 
     python benchmarks/equal_time.py                                  # SmolLM2, 2 GB, 5 minutes of steps for each method
     python benchmarks/equal_time.py --minutes 2 --memory 1500MB --methods full zeroth
+    python benchmarks/equal_time.py --methods lora       # one at a time: without --fresh what others reached is kept
 
-A few steps tell how long one takes; then as many are taken as fill the minutes, from the beginning, at the rates that
-`pintpot tune` takes by itself (2e-4 with gradients; without them 1e-6, or what --rate-of-zeroth says), held constant.
-Text, sequences and their order are those of `tuning.py`. Seconds are those of steps alone: plans, reading and asking
-are told by no method's clock. Where the machine is quiet for a short while only, --only-first asks there for the
-seconds of a step, and a second start takes the steps beside other work: what they reach is the same. Steps without
-gradients say little each, and their authors took 20,000 to 100,000.
+A few steps tell how long the first and another take; then as many are taken as fill the minutes, from the beginning, at
+the rates that `pintpot tune` takes by itself (2e-4 with gradients; without them 1e-6, or what --rate-of-zeroth says),
+held constant. Text, sequences and their order are those of `tuning.py`. Seconds are those of steps alone: plans,
+reading and asking are told by no method's clock. Where the machine is quiet for a short while only, --only-first asks
+there for the seconds of a step, and a second start takes the steps beside other work: what they reach is the same.
+Steps without gradients say little each, and their authors took 20,000 to 100,000.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tuning import LENGTH, SEQUENCES, examples
 from pintpot.units import parse_bytes
 
 METHODS = ("full", "lora", "zeroth")
-FIRST_STEPS = 3
+FIRST_STEPS = (1, 4)
+"""Of two short runs: the first step of a process takes longer than those that follow."""
 OFF = 0.25
 """How far a run's seconds may lie from those that were asked for."""
 
@@ -48,16 +50,22 @@ def taught(model: str, data: Path, method: str, steps: int, memory: str, rate: s
     }  # fmt: skip
 
 
-def first_of(record: Record, key: str, run: tuple[str, Path, str, str, str]) -> Case:
-    """A few steps, for their seconds."""
+def first_of(record: Record, key: str, run: tuple[str, Path, str, str, str]) -> tuple[float, float]:
+    """A few steps, for their seconds: of the first one, and of one more."""
     model, data, method, memory, rate = run
-    return record.case(f"{key}, {FIRST_STEPS} steps", lambda: taught(model, data, method, FIRST_STEPS, memory, rate))
+    few, more = (
+        record.case(f"{key}, first {steps}", lambda steps=steps: taught(model, data, method, steps, memory, rate))
+        for steps in FIRST_STEPS
+    )
+    each = (more["seconds"] - few["seconds"]) / (more["steps"] - few["steps"])
+    return few["seconds"], each if each > 0 else more["step_s"]
 
 
 def filling(record: Record, key: str, seconds: float, run: tuple[str, Path, str, str, str]) -> Case:
     """A run of as many steps as fill the seconds."""
     model, data, method, memory, rate = run
-    steps = max(1, round(seconds / first_of(record, key, run)["step_s"]))
+    first, each = first_of(record, key, run)
+    steps = 1 + max(0, round((seconds - first) / each))
     return record.case(f"{key}, {seconds:.0f} s", lambda: taught(model, data, method, steps, memory, rate))
 
 
@@ -77,7 +85,8 @@ def main() -> int:
         run = given.model or str(smollm2()), data, method, given.memory, rate
         key = f"{method} {given.memory} {rate or 'own rate'} {Path(run[0]).name}"
         if given.only_first:
-            record.say(f"{method}: {first_of(record, key, run)['step_s']:.2f} s a step")
+            first, each = first_of(record, key, run)
+            record.say(f"{method}: {each:.2f} s a step, the first {first:.2f}")
             continue
         found = filling(record, key, seconds, run)
         (_, before), *_, (_, after) = found["asked"]
