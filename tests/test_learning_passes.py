@@ -13,6 +13,7 @@ from pintpot.formats.tiles import unpack
 from pintpot.kernels.torch import heads, passes
 from pintpot.kernels.torch.attention import attention
 from pintpot.kernels.torch.heads import Heads
+from pintpot.kernels.torch.products import Beside, products
 
 ISAS = available_isas()
 KINDS = (torch.float32, torch.bfloat16)
@@ -218,3 +219,13 @@ def test_every_instruction_set_gives_the_same_bits(on, threads):
 def test_heads_of_no_kind_are_refused(wrong, why):
     with pytest.raises(ValueError, match=why):
         learn.Attention(*wrong, False, 1.0)
+
+
+def test_adapters_that_rest_pass_gradients_on():
+    rows, weight = torch.randn(6, 20).requires_grad_(), torch.randn(12, 20)
+    a, b, grad = torch.randn(3, 20), torch.randn(12, 3), torch.randn(6, 12)
+    (found,) = products(rows, Beside({"w": weight}, ["w"], 0.5), [None], [(a, b)])
+    wanted = rows @ weight.T + 0.5 * (rows @ a.T) @ b.T
+    one, other = (torch.autograd.grad(out, rows, grad)[0] for out in (found, wanted))
+    assert apart(found, wanted) < 1e-6
+    assert apart(one, other) < 1e-6
