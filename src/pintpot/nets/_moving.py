@@ -11,7 +11,7 @@ from pintpot.contract.weights import STRIP_ROWS, WeightForm
 from pintpot.program.spec import Lane, Op, Program, Segment
 
 LOSS_BYTES = 8 << 20
-"""Logits of a chunk of the vocabulary, and as much again that is made of them."""
+"""Logits of a chunk of the vocabulary, and as much again that is made of them; of its rows no more, either."""
 LEAST_CHUNK = 256
 ON_THEIR_WAY = 2
 """Insides that are in memory at once while they are written or read: one is copied or used, the other one comes or
@@ -37,7 +37,8 @@ def away_bytes(weight: WeightForm, how: TrainingForm, moments: bool) -> int:
 def rows_at_once(head: WeightForm, tokens: int, learns: bool) -> int:
     """Rows of a head at a time, for logits of so many tokens; where it `learns` whole records of what is updated."""
     rows, columns = head.shape
-    chunk = max(LEAST_CHUNK, LOSS_BYTES // (4 * tokens)) // STRIP_ROWS * STRIP_ROWS
+    most = min(LOSS_BYTES // (4 * tokens), LOSS_BYTES // (4 * columns))
+    chunk = max(LEAST_CHUNK, most) // STRIP_ROWS * STRIP_ROWS
     if learns:
         chunk = max(1, chunk // record_rows(columns)) * record_rows(columns)
     return min(rows, chunk)
