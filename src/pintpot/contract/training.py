@@ -76,6 +76,10 @@ class TrainingForm:
         """The format in which what blocks begin with is kept, from the way forward to the way back."""
         return self.computed_in
 
+    def gradients_in(self, sequences: int) -> str:
+        """The format of gradients of a block's matrices, in a step of so many sequences: of one part as they come."""
+        return self.computed_in if self.ranks == 1 and self.at_once >= sequences else "f32"
+
     def fates(self, count: int) -> tuple[str, ...]:
         """What becomes of the inside of each of `count` blocks that are gone back through, in the order of the way
         forward. Those on disk lie evenly between those that are computed again, so that the disk never rests.

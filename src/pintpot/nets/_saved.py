@@ -10,20 +10,31 @@ from pintpot.program.spec import Op
 MIXED_VALUES = 6
 """Values of its inside that autograd keeps of a token with an expert: both sides, the gate's slope, what they give."""
 
+THREAD_COLUMN, THREAD_KEY = 4, 192
+"""Values that a thread of bfloat16 attention holds of each key and its column, and of each key beside: scores and
+shares of 64 queries. One thread at most works on a key-value head of a sequence, so that more of them hold no more."""
 
-def saved_values(op: Op, weights: Weights, how: TrainingForm) -> int:
-    """Float32 values for each row that autograd keeps of an op beside its input and output, and that pass within."""
+
+def made_in(op: Op, how: TrainingForm) -> str:
+    """The format in which an op within a block makes its rows; what experts give is joined in float32."""
+    return "f32" if op.kind == "mixture" else how.computed_in
+
+
+def passing_values(op: Op, weights: Weights, how: TrainingForm) -> int:
+    """Float32 values for each row that pass within an op's way back, beside what it was given and gives."""
     half = how.computed_in == "bf16"
     if op.kind == "attend":
-        width = op.get("head_dim") * (op.get("heads") + 2 * op.get("kv_heads"))
-        computed = 4 * op.get("heads") * op.get("head_dim")
-        return 2 * int(width) + int(computed) // (1 + half)
+        columns, heads, kv_heads = (int(op.get(name)) for name in ("head_dim", "heads", "kv_heads"))
+        width, computed = columns * (heads + 2 * kv_heads), 4 * heads * columns
+        passing = width + kv_heads * (THREAD_COLUMN * columns + THREAD_KEY) if half else 0
+        return max(2 * width + computed // (1 + half), passing)
     outputs, inputs = weights.by_name[op.read_all("weight")[0]].shape
     if op.kind == "mixture":
         each = MIXED_VALUES * op.get("chosen") + 4 + half
         return int(inputs * (2 + half) + outputs * each)
-    normed = {"rmsnorm": 2, "swiglu": 2, "geglu": 3}.get(str(op.get("prologue", "none")), 0)
-    return int(inputs * (normed + (1 if half else 0)))
+    # Rows as the weights meet them are made again, and gradients by them joined.
+    made = {"rmsnorm": 2, "swiglu": 2, "geglu": 3}.get(str(op.get("prologue", "none")), 0)
+    return int(inputs * max(1, made)) if half else int(inputs * made)
 
 
 def staying_bytes(op: Op, block: BlockOps, weights: Weights, how: TrainingForm) -> int:

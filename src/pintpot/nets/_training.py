@@ -15,14 +15,14 @@ from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form
 from pintpot.contract.resting import rests_on_disk
 from pintpot.contract.routing import EXPERTS, HEADS
-from pintpot.contract.training import AGAIN, WRITTEN, TrainingForm, is_plain, stored_bytes
+from pintpot.contract.training import AGAIN, STAYS, WRITTEN, TrainingForm, is_plain, stored_bytes
 from pintpot.contract.weights import WeightForm, Weights
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
 from pintpot.nets import _moving as moving
 from pintpot.nets._decoder_blocks import Pass, decoder_blocks
 from pintpot.nets._mixing import mixed
-from pintpot.nets._saved import saved_values, staying_bytes
+from pintpot.nets._saved import made_in, passing_values, staying_bytes
 from pintpot.program.blocks import BlockOps
 from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
 
@@ -141,7 +141,8 @@ class _Making:
         # Of a vocabulary gradients exist for some rows at a time.
         tile = (min(shape[0], self._chunk()), *shape[1:]) if name == weight.name and "." not in name else shape
         waits = not self.how.fused if "." in name else len(shape) == 1
-        self._put(name + GRADS, tile, "f32", GRADIENTS, "session" if waits else "step")
+        came = self.how.gradients_in(self.train.sequences) if "." in name and name == weight.name else "f32"
+        self._put(name + GRADS, tile, came, GRADIENTS, "session" if waits else "step")
 
     def _put(self, name: str, shape: tuple[int | str, ...], form: str, holder: str, life: str) -> str:
         # Only what lasts is counted for its holder; what lives inside a replay shares one arena.
@@ -193,7 +194,7 @@ class _Making:
             writes = [("out", out)]
             if out != block.out:
                 width = self.program.shape(out)[-1]
-                self._put(out, ("rows", width), "f32", "buffers", "step")
+                self._put(out, ("rows", width), made_in(op, self.how), "buffers", "step")
             if again or self._lasts(block):
                 writes += self._saved(op, block)
             yield Op("forward", self._wired(op), tuple(writes), self._knobs(op))
@@ -204,10 +205,8 @@ class _Making:
 
     def _saved(self, op: Op, block: BlockOps) -> list[tuple[str, str]]:
         """The buffer of what the way back needs of an op: for as long as a block is computed, or all the way."""
-        if not self._lasts(block):
-            return [("saved", self._passing(op, block))]
         each, name = staying_bytes(op, block, self.weights, self.how), f"{block.name}.{op.write('out')}.stays"
-        axis, life = ("rows", "step") if self.fates[block.name] == WRITTEN else ("tokens", "session")
+        axis, life = ("tokens", "session") if self.fates[block.name] == STAYS else ("rows", "step")
         return [("saved", self._put(name, (axis, each), "uint8", ACTIVATIONS, life))] if each else []
 
     def _aside(self, block: BlockOps) -> tuple[list[str], int, int]:
@@ -221,27 +220,26 @@ class _Making:
         return names, self.piece, -(-sequences // at_once)
 
     def _passing(self, op: Op, block: BlockOps) -> str:
-        shape = "rows", saved_values(op, self.weights, self.how)
+        shape = "rows", passing_values(op, self.weights, self.how)
         return self._put(f"{block.name}.{op.kind}.{op.write('out')}.saved", shape, "f32", "buffers", "step")
 
     def _backward(self, block: BlockOps) -> Iterator[Op]:
+        """Nothing of the way forward is there but what was saved."""
+        makers = {one.write("out"): one for one in block.ops}
         for op in reversed(block.ops):
             out, x = str(op.write("out")), str(op.read("x") or op.read("qkv"))
-            # Of a block that stays nothing is there but what was saved.
-            lasts, written = self._lasts(block), self.fates[block.name] == WRITTEN
-            gone = {one.write("out") for one in block.ops if lasts}
-            wired = [(role, name) for role, name in self._wired(op) if name not in gone]
-            saved = [("saved", moving.ASIDE)] if written else self._saved(op, block)
-            reads = [*wired, *saved, ("grad", STATES if out == block.out else self._grad(out))]
-            writes = [("grad", STATES if x == block.x else self._grad(x))]
-            writes += [("passing", self._passing(op, block))] if lasts else []
+            wired = [(role, name) for role, name in self._wired(op) if name not in makers]
+            saved = [("saved", moving.ASIDE)] if self.fates[block.name] == WRITTEN else self._saved(op, block)
+            reads = [*wired, *saved, ("grad", STATES if out == block.out else self._grad(out, op))]
+            writes = [("grad", STATES if x == block.x else self._grad(x, makers[x]))]
+            writes += [("passing", self._passing(op, block))]
             for name in op.read_all("weight"):
                 writes += [("grad", own + GRADS) for own in self.how.trained(self.weights.by_name[name])]
             yield Op("backward", tuple(reads), tuple(writes), self._knobs(op))
 
-    def _grad(self, name: str) -> str:
+    def _grad(self, name: str, maker: Op) -> str:
         width = self.program.shape(name)[-1]
-        return self._put(name + GRADS, ("rows", width), "f32", "buffers", "step")
+        return self._put(name + GRADS, ("rows", width), made_in(maker, self.how), "buffers", "step")
 
     def _chunk(self) -> int:
         """Rows of the head at a time: as many as keep the logits of a whole step small, and whole records to update."""
@@ -294,7 +292,8 @@ class _Making:
             if weight.name == self.head.read("weight"):
                 made = self._put("shares", ("tokens", self._chunk()), "f32", "buffers", "step")
                 reads = (("x", MET), ("weight", weight.name))
-                writes = (("shares", made), ("grad", weight.name + GRADS))
+                rows = self._put("head.rows", (self._chunk(), weight.shape[1]), "f32", "buffers", "step")
+                writes = (("shares", made), ("made", rows), ("grad", weight.name + GRADS))
                 yield Op("head_grad", reads, writes, (("computed_in", self.how.computed_in),))
             yield from self._updates([weight.name])
             yield from self._leaving([weight.name])

@@ -5,13 +5,14 @@ What `prove` measured on this machine for this model (`Question.measured_bytes`)
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from math import prod
 
 from pintpot.budget import Workload
 from pintpot.contract.form import Form, RingForm
-from pintpot.contract.training import TrainingForm, held_bytes
-from pintpot.formats import num_strips
+from pintpot.contract.training import TrainingForm, block_of, held_bytes
+from pintpot.formats import encoding, num_strips
 from pintpot.model.tokens.memory import REMEMBERED_BYTES, loaded_bytes, loading_peak_bytes
 from pintpot.planner.cost import Holder
 from pintpot.planner.names import (
@@ -61,8 +62,10 @@ SEQUENCE_BYTES = 4096
 LEARNING_BYTES, LEARNING_SHARE = 90_000_000, 0.5
 """While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and so
 many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
-PASSING_SHARE = 0.25
-"""The same share where blocks rest on disk: one takes the memory of another (benchmarks/tuning_large.py)."""
+PASSING_BYTES, PASSING_VALUE = 90_000_000, 4
+"""The same where blocks rest on disk, and one takes the memory of another, with what is left of the tokenizer: so many
+bytes, and so many a value of a block. Told from SmolLM2 at 420 to 900 MB, and from the model of
+benchmarks/tuning_large.py at 700 to 1,400."""
 STAYING_SHARE = 0.1
 """Where the inside of blocks stays: what lies idle between what stays, of all that is kept."""
 
@@ -115,11 +118,16 @@ def learning_holders(
     `ahead` are the bytes of weights that pass by, and of moments that do.
     """
     ahead_bytes, moments_bytes = ahead
-    share = PASSING_SHARE if moments_bytes else LEARNING_SHARE
     how = form.training
     resident = sum(held_bytes(weight, how) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
-    buffers, idle = sizes["buffers"], STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
-    idle += GOING_SHARE * sizes.get(ASIDE, 0)
+    buffers, idle = sizes["buffers"], GOING_SHARE * sizes.get(ASIDE, 0)
+    if moments_bytes:
+        values = _most_values(form)
+        idle += PASSING_BYTES + PASSING_VALUE * values + _joining_bytes(question, form, values)
+        idle -= sum(holder.high for holder in _libraries(question) if holder.name == TOKENIZER)
+    else:
+        idle += LEARNING_BYTES + LEARNING_SHARE * buffers
+        idle += STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
     return (
         *_libraries(question),
         *_inputs(question),
@@ -135,8 +143,24 @@ def learning_holders(
         *((_exactly(ASIDE, sizes[ASIDE]),) if ASIDE in sizes else ()),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),
-        Holder(INSIDE, LEARNING_BYTES // 2, LEARNING_BYTES + round(share * buffers + idle)),
+        Holder(INSIDE, round(max(0.0, idle / 2)), round(max(0.0, idle))),
     )
+
+
+def _most_values(form: Form) -> int:
+    """Of one block's weights that learn."""
+    blocks, how = defaultdict[str, int](int), form.training
+    for weight in form.weights:
+        if how is not None and how.changes(weight) and "." in weight.name:
+            blocks[block_of(weight.name)] += prod(weight.shape)
+    return max(blocks.values(), default=0)
+
+
+def _joining_bytes(question: Question, form: Form, values: int) -> int:
+    """Gradients of a block by some of a step's sequences, as they join those by the others in float32; 0 for all."""
+    how, train = form.training, question.budget.workload.train
+    parted = how is not None and train is not None and how.at_once < train.sequences
+    return encoding(how.computed_in).row_bytes(values) if how is not None and parted else 0
 
 
 def _between(form: Form, how: TrainingForm) -> Holder:

@@ -31,6 +31,9 @@ WIDTHS = (4, 5, 6, 8)
 SCALES_BITS = 1.0
 """A value at most, of scales and minima beside the codes: a file whose weights take no more is left as it is."""
 
+CORRECTION = 0.5
+"""Of what makes up for errors of earlier layers: all of it fits the examples too closely (LOG.md)."""
+
 
 @dataclass(frozen=True)
 class FewBits:
@@ -54,7 +57,7 @@ class FewBits:
             return (AsStored("blocks"),)
         nearest = RoundToNearest("blocks", self.bits, minimum=self.bits < max(WIDTHS))
         if gently:
-            return self._dealt_out() or nearest, Gptq("blocks")
+            return self._dealt_out() or nearest, Gptq("blocks", correction=CORRECTION)
         return (NormalFloat("blocks") if self.bits == BITS else nearest,)
 
     def _dealt_out(self) -> Step | None:

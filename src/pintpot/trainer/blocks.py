@@ -12,6 +12,7 @@ from pintpot.contract.routing import BESIDE
 from pintpot.contract.training import block_of
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.differentiable import Memory
+from pintpot.trainer.freed import Look
 from pintpot.trainer.inside import Block, One
 from pintpot.trainer.learned import Learned, are_numbers
 from pintpot.trainer.weights import Weights
@@ -44,7 +45,7 @@ class Passage(Generic[One]):
         held: tuple[Weights, Learned],
         beside: Callable[[Block[One]], Memory],
         shared: Container[str] = (),
-        between: Callable[[], None] = lambda: None,
+        between: Look = lambda block=True: None,
     ) -> None:
         self.blocks = tuple(blocks)
         (self._weights, self._learned), self._beside = held, beside

@@ -95,7 +95,7 @@ class Classifier:
                     way = grads[at]
                 before, made = inside.back(memory, way)
                 passed += [] if before is None else [before]
-                add_grads(own, made.items(), whole=True)
+                add_grads(own, made, whole=True)
             if not torch.isfinite(total):
                 raise Diverged(f"the loss is {float(total)}")
             grads = passed

@@ -16,6 +16,9 @@ _WORTHWHILE = 16 << 20
 FITS = 0.9
 """Of what waits to be used again between blocks that are alike, what the next one surely uses."""
 
+Look = Callable[..., None]
+"""Takes `block`: whether a block comes next."""
+
 
 def give_back() -> None:
     """What was freed goes back to the system."""
@@ -40,18 +43,19 @@ def keep_freed() -> None:
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT)
 
 
-def kept_below(most_bytes: int, block_bytes: int, alike: bool = False) -> Callable[[], None]:
-    """What to call between blocks: what was freed goes back to the system where the next one would pass `most_bytes`.
+def kept_below(most_bytes: int, block_bytes: int, alike: bool = False) -> Look:
+    """What to call before a block: what was freed goes back to the system where the block would pass `most_bytes`.
 
     As tensors begin where they must, pieces that were freed do not fit what is asked for next; more and more is kept.
-    A block takes `block_bytes`; where blocks are `alike`, those that wait to be used again are among these.
+    A block takes `block_bytes`; where blocks are `alike`, those that wait to be used again are among these, unless what
+    comes is no `block`.
     """
     from pintpot.kernels.torch import room
 
     libc, after = ctypes.CDLL(None), [0]
 
-    def look() -> None:
-        again = FITS * min(block_bytes, room.waiting_bytes()) if alike else 0
+    def look(block: bool = True) -> None:
+        again = FITS * min(block_bytes, room.waiting_bytes()) if alike and block else 0
         most = most_bytes - block_bytes + int(again)
         room.give_back(resident_bytes() - most)
         if resident_bytes() > max(most, after[0] + _WORTHWHILE):

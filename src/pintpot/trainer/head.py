@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pintpot.program.spec import Op, Work
+from pintpot.trainer.packing import NOT_LEARNED, Sequences
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,10 @@ def tile_rows(work: Work) -> int:
     """Rows of a vocabulary that are computed with at a time, 0 without one."""
     found = (op.get("chunk") for one in work.programs() for op in one.ops if op.kind == "cross_entropy")
     return int(next(found, 0))
+
+
+def asked(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows whose next word is learned, and these words."""
+    targets = torch.from_numpy(sequences.targets).flatten().long()
+    rows = (targets != NOT_LEARNED).nonzero().flatten()
+    return rows, targets[rows]

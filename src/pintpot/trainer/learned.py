@@ -18,6 +18,7 @@ from pintpot.contract.routing import LORA_B, ROUTER, ROUTES
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.contract.updating import Piece, Updating
 from pintpot.errors import UsageError, need
+from pintpot.kernels.torch import passes
 from pintpot.kernels.torch.adam import BETAS, Rates
 from pintpot.kernels.torch.room import copied
 from pintpot.trainer.moments import Moments, moments_of
@@ -178,13 +179,19 @@ class Learned:
         return self.values[name][first : first + rows]
 
 
-def add_grads(found: dict[str, torch.Tensor], made: Iterable[tuple[str, torch.Tensor]], whole: bool) -> None:
-    """Gradients of some sequences join those found so far, in float32; those of a whole step stay as they came."""
-    for name, grad in made:
-        if name in found:
-            found[name].add_(grad)
-        else:
+def add_grads(found: dict[str, torch.Tensor], made: dict[str, torch.Tensor], whole: bool) -> None:
+    """Gradients of some sequences join those found so far, in float32; those of a whole step stay as they came.
+
+    `made` has none of them afterwards: each is gone before the next one joins.
+    """
+    for name in list(made):
+        grad = made.pop(name)
+        if name not in found:
             found[name] = grad if whole else copied(grad, torch.float32)
+        elif (grad.dtype, found[name].dtype) == (torch.bfloat16, torch.float32):
+            passes.join(grad, found[name], out=found[name])
+        else:
+            found[name].add_(grad)
 
 
 def are_numbers(tensors: Iterable[torch.Tensor]) -> bool:

@@ -11,7 +11,7 @@ Of a vocabulary that learns gradients exist for some rows at a time, last of all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -30,10 +30,11 @@ from pintpot.nets._rope import rope_tables
 from pintpot.program.spec import Op, Program, Work
 from pintpot.trainer.aside import Aside
 from pintpot.trainer.blocks import Passage, Update, learning_in
-from pintpot.trainer.head import Head, head_of, tile_rows
+from pintpot.trainer.freed import Look
+from pintpot.trainer.head import Head, asked, head_of, tile_rows
 from pintpot.trainer.inside import Block, Inside, Run, through
 from pintpot.trainer.learned import Learned, add_grads
-from pintpot.trainer.packing import NOT_LEARNED, Sequences
+from pintpot.trainer.packing import Sequences
 from pintpot.trainer.weights import DTYPES, Weights
 
 
@@ -49,7 +50,7 @@ class Network:
         learned: Learned,
         tutor: Tutor = ALONE,
         teacher: Network | None = None,
-        between: Callable[[], None] = lambda: None,
+        between: Look = lambda block=True: None,
         aside: Aside | None = None,
     ) -> None:
         self._how, self._tutor, self._teacher, self._aside = form.training, tutor, teacher, aside
@@ -57,6 +58,7 @@ class Network:
         self._weights, self._learned, self.ranks, how = weights, learned, weights.ranks, form.training
         self._embed = forward.ops[0]
         self._head, self._tile_rows = head_of(work), tile_rows(work)
+        self._between = between
         self._kept = torch.empty((0, 0, 0), dtype=DTYPES[how.kept_in if how else "f32"])
         factors = weights.tensor("rope_freqs").numpy() if "rope_freqs" in form.weights.names else None
         tables = rope_tables(part.config, forward.bound("context"), factors)
@@ -74,7 +76,8 @@ class Network:
             states = self._embedded(sequences)
             for block, memory in self._passage.passing(self.blocks):
                 states = self._through(block, memory, states, sequences)
-            rows, targets = _asked(sequences)
+            self._between(block=False)
+            rows, targets = asked(sequences)
             met = rms_norm(states[rows], self._norm, self._head.get("eps"))
             return cross_entropy(met, targets, self._rows, backward=False).losses
 
@@ -122,7 +125,9 @@ class Network:
                     states = self._through(block, memory, states, sequences)
         if self._aside is not None:
             self._aside.turn(one for block in reversed(back) for one in insides.get(block.name, ()))
+        self._between(block=False)
         loss, grads, head = self._loss(states, sequences)
+        self._between(block=False)  # what it gave back fits no block
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {float(loss)}, and {self._first_broken([*kept, states])}")
         after = states
@@ -138,6 +143,7 @@ class Network:
             return own
 
         self._passage.back(back, resting, update, go)
+        self._between(block=False)
         self._update_outside(update, head, grads, sequences)
         return float(loss)
 
@@ -206,7 +212,8 @@ class Network:
             passed, made = inside.back(memory, grads[rows], share)
             if passed is not None:
                 before[rows] = passed
-            add_grads(found, made.items(), share == self.ranks.count)
+            add_grads(found, made, share == self.ranks.count)
+            del inside, passed, made  # before the next one is computed
         return before, found
 
     def _insides(
@@ -224,7 +231,7 @@ class Network:
 
     def _loss(self, states: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, Head]:
         """The mean loss, its gradients by the states after the last block, and what those of the head are made of."""
-        rows, targets = _asked(sequences)
+        rows, targets = asked(sequences)
         x, norm = states[rows].requires_grad_(), self._norm.detach().requires_grad_()
         with torch.enable_grad():
             met = rms_norm(x, norm, self._head.get("eps"))
@@ -270,13 +277,6 @@ class Network:
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _asked(sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows whose next word is learned, and these words."""
-    targets = torch.from_numpy(sequences.targets).flatten().long()
-    rows = (targets != NOT_LEARNED).nonzero().flatten()
-    return rows, targets[rows]
 
 
 def _running(batch: Batch) -> Run[Op]:

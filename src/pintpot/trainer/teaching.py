@@ -18,7 +18,7 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import FAMILY_OF_MODULES, Model
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
-from pintpot.planner.names import BUFFERS
+from pintpot.planner.names import BUFFERS, INSIDE
 from pintpot.planner.plan import Plan
 from pintpot.planner.training import learning_part, training_work_of
 from pintpot.program.spec import Work
@@ -120,8 +120,9 @@ def _network(
         return Classifier(part, work, plan.form, weights, learned, slots.calls)
     alike = weights.resting is not None
     # What a block takes at most while it is computed.
-    buffers = sum(holder.high for holder in plan.cost.holders if holder.name == BUFFERS)
-    between = kept_below(plan.cost.memory_high, buffers, alike)
+    holders = (BUFFERS, INSIDE) if alike else (BUFFERS,)
+    most = sum(holder.high for holder in plan.cost.holders if holder.name in holders)
+    between = kept_below(plan.cost.memory_high, most, alike)
     away = Aside.opened(aside[1], work)
     if away is not None:
         aside[0].enter_context(closing(away))

@@ -57,12 +57,14 @@ def gate_back(gate: torch.Tensor, up: torch.Tensor, grad: torch.Tensor, kind: st
     return by_gate, by_up
 
 
-def join(made: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """float32 states + made."""
+def join(made: torch.Tensor, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """float32 states + made; `out` may be these states, if nothing lies between their values."""
     made, states = _whole(made), _exact(states)
     if made.shape != states.shape:
         raise TypeError(f"{tuple(made.shape)} is added to states {tuple(states.shape)}")
-    out = room(tuple(states.shape))
+    out = room(tuple(states.shape)) if out is None else out
+    if out.shape != states.shape or out.dtype != torch.float32 or not out.is_contiguous():
+        raise TypeError(f"no float32 rows {tuple(states.shape)} to write: {out.dtype} {tuple(out.shape)}")
     learn.join(threads(), _typed(made), states.data_ptr(), out.data_ptr(), states.numel())
     return out
 
