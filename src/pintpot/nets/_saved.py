@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pintpot.contract.routing import HEADS
 from pintpot.contract.training import TrainingForm
-from pintpot.contract.weights import Weights
+from pintpot.contract.weights import WeightForm, Weights
 from pintpot.program.blocks import BlockOps
 from pintpot.program.spec import Op
 
@@ -16,12 +17,30 @@ shares of 64 queries. One thread at most works on a key-value head of a sequence
 
 
 def made_in(op: Op, how: TrainingForm) -> str:
-    """The format in which an op within a block makes its rows; what experts give is joined in float32."""
-    return "f32" if op.kind == "mixture" else how.computed_in
+    """The format in which an op within a block makes its rows; what joins the states or is normed is in float32."""
+    joins = op.kind == "mixture" or op.read("residual") or op.read("post_norm")
+    return "f32" if joins else how.computed_in
 
 
-def passing_values(op: Op, weights: Weights, how: TrainingForm) -> int:
+def made_columns(op: Op, weights: Weights) -> int:
+    """Of rows that an op makes of its input before weights meet them."""
+    return 0 if op.get("prologue", "none") == "none" else weights.by_name[op.read_all("weight")[0]].shape[1]
+
+
+def passing_values(op: Op, block: BlockOps, weights: Weights, how: TrainingForm, again: bool) -> int:
     """Float32 values for each row that pass within an op's way back, beside what it was given and gives."""
+    begun = not again and how.kept_in != "f32" and op.read("x") == block.x
+    forms = [weights.by_name[name] for name in op.read_all("weight")]
+    routed = sum(sum(one.shape) for one in forms if _routed(one, how))
+    return _passing(op, weights, how) + routed + (forms[0].shape[1] if begun else 0)
+
+
+def _routed(weight: WeightForm, how: TrainingForm) -> bool:
+    """Whether beside a weight stand adapters that each have their own heads: rows meet them in float32."""
+    return how.routing is not None and how.routing.kind == HEADS and how.adapts(weight)
+
+
+def _passing(op: Op, weights: Weights, how: TrainingForm) -> int:
     half = how.computed_in == "bf16"
     if op.kind == "attend":
         columns, heads, kv_heads = (int(op.get(name)) for name in ("head_dim", "heads", "kv_heads"))
@@ -37,12 +56,20 @@ def passing_values(op: Op, weights: Weights, how: TrainingForm) -> int:
     return int(inputs * max(1, made)) if half else int(inputs * made)
 
 
-def staying_bytes(op: Op, block: BlockOps, weights: Weights, how: TrainingForm) -> int:
-    """Bytes for each row that an op of a block holds whose inside stays, as its function in PyTorch saves them.
+def saved_bytes(op: Op, block: BlockOps, weights: Weights, how: TrainingForm, again: bool) -> int:
+    """Bytes for each row that an op of a block holds until its way back, as its function in PyTorch saves them.
 
     Each op holds what it began with, in the dtype of products unless that is the stream of states; of rows that it
-    made of that nothing. The states that the block begins with are held beside its inside.
+    made of that nothing. The states that the block begins with are held beside its inside, and where it is computed
+    `again` in float32, too.
     """
+    begun = again and how.kept_in != "f32" and op.read("x") == block.x
+    forms = [weights.by_name[name] for name in op.read_all("weight")]
+    routed = 4 * sum(one.shape[1] for one in forms if _routed(one, how))
+    return _saved(op, block, weights, how) + routed + (4 * forms[0].shape[1] if begun else 0)
+
+
+def _saved(op: Op, block: BlockOps, weights: Weights, how: TrainingForm) -> int:
     near = 2 if how.computed_in == "bf16" else 4
     if op.kind == "attend":
         queries, keys = op.get("head_dim") * op.get("heads"), op.get("head_dim") * op.get("kv_heads")

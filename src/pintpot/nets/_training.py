@@ -22,7 +22,7 @@ from pintpot.model.spec import Part
 from pintpot.nets import _moving as moving
 from pintpot.nets._decoder_blocks import Pass, decoder_blocks
 from pintpot.nets._mixing import mixed
-from pintpot.nets._saved import made_in, passing_values, staying_bytes
+from pintpot.nets._saved import made_columns, made_in, passing_values, saved_bytes
 from pintpot.program.blocks import BlockOps
 from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
 
@@ -55,6 +55,7 @@ class _Making:
         self.hidden = self.program.shape(self.blocks[0].x)[-1]
         self.back, self.piece = self._back_through(), 0
         self.fates = dict(zip((block.name for block in self.back), how.fates(len(self.back)), strict=True))
+        self.lasting = {name for name, fate in self.fates.items() if fate != AGAIN}  # not computed again
 
     def _back_through(self) -> list[BlockOps]:
         """The blocks that gradients go back through, in the order of the way forward."""
@@ -90,7 +91,7 @@ class _Making:
         backward.add("head", self._loss())
         for block in reversed(self.back):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
-            again = () if self._lasts(block) else self._forward(block, again=True)
+            again = () if block.name in self.lasting else self._forward(block, again=True)
             again = moving.brought_back(*self._aside(block)[1:]) if self.fates[block.name] == WRITTEN else again
             backward.add(block.name, self._arriving(block, moments=True), again, self._backward(block), *ends)
         stages = [self._stage("forward", forward), self._stage("backward", backward)]
@@ -193,19 +194,17 @@ class _Making:
             out = str(op.write("out"))
             writes = [("out", out)]
             if out != block.out:
-                width = self.program.shape(out)[-1]
-                self._put(out, ("rows", width), made_in(op, self.how), "buffers", "step")
-            if again or self._lasts(block):
+                self._rows(out, self.program.shape(out)[-1], made_in(op, self.how))
+            if columns := made_columns(op, self.weights):
+                writes += [("made", self._rows(f"{block.name}.{out}.made", columns, self.how.computed_in))]
+            if again or block.name in self.lasting:
                 writes += self._saved(op, block)
             yield Op("forward", self._wired(op), tuple(writes), self._knobs(op))
 
-    def _lasts(self, block: BlockOps) -> bool:
-        """Whether its inside is there on the way back without being computed again."""
-        return self.fates.get(block.name, AGAIN) != AGAIN
-
     def _saved(self, op: Op, block: BlockOps) -> list[tuple[str, str]]:
         """The buffer of what the way back needs of an op: for as long as a block is computed, or all the way."""
-        each, name = staying_bytes(op, block, self.weights, self.how), f"{block.name}.{op.write('out')}.stays"
+        each = saved_bytes(op, block, self.weights, self.how, block.name not in self.lasting)
+        name = f"{block.name}.{op.write('out')}.saved"
         axis, life = ("tokens", "session") if self.fates[block.name] == STAYS else ("rows", "step")
         return [("saved", self._put(name, (axis, each), "uint8", ACTIVATIONS, life))] if each else []
 
@@ -220,8 +219,8 @@ class _Making:
         return names, self.piece, -(-sequences // at_once)
 
     def _passing(self, op: Op, block: BlockOps) -> str:
-        shape = "rows", passing_values(op, self.weights, self.how)
-        return self._put(f"{block.name}.{op.kind}.{op.write('out')}.saved", shape, "f32", "buffers", "step")
+        values = passing_values(op, block, self.weights, self.how, block.name not in self.lasting)
+        return self._rows(f"{block.name}.{op.write('out')}.passing", values, "f32")
 
     def _backward(self, block: BlockOps) -> Iterator[Op]:
         """Nothing of the way forward is there but what was saved."""
@@ -238,8 +237,10 @@ class _Making:
             yield Op("backward", tuple(reads), tuple(writes), self._knobs(op))
 
     def _grad(self, name: str, maker: Op) -> str:
-        width = self.program.shape(name)[-1]
-        return self._put(name + GRADS, ("rows", width), made_in(maker, self.how), "buffers", "step")
+        return self._rows(name + GRADS, self.program.shape(name)[-1], made_in(maker, self.how))
+
+    def _rows(self, name: str, columns: int, form: str) -> str:
+        return self._put(name, ("rows", columns), form, "buffers", "step")
 
     def _chunk(self) -> int:
         """Rows of the head at a time: as many as keep the logits of a whole step small, and whole records to update."""

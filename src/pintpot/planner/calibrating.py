@@ -118,7 +118,7 @@ def least_bytes(form: Form, steps: Iterable[Step], threads: int, longest: int = 
     if not any(step.wants for step in steps):
         # A block is read and transformed, and no text goes through it.
         return BASE_BYTES + 4 * TRANSFORMING * sizes.block_values
-    moments = MOMENTS_AT_ONCE * sizes.widest**2 if _wanted(MOMENTS, steps) else 0
+    moments = (MOMENTS_AT_ONCE + _wanted(CROSSED, steps)) * sizes.widest**2 if _wanted(MOMENTS, steps) else 0
     passing = threads * longest * (PASSING_ROWS * sizes.widest + sizes.hidden)
     sensing = _sensing(sizes, threads, longest) if _wanted(GRADIENTS, steps) else 0
     return BASE_BYTES + 4 * (2 * sizes.block_values + max(moments + passing, sensing))

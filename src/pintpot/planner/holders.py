@@ -65,7 +65,7 @@ many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
 PASSING_BYTES, PASSING_VALUE = 90_000_000, 4
 """The same where blocks rest on disk, and one takes the memory of another, with what is left of the tokenizer: so many
 bytes, and so many a value of a block. Told from SmolLM2 at 420 to 900 MB, and from the model of
-benchmarks/tuning_large.py at 700 to 1,400."""
+benchmarks/tuning_large.py at 700 to 1,400, with 64 to 2,048 tokens."""
 STAYING_SHARE = 0.1
 """Where the inside of blocks stays: what lies idle between what stays, of all that is kept."""
 
@@ -124,7 +124,7 @@ def learning_holders(
     if moments_bytes:
         values = _most_values(form)
         idle += PASSING_BYTES + PASSING_VALUE * values + _joining_bytes(question, form, values)
-        idle -= sum(holder.high for holder in _libraries(question) if holder.name == TOKENIZER)
+        idle -= min(PASSING_BYTES / 2, sum(one.high for one in _libraries(question) if one.name == TOKENIZER))
     else:
         idle += LEARNING_BYTES + LEARNING_SHARE * buffers
         idle += STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
@@ -143,7 +143,7 @@ def learning_holders(
         *((_exactly(ASIDE, sizes[ASIDE]),) if ASIDE in sizes else ()),
         Holder(BUFFERS, buffers // 2, buffers),
         _exactly(TABLES, sizes.get("tables", 0)),
-        Holder(INSIDE, round(max(0.0, idle / 2)), round(max(0.0, idle))),
+        Holder(INSIDE, round(min(LEARNING_BYTES, idle) / 2), round(idle)),
     )
 
 

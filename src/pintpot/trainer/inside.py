@@ -115,6 +115,7 @@ class Inside(Generic[One]):
         before = None if self._begin is None else found.pop(0)
         learned = dict(zip(self._learning, found, strict=True))
         self._lent.clear()
+        self._saved.rest()
         self._saved.tensors.clear()
         return before, learned
 
