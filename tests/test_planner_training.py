@@ -207,6 +207,10 @@ def test_what_cannot_be_asked(model: Model) -> None:
         Asked(arithmetic="f8")
 
 
+WIDE = replace(K_QUANT, intermediate=4096)
+"""Of whose widest inputs rounding holds more than learning takes."""
+
+
 def test_what_a_file_has_in_four_bits_is_not_rounded_again(tmp_path: Path) -> None:
     for name, step in (("q4_1", "AsStored"), ("q8_0", "Gptq"), ("f16", "Gptq")):
         found = plan(describe(str(write_gguf(tmp_path / f"{name}.gguf", K_QUANT, name))), method="qlora")
@@ -217,7 +221,7 @@ def test_what_a_file_has_in_four_bits_is_not_rounded_again(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("bits", "kept"), [(5, "aff5"), (6, "aff6"), (8, "sym8")])
 def test_adapters_learn_beside_more_bits_where_they_are_asked_for(tmp_path: Path, bits: int, kept: str) -> None:
-    model = describe(str(write_gguf(tmp_path / "m.gguf", K_QUANT, "f16")))
+    model = describe(str(write_gguf(tmp_path / "m.gguf", WIDE, "f16")))
     roomy = make_training_plan(question(model), Asked("qlora", "float32", bits=bits))
     scarce = make_training_plan(question(model, roomy.smallest_bytes), Asked("qlora", bits=bits))
     for found, gently in ((roomy, True), (scarce, False)):
@@ -229,7 +233,7 @@ def test_adapters_learn_beside_more_bits_where_they_are_asked_for(tmp_path: Path
 
 
 def test_without_room_to_look_at_what_meets_weights_they_are_rounded_to_nearest(tmp_path: Path) -> None:
-    model = describe(str(write_gguf(tmp_path / "m.gguf", K_QUANT, "f16")))
+    model = describe(str(write_gguf(tmp_path / "m.gguf", WIDE, "f16")))
     roomy = plan(model, method="qlora")
     assert held(roomy)["rounding, before learning"] > 0
     scarce = plan(model, roomy.smallest_bytes, method="qlora")

@@ -66,7 +66,7 @@ def rounding(question: Question, form: Form, steps: Sequence[Step], holders: Seq
     gentle, train = _gentle(steps), question.budget.workload.train
     if not gentle or train is None:
         return ()
-    here = beside_rounding(holders)
+    here = beside_rounding(form, holders)
     lengths = [train.length] * max(1, TOKENS // train.length)
     spacious = here + spacious_bytes(form, gentle, question.threads, lengths)
     least = here + least_bytes(form, gentle, question.threads, train.length)
@@ -76,9 +76,11 @@ def rounding(question: Question, form: Form, steps: Sequence[Step], holders: Seq
     return (Holder(ROUNDING, 0, wanted - learning),) if wanted > learning else ()
 
 
-def beside_rounding(holders: Sequence[Holder]) -> int:
-    """What this process holds at most while the one beside it rounds."""
-    return sum(one.high for one in holders if one.name in (PROCESS, TORCH, TOKENIZER, EXAMPLES))
+def beside_rounding(form: Form, holders: Sequence[Holder]) -> int:
+    """What this process holds at most while the one beside it rounds: of several that learn, PyTorch too."""
+    together = form.training is not None and form.training.ranks > 1
+    names = (PROCESS, TOKENIZER, EXAMPLES, *((TORCH,) if together else ()))
+    return sum(one.high for one in holders if one.name in names)
 
 
 def rounding_s(form: Form, steps: Sequence[Step], rates: Rates) -> Span:

@@ -1,8 +1,9 @@
 """Before anything learns beside weights in few bits: they are rounded by what meets them when the examples are read.
 
-In a process of its own, which is gone when learning begins; what it leaves waits in the run's folder, so that a start
-which goes on learns beside the very same weights. QLoRA rounds to nearest, and what that errs the adapters would have
-to learn back; with GPTQ on the examples there is little to learn back (LOG.md has the figures).
+In a process of its own, which is gone when learning begins, and before this one has PyTorch; what it leaves waits in
+the run's folder, so that a start which goes on learns beside the very same weights. QLoRA rounds to nearest, and what
+that errs the adapters would have to learn back; with GPTQ on the examples there is little to learn back (LOG.md has
+the figures).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def rounded(
     if ranks.number:
         return Rounded(Prepared(Path(ranks.told(""))))
     folder.mkdir(parents=True, exist_ok=True)
-    left = replace(plan.budget, memory_bytes=plan.cost.memory_high - beside_rounding(plan.cost.holders))
+    here = beside_rounding(plan.form, plan.cost.holders)
+    left = replace(plan.budget, memory_bytes=plan.cost.memory_high - here)
     request = {
         "model": model.source.named, "plan": replace(plan, budget=left).without_reasons().to_json(),
         "folder": str((folder / NAME).absolute()), "texts": _texts(learns),

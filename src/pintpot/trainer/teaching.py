@@ -34,7 +34,7 @@ from pintpot.trainer.loop import Stepped, Task, descending, learn
 from pintpot.trainer.network import Network
 from pintpot.trainer.ranks import ALONE, Ranks
 from pintpot.trainer.receipt import write_receipt
-from pintpot.trainer.rounding import rounded
+from pintpot.trainer.rounding import Rounded
 from pintpot.trainer.routed import save_routed
 from pintpot.trainer.small import flushed
 from pintpot.trainer.tune import NOBODY, Settings, Told, Tuned
@@ -51,17 +51,17 @@ def teach(
     task: Task,
     settings: Settings,
     folder: Path,
+    before: Rounded,
     told: Told = NOBODY,
     ranks: Ranks = ALONE,
 ) -> Tuned:
     """Take the steps that are left, keep where it is every `settings.checkpoint` of them, and leave the adapters.
 
-    Of several processes the first leaves them. The checkpoint goes last: a run that is ended before is ended again.
+    They learn beside weights rounded `before`. Of several processes the first leaves what was learned; the checkpoint
+    goes last: a run that is ended before is ended again.
     """
-    how = plan.form.training
-    if how is None:
+    if (how := plan.form.training) is None:
         raise UsageError("this plan is not one of learning")
-    before = rounded(model, plan, folder, task.learns, told.progress, ranks)
     keep_freed()
     torch.set_num_threads(plan.threads)
     slots = Slots()

@@ -239,6 +239,7 @@ def _run(
     from pintpot.meter.disk import ask_room
     from pintpot.trainer.checkpoint import Checkpoints, held, kept_bytes
     from pintpot.trainer.planned import planned
+    from pintpot.trainer.rounding import rounded
 
     checkpoints = Checkpoints(folder, question, ranks)
     kept = checkpoints.plan()
@@ -250,13 +251,14 @@ def _run(
     if told.ready is not None:
         told.ready(plan)
     ask_room(folder, max(0, plan.cost.pack_bytes - kept_bytes(folder)))
-    from pintpot.trainer.teaching import teach
-
-    task = task_of(plan, data, settings, ranks)
     with held(folder, ranks):
         if ranks.number == 0:
             _open(folder)  # whoever held it before may have ended meanwhile
-        return teach(model, plan, checkpoints, task, settings, folder, told, ranks)
+        before = rounded(model, plan, folder, data[0], told.progress, ranks)
+        from pintpot.trainer.teaching import teach  # and PyTorch with it
+
+        task = task_of(plan, data, settings, ranks)
+        return teach(model, plan, checkpoints, task, settings, folder, before, told, ranks)
 
 
 def task_of(plan: Plan, data: tuple[Examples, Examples], settings: Settings, ranks: Ranks) -> Task:
