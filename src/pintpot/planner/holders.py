@@ -59,9 +59,9 @@ WORD_BYTES = 48
 """A position of a sequence as the interpreter has it while it is worked on: a prompt's ids, an answer's text."""
 SEQUENCE_BYTES = 4096
 """The same for a sequence whatever its length."""
-LEARNING_BYTES, LEARNING_SHARE = 90_000_000, 0.5
+LEARNING_BYTES, LEARNING_SHARE = 100_000_000, 0.5
 """While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and so
-many times the buffers. Told from SmolLM2 at budgets of 0.7 to 3 GB."""
+many times the buffers. Told from SmolLM2 at budgets of 0.5 to 3 GB, 64 to 4,096 tokens."""
 PASSING_BYTES, PASSING_VALUE = 90_000_000, 4
 """The same where blocks rest on disk, and one takes the memory of another, with what is left of the tokenizer: so many
 bytes, and so many a value of a block. Told from SmolLM2 at 420 to 900 MB, and from the model of
