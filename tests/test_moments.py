@@ -140,7 +140,7 @@ def test_a_plan_has_them_where_float32_does_not_fit_and_they_weigh_what_it_says(
     assert "AdamW()" in map(str, roomy.steps)
     lost = next(one for one in roomy.rejected if one.what == "EightBitStates()")
     assert "times as long" in lost.reason
-    tight = planned(folder, roomy.smallest_bytes, method="full")
+    tight = planned(folder, roomy.cost.memory_high - 1, method="full")
     assert EightBitStates() in tight.steps
     assert Plan.from_json(tight.to_json()) == tight
     assert held(tight) < 0.27 * held(roomy)

@@ -178,15 +178,15 @@ def test_experts_beside_four_bits(tmp_path: Path) -> None:
 # --- Priced ---------------------------------------------------------------------------------------------------------
 
 
-def plan(folder: Path, step: Any) -> Plan:
+def plan(folder: Path, step: Any, **asked: Any) -> Plan:
     budget = Budget(1 << 31, Workload(task="train", train=TRAIN))
     question = Question(describe(str(folder)), null_machine(), budget, shipped_priors(), torch_bytes=200_000_000)
-    return make_training_plan(question, Asked("lora", "float32", step))
+    return make_training_plan(question, Asked("lora", "float32", step, **asked))
 
 
 def test_plans_price_what_several_adapters_take(tmp_path: Path) -> None:
     folder = folder_of(TINY, tmp_path)
-    one = plan(folder, LowRank(rank=4, alpha=8.0))
+    one = plan(folder, LowRank(rank=4, alpha=8.0), activations="recomputed")  # as with several of them
     for step in (MixtureOfAdapters(rank=4, alpha=8.0, experts=4), RoutedHeads(rank=4, alpha=8.0, adapters=3, tasks=2)):
         found = plan(folder, step)
         how = found.form.training

@@ -61,7 +61,7 @@ SEQUENCE_BYTES = 4096
 """The same for a sequence whatever its length."""
 LEARNING_BYTES, LEARNING_SHARE = 100_000_000, 0.5
 """While a model learns, what PyTorch keeps of what it has freed and takes inside its calls: so many bytes, and so
-many times the buffers. Told from SmolLM2 at budgets of 0.5 to 3 GB, 64 to 4,096 tokens."""
+many times the buffers; half as many bytes where no way leads back. Told from SmolLM2 at budgets of 0.5 to 3 GB."""
 PASSING_BYTES, PASSING_VALUE = 90_000_000, 4
 """The same where blocks rest on disk, and one takes the memory of another, with what is left of the tokenizer: so many
 bytes, and so many a value of a block. Told from SmolLM2 at 420 to 900 MB, and from the model of
@@ -126,7 +126,7 @@ def learning_holders(
         idle += PASSING_BYTES + PASSING_VALUE * values + _joining_bytes(question, form, values)
         idle -= min(PASSING_BYTES / 2, sum(one.high for one in _libraries(question) if one.name == TOKENIZER))
     else:
-        idle += LEARNING_BYTES + LEARNING_SHARE * buffers
+        idle += LEARNING_BYTES * (0.5 if how and how.distance else 1.0) + LEARNING_SHARE * buffers
         idle += STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
     return (
         *_libraries(question),
