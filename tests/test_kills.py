@@ -42,7 +42,8 @@ def test_kills_of_a_run_that_learns_on_disk_change_no_bit(tmp_path: Path, forks:
         return ["tune", str(model), str(data), "-o", str(folder), *steps]
 
     with pytest.raises(DoesNotFit, match=r"needs .* at least") as raised:
-        pintpot.tune(model, data, output=tmp_path / "none", memory="1MB", method="full", length=32, threads=1)
+        asked = {"method": "full", "arithmetic": "float32", "length": 32, "threads": 1}
+        pintpot.tune(model, data, output=tmp_path / "none", memory="1MB", **asked)
     memory = "".join(str(raised.value).split()[2:4])
     found = {}
     for name in ("away", "killed"):
