@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from test_cli_process import on_a_terminal
 
 from pintpot.machine.here import this_machine
+from pintpot.packer.manifest import read_manifest
 
 HERE = Path(__file__).parent
 # Whoever runs the tests in the background may have them ignore Ctrl-C, and their children with them.
@@ -53,33 +55,66 @@ def wait_until(there: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def child_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def caught_packing(folder: Path, packs: str, stopped: Callable[[Path], None]) -> Path:
+    """Where packing was stopped: a folder of its own each time, until it came before the pack was ready.
+
+    One that was ready already is whole, and stays.
+    """
+    for attempt in range(5):
+        tried = folder / str(attempt)
+        tried.mkdir()
+        stopped(tried)
+        left = [path for path in (tried / packs).iterdir() if not path.name.startswith(".")]
+        if not left:
+            return tried
+        for whole in left:
+            read_manifest(whole)
+    raise AssertionError("each was ready before it could be stopped")
 
 
 @pytest.mark.parametrize("stopped", ["parent", "child", "both"])
 def test_an_interrupted_packing_clears_up_before_it_ends(smollm2: Path, tmp_path: Path, stopped: str) -> None:
-    command = [sys.executable, "-c", PACK, str(HERE), str(smollm2), str(tmp_path / "X")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: list(tmp_path.glob(".X.*/weights*")))
-        packer = child_of(process.pid)
-        for pid in {"parent": [process.pid], "child": [packer], "both": [packer, process.pid]}[stopped]:
-            os.kill(pid, signal.SIGINT)
-        assert process.wait(timeout=30) == 130
-        assert list(tmp_path.iterdir()) == []
-        assert not Path(f"/proc/{packer}").exists()
-        out, said = process.communicate()
-    assert out == ""
-    assert said == ""
+    ended: list[object] = []
+
+    def stop(folder: Path) -> None:
+        command = [sys.executable, "-c", PACK, str(HERE), str(smollm2), str(folder / "X")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            packer = begun_to_pack(process, folder)
+            for pid in {"parent": [process.pid], "child": [packer], "both": [packer, process.pid]}[stopped]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGINT)
+            code = process.wait(timeout=30)
+            there = Path(f"/proc/{packer}").exists()
+            ended[:] = [code, there, *process.communicate()]
+
+    assert list(caught_packing(tmp_path, "", stop).iterdir()) == []
+    assert ended == [130, False, "", ""]
+
+
+def begun_to_pack(process: subprocess.Popen[str], folder: Path) -> int:
+    """The process that packs, once there is a draft."""
+    wait_until(lambda: children_of(process.pid))
+    packer = children_of(process.pid)[0]
+    wait_until(lambda: list(folder.glob("*/weights*")))
+    return packer
 
 
 def test_a_packer_that_is_left_alone_clears_up(smollm2: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PACK, str(HERE), str(smollm2), str(tmp_path / "X")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: list(tmp_path.glob(".X.*/weights*")))
-        process.kill()
-        assert process.communicate(timeout=30) == ("", ""), "read until the packer has ended too"
-    assert list(tmp_path.iterdir()) == []
+    ended: list[object] = []
+
+    def stop(folder: Path) -> None:
+        command = [sys.executable, "-c", PACK, str(HERE), str(smollm2), str(folder / "X")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            begun_to_pack(process, folder)
+            process.kill()
+            ended[:] = process.communicate(timeout=30)  # read until the packer has ended too
+
+    assert list(caught_packing(tmp_path, "", stop).iterdir()) == []
+    assert ended == ["", ""]
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["terminal", "parent"])
@@ -87,21 +122,24 @@ def test_ctrl_c_while_a_run_packs_is_quiet(
     smollm2: Path, pintpot_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyed: bool
 ) -> None:
     this_machine()
-    # A shelf of its own with what is known of this machine.
-    monkeypatch.setenv("PINTPOT_HOME", str(tmp_path))
-    for path in pintpot_home.iterdir():
-        if path.name != "packs":
-            (tmp_path / path.name).symlink_to(path)
-    with on_a_terminal(program("run", smollm2, "--memory", "300MB", "-p", "hi")) as terminal:
-        wait_until(lambda: list(tmp_path.glob("packs/.*/weights*")))
-        if keyed:
-            terminal.type("\x03")
-        else:
-            os.kill(terminal.pid, signal.SIGINT)
-        assert terminal.end() == 130
-        assert list((tmp_path / "packs").iterdir()) == []
-        assert "Traceback" not in terminal.seen
-        assert "Error" not in terminal.seen
+
+    def stop(home: Path) -> None:
+        # A shelf of its own with what is known of this machine.
+        monkeypatch.setenv("PINTPOT_HOME", str(home))
+        for path in pintpot_home.iterdir():
+            if path.name != "packs":
+                (home / path.name).symlink_to(path)
+        with on_a_terminal(program("run", smollm2, "--memory", "300MB", "-p", "hi")) as terminal:
+            wait_until(lambda: list(home.glob("packs/*/weights*")))
+            if keyed:
+                terminal.type("\x03")
+            else:
+                os.kill(terminal.pid, signal.SIGINT)
+            assert terminal.end() == 130
+            assert "Traceback" not in terminal.seen
+            assert "Error" not in terminal.seen
+
+    assert list((caught_packing(tmp_path, "packs", stop) / "packs").iterdir()) == []
 
 
 def test_one_that_is_never_asked_is_quiet() -> None:
