@@ -18,8 +18,9 @@ from pintpot.contract.training import TrainingForm
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
 from pintpot.nets._decoder_blocks import Pass
+from pintpot.nets._insides import ACTIVATIONS
 from pintpot.nets._module_blocks import apart, called, cuts, ends, keeps
-from pintpot.nets._training import ACTIVATIONS, GRADIENTS, GRADS, LABELS, OPTIMIZER
+from pintpot.nets._training import GRADIENTS, GRADS, LABELS, OPTIMIZER
 from pintpot.nets.adapted import buffer_name, plain_calls, recordings
 from pintpot.program.blocks import BlockOps
 from pintpot.program.filtering import filtered, marked

@@ -15,21 +15,22 @@ from pintpot.budget import Train, Workload
 from pintpot.contract.form import Form
 from pintpot.contract.resting import rests_on_disk
 from pintpot.contract.routing import EXPERTS, HEADS
-from pintpot.contract.training import AGAIN, STAYS, WRITTEN, TrainingForm, is_plain, stored_bytes
+from pintpot.contract.training import TrainingForm, is_plain, stored_bytes
 from pintpot.contract.weights import WeightForm, Weights
 from pintpot.errors import NotApplicable, UnsupportedModel, need
 from pintpot.model.spec import Part
 from pintpot.nets import _moving as moving
 from pintpot.nets._decoder_blocks import Pass, decoder_blocks
+from pintpot.nets._insides import ACTIVATIONS, Insides
 from pintpot.nets._mixing import mixed
-from pintpot.nets._saved import made_columns, made_in, passing_values, saved_bytes
+from pintpot.nets._saved import made_columns, made_in, passing_values
 from pintpot.program.blocks import BlockOps
 from pintpot.program.spec import Buffer, Extent, Op, Program, Stage, Work
 
 WITHOUT_GRADIENTS = ("forward", "loss", "forward again", "loss again", "update")
 """The stages of a step that has no gradients: a loss on either side of what learns."""
 STATES, GRADS, LABELS, MET = "states.grad", ".grad", "targets", "head.met"
-ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS = "adapters", "gradients", "optimizer", "activations"
+ADAPTERS, GRADIENTS, OPTIMIZER = "adapters", "gradients", "optimizer"
 
 
 def training_work(part: Part, form: Form, workload: Workload) -> Work:
@@ -53,9 +54,8 @@ class _Making:
         self.weights: Weights = form.weights
         self.buffers: dict[str, Buffer] = {}
         self.hidden = self.program.shape(self.blocks[0].x)[-1]
-        self.back, self.piece = self._back_through(), 0
-        self.fates = dict(zip((block.name for block in self.back), how.fates(len(self.back)), strict=True))
-        self.lasting = {name for name, fate in self.fates.items() if fate != AGAIN}  # not computed again
+        self.back = self._back_through()
+        self.insides = Insides(self.back, train, form.weights, how, (self._put, self.buffers))
 
     def _back_through(self) -> list[BlockOps]:
         """The blocks that gradients go back through, in the order of the way forward."""
@@ -73,7 +73,7 @@ class _Making:
         forward = Pass([], [])
         forward.add("embed", [Op("forward", self.embed.reads, self.embed.writes, knobs)])
         for block in self.blocks:
-            aside = moving.put_aside(*self._aside(block)) if self.fates.get(block.name) == WRITTEN else ()
+            aside = moving.put_aside(*self.insides.aside(block)) if self.insides.written(block) else ()
             forward.add(block.name, self._arriving(block, moments=False), self._forward(block, again=False), aside)
         return self._without_gradients(forward) if self.how.distance else self._with_gradients(forward)
 
@@ -91,8 +91,8 @@ class _Making:
         backward.add("head", self._loss())
         for block in reversed(self.back):
             ends = (self._updates(block.weights), self._leaving(block.weights)) if self.how.fused else ()
-            again = () if block.name in self.lasting else self._forward(block, again=True)
-            again = moving.brought_back(*self._aside(block)[1:]) if self.fates[block.name] == WRITTEN else again
+            again = () if self.insides.lasts(block) else self._forward(block, again=True)
+            again = moving.brought_back(*self.insides.aside(block)[1:]) if self.insides.written(block) else again
             backward.add(block.name, self._arriving(block, moments=True), again, self._backward(block), *ends)
         stages = [self._stage("forward", forward), self._stage("backward", backward)]
         update = Pass([], [])
@@ -197,29 +197,12 @@ class _Making:
                 self._rows(out, self.program.shape(out)[-1], made_in(op, self.how))
             if columns := made_columns(op, self.weights):
                 writes += [("made", self._rows(f"{block.name}.{out}.made", columns, self.how.computed_in))]
-            if again or block.name in self.lasting:
-                writes += self._saved(op, block)
+            if again or self.insides.lasts(block):
+                writes += self.insides.saved(op, block)
             yield Op("forward", self._wired(op), tuple(writes), self._knobs(op))
 
-    def _saved(self, op: Op, block: BlockOps) -> list[tuple[str, str]]:
-        """The buffer of what the way back needs of an op: for as long as a block is computed, or all the way."""
-        each = saved_bytes(op, block, self.weights, self.how, block.name not in self.lasting)
-        name = f"{block.name}.{op.write('out')}.saved"
-        axis, life = ("tokens", "session") if self.fates[block.name] == STAYS else ("rows", "step")
-        return [("saved", self._put(name, (axis, each), "uint8", ACTIVATIONS, life))] if each else []
-
-    def _aside(self, block: BlockOps) -> tuple[list[str], int, int]:
-        """What is written of a block's inside: its buffers, bytes of a piece, and pieces. Some are on their way."""
-        sequences, at_once = self.train.sequences, min(self.how.at_once, self.train.sequences)
-        names = [name for op in block.ops for _, name in self._saved(op, block)]
-        widths = [int(self.buffers[name].shape[-1]) for name in names]
-        # Of every block as much, so that memory for one is memory for another.
-        self.piece = max(self.piece, moving.piece_bytes(at_once * self.train.length * one for one in widths))
-        self._put(moving.ASIDE, (moving.ON_THEIR_WAY, self.piece), "uint8", moving.ASIDE, "session")
-        return names, self.piece, -(-sequences // at_once)
-
     def _passing(self, op: Op, block: BlockOps) -> str:
-        values = passing_values(op, block, self.weights, self.how, block.name not in self.lasting)
+        values = passing_values(op, block, self.weights, self.how, not self.insides.lasts(block))
         return self._rows(f"{block.name}.{op.write('out')}.passing", values, "f32")
 
     def _backward(self, block: BlockOps) -> Iterator[Op]:
@@ -228,8 +211,11 @@ class _Making:
         for op in reversed(block.ops):
             out, x = str(op.write("out")), str(op.read("x") or op.read("qkv"))
             wired = [(role, name) for role, name in self._wired(op) if name not in makers]
-            saved = [("saved", moving.ASIDE)] if self.fates[block.name] == WRITTEN else self._saved(op, block)
-            reads = [*wired, *saved, ("grad", STATES if out == block.out else self._grad(out, op))]
+            reads = [
+                *wired,
+                *self.insides.found(op, block),
+                ("grad", STATES if out == block.out else self._grad(out, op)),
+            ]
             writes = [("grad", STATES if x == block.x else self._grad(x, makers[x]))]
             writes += [("passing", self._passing(op, block))]
             for name in op.read_all("weight"):

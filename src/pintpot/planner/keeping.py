@@ -80,7 +80,8 @@ class _Search:
 
         Of so many `blocks` that of all others is written out.
         """
-        count = max(0, min(most, int((self.memory_bytes - least.cost.memory_high) / each)))
+        # The first one takes what blocks are computed again into.
+        count = max(0, min(most, int((self.memory_bytes - least.cost.memory_high) / each) + 1))
         while count and self.at(count, max(0, blocks - count)).cost.memory_high > self.memory_bytes:
             count -= 1
         return count
