@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pintpot.kernels.torch.loss import head_grad
 from pintpot.program.spec import Op, Work
 from pintpot.trainer.packing import NOT_LEARNED, Sequences
 
@@ -23,6 +24,10 @@ class Head:
     log_z: torch.Tensor
     norm: torch.Tensor
     scale: float
+
+    def grad(self, first: int, rows: torch.Tensor) -> torch.Tensor:
+        """Gradients of some of its rows [n, D], from `first` on."""
+        return head_grad(self.states, self.targets, first, rows, self.log_z, self.scale)
 
 
 def head_of(work: Work) -> Op:

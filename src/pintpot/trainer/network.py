@@ -23,7 +23,7 @@ from pintpot.contract.training import AGAIN, WRITTEN
 from pintpot.contract.tutor import ALONE, Tutor
 from pintpot.errors import Diverged
 from pintpot.kernels.torch.differentiable import Batch, Memory, rms_norm, run
-from pintpot.kernels.torch.loss import cross_entropy, head_grad
+from pintpot.kernels.torch.loss import cross_entropy
 from pintpot.kernels.torch.room import room
 from pintpot.model.spec import Part
 from pintpot.nets._rope import rope_tables
@@ -175,9 +175,7 @@ class Network:
         for name in [one for one in dict.fromkeys((own, embed)) if one in self._changes]:
             self._learned.expect([name])
             for first, rows in self._weights.rows(name, self._tile_rows):
-                grad = torch.zeros(rows.shape)
-                if name == own:
-                    grad = head_grad(head.states, head.targets, first, rows, head.log_z, head.scale)
+                grad = head.grad(first, rows) if name == own else torch.zeros(rows.shape)
                 if name == embed:
                     here = ((tokens >= first) & (tokens < first + len(rows))).nonzero().flatten()
                     grad.index_add_(0, tokens[here] - first, grads[here])

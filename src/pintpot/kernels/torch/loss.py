@@ -60,8 +60,8 @@ def head_grad(
     here = ((targets >= first) & (targets < first + len(rows))).nonzero().flatten()
     shares[here, targets[here] - first] -= 1
     found = room(tuple(rows.shape), rows.dtype)
-    torch.mm(copied(shares, rows.dtype).T, states.to(rows.dtype), out=found)
-    return copied(found, torch.float32).mul_(scale)
+    torch.mm(copied(shares, rows.dtype).T, (states * scale).to(rows.dtype), out=found)
+    return copied(found, torch.float32)
 
 
 def _logits(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
