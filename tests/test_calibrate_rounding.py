@@ -145,6 +145,15 @@ def test_without_correlation_compensation_is_rounding_to_nearest() -> None:
         )
 
 
+def test_what_should_have_come_is_made_up_for() -> None:
+    values, wanted = drawn(3)
+    came = wanted + 0.3 * np.roll(wanted, 1, axis=1)
+    inputs, form = statistics([Sums.of(came)], came.T @ came, wanted.T @ came), form_of(values, "aff4")
+    found = [unpack(Gptq(correction=share).round(form, values, inputs), "aff4", *values.shape) for share in (0, 0.5)]
+    plain, corrected = (np.linalg.norm(wanted @ values.T - came @ one.T) for one in found)
+    assert corrected < 0.7 * plain
+
+
 def test_columns_are_visited_by_falling_diagonal() -> None:
     _, rows = drawn(8)
     moment = seen(rows).second_moment
