@@ -5,10 +5,11 @@
 A 0.5B shape with drawn weights. Weights, gradients and moments in float32 are 16 bytes each, 7.9 GB in all; what
 does not fit rests on disk. Runs have a real cap of their budget, and the same run with everything in memory must give
 the same losses, to the bit. The floor of a step is the larger of two: what it reads and writes, by a loop that does
-nothing else and goes through as much memory as the step's weights do on their way; and 6 operations a weight and token
-over the rate of PyTorch's own large products in the arithmetic of the plan. Runs and loops take turns, and the best
-step is held against the best loop. A loop that only ever fills the same two megabytes, which stay in a cache, is told
-beside it: no step can be that fast. Of a first step, weights come from the model's own file.
+nothing else, as many requests at once as learning has, through as much memory as the step's weights take on their way;
+and 6 operations a weight and token over the rate of PyTorch's own large products in the arithmetic of the plan. Runs
+and loops take turns, and the best step is held against the best loop. A loop that only ever fills the same two
+megabytes, which stay in a cache, is told beside it: no step can be that fast. Of a first step, weights come from the
+model's own file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import cycle
 from math import prod
@@ -31,6 +34,7 @@ from pintpot.machine.aten import with_aten
 from pintpot.planner.names import AHEAD
 from pintpot.stream.regions import Regions
 from pintpot.trainer.places import aligned_memory, bytes_of
+from pintpot.trainer.resting import IN_FLIGHT
 from pintpot.units import parse_bytes
 
 LENGTH, SEQUENCES = 128, 4
@@ -55,30 +59,37 @@ def learned(memory: str, steps: int, arithmetic: str, limit: int | None) -> Case
 
 
 def moving(read_bytes: int, written_bytes: int, through_bytes: int) -> Case:
-    """Seconds of a loop that moves a step's bytes, read and written in turn, a record at a time, through some memory;
-    and of the same through a single record."""
+    """Seconds of a loop that reads and writes a step's bytes at the same time, a record at a time, through some memory;
+    and of one that reads and then writes them through a single record."""
     folder = OUT / f"moved-{time.time_ns()}"
     folder.mkdir(parents=True)
     size = FILE_BYTES // RECORD_BYTES * RECORD_BYTES
-    regions, count = Regions(folder / "file", size), max(1, through_bytes // RECORD_BYTES)
+    regions = Regions(folder / "file", size)
     try:
-        each = (read_bytes, written_bytes)
-        return {"seconds": _moved(regions, count, each, size), "cached_seconds": _moved(regions, 1, each, size)}
+        for at in range(0, size, RECORD_BYTES):
+            regions.write(at, bytes_of(aligned_memory(RECORD_BYTES)))
+        records = max(1, through_bytes // RECORD_BYTES // (2 * IN_FLIGHT))
+        parts = [(regions.read, read_bytes), (regions.write, written_bytes)]
+        shares = [(move, total // IN_FLIGHT) for move, total in parts for _ in range(IN_FLIGHT)]
+        started = time.perf_counter()
+        with ThreadPoolExecutor(2 * IN_FLIGHT) as pool:
+            moving = [pool.submit(_move, *part, records, size) for part in shares]
+            for one in moving:
+                one.result()
+        together = time.perf_counter() - started
+        return {"seconds": together, "cached_seconds": sum(_move(move, total, 1, size) for move, total in parts)}
     finally:
         regions.close()
         remove(folder)
 
 
-def _moved(regions: Regions, count: int, num_bytes: tuple[int, int], size: int) -> float:
-    """Seconds for so many bytes read and written, through `count` records of memory, one after the other."""
+def _move(move: Callable[[int, memoryview], None], total: int, count: int, size: int) -> float:
+    """Seconds for so many bytes through `count` records of memory, one after the other."""
     memory = bytes_of(aligned_memory(count * RECORD_BYTES))
-    records = [memory[at : at + RECORD_BYTES] for at in range(0, count * RECORD_BYTES, RECORD_BYTES)]
-    for at in range(0, size, RECORD_BYTES):
-        regions.write(at, records[0])
+    records = cycle([memory[at : at + RECORD_BYTES] for at in range(0, count * RECORD_BYTES, RECORD_BYTES)])
     started = time.perf_counter()
-    for total, move in zip(num_bytes, (regions.read, regions.write), strict=True):
-        for at, record in zip(range(0, total, RECORD_BYTES), cycle(records), strict=False):
-            move(at % size, record)
+    for at, record in zip(range(0, total, RECORD_BYTES), records, strict=False):
+        move(at % size, record)
     return time.perf_counter() - started
 
 
