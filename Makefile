@@ -37,9 +37,9 @@ export NAMES
 demo: $(VENV)/.package $(VENV)/.model
 	@$(BIN)/python examples/demo.py
 
-# Linters read what is written while the rest is built and fetched; `.model` and `.data` wait, for pip takes turns.
-test: $(VENV)/.test
-	@$(MAKE) --no-print-directory --jobs 2 lint ready
+# Building begins at once; linters read what is written meanwhile. What installs waits, for pip takes turns.
+test: $(VENV)/.base
+	@$(MAKE) --no-print-directory --jobs 2 lint ready AFTER=$(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 ready: $(VENV)/.package $(VENV)/.model $(VENV)/.data
@@ -78,10 +78,15 @@ $(VENV)/.test: $(VENV)/.base
 	$(PIP) install --constraint constraints.txt --requirement $(VENV)/test.txt
 	@touch $@
 
-# Installed as a user has it, not linked to src: what the wheel forgets, the tests miss.
-$(VENV)/.package: $(VENV)/.base $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --no-build-isolation --no-deps --force-reinstall \
+$(VENV)/.wheel: $(VENV)/.base $(SOURCES)
+	rm -rf $(VENV)/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel --no-build-isolation --no-deps --wheel-dir $(VENV)/wheel \
 		--config-settings=build-dir=build/venv .
+	@touch $@
+
+# Installed as a user has it, not linked to src: what the wheel forgets, the tests miss.
+$(VENV)/.package: $(VENV)/.wheel | $(AFTER)
+	$(PIP) install --no-deps --force-reinstall $(VENV)/wheel/*.whl
 	@touch $@
 
 $(VENV)/.model: $(VENV)/.base Makefile | $(VENV)/.package
