@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from packing import EXACT, STREAMED, pack_of
-from test_packer_interrupted import child_of, wait_until
+from test_packer_interrupted import children_of, wait_until
 from tiny import Tiny, write_gguf, write_hf
 
 from pintpot.cli import cli
@@ -237,7 +237,7 @@ def test_killed_in_the_middle_it_leaves_nothing(
     command = [sys.executable, "-c", EXPORT, str(large), str(out / name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: list(out.glob(".x*/x*")))
-        os.kill(process.pid if killed == "parent" else child_of(process.pid), number)
+        os.kill(process.pid if killed == "parent" else children_of(process.pid)[0], number)
         assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == (130 if killed == "parent" else 3)
     assert list(out.iterdir()) == []
