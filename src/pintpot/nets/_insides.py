@@ -74,7 +74,5 @@ class Insides:
         return min(self._how.at_once, self._sequences)
 
     def _fits(self, each: int, stayed: str) -> bool:
-        """Whether so many bytes a row of some sequences have room where those of all sequences stayed."""
-        if stayed not in self._buffers:
-            return False
-        return 0 < self._at_once * each <= self._sequences * int(self._buffers[stayed].shape[-1])
+        """Whether so many bytes a row have room where others stayed: as many rows at a time are one piece of memory."""
+        return stayed in self._buffers and 0 < each <= int(self._buffers[stayed].shape[-1])

@@ -38,6 +38,7 @@ from pintpot.planner.names import (
     WEIGHTS,
 )
 from pintpot.planner.question import Question
+from pintpot.program.layout import lay_out
 from pintpot.program.spec import Work
 
 PROCESS_SPREAD_BYTES = 2_000_000
@@ -110,13 +111,23 @@ def lent_page_bytes(form: Form, work: Work, sizes: Mapping[str, int]) -> int:
     return _whole_pages(sizes["cache"] // work.stage("prefill").widest.bound("pages"))
 
 
+def again_bytes(work: Work) -> int:
+    """Bytes of a block's inside that is computed again where that of another one has stayed."""
+    found = dict[str, int]()
+    for program in work.stage("backward").programs if any(one.name == "backward" for one in work.stages) else ():
+        names = (name for op in program.ops for role, name in op.writes if op.kind == "forward" and role == "saved")
+        found |= {name: prod(program.shape(name)) for name in names if program.by_name[name].life == "session"}
+    return sum(found.values())
+
+
 def learning_holders(
-    question: Question, sizes: Mapping[str, int], form: Form, data_bytes: int, ahead: tuple[int, int]
+    question: Question, work: Work, form: Form, data_bytes: int, ahead: tuple[int, int]
 ) -> tuple[Holder, ...]:
     """What a process holds in which a model learns: by the buffers that outlast a replay, and what is beside them.
 
     `ahead` are the bytes of weights that pass by, and of moments that do.
     """
+    sizes = lay_out(work).sizes
     ahead_bytes, moments_bytes = ahead
     how = form.training
     resident = sum(held_bytes(weight, how) for weight in form.weights if weight.ram_rows or not weight.is_matrix)
@@ -126,7 +137,7 @@ def learning_holders(
         idle += PASSING_BYTES + PASSING_VALUE * values + _joining_bytes(question, form, values)
         idle -= min(PASSING_BYTES / 2, sum(one.high for one in _libraries(question) if one.name == TOKENIZER))
     else:
-        idle += LEARNING_BYTES * (0.5 if how and how.distance else 1.0) + LEARNING_SHARE * buffers
+        idle += LEARNING_BYTES * (0.5 if how and how.distance else 1.0) + LEARNING_SHARE * (buffers + again_bytes(work))
         idle += STAYING_SHARE * sizes.get("activations", 0) if how and how.stays else 0.0
     return (
         *_libraries(question),

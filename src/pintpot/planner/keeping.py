@@ -50,8 +50,9 @@ def ways(
     if memory_bytes <= plain.cost.memory_high or most == 0:
         return
     search = _Search(plain, passing, price, source, memory_bytes)
-    each = max(1, search.at(most).cost.memory_high - plain.cost.memory_high) / most
-    stays = search.staying(plain, each, most)
+    # The first one takes no more than what is computed again did.
+    each = max(1, search.at(most).cost.memory_high - search.at(1).cost.memory_high) / max(1, most - 1)
+    stays = search.staying(1, each, most)
     if stays:
         yield search.at(stays)
     if stays < most:
@@ -75,21 +76,20 @@ class _Search:
             self._known[stays, written] = self.price(*_instead(self.plain.steps, instead, self.source))
         return self._known[stays, written]
 
-    def staying(self, least: Candidate, each: float, most: int, blocks: int = 0) -> int:
-        """Of how many blocks the inside may stay, of which one takes `each` bytes more than what is the least.
+    def staying(self, first: int, each: float, most: int, blocks: int = 0) -> int:
+        """Of how many blocks the inside may stay, of which after the `first` ones each takes `each` bytes more.
 
         Of so many `blocks` that of all others is written out.
         """
-        # The first one takes what blocks are computed again into.
-        count = max(0, min(most, int((self.memory_bytes - least.cost.memory_high) / each) + 1))
+        more = (self.memory_bytes - self.at(first, max(0, blocks - first)).cost.memory_high) / each
+        count = max(0, min(most, first + int(more) + 1))  # blocks differ a little
         while count and self.at(count, max(0, blocks - count)).cost.memory_high > self.memory_bytes:
             count -= 1
         return count
 
     def writing(self, other: Candidate, each: float, most: int, room_bytes: int | None) -> Iterator[Candidate]:
         """The fastest way that writes anything; where the `other`, which writes nothing, is faster, all of it."""
-        every = self.at(0, most)
-        stays = self.staying(every, each, most - 1, most)
+        every, stays = self.at(0, most), self.staying(0, each, most - 1, most)
         rest = most - stays
         share = (every.cost.pack_bytes - other.cost.pack_bytes) / most
         few, many = 1, rest
@@ -102,7 +102,9 @@ class _Search:
             else:
                 few = middle + 1
         found = self.at(stays, few)
-        yield found if found.cost.total_s.mid < other.cost.total_s.mid else self.at(stays, rest)
+        # What is computed again may need room that what is written does not.
+        better = found.cost.total_s.mid < other.cost.total_s.mid and found.cost.memory_high <= self.memory_bytes
+        yield found if better else self.at(stays, rest)
 
     def _seconds(self, stays: int, written: int) -> float:
         return self.at(stays, written).cost.total_s.mid

@@ -32,7 +32,6 @@ from pintpot.planner.price import NO_RING, Prices, price_stage
 from pintpot.planner.question import Question
 from pintpot.planner.rates import Rates
 from pintpot.planner.taken import ahead_bytes, aside_bytes, disk_bytes, float_bytes, rounding, rounding_s
-from pintpot.program.layout import lay_out
 from pintpot.program.spec import Stage, Work
 from pintpot.techniques import classes
 from pintpot.techniques.adapt.low_rank import LowRank
@@ -268,7 +267,7 @@ def _priced(question: Question, asked: Asked, way: tuple[str, ...], steps: tuple
     tile = next(chunks, 0)
     passes = passing(form.weights, form.training, tile)
     ahead = ahead_bytes(form) + passes.values_bytes, passes.moments_bytes
-    holders = learning_holders(question, lay_out(work).sizes, form, asked.data_bytes, ahead)
+    holders = learning_holders(question, work, form, asked.data_bytes, ahead)
     weight_bytes = sum(weight.num_values for weight in part.weights()) * 4
     footprint = next((size for size in question.machine.sizes("read") if size >= weight_bytes), weight_bytes)
     prices = Prices(Rates(question.machine, question.threads, footprint))

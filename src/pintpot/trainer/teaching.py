@@ -18,6 +18,7 @@ from pintpot.meter.memory import peak_bytes
 from pintpot.model.spec import FAMILY_OF_MODULES, Model
 from pintpot.model.store import Store
 from pintpot.nets._training import training_work
+from pintpot.planner.holders import again_bytes
 from pintpot.planner.names import BUFFERS, INSIDE
 from pintpot.planner.plan import Plan
 from pintpot.planner.training import learning_part, training_work_of
@@ -119,9 +120,9 @@ def _network(
     if part.family == FAMILY_OF_MODULES:
         return Classifier(part, work, plan.form, weights, learned, slots.calls)
     alike = weights.resting is not None
-    # What a block takes at most while it is computed.
+    # What a block takes at most while it is computed, be it where another one's inside has stayed.
     holders = (BUFFERS, INSIDE) if alike else (BUFFERS,)
-    most = sum(holder.high for holder in plan.cost.holders if holder.name in holders)
+    most = sum(holder.high for holder in plan.cost.holders if holder.name in holders) + again_bytes(work)
     between = kept_below(plan.cost.memory_high, most, alike)
     away = Aside.opened(aside[1], work)
     if away is not None:

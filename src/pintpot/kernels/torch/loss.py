@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import log
 
 import torch
 
@@ -56,11 +57,11 @@ def head_grad(
 ) -> torch.Tensor:
     """Gradients [n, D] of `scale` times the sum of the losses by the head's rows [n, D] from `first` on."""
     shares = _logits(states, rows)
-    shares.sub_(log_z[:, None]).exp_()
+    shares.sub_((log_z - log(scale))[:, None]).exp_()
     here = ((targets >= first) & (targets < first + len(rows))).nonzero().flatten()
-    shares[here, targets[here] - first] -= 1
+    shares[here, targets[here] - first] -= scale
     found = room(tuple(rows.shape), rows.dtype)
-    torch.mm(copied(shares, rows.dtype).T, (states * scale).to(rows.dtype), out=found)
+    torch.mm(copied(shares, rows.dtype).T, states.to(rows.dtype), out=found)
     return copied(found, torch.float32)
 
 
