@@ -1,6 +1,6 @@
 """All weights of a model learn in an eighth of what they and their means take: peak, bits, and distance to the floor.
 
-    python benchmarks/tuning_large.py [--memory 960MB] [--steps 8] [--fresh]
+    python benchmarks/tuning_large.py [--memory 960MB] [--steps 4] [--fresh]
 
 A 0.5B shape with drawn weights. Weights, gradients and moments in float32 are 16 bytes each, 7.9 GB in all; what
 does not fit rests on disk. Runs have a real cap of their budget, and the same run with everything in memory must give
@@ -40,7 +40,7 @@ from pintpot.units import parse_bytes
 
 LENGTH, SEQUENCES = 128, 4
 TIMES, WITHIN, OVER_FLOOR = 8.0, 0.95, 1.3
-FILE_BYTES, RECORD_BYTES, RUNS = 2 << 30, 2 << 20, 2
+FILE_BYTES, RECORD_BYTES, RUNS = 2 << 30, 2 << 20, 3
 READERS_WRITERS = (1, 1), (IN_FLIGHT, IN_FLIGHT), (2 * IN_FLIGHT, IN_FLIGHT)
 """Threads of loops that do nothing else; learning has the last of these: values and moments are read, both written."""
 Move = Callable[[int, memoryview], None]
@@ -147,7 +147,7 @@ def main() -> int:
     """Parse the command line, measure, show."""
     options = parser(__doc__)
     options.add_argument("--memory", default="960MB")
-    options.add_argument("--steps", type=int, default=8)
+    options.add_argument("--steps", type=int, default=4)
     options.add_argument("--arithmetic", default="bf16", choices=("float32", "bf16"))
     asked = options.parse_args()
     record, memory = Record("tuning_large", fresh=asked.fresh), parse_bytes(asked.memory)
