@@ -114,7 +114,7 @@ def lent_page_bytes(form: Form, work: Work, sizes: Mapping[str, int]) -> int:
 def again_bytes(work: Work) -> int:
     """Bytes of a block's inside that is computed again where that of another one has stayed."""
     found = dict[str, int]()
-    for program in work.stage("backward").programs if any(one.name == "backward" for one in work.stages) else ():
+    for program in (program for stage in work.stages if stage.name == "backward" for program in stage.programs):
         names = (name for op in program.ops for role, name in op.writes if op.kind == "forward" and role == "saved")
         found |= {name: prod(program.shape(name)) for name in names if program.by_name[name].life == "session"}
     return sum(found.values())
